@@ -1,0 +1,53 @@
+# The two commands that matter: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+DISTRO ?= jazzy
+VENV := $(CURDIR)/.venv
+SOURCES := etuner_ros launch tools test setup.py
+RUN := source tools/env.sh &&
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  Settings: DISTRO=jazzy|kilted (ROS 2 from wheels, when none is sourced), PYTHON=python3.x, SEED=0"
+
+.PHONY: setup
+setup:  ## make the environment (.venv); resumable
+	@command -v $(PYTHON) >/dev/null || { echo "etuner_ros: Python is missing; install Python 3.10 or newer (Debian, Ubuntu: sudo apt install python3 python3-venv python3-dev)."; exit 1; }
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO)
+
+.PHONY: build
+build: setup  ## build messages and package with colcon
+	@tools/build.sh
+
+SEED ?= 0
+.PHONY: demo
+demo: build  ## watch the robot learn from corrections (under 5 minutes); page in demo_output/
+	@$(RUN) etuner demo --output demo_output --seed $(SEED)
+
+.PHONY: demo-seeds
+demo-seeds: build  ## three runs of the demo, and the table over all of them
+	@$(RUN) etuner demo --output demo_output --seeds 0 1 2
+
+.PHONY: test
+test: build lint  ## check style and types, then run all tests
+	@$(RUN) pytest test
+
+.PHONY: lint
+lint: build  ## ruff and mypy
+	@$(RUN) ruff check . && ruff format --check . && mypy
+
+.PHONY: stream
+stream: setup  ## render the recorded stream anew (needs pybullet, which is installed)
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
+	@$(VENV)/bin/python tools/render_stream.py
+
+.PHONY: clean
+clean:  ## remove build products; the environment stays
+	rm -rf build install log demo_output
+
+.PHONY: distclean
+distclean: clean  ## remove the environment too
+	rm -rf $(VENV)

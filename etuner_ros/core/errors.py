@@ -1,0 +1,23 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, in words that say what to do."""
+
+
+class EtunerError(Exception):
+    """Base of all errors that etuner_ros raises on purpose."""
+
+
+class ConfigError(EtunerError):
+    """A setting is out of its range or contradicts another one."""
+
+
+class ImageError(EtunerError):
+    """An image can't be read: wrong encoding, zero size, short buffer, damaged file."""
+
+
+class WeightsError(EtunerError):
+    """Weights are missing, damaged, or of another architecture."""
+
+
+class StoreError(EtunerError):
+    """A store on disk can't be opened or written."""

@@ -1,0 +1,89 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled samples that are kept for replay: a class-balanced reservoir, bounded in bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from etuner_ros.core.images import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled frame."""
+
+    sample_id: str
+    label: str
+    scenario: int
+    image: Image  # RGB uint8, (S, S, 3), already at the size of the network
+    predicted: str = ''  # what the robot said when it saw the frame; empty when unknown
+
+
+class Replay:
+    """
+    Keeps samples until `capacity_bytes` are full; then each newcomer displaces a random sample of the largest class.
+
+    A sample with a known id replaces the old one: people correct their corrections.
+    """
+
+    def __init__(self, capacity_bytes: int, seed: int = 0) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._rng = np.random.default_rng(seed)
+        self._samples: dict[str, Sample] = {}
+        self._by_label: dict[str, list[str]] = defaultdict(list)
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._samples)
+
+    def __contains__(self, sample_id: str) -> bool:
+        """Return whether a sample is kept."""
+        return sample_id in self._samples
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples in order of arrival."""
+        return list(self._samples.values())
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples per label."""
+        return {label: len(ids) for label, ids in self._by_label.items() if ids}
+
+    def discard(self, sample_id: str) -> None:
+        """Forget a sample, if it is there."""
+        sample = self._samples.pop(sample_id, None)
+        if sample is not None:
+            self._by_label[sample.label].remove(sample_id)
+            self.bytes -= sample.image.nbytes
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample; others make room for it."""
+        self.discard(sample.sample_id)
+        while self._samples and self.bytes + sample.image.nbytes > self.capacity_bytes:
+            largest = max(self._by_label.values(), key=len)
+            self.discard(largest[int(self._rng.integers(len(largest)))])
+        self._samples[sample.sample_id] = sample
+        self._by_label[sample.label].append(sample.sample_id)
+        self.bytes += sample.image.nbytes
+
+    def draw(self, count: int, rng: np.random.Generator, scenario: int, scenario_share: float) -> list[Sample]:
+        """
+        Draw samples with replacement: a share from the current scenario, the rest with every class equally likely.
+
+        :return: `count` samples, or none when the replay is empty
+        """
+        if not self._samples:
+            return []
+        here = [s for s in self._samples.values() if s.scenario == scenario]
+        near = int(round(count * scenario_share)) if here else 0
+        drawn = [here[int(i)] for i in rng.integers(0, len(here), near)] if near else []
+        labels = [ids for ids in self._by_label.values() if ids]
+        for index in rng.integers(0, len(labels), count - near):
+            ids = labels[int(index)]
+            drawn.append(self._samples[ids[int(rng.integers(len(ids)))]])
+        return drawn

@@ -1,0 +1,125 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scenario change detection and novelty: one pass, constant memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from etuner_ros.core.config import ScenarioConfig
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass
+class RunningMoments:
+    """Mean and variance in one pass (Welford); with `memory`, old values fade out exponentially."""
+
+    memory: float = math.inf
+    count: float = 0.0
+    mean: float = 0.0
+    _m2: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Add one value."""
+        if self.count >= self.memory:
+            keep = 1.0 - 1.0 / self.memory
+            self.count, self._m2 = self.count * keep, self._m2 * keep
+        self.count += 1.0
+        change = value - self.mean
+        self.mean += change / self.count
+        self._m2 += change * (value - self.mean)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation; 0 with fewer than two values."""
+        return math.sqrt(max(self._m2, 0.0) / (self.count - 1.0)) if self.count > 1.0 else 0.0
+
+
+class NoveltyScore:
+    """How unusual a frame is among those of the live weights: the normal CDF of its standardised energy score, in [0, 1]."""
+
+    def __init__(self, memory: int = 500) -> None:
+        self._memory = memory
+        self._moments = RunningMoments(memory)
+        self._version: int | None = None
+
+    def update(self, energy: float, version: int) -> float:
+        """Return the novelty of a frame with this energy score; 0.5 for the first 20 frames of a version."""
+        if version != self._version:  # other weights have another scale of energy
+            self._version, self._moments = version, RunningMoments(self._memory)
+        deviation = self._moments.deviation
+        score = 0.5
+        if self._moments.count >= 20 and deviation > 0:
+            score = 0.5 * (1.0 + math.erf((energy - self._moments.mean) / (deviation * math.sqrt(2.0))))
+        self._moments.add(energy)
+        return score
+
+
+class ScenarioDetector:
+    """
+    Declares a scenario change when recent frames look different from those of the scenario.
+
+    Each frame comes as its *appearance*: mean and deviation of every channel of the network's first block. Lighting, background, clutter and
+    distance show there at once, and training hardly moves it, so the score needs no correction when weights are swapped. (The energy score,
+    which the paper watches, moves with every swap, and less and less between scenarios the better the model has become.)
+
+    The scenario is described by mean and variance of each value, the newest `window` frames left out. With the window's mean m, the score is
+    the mean over values of `(m - mean)^2 / (variance * (1/window + 1/n))`: near 1 within a scenario. A change is declared when it exceeds
+    `threshold` for `patience` requests in a row.
+    """
+
+    def __init__(self, config: ScenarioConfig | None = None) -> None:
+        self.config = config or ScenarioConfig()
+        self.scenario = 0
+        self.score = 0.0
+        self._window: deque[Vector] = deque()
+        self._begin(0)
+
+    def _begin(self, size: int) -> None:
+        self._size, self._count, self._over = size, 0.0, 0
+        self._mean, self._m2 = np.zeros(size), np.zeros(size)
+
+    def update(self, appearance: Sequence[float] | Vector) -> bool:
+        """
+        Take the appearance of one request.
+
+        :return: True when a change is declared with this request; values that are not finite are ignored
+        """
+        values = np.asarray(appearance, np.float64)
+        if values.size == 0 or not np.isfinite(values).all():
+            return False
+        values = np.sign(values) * np.sqrt(np.abs(values))  # channels are heavy-tailed
+        if values.size != self._size:  # another network
+            self._window.clear()
+            self._begin(values.size)
+        self._window.append(values)
+        if len(self._window) <= self.config.window:
+            return False
+        self._describe(self._window.popleft())
+        if self._count < self.config.warm_up:
+            return False
+        variance = self._m2 / (self._count - 1.0) + 1e-8
+        mean = np.mean(list(self._window), axis=0)
+        self.score = float(np.mean((mean - self._mean) ** 2 / (variance * (1.0 / len(self._window) + 1.0 / self._count))))
+        self._over = self._over + 1 if self.score > self.config.threshold else 0
+        if self._over < self.config.patience:
+            return False
+        self.scenario += 1
+        self._begin(self._size)  # the window belongs to the new scenario
+        return True
+
+    def _describe(self, values: Vector) -> None:
+        if self._count >= self.config.memory:
+            keep = 1.0 - 1.0 / self.config.memory
+            self._count, self._m2 = self._count * keep, self._m2 * keep
+        self._count += 1.0
+        change = values - self._mean
+        self._mean = self._mean + change / self._count
+        self._m2 = self._m2 + change * (values - self._mean)

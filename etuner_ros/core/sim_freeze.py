@@ -1,0 +1,91 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+SimFreeze: decide which blocks still need training (arXiv 2401.16694, "intra-tuning").
+
+The similarity of a block is the linear CKA between its activations now and those of the reference model (the one that was deployed) on a
+fixed probe batch of the current scenario. A block whose similarity no longer moves is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from etuner_ros.core.config import SimFreezeConfig
+
+
+class SimFreeze:
+    """
+    Turns the history of each block's CKA into the set of frozen blocks.
+
+    A block is stable when its CKA moved by at most `threshold` in `patience` probes in a row (paper: 1 %). Stable blocks among the first
+    `max_frozen_share` of the network freeze once the scenario has seen `min_iterations`. On a scenario change a frozen block thaws when its
+    CKA on data of the new scenario moved by more than `threshold`; the others stay. Pinned blocks are left as they are.
+    """
+
+    def __init__(self, units: Iterable[str], config: SimFreezeConfig | None = None) -> None:
+        self.config = config or SimFreezeConfig()
+        self.units = list(units)
+        self.frozen: set[str] = set()
+        self.pinned: set[str] = set()
+        self.cka: dict[str, float] = {}
+        self._stable: dict[str, int] = {}
+        self._iterations = 0
+        self._changed = False
+
+    @property
+    def may_freeze(self) -> list[str]:
+        """Blocks that may be frozen at all, from the input on."""
+        return self.units[: int(self.config.max_frozen_share * len(self.units) + 1e-9)]
+
+    def set_layers(self, frozen: Iterable[str], pinned: Iterable[str]) -> None:
+        """Take over the frozen state that the operator sees, and which blocks are pinned to it."""
+        self.frozen = set(frozen) & set(self.units)
+        self.pinned = set(pinned) & set(self.units)
+
+    def on_scenario_change(self) -> None:
+        """Start anew; the next probe decides which frozen blocks thaw."""
+        self._changed, self._iterations = True, 0
+        self._stable.clear()
+
+    def on_probe(self, cka: Mapping[str, float], iterations: int) -> set[str]:
+        """
+        Take the CKA of every block and decide.
+
+        :param cka: similarity to the reference, by block name
+        :param iterations: training iterations since the last probe
+        :return: the frozen blocks
+        """
+        self._iterations += iterations
+        moved = {name: abs(value - self.cka[name]) for name, value in cka.items() if name in self.cka}
+        for name in self.units:
+            if name not in moved:
+                continue
+            if self._changed:
+                if name in self.frozen and name not in self.pinned and moved[name] > self.config.threshold:
+                    self.frozen.discard(name)
+            elif iterations > 0:
+                self._stable[name] = self._stable.get(name, 0) + 1 if moved[name] <= self.config.threshold else 0
+        self.cka = dict(cka)
+        if self._changed:
+            self._changed = False
+        elif self.config.enabled and self._iterations >= self.config.min_iterations:
+            for name in self.may_freeze:
+                if name not in self.pinned and self._stable.get(name, 0) >= self.config.patience:
+                    self.frozen.add(name)
+        return set(self.frozen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all state as plain values."""
+        return {
+            'frozen': sorted(self.frozen), 'pinned': sorted(self.pinned), 'cka': dict(self.cka), 'stable': dict(self._stable),
+            'iterations': self._iterations, 'changed': self._changed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict` of another instance."""
+        self.frozen, self.pinned = set(state['frozen']), set(state['pinned'])
+        self.cka, self._stable = dict(state['cka']), dict(state['stable'])
+        self._iterations, self._changed = int(state['iterations']), bool(state['changed'])

@@ -1,0 +1,111 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""One round of fine-tuning as an iterator over training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+import math
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.images import Image
+from etuner_ros.core.models import Classifier
+from etuner_ros.core.replay import Replay
+from etuner_ros.core.replay import Sample
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training batch that was done."""
+
+    iteration: int  # counted from 1
+    total: int
+    loss: float
+
+
+def make_optimiser(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return Adam with decoupled weight decay: one step size for the backbone, a larger one for the head."""
+    groups = [
+        {'params': list(model.backbone.parameters()), 'lr': config.learning_rate},
+        {'params': list(model.head.parameters()), 'lr': config.head_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+
+def grow_optimiser(optimiser: torch.optim.Optimizer, model: Classifier) -> None:
+    """Hand a head that grew by classes to the optimiser; the moments of the old rows are kept."""
+    group = optimiser.param_groups[1]
+    for index, (old, new) in enumerate(zip(group['params'], model.head.parameters())):
+        state = optimiser.state.pop(old, None)
+        if state:
+            for key in ('exp_avg', 'exp_avg_sq'):
+                grown = torch.zeros_like(new)
+                grown[: min(len(old), len(new))] = state[key][: len(new)]
+                state[key] = grown
+            optimiser.state[new] = state
+        group['params'][index] = new
+
+
+def augment(image: Image, rng: np.random.Generator) -> Image:
+    """Crop at random (70 to 100 % of the area), flip, and scale brightness and contrast; RGB uint8 (S, S, 3) in and out."""
+    size = image.shape[0]
+    side = int(round(size * math.sqrt(rng.uniform(0.7, 1.0))))
+    top, left = rng.integers(0, size - side + 1, 2)
+    image = image[top : top + side, left : left + side]
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+    if side != size:
+        image = np.asarray(cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+    gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-16, 16)
+    return np.asarray(np.clip(image.astype(np.float32) * gain + offset, 0, 255), np.uint8)
+
+
+def planned_iterations(new_samples: int, config: TrainConfig) -> int:
+    """Return the training batches that a round over so many new samples takes."""
+    per_batch = max(1, round(config.batch_size * config.new_share))
+    return max(1, min(config.max_iterations, math.ceil(config.epochs * new_samples / per_batch)))
+
+
+def train_round(
+    model: Classifier,
+    optimiser: torch.optim.Optimizer,
+    new: list[Sample],
+    replay: Replay,
+    scenario: int,
+    config: TrainConfig,
+    rng: np.random.Generator,
+    augmenter: Callable[[Image, np.random.Generator], Image] = augment,
+) -> Iterator[Step]:
+    """
+    Train on new samples beside replayed ones; yields after each batch, so the caller can probe, report or stop.
+
+    Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which `scenario_share` come from the current
+    scenario and the rest with every class equally likely. Blocks in `model.frozen` are not touched.
+    """
+    index = {label: i for i, label in enumerate(model.classes)}
+    fresh = max(1, round(config.batch_size * config.new_share))
+    total = planned_iterations(len(new), config)
+    order: list[int] = []
+    model.train()
+    for iteration in range(1, total + 1):
+        while len(order) < fresh:
+            order += rng.permutation(len(new)).tolist()
+        chosen = [new[i] for i in order[:fresh]]
+        del order[:fresh]
+        chosen += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
+        images = [augmenter(s.image, rng) if config.augment else s.image for s in chosen]
+        target = torch.tensor([index[s.label] for s in chosen], device=model.head.weight.device)
+        loss = functional.cross_entropy(model(model.tensor(images)), target)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)
+        optimiser.step()
+        yield Step(iteration, total, float(loss.detach()))
+    model.eval()

@@ -1,0 +1,136 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Weights as bytes: safetensors, cumulative deltas against the base weights, checksums. NumPy only.
+
+Base weights are a safetensors file whose metadata holds a `ModelSpec` as JSON; they are named by the SHA-256 of the file. An update carries the
+tensors that differ from the base, so one update is enough for a receiver that has the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load
+from safetensors.numpy import save
+
+from etuner_ros.core.errors import WeightsError
+
+State = dict[str, npt.NDArray[np.generic]]
+HEAD = ('head.weight', 'head.bias')  # the only tensors whose first dimension may grow
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What has to be known to build the network that weights belong to."""
+
+    architecture: str
+    input_size: int
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_json(self) -> str:
+        """Return the spec as JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> ModelSpec:
+        """
+        Read a spec.
+
+        :raises WeightsError: when it is not one
+        """
+        try:
+            raw = json.loads(text)
+            return ModelSpec(
+                str(raw['architecture']), int(raw['input_size']), tuple(str(c) for c in raw['classes']),
+                tuple(float(v) for v in raw['mean']), tuple(float(v) for v in raw['std']),  # type: ignore[arg-type]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f'the model description in the weights is damaged: {error}') from error
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def pack_base(state: State, spec: ModelSpec) -> bytes:
+    """Return base weights as the bytes of their file."""
+    return bytes(save({k: np.ascontiguousarray(v) for k, v in state.items()}, metadata={'etuner': spec.to_json()}))
+
+
+def read_base(path: Path) -> tuple[State, ModelSpec, str]:
+    """
+    Read base weights.
+
+    :return: tensors, spec and the SHA-256 of the file
+    :raises WeightsError: when the file is missing, damaged, or holds something else
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f'the weights file {path} can not be read: {error.strerror or error}') from error
+    try:
+        with safe_open(path, 'numpy') as opened:
+            text = (opened.metadata() or {}).get('etuner')
+    except SafetensorError as error:
+        raise WeightsError(f'{path} is damaged or no safetensors file: {error}') from error
+    if text is None:
+        raise WeightsError(f'{path} holds no model description; make base weights with `etuner deploy`')
+    return unpack(data), ModelSpec.from_json(text), sha256(data)
+
+
+def pack(state: State) -> bytes:
+    """Return tensors as safetensors bytes."""
+    return bytes(save({k: np.ascontiguousarray(v) for k, v in state.items()}))
+
+
+def unpack(data: bytes) -> State:
+    """
+    Read tensors from safetensors bytes.
+
+    :raises WeightsError: when the bytes are damaged
+    """
+    try:
+        return dict(load(data)) if data else {}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f'the weights are damaged: {error}') from error
+
+
+def difference(base: State, state: State) -> State:
+    """Return the tensors of `state` that differ from `base` in shape or in any bit."""
+    return {k: v for k, v in state.items() if k not in base or base[k].shape != v.shape or base[k].tobytes() != v.tobytes()}
+
+
+def check_update(base: State, update: State, classes: int) -> None:
+    """
+    Check that an update fits its base: known names, equal shapes and kinds, finite values, one head row per class.
+
+    :param classes: number of classes that the update claims
+    :raises WeightsError: naming the first tensor that does not fit
+    """
+    for name, tensor in update.items():
+        if name not in base:
+            raise WeightsError(f"tensor '{name[:80]}' is not in the base weights: another architecture?")
+        expected = base[name].shape
+        if name in HEAD:
+            expected = (classes, *expected[1:])
+        if tensor.shape != expected:
+            raise WeightsError(f"tensor '{name}' has shape {tensor.shape}, expected {expected}")
+        if tensor.dtype != base[name].dtype:
+            raise WeightsError(f"tensor '{name}' is {tensor.dtype}, expected {base[name].dtype}")
+        if tensor.dtype.kind == 'f' and not np.isfinite(tensor).all():
+            raise WeightsError(f"tensor '{name}' holds values that are not finite")
+    for name in HEAD:
+        if name not in update and name in base and base[name].shape[0] != classes:
+            raise WeightsError(f"{classes} classes need '{name}', which the update does not carry")

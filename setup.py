@@ -1,0 +1,26 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Install the Python part by pip, without ROS: the core and the command line for work on a desk. On a robot colcon builds the package.
+
+torch and torchvision are left out on purpose: pip must never replace the ones that belong to a Jetson.
+"""
+
+from setuptools import find_packages
+from setuptools import setup
+
+NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner')
+
+setup(
+    name='etuner_ros',
+    version='0.1.0',
+    description='Continual learning for robot perception (ETuner, arXiv 2401.16694)',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['etuner_ros', 'etuner_ros.*']),
+    package_data={'etuner_ros': ['py.typed', 'templates/*.html']},
+    install_requires=['jinja2', 'matplotlib', 'msgpack', 'numpy', 'pyyaml', 'rich', 'rosbags', 'rosbags-image', 'safetensors'],
+    entry_points={
+        'console_scripts': ['etuner = etuner_ros.cli:main', *(f'{name} = etuner_ros.nodes.{name}:main' for name in NODES)],
+    },
+)

