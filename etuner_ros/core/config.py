@@ -75,7 +75,7 @@ class TrainConfig(Checked):
     batch_size: int = setting(16, 'images in one training batch, new and replayed together', 2, 4096)
     new_share: float = setting(0.5, 'share of each training batch that is drawn from the new samples', 0.05, 1.0)
     scenario_share: float = setting(0.5, 'share of the replayed samples that is drawn from the current scenario', 0.0, 1.0)
-    epochs: float = setting(3.0, 'passes over the new samples in one round', 0.1, 1000.0)
+    epochs: float = setting(5.0, 'passes over the new samples in one round', 0.1, 1000.0)
     max_iterations: int = setting(40, 'most training batches in one round', 1, 1000000)
     weight_decay: float = setting(1e-4, 'decoupled weight decay', 0.0, 1.0)
     gradient_clip: float = setting(5.0, 'largest norm of the gradient', 1e-3, 1e6)

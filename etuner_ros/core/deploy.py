@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from etuner_ros.core.images import encode_jpeg
 from etuner_ros.core.images import Image
 from etuner_ros.core.models import Classifier
 
@@ -51,3 +52,14 @@ def fit_head(model: Classifier, images: Sequence[Image], labels: Sequence[str], 
         model.head.bias.copy_(bias - weight @ centre / spread)
         model.set_classes(classes)
         return float((model.head(features).argmax(dim=1) == target).float().mean())
+
+
+def choose_exemplars(images: Sequence[Image], labels: Sequence[str], per_class: int = 10) -> list[tuple[str, bytes]]:
+    """Return (label, JPEG) of the first samples of each class, for replay on the robot."""
+    chosen: list[tuple[str, bytes]] = []
+    counts: dict[str, int] = {}
+    for image, label in zip(images, labels):
+        counts[label] = counts.get(label, 0) + 1
+        if counts[label] <= per_class:
+            chosen.append((label, encode_jpeg(image)))
+    return chosen

@@ -92,9 +92,9 @@ def find_units(backbone: nn.Module) -> list[Unit]:
 
 def _linear(features: int, classes: int) -> nn.Linear:
     """Return a linear layer of zeros; torch's own initialisation warns about a head without classes."""
-    layer = nn.utils.skip_init(nn.Linear, features, classes)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    layer = nn.Linear(features, 1)
+    layer.out_features = classes
+    layer.weight, layer.bias = nn.Parameter(torch.zeros(classes, features)), nn.Parameter(torch.zeros(classes))
     return layer
 
 
@@ -126,6 +126,11 @@ class Classifier(nn.Module):
     def unit_names(self) -> list[str]:
         """Names of the freezable blocks, from input to output."""
         return [unit.name for unit in self.units]
+
+    @property
+    def unit_sizes(self) -> list[tuple[str, int]]:
+        """Name and number of parameters of each freezable block."""
+        return [(unit.name, sum(p.numel() for p in unit.parameters())) for unit in self.units]
 
     @property
     def feature_size(self) -> int:

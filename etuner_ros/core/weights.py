@@ -9,6 +9,7 @@ tensors that differ from the base, so one update is enough for a receiver that h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 import hashlib
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 from safetensors import SafetensorError
 from safetensors.numpy import load
 from safetensors.numpy import save
@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from etuner_ros.core.errors import WeightsError
 
 State = dict[str, npt.NDArray[np.generic]]
+EXEMPLARS = 'exemplars'  # name of the tensor that holds the JPEGs of the deployment's samples
 HEAD = ('head.weight', 'head.bias')  # the only tensors whose first dimension may grow
 
 
@@ -64,35 +65,60 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def pack_base(state: State, spec: ModelSpec) -> bytes:
-    """Return base weights as the bytes of their file."""
-    return bytes(save({k: np.ascontiguousarray(v) for k, v in state.items()}, metadata={'etuner': spec.to_json()}))
+@dataclass(frozen=True)
+class BaseWeights:
+    """Base weights in memory."""
+
+    state: State
+    spec: ModelSpec
+    units: tuple[tuple[str, int], ...]  # (name, number of parameters) of each freezable block, from input to output
+    exemplars: tuple[tuple[str, bytes], ...]  # (label, JPEG): samples of the deployment that rounds may replay
+    sha256: str  # of the file
 
 
-def read_base(path: Path) -> tuple[State, ModelSpec, str]:
+def pack_base(
+    state: State, spec: ModelSpec, units: Sequence[tuple[str, int]], exemplars: Sequence[tuple[str, bytes]] = ()
+) -> bytes:
+    """Return base weights, and samples of what they were deployed with, as the bytes of their file."""
+    tensors = {k: np.array(v, order='C') for k, v in state.items()}
+    metadata = {'etuner': spec.to_json(), 'units': json.dumps(list(units))}
+    if exemplars:
+        tensors[EXEMPLARS] = np.frombuffer(b''.join(code for _, code in exemplars), np.uint8)
+        metadata['exemplars'] = json.dumps([[label, len(code)] for label, code in exemplars])
+    return bytes(save(tensors, metadata=metadata))
+
+
+def read_base(path: Path) -> BaseWeights:
     """
     Read base weights.
 
-    :return: tensors, spec and the SHA-256 of the file
     :raises WeightsError: when the file is missing, damaged, or holds something else
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f'the weights file {path} can not be read: {error.strerror or error}') from error
+    state = unpack(data)
     try:
-        with safe_open(path, 'numpy') as opened:
-            text = (opened.metadata() or {}).get('etuner')
-    except SafetensorError as error:
-        raise WeightsError(f'{path} is damaged or no safetensors file: {error}') from error
-    if text is None:
-        raise WeightsError(f'{path} holds no model description; make base weights with `etuner deploy`')
-    return unpack(data), ModelSpec.from_json(text), sha256(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
+        metadata = header.get('__metadata__', {})
+        if 'etuner' not in metadata:
+            raise WeightsError(f'{path} holds no model description; make base weights with `etuner deploy`')
+        spec = ModelSpec.from_json(metadata['etuner'])
+        units = tuple((str(name), int(size)) for name, size in json.loads(metadata['units']))
+        exemplars, start = [], 0
+        packed = state.pop(EXEMPLARS, np.zeros(0, np.uint8)).tobytes()
+        for label, length in json.loads(metadata.get('exemplars', '[]')):
+            exemplars.append((str(label), packed[start : start + length]))
+            start += length
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f'{path} is damaged: {error}') from error
+    return BaseWeights(state, spec, units, tuple(exemplars), sha256(data))
 
 
 def pack(state: State) -> bytes:
     """Return tensors as safetensors bytes."""
-    return bytes(save({k: np.ascontiguousarray(v) for k, v in state.items()}))
+    return bytes(save({k: np.array(v, order='C') for k, v in state.items()}))
 
 
 def unpack(data: bytes) -> State:
@@ -119,7 +145,7 @@ def check_update(base: State, update: State, classes: int) -> None:
     :param classes: number of classes that the update claims
     :raises WeightsError: naming the first tensor that does not fit
     """
-    for name, tensor in update.items():
+    for name, tensor in sorted(update.items()):
         if name not in base:
             raise WeightsError(f"tensor '{name[:80]}' is not in the base weights: another architecture?")
         expected = base[name].shape

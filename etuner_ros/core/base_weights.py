@@ -1,0 +1,72 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where base weights come from: a file of ours, or a pretrained network. Kept in a cache by their SHA-256.
+
+Run as a program, it makes them in a process of its own, so that a node without torch can have them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import subprocess
+import sys
+
+from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.files import home
+from etuner_ros.core.files import replace_file
+from etuner_ros.core.weights import pack_base
+from etuner_ros.core.weights import sha256
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached base weights."""
+    return home('base')
+
+
+def base_file(architecture: str, input_size: int, weights: str) -> Path:
+    """Return the file that holds, or will hold, the base weights of these settings."""
+    if weights.endswith('.safetensors'):
+        return Path(weights).expanduser()
+    source = f'-{sha256(weights.encode())[:12]}' if weights else ''
+    return cache_folder() / f'pretrained-{architecture}-{input_size}{source}.safetensors'
+
+
+def cached(digest: str) -> Path:
+    """Return the file for base weights that were fetched from another node."""
+    return cache_folder() / f'{digest}.safetensors'
+
+
+def prepare(architecture: str, input_size: int, weights: str) -> Path:
+    """
+    Return base weights, made from the pretrained network when they are not there yet; imports torch only then.
+
+    :param weights: '' for pretrained weights, a `.safetensors` file of base weights, or a state-dict file of a torchvision network
+    :raises WeightsError: when there are none
+    """
+    path = base_file(architecture, input_size, weights)
+    if path.exists():
+        return path
+    if weights.endswith('.safetensors'):
+        raise WeightsError(f'the weights file {path} does not exist; set model.weights to base weights made by `etuner deploy`')
+    from etuner_ros.core.models import build
+    from etuner_ros.core.models import pretrained_spec
+
+    model = build(pretrained_spec(architecture, input_size), weights or 'pretrained')
+    replace_file(path, pack_base(model.state(), model.spec, model.unit_sizes))
+    return path
+
+
+def prepare_in_process(architecture: str, input_size: int, weights: str) -> subprocess.Popen[str] | None:
+    """Start making base weights in another process; None when they are there already. Its last line of stderr says what failed."""
+    if base_file(architecture, input_size, weights).exists():
+        return None
+    command = [sys.executable, '-m', 'etuner_ros.core.base_weights', architecture, str(input_size), weights]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+if __name__ == '__main__':
+    try:
+        prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    except WeightsError as failure:
+        sys.exit(str(failure))

@@ -1,0 +1,272 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all nodes share: parameters from dataclasses, guarded callbacks, diagnostics, lifecycle start, `main`."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import fields
+import functools
+import traceback
+from typing import Any
+from typing import TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import KeyValue
+from rcl_interfaces.msg import FloatingPointRange
+from rcl_interfaces.msg import IntegerRange
+from rcl_interfaces.msg import ParameterDescriptor
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
+from rclpy.qos import HistoryPolicy
+from rclpy.qos import QoSProfile
+from rclpy.qos import ReliabilityPolicy
+from std_msgs.msg import Header
+
+from etuner_ros.core.config import Checked
+from etuner_ros.core.config import setting
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.errors import EtunerError
+
+Settings = TypeVar('Settings', bound=Checked)
+
+NEWEST_WINS = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(
+    depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+
+def reliable(depth: int) -> QoSProfile:
+    """Return a reliable, volatile profile of this depth."""
+    return QoSProfile(depth=depth, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
+
+
+@dataclass(frozen=True)
+class ModelSettings(Checked):
+    """Which network; the same in `inference`, `tuner` and `model_manager`."""
+
+    architecture: str = setting('efficientnet_lite0', "network: efficientnet_lite0 or the name of a torchvision classification model")
+    input_size: int = setting(128, 'side of the square input, in px', 32, 1024)
+    weights: str = setting(
+        '', "'' = pretrained on ImageNet; a .safetensors file of base weights (`etuner deploy`); or a state-dict file of a torchvision model"
+    )
+
+
+def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
+    """
+    Declare a parameter for each field of a settings dataclass and read them.
+
+    An integer given for a float is taken. Values are checked by the parameter's range and again by the dataclass.
+
+    :param prefix: put before each name, as `prefix.field`; empty for none
+    :raises ConfigError: when a value does not fit
+    """
+    values = {}
+    for field in fields(kind):
+        name = f'{prefix}.{field.name}' if prefix else field.name
+        low, high = field.metadata.get('min'), field.metadata.get('max')
+        descriptor = ParameterDescriptor(description=field.metadata['help'], read_only=True, dynamic_typing=isinstance(field.default, float))
+        if isinstance(field.default, int) and not isinstance(field.default, bool) and low is not None:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high if high is not None else 2**62))]
+        elif isinstance(field.default, float) and low is not None:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high if high is not None else 1e300))]
+        if not node.has_parameter(name):
+            try:
+                node.declare_parameter(name, field.default, descriptor)
+            except rclpy.exceptions.ParameterException as error:
+                raise ConfigError(f'parameter {name} is refused: {error} ({descriptor.description})') from error
+        value = node.get_parameter(name).value
+        if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(field.default):
+            raise ConfigError(f'parameter {name} must be a {type(field.default).__name__}, got {value!r}')
+        values[field.name] = value
+    return kind(**values)
+
+
+def stamp_ns(header: Header) -> int:
+    """Return the stamp of a header in ns."""
+    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
+
+
+def to_bytes(data: bytes | array[int]) -> array[int]:
+    """Return bytes in the one form that rclpy copies fast."""
+    return array('B', bytes(data))
+
+
+def short(text: str, length: int = 100) -> str:
+    """Return text that is safe to log and to echo."""
+    clean = ''.join(c if c.isprintable() else '?' for c in text[: length + 1])
+    return clean if len(text) <= length else clean[: length - 3] + '...'
+
+
+def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Keep a node alive when a callback of it raises: log once per 5 s, count in diagnostics, go on.
+
+    rclpy's executor lets a callback's exception end `spin`. Service callbacks must not use this: they have to answer.
+    """
+
+    @functools.wraps(callback)
+    def call(self: Any, *arguments: Any) -> Any:
+        try:
+            return callback(self, *arguments)
+        except EtunerError as error:
+            self.health.problem(str(error))
+            self.get_logger().warning(short(str(error), 300), throttle_duration_sec=5.0)
+        except Exception as error:  # any bug in handling one message must not end the node; it is logged whole
+            self.health.problem(f'{type(error).__name__}: {error}')
+            self.get_logger().error(f'{callback.__name__} failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0)
+        return None
+
+    return call
+
+
+def transition(callback: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
+    """
+    Make errors of a lifecycle transition heard.
+
+    rclpy turns an exception in a transition into ERROR without a word. A known error means FAILURE, which leaves the node in the state it came
+    from; anything else is logged with its traceback and means ERROR, after which `on_error` cleans up and the node is unconfigured.
+    """
+
+    @functools.wraps(callback)
+    def call(self: Any, *arguments: Any) -> TransitionCallbackReturn:
+        try:
+            return callback(self, *arguments)
+        except EtunerError as error:
+            self.health.problem(str(error))
+            self.get_logger().error(f'{callback.__name__}: {error}')
+            self.release()
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # a bug: rclpy would swallow it
+            self.health.problem(f'{type(error).__name__}: {error}')
+            self.get_logger().error(f'{callback.__name__} failed:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+
+    return call
+
+
+class Health:
+    """
+    Publishes one DiagnosticStatus per second on /diagnostics.
+
+    :param values: returns the key-value pairs of the node
+    """
+
+    def __init__(self, node: Node, values: Callable[[], Mapping[str, object]]) -> None:
+        self._node, self._values = node, values
+        self._problem, self._problems, self._reported = '', 0, 0
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
+        node.create_timer(1.0, self._publish)
+
+    def problem(self, text: str) -> None:
+        """Note a problem: the status is WARN for the next second, the text stays."""
+        self._problem, self._problems = short(text, 200), self._problems + 1
+
+    def _publish(self) -> None:
+        fresh = self._problems > self._reported
+        self._reported = self._problems
+        values = {**self._values(), 'problems': self._problems, 'last problem': self._problem}
+        status = DiagnosticStatus(
+            level=DiagnosticStatus.WARN if fresh else DiagnosticStatus.OK,
+            name=f'{self._node.get_fully_qualified_name()}: etuner',
+            message=self._problem if fresh else 'ok',
+            hardware_id='etuner_ros',
+            values=[KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v)) for k, v in values.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+
+class AutostartNode(LifecycleNode):
+    """
+    A lifecycle node that brings itself up when its parameter `autostart` says so.
+
+    It tries again while configuring fails, so that a node which waits for something comes up when that is there; once it was active, whoever
+    manages it is in charge.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.health = Health(self, self.diagnostics)
+        text = 'configure and activate at start; false waits for an external lifecycle manager'
+        descriptor = ParameterDescriptor(description=text, read_only=True)
+        wanted = self.declare_parameter('autostart', False, descriptor).value
+        self._autostart = self.create_timer(0.2, self._bring_up) if wanted else None
+
+    def diagnostics(self) -> Mapping[str, object]:
+        """Return what /diagnostics says about this node."""
+        return {}
+
+    def release(self) -> None:
+        """Undo what `on_configure` did, however far it came."""
+
+    @property
+    def may_configure(self) -> bool:
+        """Whether configuring makes sense yet."""
+        return True
+
+    def _bring_up(self) -> None:
+        assert self._autostart is not None
+        if not self.may_configure:
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self._autostart.cancel()
+            if self.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+                self.get_logger().error('activating failed; see above')
+            return
+        self._autostart.timer_period_ns = 5 * 10**9
+
+    @transition
+    def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
+        """Let go of everything that configuring made."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+    @transition
+    def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
+        """Let go of everything."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+    @transition
+    def on_error(self, state: Any) -> TransitionCallbackReturn:
+        """Let go of everything; the node can be configured again."""
+        self.release()
+        return TransitionCallbackReturn.SUCCESS
+
+
+def run(make: Callable[[], Node]) -> int:
+    """Run one node until it is told to stop; the `main` of each executable."""
+    rclpy.init()
+    node = None
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except EtunerError as error:
+        rclpy.logging.get_logger('etuner_ros').fatal(str(error))
+        return 1
+    finally:
+        if node is not None:
+            close = getattr(node, 'close', None)
+            if close is not None:
+                close()
+            node.destroy_node()
+        if rclpy.ok():
+            rclpy.shutdown()
+    return 0

@@ -1,0 +1,100 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`operator`: a scripted person who corrects the robot, from the ground truth of a recording; for demonstrations and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import random
+from typing import Any
+
+from rclpy.node import Node
+
+from etuner_ros.core.config import Checked
+from etuner_ros.core.config import setting
+from etuner_ros.msg import GroundTruth
+from etuner_ros.msg import LabelCorrection
+from etuner_ros.msg import LabelReceipt
+from etuner_ros.msg import Prediction
+from etuner_ros.nodes.common import declare
+from etuner_ros.nodes.common import guarded
+from etuner_ros.nodes.common import Health
+from etuner_ros.nodes.common import reliable
+from etuner_ros.nodes.common import run
+from etuner_ros.nodes.common import stamp_ns
+
+
+@dataclass(frozen=True)
+class OperatorSettings(Checked):
+    """Parameters of the scripted operator."""
+
+    rate_hz: float = setting(1.0, 'labels per second at most', 0.001, 1000.0)
+    share: float = setting(0.5, 'share of the frames that the operator looks at at all', 0.0, 1.0)
+    delay_s: float = setting(1.0, 'least time between a frame and its label, in s', 0.0, 3600.0)
+    jitter_s: float = setting(1.0, 'further time, evenly drawn, in s', 0.0, 3600.0)
+    author: str = setting('operator', 'who the labels are from')
+    seed: int = setting(0, 'seed of which frames are chosen and how late', 0, 2**31 - 1)
+
+
+class OperatorNode(Node):
+    """
+    Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong ones are corrected.
+
+    Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts` (LabelReceipt). Publishes `labels` (LabelCorrection).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('operator', **options)
+        self.settings = declare(self, '', OperatorSettings)
+        self._random = random.Random(self.settings.seed)
+        self._truths: dict[tuple[int, str], str] = {}
+        self._due: list[tuple[int, LabelCorrection]] = []
+        self._last_ns = 0
+        self._sent = self._accepted = self._refused = 0
+        values = lambda: {'labels sent': self._sent, 'accepted': self._accepted, 'refused': self._refused}  # noqa: E731
+        self.health = Health(self, values)
+        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
+        self.create_subscription(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
+        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
+        self.create_subscription(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
+        self.create_timer(0.05, self._send_due)
+
+    @guarded
+    def _on_truth(self, message: GroundTruth) -> None:
+        self._truths[stamp_ns(message.header), message.header.frame_id] = message.label
+        while len(self._truths) > 1000:
+            del self._truths[next(iter(self._truths))]
+
+    @guarded
+    def _on_prediction(self, message: Prediction) -> None:
+        label = self._truths.get((stamp_ns(message.header), message.header.frame_id))
+        now = self.get_clock().now().nanoseconds
+        too_soon = 0 <= now - self._last_ns < 1e9 / self.settings.rate_hz
+        if label is None or not message.kept or too_soon or self._random.random() >= self.settings.share:
+            return
+        self._last_ns = now
+        late = self.settings.delay_s + self._random.random() * self.settings.jitter_s
+        correction = LabelCorrection(header=message.header, source=message.source, label=label, author=self.settings.author)
+        self._due.append((now + int(late * 1e9), correction))
+
+    @guarded
+    def _send_due(self) -> None:
+        now = self.get_clock().now().nanoseconds
+        for item in [d for d in self._due if d[0] <= now]:
+            self._due.remove(item)
+            self._labels.publish(item[1])
+            self._sent += 1
+
+    @guarded
+    def _on_receipt(self, message: LabelReceipt) -> None:
+        if message.author != self.settings.author:
+            return
+        if message.code == LabelReceipt.ACCEPTED:
+            self._accepted += 1
+        else:
+            self._refused += 1
+
+
+def main() -> int:
+    """Run the node."""
+    return run(OperatorNode)

@@ -1,0 +1,437 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`tuner`: the ETuner manager. Decides when a round starts, has its worker process run it, proposes new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from pathlib import Path
+import queue
+import time
+from typing import Any
+
+from rclpy.action import ActionServer
+from rclpy.action import CancelResponse
+from rclpy.action import GoalResponse
+from rclpy.node import Node
+from rclpy.task import Future
+
+from etuner_ros.action import FineTune
+from etuner_ros.core.config import Checked
+from etuner_ros.core.config import LazyTuneConfig
+from etuner_ros.core.config import ScenarioConfig
+from etuner_ros.core.config import setting
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.lazy_tune import LazyTune
+from etuner_ros.core.scenario_log import ScenarioLog
+from etuner_ros.core.weights import sha256
+from etuner_ros.msg import LabelledBatch
+from etuner_ros.msg import LayerStates
+from etuner_ros.msg import ModelCandidate
+from etuner_ros.msg import ModelUpdate
+from etuner_ros.msg import ModelVerdict
+from etuner_ros.msg import Prediction
+from etuner_ros.msg import ScenarioChange
+from etuner_ros.msg import TunerStatus
+from etuner_ros.msg import ValidationOutcome
+from etuner_ros.nodes.base_fetcher import BaseFetcher
+from etuner_ros.nodes.common import declare
+from etuner_ros.nodes.common import guarded
+from etuner_ros.nodes.common import Health
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import ModelSettings
+from etuner_ros.nodes.common import reliable
+from etuner_ros.nodes.common import run
+from etuner_ros.nodes.common import short
+from etuner_ros.nodes.common import stamp_ns
+from etuner_ros.nodes.common import to_bytes
+from etuner_ros.srv import GetBatches
+from etuner_ros.worker import WorkerClient
+
+
+@dataclass(frozen=True)
+class TunerSettings(Checked):
+    """Parameters of the tuner node itself."""
+
+    verdict_timeout_s: float = setting(15.0, 'how long a candidate waits for its verdict, in s', 0.1, 3600.0)
+    restart_delay_s: float = setting(2.0, 'pause before a dead worker is started again, in s', 0.0, 3600.0)
+
+
+@dataclass
+class _Round:
+    """The round that runs, or whose candidate waits."""
+
+    number: int
+    batches: int
+    cursors: dict[str, int]
+    candidate: dict[str, Any] | None = None
+    sent: float = 0.0
+
+
+class TunerNode(Node):
+    """
+    Tunes.
+
+    Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `model` (ModelUpdate), `layers` (LayerStates), `verdicts`
+    (ModelVerdict). Publishes `candidate` (ModelCandidate), `scenario_changes` (ScenarioChange), `~/status` (TunerStatus, latched).
+    Action `~/fine_tune` (FineTune).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('tuner', **options)
+        self._settings = declare(self, '', TunerSettings)
+        self._model = declare(self, 'model', ModelSettings)
+        self._train = declare(self, 'train', TrainConfig)
+        self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
+        self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig))
+        self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
+
+        self._state, self._note = TunerStatus.STARTING, 'the worker loads the model'
+        self._round: _Round | None = None
+        self._rounds = self._refused = 0
+        self._update: ModelUpdate | None = None
+        self._layers: LayerStates | None = None
+        self._base_sha256 = ''  # of the base weights that the worker has
+        self._received: dict[str, int] = {}  # collector: last batch handed to the worker
+        self._asking: set[str] = set()
+        self._progress = self._last_round_s = self._tuning_s = 0.0
+        self._before = self._after = math.nan
+        self._goal: Any = None
+        self._goal_done: Future | None = None
+        self._restart_at = math.inf
+
+        self.health = Health(self, self._diagnostics)
+        self._candidates = self.create_publisher(ModelCandidate, 'candidate', reliable(2))
+        self._changes = self.create_publisher(ScenarioChange, 'scenario_changes', reliable(10))
+        self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
+        self.create_subscription(LabelledBatch, 'labelled_batches', self._on_batch, LATCHED)
+        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
+        self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
+        self.create_subscription(LayerStates, 'layers', self._on_layers, LATCHED)
+        self.create_subscription(ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
+        self._collectors: dict[str, Any] = {}
+        self._fetcher = BaseFetcher(self, self._on_fetched)
+        self._action = ActionServer(
+            self, FineTune, '~/fine_tune', self._execute, goal_callback=lambda _: GoalResponse.ACCEPT, cancel_callback=self._on_cancel
+        )
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._arrived = self.create_guard_condition(self._on_worker)
+        self.create_timer(0.5, self._on_tick)
+        self._worker = self._start_worker('')
+
+    # The worker
+
+    def _start_worker(self, base_path: str) -> WorkerClient:
+        self._base_sha256, self._restart_at = '', math.inf
+
+        def receive(message: dict[str, Any]) -> None:
+            self._inbox.put({**message, 'from': client})
+            self._arrived.trigger()
+
+        client = WorkerClient(self._train, self._sim_freeze, receive)
+        client.send({
+            'op': 'open', 'path': base_path, 'architecture': self._model.architecture, 'input_size': self._model.input_size,
+            'weights': self._model.weights,
+        })
+        return client
+
+    def _restart_worker(self, base_path: str = '') -> None:
+        self._worker.close()
+        self._received.clear()  # its replay is empty again
+        self._lazy.load_state_dict({**self._lazy.state_dict(), 'waiting': 0})
+        self._say(TunerStatus.STARTING, 'the worker loads the model')
+        self._worker = self._start_worker(base_path)
+
+    @guarded
+    def _on_worker(self) -> None:
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if message['from'] is self._worker:  # an earlier one may still have said something
+                getattr(self, f'_worker_{message["op"]}')(message)
+
+    def _worker_ready(self, message: dict[str, Any]) -> None:
+        self._base_sha256 = message['base_sha256']
+        self.get_logger().info(f"worker ready: {message['architecture']}, {len(message['units'])} blocks")
+        self._hand_over_model()
+
+    def _hand_over_model(self) -> None:
+        """Give the worker the live weights, once both are there; fetch other base weights if need be."""
+        if self._update is None:
+            self._say(TunerStatus.STARTING, 'no weights yet: is model_manager active?')
+            return
+        if not self._base_sha256:
+            return
+        if self._update.base_sha256 != self._base_sha256:
+            self._fetcher.fetch(self._update.base_sha256)
+            return
+        update = self._update
+        message = {'op': 'model', 'version': update.version, 'classes': list(update.classes), 'weights': bytes(update.weights)}
+        self._worker.send(message)
+        self._hand_over_layers()
+
+    def _hand_over_layers(self) -> None:
+        if self._layers is not None:
+            frozen, pinned = ([s.name for s in self._layers.layers if getattr(s, which)] for which in ('frozen', 'pinned'))
+            self._worker.send({'op': 'layers', 'frozen': frozen, 'pinned': pinned})
+
+    def _worker_model_loaded(self, message: dict[str, Any]) -> None:
+        if self._state in (TunerStatus.STARTING, TunerStatus.DOWN):
+            self._say(TunerStatus.WAITING, self._lazy.reason)
+            for collector in list(self._collectors):
+                self._ask_batches(collector)
+        self._maybe_start_round()
+
+    @guarded
+    def _on_fetched(self, path: Path | None) -> None:
+        if path is not None:
+            self._restart_worker(str(path))
+
+    def _worker_died(self, message: dict[str, Any]) -> None:
+        self._end_round(FineTune.Result.FAILED, 'the worker died', give_back=True)
+        self.health.problem(f'the worker died (exit code {message["code"]})')
+        self.get_logger().error(f"the worker died (exit code {message['code']}); it is started again")
+        self._say(TunerStatus.DOWN, 'the worker died and is being restarted')
+        self._restart_at = time.monotonic() + self._settings.restart_delay_s
+
+    def _worker_error(self, message: dict[str, Any]) -> None:
+        self.health.problem(message['text'])
+        self.get_logger().error(f"worker: {message['during']}: {message['text']}", throttle_duration_sec=2.0)
+        if message['during'] == 'open':
+            self._say(TunerStatus.DOWN, message['text'])
+            self._restart_at = time.monotonic() + max(self._settings.restart_delay_s, 10.0)
+
+    # Labels
+
+    @guarded
+    def _on_batch(self, message: LabelledBatch) -> None:
+        """Take the next batch; one that was missed is asked for."""
+        collector = message.collector
+        if collector not in self._collectors:
+            self._collectors[collector] = self.create_client(GetBatches, f'{collector}/get_batches')
+        if self._state in (TunerStatus.STARTING, TunerStatus.DOWN):
+            return  # all of them are asked for when the worker is there
+        if message.batch_id == self._received.get(collector, 0) + 1:
+            self._take_batch(message)
+        elif message.batch_id > self._received.get(collector, 0):
+            self._ask_batches(collector)
+
+    def _ask_batches(self, collector: str) -> None:
+        if collector in self._asking:
+            return
+        self._asking.add(collector)
+        request = GetBatches.Request(from_batch_id=self._received.get(collector, 0) + 1, limit=32)
+
+        def answered(future: Any) -> None:
+            self._asking.discard(collector)
+            answer = future.result()
+            if answer is None or answer.error_code:
+                self.health.problem(answer.error_msg if answer else f'{collector} did not answer')
+                return
+            for batch in answer.batches:
+                if batch.batch_id == self._received.get(collector, 0) + 1:
+                    self._take_batch(batch)
+            if answer.batches and self._received.get(collector, 0) < answer.last_batch_id:
+                self._ask_batches(collector)
+
+        self._collectors[collector].call_async(request).add_done_callback(answered)
+
+    def _take_batch(self, message: LabelledBatch) -> None:
+        """Hand a batch to the worker; one that the live weights have learned is only replayed."""
+        learned = dict(zip(self._update.collectors, self._update.batch_ids)) if self._update else {}
+        new = message.batch_id > learned.get(message.collector, 0)
+        samples = [
+            {
+                'id': f'{message.collector}/{s.sample_id}' if not s.source else f'{s.source}/{stamp_ns(s.header)}/{s.header.frame_id}',
+                'label': s.label, 'predicted': s.predicted_label, 'image': bytes(s.image.data),
+                'scenario': self._scenarios.at(s.source, stamp_ns(s.header)),
+            }
+            for s in message.samples
+            if s.label
+        ]
+        self._worker.send({'op': 'samples', 'samples': samples, 'new': new})
+        self._received[message.collector] = message.batch_id
+        if new:
+            known = set(self._update.classes) if self._update else set()
+            self._lazy.on_batch(new_classes=any(s['label'] not in known for s in samples))
+            self._maybe_start_round()
+
+    # When: requests, scenarios, rounds
+
+    @guarded
+    def _on_prediction(self, message: Prediction) -> None:
+        self._lazy.on_request()
+        if self._scenarios.on_request(message.source, stamp_ns(message.header), message.appearance):
+            self._lazy.on_scenario_change()
+            change = ScenarioChange(
+                header=message.header, source=message.source, scenario=self._scenarios.current, score=self._scenarios.score
+            )
+            self._changes.publish(change)
+            self.get_logger().info(f'scenario {change.scenario}: {message.source} sees other surroundings (score {change.score:.0f})')
+        self._maybe_start_round()
+
+    def _maybe_start_round(self, forced: bool = False) -> bool:
+        if self._state != TunerStatus.WAITING or not (forced or self._lazy.should_tune):
+            return False
+        self._rounds += 1
+        self._round = _Round(self._rounds, self._lazy.on_round_start(), dict(self._received))
+        self._progress = 0.0
+        self._hand_over_layers()
+        self._worker.send({'op': 'round', 'id': self._round.number, 'scenario': self._scenarios.current})
+        self._say(TunerStatus.TUNING, f'round {self._round.number} on {self._round.batches} batches')
+        return True
+
+    def _worker_progress(self, message: dict[str, Any]) -> None:
+        self._progress = message['iteration'] / message['total']
+        if self._goal is not None:
+            self._goal.publish_feedback(
+                FineTune.Feedback(iteration=message['iteration'], iterations=message['total'], loss=message['loss'])
+            )
+
+    def _worker_candidate(self, message: dict[str, Any]) -> None:
+        if self._round is None or self._update is None:
+            return
+        self._round.candidate, self._round.sent = message, time.monotonic()
+        weights = message['weights']
+        layers = [s.name for s in self._layers.layers] if self._layers else list(message['cka'])
+        self._candidates.publish(
+            ModelCandidate(
+                candidate_id=f'{self.get_fully_qualified_name()}/{self._round.number}/{sha256(weights)[:12]}', parent=message['parent'],
+                base_sha256=self._base_sha256, sha256=sha256(weights), architecture=self._update.architecture, classes=message['classes'],
+                frozen_layers=message['frozen'], cka=[message['cka'].get(name, math.nan) for name in layers], layers=layers,
+                weights=to_bytes(weights), scenario=self._scenarios.current, seconds=message['seconds'], iterations=message['iterations'],
+                new_samples=message['new_samples'], collectors=list(self._round.cursors), batch_ids=list(self._round.cursors.values()),
+                outcomes=[
+                    ValidationOutcome(sample_id=i, label=name, scenario=scenario, live_correct=live, candidate_correct=candidate)
+                    for i, name, scenario, live, candidate in message['outcomes']
+                ],
+            )
+        )
+        self._say(TunerStatus.PROPOSED, f'round {self._round.number} waits for its verdict')
+
+    @guarded
+    def _on_verdict(self, message: ModelVerdict) -> None:
+        if self._round is None or self._round.candidate is None:
+            return
+        if message.candidate_id.split('/')[-1] != sha256(self._round.candidate['weights'])[:12]:
+            return
+        accepted = message.code == ModelVerdict.ACCEPTED
+        candidate = self._round.candidate
+        self._before, self._after = candidate['accuracy_before'], candidate['accuracy'] if accepted else candidate['accuracy_before']
+        if message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
+            self.health.problem(message.reason)
+        self._lazy.on_round_end(candidate['iterations'], self._after)
+        if accepted:
+            self._end_round(FineTune.Result.NONE, message.reason, version=message.version)
+        else:
+            self._refused += 1
+            self._end_round(FineTune.Result.REFUSED, message.reason)
+            self._hand_over_model()  # the worker goes back to what is live
+
+    def _worker_nothing(self, message: dict[str, Any]) -> None:
+        self._end_round(FineTune.Result.NOTHING_TO_LEARN, 'no labelled sample waits')
+
+    def _worker_cancelled(self, message: dict[str, Any]) -> None:
+        self._end_round(FineTune.Result.CANCELLED, 'cancelled', give_back=True)
+
+    def _worker_failed(self, message: dict[str, Any]) -> None:
+        self.health.problem(message['text'])
+        self.get_logger().error(f"round {message['id']} failed: {message['text']}")
+        # Its samples wait in the worker and are learned with the next batch; trying the same again at once would fail the same.
+        self._end_round(FineTune.Result.FAILED, message['text'])
+
+    def _end_round(self, code: int, text: str, give_back: bool = False, version: int | None = None) -> None:
+        """Close the running round, whatever became of it, and answer the action if it asked for it."""
+        if self._round is None:
+            return
+        if give_back:
+            self._lazy.on_round_failed(self._round.batches)
+        seconds = self._round.candidate['seconds'] if self._round.candidate else 0.0
+        if seconds:
+            self._last_round_s, self._tuning_s = seconds, self._tuning_s + seconds
+        self._round = None
+        if self._goal_done is not None:
+            live = self._update.version if self._update else 0
+            result = FineTune.Result(error_code=code, error_msg=short(text, 300), version=live if version is None else version, seconds=seconds)
+            self._goal_done.set_result(result)
+        self._say(TunerStatus.WAITING, text)
+
+    # The action
+
+    def _on_cancel(self, _goal: Any) -> CancelResponse:
+        self._worker.send({'op': 'cancel'})
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, goal: Any) -> FineTune.Result:
+        if self._state in (TunerStatus.TUNING, TunerStatus.PROPOSED):
+            goal.abort()
+            return FineTune.Result(error_code=FineTune.Result.BUSY, error_msg='a round is running')
+        if not self._maybe_start_round(forced=True):
+            goal.abort()
+            return FineTune.Result(error_code=FineTune.Result.FAILED, error_msg=self._note)
+        self._goal, self._goal_done = goal, Future()
+        result: FineTune.Result = await self._goal_done
+        self._goal = self._goal_done = None
+        if goal.is_cancel_requested and result.error_code == FineTune.Result.CANCELLED:
+            goal.canceled()
+        elif result.error_code == FineTune.Result.NONE:
+            goal.succeed()
+        else:
+            goal.abort()
+        return result
+
+    # State of others, and our own
+
+    @guarded
+    def _on_model(self, message: ModelUpdate) -> None:
+        self._update = message
+        self._hand_over_model()
+
+    @guarded
+    def _on_layers(self, message: LayerStates) -> None:
+        self._layers = message
+        if self._base_sha256:
+            self._hand_over_layers()
+
+    @guarded
+    def _on_tick(self) -> None:
+        if time.monotonic() >= self._restart_at:
+            self._restart_worker()
+        waiting = self._round is not None and self._round.candidate is not None
+        if waiting and time.monotonic() - self._round.sent > self._settings.verdict_timeout_s:  # type: ignore[union-attr]
+            self.health.problem('no verdict: is model_manager running?')
+            self.get_logger().warning('a candidate got no verdict; is model_manager running?')
+            self._end_round(FineTune.Result.FAILED, 'no verdict: is model_manager running?')
+            self._hand_over_model()
+        self._say(self._state, self._lazy.reason if self._state == TunerStatus.WAITING else self._note)
+
+    def _say(self, state: int, note: str) -> None:
+        """Publish what the tuner is doing and why."""
+        self._state, self._note = state, note
+        layers = self._layers.layers if self._layers else []
+        message = TunerStatus(
+            state=state, reason=note, batches_waiting=self._lazy.waiting, batches_needed=self._lazy.batches_needed,
+            scenario=self._scenarios.current, scenario_score=self._scenarios.score, layers_frozen=sum(s.frozen for s in layers),
+            layers_total=len(layers), model_version=self._update.version if self._update else 0, rounds=self._rounds, refused=self._refused,
+            progress=self._progress if state == TunerStatus.TUNING else 0.0, last_round_s=self._last_round_s, tuning_s=self._tuning_s,
+            accuracy_before=self._before, accuracy_after=self._after, energy_j=math.nan, energy_source='unavailable',
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._statuses.publish(message)
+
+    def _diagnostics(self) -> Mapping[str, object]:
+        return {
+            'state': self._note, 'rounds': self._rounds, 'refused': self._refused, 'tuning s': self._tuning_s, 'scenario': self._scenarios.current,
+            'worker pid': self._worker.process.pid, 'batches waiting': self._lazy.waiting, 'batches needed': self._lazy.batches_needed,
+        }
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+
+def main() -> int:
+    """Run the node."""
+    return run(TunerNode)

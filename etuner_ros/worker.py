@@ -1,0 +1,208 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tuner's worker process: trains where no node is disturbed, and can be cancelled, crash or be killed at any moment.
+
+The two ends talk over a socket pair in msgpack; nothing is pickled. When the parent goes away, the process ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+import os
+from pathlib import Path
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from typing import Any
+
+import msgpack
+
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.errors import EtunerError
+
+Message = dict[str, Any]
+
+
+class WorkerClient:
+    """
+    Starts a worker process and talks to it.
+
+    :param on_message: called in a thread with each message; {'op': 'died', ...} is the last one
+    """
+
+    def __init__(self, train: TrainConfig, sim_freeze: SimFreezeConfig, on_message: Callable[[Message], None]) -> None:
+        ours, theirs = socket.socketpair()
+        threads = str(train.threads)
+        environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
+        with theirs:
+            command = [sys.executable, '-m', 'etuner_ros.worker', str(theirs.fileno())]
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+        self._connection = Connection(ours.detach())
+        self._on_message = on_message
+        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.send({'op': 'configure', 'train': asdict(train), 'sim_freeze': asdict(sim_freeze)})
+        # Writing has a thread of its own: a worker in the middle of a batch reads late, and no node may wait for it.
+        for name, target in (('worker-reader', self._read), ('worker-writer', self._write)):
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Queue a message for the worker; lost when it is dead, which a 'died' message tells."""
+        self._outbox.put(message)
+
+    def _write(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not None:
+                self._connection.send_bytes(msgpack.packb(message))
+        except OSError:
+            pass  # the reader notices, too, and tells
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._on_message(msgpack.unpackb(self._connection.recv_bytes()))
+        except (EOFError, OSError):
+            pass
+        self._on_message({'op': 'died', 'code': self.process.wait()})
+
+    def close(self) -> None:
+        """End the process, now."""
+        self._outbox.put(None)
+        self.process.kill()
+        self.process.wait()
+
+
+class Worker:
+    """The process's side: a reader thread fills a queue, the main thread works it off."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._configs: tuple[TrainConfig, SimFreezeConfig] = (TrainConfig(), SimFreezeConfig())
+        self._learner: Any = None
+
+    def run(self) -> None:
+        """Work until the parent goes away."""
+        threading.Thread(target=self._read, name='reader', daemon=True).start()
+        while True:
+            message = self._inbox.get()
+            try:
+                getattr(self, f'_on_{message["op"]}')(message)
+            except EtunerError as error:
+                self._reply(op='error', during=message['op'], text=str(error))
+            except Exception as error:  # whatever goes wrong in one command, the next one may work; the parent is told
+                traceback.print_exc()
+                self._reply(op='error', during=message['op'], text=f'{type(error).__name__}: {error}')
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = msgpack.unpackb(self._connection.recv_bytes())
+                if message['op'] == 'cancel':
+                    self._cancelled.set()
+                else:
+                    self._inbox.put(message)
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone; nothing here is worth keeping
+
+    def _reply(self, **message: Any) -> None:
+        self._connection.send_bytes(msgpack.packb(message))
+
+    def _on_configure(self, message: Message) -> None:
+        self._configs = (TrainConfig(**message['train']), SimFreezeConfig(**message['sim_freeze']))
+        os.nice(self._configs[0].niceness)
+
+    def _on_open(self, message: Message) -> None:
+        """Load base weights: those of a file, or those that the model settings name."""
+        import torch
+
+        from etuner_ros.core.base_weights import prepare
+        from etuner_ros.core.images import decode
+        from etuner_ros.core.images import resize_square
+        from etuner_ros.core.learner import Learner
+        from etuner_ros.core.models import from_base
+        from etuner_ros.core.replay import Sample
+        from etuner_ros.core.weights import read_base
+
+        train, sim_freeze = self._configs
+        torch.set_num_threads(train.threads)
+        torch.manual_seed(train.seed)
+        path = message['path'] or prepare(message['architecture'], message['input_size'], message['weights'])
+        base = read_base(Path(path))
+        self._learner = Learner(from_base(base.state, base.spec), train, sim_freeze)
+        size = base.spec.input_size
+        self._learner.add_samples(
+            [
+                Sample(f'deployed/{i}', label, -1, resize_square(decode(code), size))
+                for i, (label, code) in enumerate(base.exemplars)
+            ],
+            new=False,
+        )
+        self._reply(op='ready', base_sha256=base.sha256, architecture=base.spec.architecture, units=self._learner.live.unit_names)
+
+    def _on_model(self, message: Message) -> None:
+        from etuner_ros.core.weights import unpack
+
+        self._learner.set_live(unpack(message['weights']), tuple(message['classes']), message['version'])
+        self._reply(op='model_loaded', version=message['version'])
+
+    def _on_samples(self, message: Message) -> None:
+        from etuner_ros.core.images import decode
+        from etuner_ros.core.images import resize_square
+        from etuner_ros.core.replay import Sample
+
+        samples = []
+        for raw in message['samples']:
+            try:
+                image = resize_square(decode(raw['image']), self._learner.input_size)
+            except EtunerError as error:
+                self._reply(op='error', during='samples', text=f"sample {raw['id']} is left out: {error}")
+                continue
+            samples.append(Sample(raw['id'], raw['label'], raw['scenario'], image, raw['predicted']))
+        self._learner.add_samples(samples, message['new'])
+
+    def _on_layers(self, message: Message) -> None:
+        self._learner.sim_freeze.set_layers(message['frozen'], message['pinned'])
+
+    def _on_round(self, message: Message) -> None:
+        from etuner_ros.core.learner import RoundCancelled
+        from etuner_ros.core.trainer import Step
+        from etuner_ros.core.weights import pack
+
+        self._cancelled.clear()
+        self._learner.set_scenario(message['scenario'])
+        if not self._learner.pending:
+            self._reply(op='nothing', id=message['id'])
+            return
+        try:
+            for item in self._learner.run_round(self._cancelled.is_set):
+                if isinstance(item, Step):
+                    self._reply(op='progress', id=message['id'], iteration=item.iteration, total=item.total, loss=item.loss)
+                    continue
+                facts = {k: v for k, v in vars(item).items() if k not in ('update', 'outcomes')}
+                outcomes = [list(vars(o).values()) for o in item.outcomes]
+                self._reply(op='candidate', id=message['id'], weights=pack(item.update), outcomes=outcomes, **facts)
+        except RoundCancelled:
+            self._reply(op='cancelled', id=message['id'])
+        except Exception as error:  # the round failed, its samples still wait; the process lives on
+            traceback.print_exc()
+            self._reply(op='failed', id=message['id'], text=f'{type(error).__name__}: {error}')
+
+
+def main() -> None:
+    """Run the worker on the socket whose descriptor is the first argument."""
+    try:
+        Worker(Connection(int(sys.argv[1]))).run()
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+
+
+if __name__ == '__main__':
+    main()
