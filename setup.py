@@ -1,9 +1,11 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Install the Python part by pip, without ROS: the core and the command line for work on a desk. On a robot colcon builds the package.
+Install the Python part by pip, without ROS: the core and the command line for work on a desk. On a
+robot colcon builds the package.
 
-torch and torchvision are left out on purpose: pip must never replace the ones that belong to a Jetson.
+torch and torchvision are left out on purpose: pip must never replace the ones that belong to a
+Jetson.
 """
 
 from setuptools import find_packages
@@ -19,8 +21,21 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['etuner_ros', 'etuner_ros.*']),
     package_data={'etuner_ros': ['py.typed', 'templates/*.html']},
-    install_requires=['jinja2', 'matplotlib', 'msgpack', 'numpy', 'pyyaml', 'rich', 'rosbags', 'rosbags-image', 'safetensors'],
+    install_requires=[
+        'jinja2',
+        'matplotlib',
+        'msgpack',
+        'numpy',
+        'pyyaml',
+        'rich',
+        'rosbags',
+        'rosbags-image',
+        'safetensors',
+    ],
     entry_points={
-        'console_scripts': ['etuner = etuner_ros.cli:main', *(f'{name} = etuner_ros.nodes.{name}:main' for name in NODES)],
+        'console_scripts': [
+            'etuner = etuner_ros.cli:main',
+            *(f'{name} = etuner_ros.nodes.{name}:main' for name in NODES),
+        ],
     },
 )

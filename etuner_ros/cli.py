@@ -22,18 +22,29 @@ def _deploy(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.models import pretrained_spec
     from etuner_ros.core.weights import pack_base
 
-    model = build(pretrained_spec(arguments.architecture, arguments.input_size), arguments.weights or 'pretrained')
+    model = build(
+        pretrained_spec(arguments.architecture, arguments.input_size),
+        arguments.weights or 'pretrained',
+    )
     images, labels = [], []
     for frame in open_source(arguments.source):
         if frame.label and not (arguments.count and len(images) >= arguments.count):
             images.append(resize_square(frame.image, arguments.input_size))
             labels.append(frame.label)
     if len(set(labels)) < 2:
-        raise EtunerError(f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are needed: <split>/<class>/*.jpg")
+        raise EtunerError(
+            f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are "
+            f'needed: <split>/<class>/*.jpg'
+        )
     accuracy = fit_head(model, images, labels)
     exemplars = choose_exemplars(images, labels, arguments.exemplars)
-    replace_file(arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
-    print(f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, {100 * accuracy:.1f} % of them right')
+    replace_file(
+        arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars)
+    )
+    print(
+        f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, '
+        f'{100 * accuracy:.1f} % of them right'
+    )
     print(f'use it with the parameter model.weights: {arguments.output.resolve()}')
     return 0
 
@@ -41,31 +52,79 @@ def _deploy(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo import run_demo
 
-    return run_demo(arguments.output, arguments.seeds or [arguments.seed], arguments.rate, arguments.stream)
+    return run_demo(
+        arguments.output, arguments.seeds or [arguments.seed], arguments.rate, arguments.stream
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog='etuner', description='Perception that keeps learning on the robot.')
+    parser = argparse.ArgumentParser(
+        prog='etuner', description='Perception that keeps learning on the robot.'
+    )
     parser.add_argument('--version', action='version', version=f'etuner_ros {__version__}')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    demo = commands.add_parser('demo', help='play the recorded stream and watch the robot learn from corrections')
-    demo.add_argument('--output', type=Path, default=Path('demo_output'), help='folder for the page, the logs and the stores; emptied first')
-    demo.add_argument('--seed', type=int, default=0, help="seed of the operator's choices and of the training")
-    demo.add_argument('--seeds', type=int, nargs='+', help='several runs, one after the other, and a table over all')
+    demo = commands.add_parser(
+        'demo', help='play the recorded stream and watch the robot learn from corrections'
+    )
+    demo.add_argument(
+        '--output',
+        type=Path,
+        default=Path('demo_output'),
+        help='folder for the page, the logs and the stores; emptied first',
+    )
+    demo.add_argument(
+        '--seed', type=int, default=0, help="seed of the operator's choices and of the training"
+    )
+    demo.add_argument(
+        '--seeds',
+        type=int,
+        nargs='+',
+        help='several runs, one after the other, and a table over all',
+    )
     demo.add_argument('--rate', type=float, default=7.0, help='pictures per second')
-    demo.add_argument('--stream', type=Path, help='another recording with ground truth; default: the one that comes with the package')
+    demo.add_argument(
+        '--stream',
+        type=Path,
+        help='another recording with ground truth; default: the one that comes with the package',
+    )
     demo.set_defaults(run=_demo)
 
-    deploy = commands.add_parser('deploy', help='make base weights: a pretrained network with a head fitted to labelled images')
-    deploy.add_argument('--source', required=True, help='folder <split>/<class>/*.jpg, or a recording with ground truth')
-    deploy.add_argument('--output', type=Path, default=Path('base.safetensors'), help='file to write')
-    deploy.add_argument('--architecture', default='efficientnet_lite0', help="efficientnet_lite0 or a torchvision classification model's name")
-    deploy.add_argument('--input-size', type=int, default=128, help='side of the square input, in px')
-    deploy.add_argument('--weights', default='', help='state-dict file of the architecture instead of its pretrained weights')
-    deploy.add_argument('--count', type=int, default=0, help='use the first so many images only; 0 = all')
-    deploy.add_argument('--exemplars', type=int, default=10, help='images per class that travel with the weights for replay')
+    deploy = commands.add_parser(
+        'deploy',
+        help='make base weights: a pretrained network with a head fitted to labelled images',
+    )
+    deploy.add_argument(
+        '--source',
+        required=True,
+        help='folder <split>/<class>/*.jpg, or a recording with ground truth',
+    )
+    deploy.add_argument(
+        '--output', type=Path, default=Path('base.safetensors'), help='file to write'
+    )
+    deploy.add_argument(
+        '--architecture',
+        default='efficientnet_lite0',
+        help="efficientnet_lite0 or a torchvision classification model's name",
+    )
+    deploy.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    deploy.add_argument(
+        '--weights',
+        default='',
+        help='state-dict file of the architecture instead of its pretrained weights',
+    )
+    deploy.add_argument(
+        '--count', type=int, default=0, help='use the first so many images only; 0 = all'
+    )
+    deploy.add_argument(
+        '--exemplars',
+        type=int,
+        default=10,
+        help='images per class that travel with the weights for replay',
+    )
     deploy.set_defaults(run=_deploy)
 
     parsed = parser.parse_args(arguments)

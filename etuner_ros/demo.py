@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`etuner demo`: the recorded stream through the real nodes, a live view, and a page with what happened."""
+"""
+`etuner demo`: the recorded stream through the real nodes, a live view, and a page with what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -83,11 +86,17 @@ class Record:
 
     seed: int
     shots: list[Shot] = field(default_factory=list)
-    labels: list[tuple[float, int]] = field(default_factory=list)  # (seconds, frame index) of accepted labels
+    labels: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # (seconds, frame index) of accepted labels
     swaps: list[tuple[float, int]] = field(default_factory=list)  # (seconds, version)
     frozen: list[tuple[float, int]] = field(default_factory=list)  # (seconds, layers frozen)
-    rounds: list[tuple[float, float]] = field(default_factory=list)  # (seconds at the end, seconds it took)
-    changes: list[float] = field(default_factory=list)  # seconds at which a scenario change was declared
+    rounds: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # (seconds at the end, seconds it took)
+    changes: list[float] = field(
+        default_factory=list
+    )  # seconds at which a scenario change was declared
     refused: int = 0
     layers: int = 0
     tuning_s: float = 0.0
@@ -96,7 +105,9 @@ class Record:
 
 
 def deploy(stream: Path, output: Path, console: Console) -> Deployed:
-    """Fit the deployed model to the first half of the first scenario; check it on the second half."""
+    """
+    Fit the deployed model to the first half of the first scenario; check it on the second half.
+    """
     frames = list(Recording(stream))
     first = [i for i, f in enumerate(frames) if f.scenario == frames[0].scenario]
     half = first[: len(first) // 2]
@@ -112,8 +123,10 @@ def deploy(stream: Path, output: Path, console: Console) -> Deployed:
     weights = output / 'deployed.safetensors'
     replace_file(weights, pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
     console.print(
-        f'[bold]deployed model[/]: EfficientNet-Lite0, head fitted to {len(half)} frames of "{frames[0].scenario}", '
-        f'{len(model.classes)} kinds; on the other half it reaches [bold]{100 * accuracy:.1f} %[/]',
+        f'[bold]deployed model[/]: EfficientNet-Lite0, head fitted to {len(half)} frames of '
+        f'"{frames[0].scenario}", '
+        f'{len(model.classes)} kinds; on the other half it reaches [bold]{100 * accuracy:.1f} '
+        f'%[/]',
         soft_wrap=True,
     )
     return Deployed(weights, frames, len(half), model.classes, untuned, features.numpy(), accuracy)
@@ -123,12 +136,25 @@ def write_params(path: Path, deployed: Deployed, stream: Path, seed: int, rate: 
     """Write what the demo sets beyond config/etuner.yaml."""
     parameters = {
         '/**': {'model': {'weights': str(deployed.weights.resolve()), 'input_size': INPUT_SIZE}},
-        '/**/camera': {'source': str(stream), 'skip': deployed.start, 'rate_hz': rate, 'autoplay': False},
+        '/**/camera': {
+            'source': str(stream),
+            'skip': deployed.start,
+            'rate_hz': rate,
+            'autoplay': False,
+        },
         '/**/inference': {'keep_rate_hz': 2 * rate},
-        '/**/operator': {'rate_hz': 2.5, 'share': 0.7, 'delay_s': 0.8, 'jitter_s': 1.0, 'seed': seed},
+        '/**/operator': {
+            'rate_hz': 2.5,
+            'share': 0.7,
+            'delay_s': 0.8,
+            'jitter_s': 1.0,
+            'seed': seed,
+        },
         '/**/tuner': {'train': {'seed': seed}},
     }
-    path.write_text(yaml.safe_dump({name: {'ros__parameters': values} for name, values in parameters.items()}))
+    path.write_text(
+        yaml.safe_dump({name: {'ros__parameters': values} for name, values in parameters.items()})
+    )
 
 
 class _Launched:
@@ -138,14 +164,30 @@ class _Launched:
         logs.mkdir(parents=True, exist_ok=True)
         self._log = (logs / 'launch.log').open('ab')
         command = [
-            'ros2', 'launch', 'etuner_ros', 'etuner.launch.py', f'params_file:={params}', f'source:={source}', 'operator:=true', 'autoplay:=false',
+            'ros2',
+            'launch',
+            'etuner_ros',
+            'etuner.launch.py',
+            f'params_file:={params}',
+            f'source:={source}',
+            'operator:=true',
+            'autoplay:=false',
         ]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         self.restarts = 0
 
     def check(self) -> list[str]:
         if self._process.poll() is not None:
-            raise EtunerError(f'ros2 launch ended with exit code {self._process.returncode}; see {self._log.name}')
+            raise EtunerError(
+                f'ros2 launch ended with exit code {self._process.returncode}; see '
+                f'{self._log.name}'
+            )
         return []
 
     def stop(self) -> None:
@@ -195,7 +237,12 @@ class Observer:
         make(LabelReceipt, 'label_receipts', self._on_receipt, reliable(200))
         make(ModelUpdate, 'model', self._on_model, LATCHED)
         make(TunerStatus, 'tuner/status', self._on_status, LATCHED)
-        make(ScenarioChange, 'scenario_changes', lambda _: self.record.changes.append(self._now()), reliable(20))
+        make(
+            ScenarioChange,
+            'scenario_changes',
+            lambda _: self.record.changes.append(self._now()),
+            reliable(20),
+        )
         make(ModelVerdict, 'verdicts', self._on_verdict, reliable(20))
         make(Bool, 'camera/playing', self._on_playing, LATCHED)
         self._play = self.node.create_client(SetBool, 'camera/play')
@@ -214,11 +261,16 @@ class Observer:
         shot = self._by_stamp.get((message.header.stamp.sec, message.header.stamp.nanosec))
         if shot is None:
             return
-        shot.predicted, shot.version = (message.labels[0] if message.labels else ''), message.model_version
+        shot.predicted, shot.version = (
+            (message.labels[0] if message.labels else ''),
+            message.model_version,
+        )
         if message.model_version != self._version:
             self._version = message.model_version
             self.record.swaps.append((self._now(), message.model_version))
-        self._recent.append((shot.predicted == shot.truth, self._deployed.untuned[shot.index] == shot.truth))
+        self._recent.append(
+            (shot.predicted == shot.truth, self._deployed.untuned[shot.index] == shot.truth)
+        )
 
     def _on_receipt(self, message: Any) -> None:
         shot = self._by_stamp.get((message.header.stamp.sec, message.header.stamp.nanosec))
@@ -246,10 +298,20 @@ class Observer:
     @property
     def ready(self) -> bool:
         """Whether the whole loop is up."""
-        if self.status is None or self.status.state != self.status.WAITING or not self._play.service_is_ready():
+        if (
+            self.status is None
+            or self.status.state != self.status.WAITING
+            or not self._play.service_is_ready()
+        ):
             return False
-        names = [topic for topic in ('predictions', 'label_receipts', 'ground_truth') if self.node.count_publishers(topic)]
-        listens = self.node.count_subscribers('image_raw') and self.node.count_subscribers('predicted_frame')
+        names = [
+            topic
+            for topic in ('predictions', 'label_receipts', 'ground_truth')
+            if self.node.count_publishers(topic)
+        ]
+        listens = self.node.count_subscribers('image_raw') and self.node.count_subscribers(
+            'predicted_frame'
+        )
         return len(names) == 3 and bool(listens)
 
     def play(self) -> None:
@@ -274,8 +336,10 @@ class Observer:
         shots, status = self.record.shots, self.status
         where = shots[-1].scenario if shots else '-'
         return (
-            f'{self._now():4.0f} s  {where:10s} accuracy {mine:3.0f} % (untuned {untuned:3.0f} %)  version {self._version}  '
-            f'batches {status.batches_waiting} of {status.batches_needed}  frozen {status.layers_frozen} of {status.layers_total}  '
+            f'{self._now():4.0f} s  {where:10s} accuracy {mine:3.0f} % (untuned {untuned:3.0f} '
+            f'%)  version {self._version}  '
+            f'batches {status.batches_waiting} of {status.batches_needed}  frozen '
+            f'{status.layers_frozen} of {status.layers_total}  '
             f'{self._states[status.state]}'
         )
 
@@ -295,33 +359,73 @@ class Observer:
         table.add_column()
 
         def bar(value: float, style: str) -> Group:
-            return Group(Text(f'{value:3.0f} %', style=f'bold {style}'), ProgressBar(total=100, completed=value, width=46, complete_style=style, finished_style=style))
+            return Group(
+                Text(f'{value:3.0f} %', style=f'bold {style}'),
+                ProgressBar(
+                    total=100,
+                    completed=value,
+                    width=46,
+                    complete_style=style,
+                    finished_style=style,
+                ),
+            )
 
         scenario = shots[-1].scenario if shots else 'not started'
-        found = f'  (the robot noticed {len(self.record.changes)} change{"s" * (len(self.record.changes) != 1)})'
+        found = f'  (changes noticed by the robot: {len(self.record.changes)})'
         table.add_row('scenario', Text.assemble((scenario, 'bold'), (found, 'dim')))
         table.add_row(f'accuracy, last {ROLLING} frames', bar(mine, 'green'))
         table.add_row('the same, left untuned', bar(untuned, 'red'))
         if status is not None:
-            frozen = Text('■' * status.layers_frozen, style='cyan') + Text('□' * (status.layers_total - status.layers_frozen), style='yellow')
-            table.add_row('layers frozen', Text(f'{status.layers_frozen} of {status.layers_total} ') + frozen)
+            frozen = Text('■' * status.layers_frozen, style='cyan') + Text(
+                '□' * (status.layers_total - status.layers_frozen), style='yellow'
+            )
+            table.add_row(
+                'layers frozen', Text(f'{status.layers_frozen} of {status.layers_total} ') + frozen
+            )
             waiting = f'{status.batches_waiting} waiting, {status.batches_needed} needed'
-            table.add_row('labelled batches', f'{waiting}   ({len(self.record.labels)} labels so far)')
-            state = self._states[status.state] + (f' {100 * status.progress:.0f} %' if status.progress else '')
-            table.add_row('tuner', Text.assemble((state, 'bold'), (f'  {status.reason[:70]}', 'dim')))
-            table.add_row('last round', f'{status.last_round_s:.1f} s of {status.tuning_s:.0f} s in {status.rounds} rounds, {status.refused} refused')
-        table.add_row('weights', Text.assemble((f'version {self._version}', 'bold'), (f'  {self._verdict[:70]}', 'dim')))
+            table.add_row(
+                'labelled batches', f'{waiting}   ({len(self.record.labels)} labels so far)'
+            )
+            state = self._states[status.state] + (
+                f' {100 * status.progress:.0f} %' if status.progress else ''
+            )
+            table.add_row(
+                'tuner', Text.assemble((state, 'bold'), (f'  {status.reason[:70]}', 'dim'))
+            )
+            table.add_row(
+                'last round',
+                f'{status.last_round_s:.1f} s of {status.tuning_s:.0f} s in {status.rounds} '
+                f'rounds, {status.refused} refused',
+            )
+        table.add_row(
+            'weights',
+            Text.assemble(
+                (f'version {self._version}', 'bold'), (f'  {self._verdict[:70]}', 'dim')
+            ),
+        )
         if shots and shots[-1].predicted is not None:
             last = shots[-1]
             right = last.predicted == last.truth
-            table.add_row('sees', Text.assemble((last.predicted or '?', 'green' if right else 'red'), '' if right else f'  (it is a {last.truth})'))
+            table.add_row(
+                'sees',
+                Text.assemble(
+                    (last.predicted or '?', 'green' if right else 'red'),
+                    '' if right else f'  (it is a {last.truth})',
+                ),
+            )
         progress = ProgressBar(total=total, completed=len(shots), width=60)
         left = (total - len(shots)) / self._rate
         head = Text(f'{len(shots)} of {total} frames, {left:.0f} s to go', style='dim')
-        return Panel(Group(table, Text(), progress, head), title='etuner_ros: a robot that keeps learning', width=100)
+        return Panel(
+            Group(table, Text(), progress, head),
+            title='etuner_ros: a robot that keeps learning',
+            width=100,
+        )
 
 
-def play(deployed: Deployed, stream: Path, output: Path, seed: int, rate: float, console: Console) -> Record:
+def play(
+    deployed: Deployed, stream: Path, output: Path, seed: int, rate: float, console: Console
+) -> Record:
     """Run the system over the stream once and return what happened."""
     share = Path(get_package_share_directory('etuner_ros'))
     params = output / 'params.yaml'
@@ -347,9 +451,14 @@ def play(deployed: Deployed, stream: Path, output: Path, seed: int, rate: float,
             while not observer.ready:
                 observer.spin(0.2)
                 for died in system.check():
-                    console.print(f'[red]{died} ended; it is started again[/] (see {output / "log"})')
+                    console.print(
+                        f'[red]{died} ended; it is started again[/] (see {output / "log"})'
+                    )
                 if time.monotonic() > deadline:
-                    raise EtunerError(f'the nodes did not come up within 90 s; their logs are in {output / "log"}')
+                    raise EtunerError(
+                        f'the nodes did not come up within 90 s; their logs are in '
+                        f'{output / "log"}'
+                    )
         observer.play()
         total = len(deployed.frames) - deployed.start
         limit = time.monotonic() + total / rate * 1.5 + 30
@@ -389,7 +498,10 @@ class Score:
 
 
 def nearest_mean_predictions(record: Record, deployed: Deployed) -> list[str]:
-    """Return what a nearest class mean on the deployed features says, learning from the same labels at the same times."""
+    """
+    Return what a nearest class mean on the deployed features says, learning from the same labels
+    at the same times.
+    """
     classifier = NearestClassMean()
     for i in range(deployed.start):
         classifier.add(deployed.features[i], deployed.frames[i].label)
@@ -417,17 +529,34 @@ def score(record: Record, deployed: Deployed) -> list[Score]:
         new = [(s, n) for s, n in late if s.truth not in deployed.classes]
         scores.append(
             Score(
-                scenario, mean([s.predicted == s.truth for s, _ in known]), mean([deployed.untuned[s.index] == s.truth for s, _ in known]),
-                mean([n == s.truth for s, n in known]), mean([s.predicted == s.truth for s, _ in new]), mean([n == s.truth for s, n in new]),
+                scenario,
+                mean([s.predicted == s.truth for s, _ in known]),
+                mean([deployed.untuned[s.index] == s.truth for s, _ in known]),
+                mean([n == s.truth for s, n in known]),
+                mean([s.predicted == s.truth for s, _ in new]),
+                mean([n == s.truth for s, n in new]),
             )
         )
     return scores
 
 
 def score_table(results: list[list[Score]], seeds: list[int]) -> tuple[Table, float]:
-    """Return the table over all runs, and the mean gain in points over the scenarios after the first."""
-    table = Table(title=f'accuracy in the last third of each scenario, mean of seeds {seeds}', title_justify='left')
-    for name in ('scenario', 'tuned', 'left untuned', 'gain', 'nearest mean', 'new kinds: tuned', 'new kinds: nearest mean'):
+    """
+    Return the table over all runs, and the mean gain in points over the scenarios after the first.
+    """
+    table = Table(
+        title=f'accuracy in the last third of each scenario, mean of seeds {seeds}',
+        title_justify='left',
+    )
+    for name in (
+        'scenario',
+        'tuned',
+        'left untuned',
+        'gain',
+        'nearest mean',
+        'new kinds: tuned',
+        'new kinds: nearest mean',
+    ):
         table.add_column(name, justify='left' if name == 'scenario' else 'right')
 
     def show(value: float, sign: bool = False) -> str:
@@ -437,11 +566,20 @@ def score_table(results: list[list[Score]], seeds: list[int]) -> tuple[Table, fl
     for position in range(len(results[0])):
         rows = [r[position] for r in results]
         tuned, untuned, nearest, new, new_nearest = (
-            float(np.mean([getattr(r, n) for r in rows])) for n in ('tuned', 'untuned', 'nearest_mean', 'new_tuned', 'new_nearest_mean')
+            float(np.mean([getattr(r, n) for r in rows]))
+            for n in ('tuned', 'untuned', 'nearest_mean', 'new_tuned', 'new_nearest_mean')
         )
         if position > 0:
             gains.append(tuned - untuned)
-        table.add_row(rows[0].scenario, show(tuned), show(untuned), show(tuned - untuned, True), show(nearest), show(new), show(new_nearest))
+        table.add_row(
+            rows[0].scenario,
+            show(tuned),
+            show(untuned),
+            show(tuned - untuned, True),
+            show(nearest),
+            show(new),
+            show(new_nearest),
+        )
     return table, float(np.mean(gains))
 
 
@@ -449,8 +587,15 @@ def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -
     """Run the demo for each seed; write the page of the first, the figures of all."""
     console = Console()
     stream = stream or Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
-    if output.exists() and any(output.iterdir()) and not (output / 'deployed.safetensors').exists():
-        raise EtunerError(f'{output} is not empty and not of an earlier demo; choose another folder with --output')
+    if (
+        output.exists()
+        and any(output.iterdir())
+        and not (output / 'deployed.safetensors').exists()
+    ):
+        raise EtunerError(
+            f'{output} is not empty and not of an earlier demo; choose another folder with '
+            f'--output'
+        )
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     began = time.monotonic()
@@ -462,29 +607,47 @@ def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -
         results.append(score(record, deployed))
         missed = sum(s.predicted is None for s in record.shots)
         console.print(
-            f'seed {seed}: {len(record.shots)} frames ({missed} without a prediction), {len(record.labels)} labels, {len(record.rounds)} rounds '
-            f'({record.refused} refused) in {record.tuning_s:.0f} s of {record.seconds:.0f} s, {len(record.swaps)} swaps, '
+            f'seed {seed}: {len(record.shots)} frames ({missed} without a prediction), '
+            f'{len(record.labels)} labels, {len(record.rounds)} rounds '
+            f'({record.refused} refused) in {record.tuning_s:.0f} s of {record.seconds:.0f} s, '
+            f'{len(record.swaps)} swaps, '
             f'{len(record.changes)} scenario changes noticed',
-            highlight=False, soft_wrap=True,
+            highlight=False,
+            soft_wrap=True,
         )
         if len(record.shots) < len(deployed.frames) - deployed.start:
             console.print(f'[red]the run was cut short; the logs are in {output / "log"}[/]')
             return 1
     table, gain = score_table(results, seeds)
     console.print(table)
-    console.print(f'gain on known kinds over the scenarios after the first: [bold]{gain:+.1f} points[/]')
+    console.print(
+        f'gain on known kinds over the scenarios after the first: [bold]{gain:+.1f} points[/]'
+    )
     page = output / 'index.html'
-    write_page(page, deployed, records[0], results[0], nearest_mean_predictions(records[0], deployed))
+    write_page(
+        page, deployed, records[0], results[0], nearest_mean_predictions(records[0], deployed)
+    )
     figures = {
-        'deployed_accuracy': deployed.accuracy, 'gain_points': gain, 'seeds': seeds,
+        'deployed_accuracy': deployed.accuracy,
+        'gain_points': gain,
+        'seeds': seeds,
         'scores': [[vars(s) for s in r] for r in results],
         'runs': [
-            {'seed': r.seed, 'labels': len(r.labels), 'rounds': len(r.rounds), 'refused': r.refused, 'tuning_s': r.tuning_s, 'seconds': r.seconds}
+            {
+                'seed': r.seed,
+                'labels': len(r.labels),
+                'rounds': len(r.rounds),
+                'refused': r.refused,
+                'tuning_s': r.tuning_s,
+                'seconds': r.seconds,
+            }
             for r in records
         ],
     }
     (output / 'figures.json').write_text(json.dumps(figures, indent=1))
-    console.print(f'page: [bold]{page}[/]   all in {time.monotonic() - began:.0f} s', highlight=False)
+    console.print(
+        f'page: [bold]{page}[/]   all in {time.monotonic() - began:.0f} s', highlight=False
+    )
     return 0
 
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the package's executables and starts again what dies: the part of `ros2 launch` that a machine without it needs."""
+"""
+Starts the package's executables and starts again what dies: the part of `ros2 launch` that a
+machine without it needs.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,13 @@ class Supervisor:
     @staticmethod
     def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C reaches only us, and we stop the nodes in order.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def check(self) -> list[str]:
         """Start again what has died; return what died since the last call."""

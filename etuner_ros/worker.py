@@ -1,14 +1,17 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-The tuner's worker process: trains where no node is disturbed, and can be cancelled, crash or be killed at any moment.
+The tuner's worker process: trains where no node is disturbed, and can be cancelled, crash or be
+killed at any moment.
 
-The two ends talk over a socket pair in msgpack; nothing is pickled. When the parent goes away, the process ends.
+The two ends talk over a socket pair in msgpack; nothing is pickled. When the parent goes away, the
+process ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 import os
@@ -37,18 +40,26 @@ class WorkerClient:
     :param on_message: called in a thread with each message; {'op': 'died', ...} is the last one
     """
 
-    def __init__(self, train: TrainConfig, sim_freeze: SimFreezeConfig, on_message: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        train: TrainConfig,
+        sim_freeze: SimFreezeConfig,
+        on_message: Callable[[Message], None],
+    ) -> None:
         ours, theirs = socket.socketpair()
         threads = str(train.threads)
         environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
         with theirs:
             command = [sys.executable, '-m', 'etuner_ros.worker', str(theirs.fileno())]
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+            )
         self._connection = Connection(ours.detach())
         self._on_message = on_message
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self.send({'op': 'configure', 'train': asdict(train), 'sim_freeze': asdict(sim_freeze)})
-        # Writing has a thread of its own: a worker in the middle of a batch reads late, and no node may wait for it.
+        # Writing has a thread of its own: a worker in the middle of a batch reads late, and no
+        # node may wait for it.
         for name, target in (('worker-reader', self._read), ('worker-writer', self._write)):
             threading.Thread(target=target, name=name, daemon=True).start()
 
@@ -97,9 +108,11 @@ class Worker:
                 getattr(self, f'_on_{message["op"]}')(message)
             except EtunerError as error:
                 self._reply(op='error', during=message['op'], text=str(error))
-            except Exception as error:  # whatever goes wrong in one command, the next one may work; the parent is told
+            except Exception as error:  # the next command may work; the parent is told
                 traceback.print_exc()
-                self._reply(op='error', during=message['op'], text=f'{type(error).__name__}: {error}')
+                self._reply(
+                    op='error', during=message['op'], text=f'{type(error).__name__}: {error}'
+                )
 
     def _read(self) -> None:
         try:
@@ -134,23 +147,31 @@ class Worker:
         train, sim_freeze = self._configs
         torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
-        path = message['path'] or prepare(message['architecture'], message['input_size'], message['weights'])
+        path = message['path'] or prepare(
+            message['architecture'], message['input_size'], message['weights']
+        )
         base = read_base(Path(path))
         self._learner = Learner(from_base(base.state, base.spec), train, sim_freeze)
         size = base.spec.input_size
-        self._learner.add_samples(
+        self._learner.add_exemplars(
             [
                 Sample(f'deployed/{i}', label, -1, resize_square(decode(code), size))
                 for i, (label, code) in enumerate(base.exemplars)
-            ],
-            new=False,
+            ]
         )
-        self._reply(op='ready', base_sha256=base.sha256, architecture=base.spec.architecture, units=self._learner.live.unit_names)
+        self._reply(
+            op='ready',
+            base_sha256=base.sha256,
+            architecture=base.spec.architecture,
+            units=self._learner.live.unit_names,
+        )
 
     def _on_model(self, message: Message) -> None:
         from etuner_ros.core.weights import unpack
 
-        self._learner.set_live(unpack(message['weights']), tuple(message['classes']), message['version'])
+        self._learner.set_live(
+            unpack(message['weights']), tuple(message['classes']), message['version']
+        )
         self._reply(op='model_loaded', version=message['version'])
 
     def _on_samples(self, message: Message) -> None:
@@ -163,9 +184,13 @@ class Worker:
             try:
                 image = resize_square(decode(raw['image']), self._learner.input_size)
             except EtunerError as error:
-                self._reply(op='error', during='samples', text=f"sample {raw['id']} is left out: {error}")
+                self._reply(
+                    op='error', during='samples', text=f'sample {raw["id"]} is left out: {error}'
+                )
                 continue
-            samples.append(Sample(raw['id'], raw['label'], raw['scenario'], image, raw['predicted']))
+            samples.append(
+                Sample(raw['id'], raw['label'], raw['scenario'], image, raw['predicted'])
+            )
         self._learner.add_samples(samples, message['new'])
 
     def _on_layers(self, message: Message) -> None:
@@ -184,24 +209,36 @@ class Worker:
         try:
             for item in self._learner.run_round(self._cancelled.is_set):
                 if isinstance(item, Step):
-                    self._reply(op='progress', id=message['id'], iteration=item.iteration, total=item.total, loss=item.loss)
+                    self._reply(
+                        op='progress',
+                        id=message['id'],
+                        iteration=item.iteration,
+                        total=item.total,
+                        loss=item.loss,
+                    )
                     continue
                 facts = {k: v for k, v in vars(item).items() if k not in ('update', 'outcomes')}
                 outcomes = [list(vars(o).values()) for o in item.outcomes]
-                self._reply(op='candidate', id=message['id'], weights=pack(item.update), outcomes=outcomes, **facts)
+                self._reply(
+                    op='candidate',
+                    id=message['id'],
+                    weights=pack(item.update),
+                    outcomes=outcomes,
+                    **facts,
+                )
         except RoundCancelled:
             self._reply(op='cancelled', id=message['id'])
-        except Exception as error:  # the round failed, its samples still wait; the process lives on
+        except (
+            Exception
+        ) as error:  # the round failed, its samples still wait; the process lives on
             traceback.print_exc()
             self._reply(op='failed', id=message['id'], text=f'{type(error).__name__}: {error}')
 
 
 def main() -> None:
     """Run the worker on the socket whose descriptor is the first argument."""
-    try:
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         Worker(Connection(int(sys.argv[1]))).run()
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass
 
 
 if __name__ == '__main__':

@@ -3,11 +3,11 @@
 """
 Start the whole system.
 
-Nothing is evaluated or installed here. Every node respawns when it dies; lifecycle nodes bring themselves up (`autostart`). Two instances in two
-namespaces run side by side: all topic names are relative.
+Nothing is evaluated or installed here. Every node respawns when it dies; lifecycle nodes bring
+themselves up (`autostart`). Two instances in two namespaces run side by side: all topic names are
+relative.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.actions import GroupAction
 from launch.actions import OpaqueFunction
@@ -19,12 +19,32 @@ from launch_ros.actions import PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from launch import LaunchDescription
+
 ARGUMENTS = {
-    'source': ('', "what the camera node plays: /dev/video0, a video, a folder, a recording; empty leaves the node out (the robot's own driver)"),
-    'image_topic': ('image_raw', "the robot's image topic that inference listens to, when it is not image_raw"),
-    'model': ('', 'network: efficientnet_lite0 or a torchvision classification model; empty takes that of the params file'),
-    'weights': ('', 'base weights made by `etuner deploy`; empty takes those of the params file, or the pretrained ones'),
-    'params_file': ('', "a YAML file with parameters that win over the package's config/etuner.yaml"),
+    'source': (
+        '',
+        'what the camera node plays: /dev/video0, a video, a folder, a recording; empty leaves '
+        "the node out (the robot's own driver)",
+    ),
+    'image_topic': (
+        'image_raw',
+        "the robot's image topic that inference listens to, when it is not image_raw",
+    ),
+    'model': (
+        '',
+        'network: efficientnet_lite0 or a torchvision classification model; empty takes that of '
+        'the params file',
+    ),
+    'weights': (
+        '',
+        'base weights made by `etuner deploy`; empty takes those of the params file, or the '
+        'pretrained ones',
+    ),
+    'params_file': (
+        '',
+        "a YAML file with parameters that win over the package's config/etuner.yaml",
+    ),
     'namespace': ('', 'namespace of all nodes'),
     'camera_name': ('camera', 'name of the camera pipeline in predictions and labels'),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
@@ -50,13 +70,24 @@ def compose(context):
 
     def node(executable, own=None, **options):
         return Node(
-            package='etuner_ros', executable=executable, name=executable, parameters=[*files, shared, own or {}], output='screen', respawn=True,
-            respawn_delay=2.0, arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')], **options,
+            package='etuner_ros',
+            executable=executable,
+            name=executable,
+            parameters=[*files, shared, own or {}],
+            output='screen',
+            respawn=True,
+            respawn_delay=2.0,
+            arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+            **options,
         )
 
     nodes = [
         node('model_manager', autostart),
-        node('inference', {**autostart, **name}, remappings=[('image_raw', LaunchConfiguration('image_topic'))]),
+        node(
+            'inference',
+            {**autostart, **name},
+            remappings=[('image_raw', LaunchConfiguration('image_topic'))],
+        ),
         node('label_collector', name),
         node('tuner'),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
@@ -66,11 +97,16 @@ def compose(context):
             'source': ParameterValue(LaunchConfiguration('source'), value_type=str),
             'autoplay': ParameterValue(LaunchConfiguration('autoplay'), value_type=bool),
         }
-        nodes.append(node('camera', playing, remappings=[('image_raw', LaunchConfiguration('image_topic'))]))
+        nodes.append(
+            node('camera', playing, remappings=[('image_raw', LaunchConfiguration('image_topic'))])
+        )
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
 
 
 def generate_launch_description():
     """Return the description."""
-    declared = [DeclareLaunchArgument(name, default_value=default, description=text) for name, (default, text) in ARGUMENTS.items()]
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
     return LaunchDescription([*declared, OpaqueFunction(function=compose)])

@@ -4,8 +4,9 @@
 """
 Make `.venv` with everything that building, testing and running needs. Standard library only.
 
-With a sourced ROS 2, the environment sits on top of the system's Python packages and takes ROS from there. Without one, ROS 2 comes as wheels
-and the environment becomes an ament prefix. Each finished step leaves a mark, so an interrupted run goes on where it stopped.
+With a sourced ROS 2, the environment sits on top of the system's Python packages and takes ROS
+from there. Without one, ROS 2 comes as wheels and the environment becomes an ament prefix. Each
+finished step leaves a mark, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -45,18 +46,37 @@ def read_pins() -> dict[str, list[str]]:
 
 def check_machine(sourced: bool) -> None:
     """Refuse early what would fail late."""
-    if sys.version_info < (3, 10):
-        fail(f'Python {sys.version.split()[0]} is too old; install Python 3.10 or newer and run make again with PYTHON=python3.x.')
+    if sys.version_info < (3, 10):  # noqa: UP036 - the check is for those who have an older one
+        fail(
+            f'Python {sys.version.split()[0]} is too old; install Python 3.10 or newer and run '
+            f'make again with PYTHON=python3.x.'
+        )
     if not sourced and not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        fail('without a sourced ROS 2 the wheels need CPython 3.11, 3.12 or 3.13; run make again with PYTHON=python3.11, or source a ROS 2.')
+        fail(
+            'without a sourced ROS 2 the wheels need CPython 3.11, 3.12 or 3.13; run make again '
+            'with PYTHON=python3.11, or source a ROS 2.'
+        )
     if importlib.util.find_spec('ensurepip') is None:
-        fail('this Python can not make virtual environments; install python3-venv (Debian, Ubuntu: sudo apt install python3-venv).')
-    for tools, package in ((('c++', 'g++', 'clang++'), 'a C++ compiler'), (('cmake',), 'CMake'), (('make', 'gmake'), 'make')):
+        fail(
+            'this Python can not make virtual environments; install python3-venv (Debian, '
+            'Ubuntu: sudo apt install python3-venv).'
+        )
+    for tools, package in (
+        (('c++', 'g++', 'clang++'), 'a C++ compiler'),
+        (('cmake',), 'CMake'),
+        (('make', 'gmake'), 'make'),
+    ):
         if not any(shutil.which(tool) for tool in tools):
-            fail(f'{package} is missing; install it (Debian, Ubuntu: sudo apt install build-essential cmake).')
+            fail(
+                f'{package} is missing; install it (Debian, Ubuntu: sudo apt install '
+                f'build-essential cmake).'
+            )
     include = Path(sysconfig.get_paths()['include']) / 'Python.h'
     if not include.exists():
-        fail('the Python headers are missing; install python3-dev (Debian, Ubuntu: sudo apt install python3-dev).')
+        fail(
+            'the Python headers are missing; install python3-dev (Debian, Ubuntu: sudo apt '
+            'install python3-dev).'
+        )
 
 
 class Bootstrap:
@@ -87,16 +107,37 @@ class Bootstrap:
 
     def pip(self, *arguments: str) -> None:
         """Run pip in the environment; its output is shown only when it fails."""
-        command = [str(self.python), '-m', 'pip', 'install', '--disable-pip-version-check', '--progress-bar', 'off', *arguments]
+        command = [
+            str(self.python),
+            '-m',
+            'pip',
+            'install',
+            '--disable-pip-version-check',
+            '--progress-bar',
+            'off',
+            *arguments,
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            lines = [line for line in done.stdout.splitlines() if line and not line.startswith('WARNING: Location')]
+            lines = [
+                line
+                for line in done.stdout.splitlines()
+                if line and not line.startswith('WARNING: Location')
+            ]
             print('\n'.join(lines[-25:]), file=sys.stderr)
-            fail('pip could not install the packages above; check the network, then run the same command again: it goes on from here.')
+            fail(
+                'pip could not install the packages above; check the network, then run the same '
+                'command again: it goes on from here.'
+            )
 
     def missing(self, module: str) -> bool:
         """Return whether the environment can not import a module."""
-        return subprocess.run([str(self.python), '-c', f'import {module}'], capture_output=True).returncode != 0
+        return (
+            subprocess.run(
+                [str(self.python), '-c', f'import {module}'], capture_output=True
+            ).returncode
+            != 0
+        )
 
     def create(self) -> None:
         """Make the environment."""
@@ -152,12 +193,28 @@ class Bootstrap:
 
     def run(self) -> None:
         """Run all steps."""
-        where = 'the sourced ROS 2 ' + os.environ.get('ROS_DISTRO', '') if self.sourced else f'ROS 2 {self.distro} from wheels'
+        where = (
+            'the sourced ROS 2 ' + os.environ.get('ROS_DISTRO', '')
+            if self.sourced
+            else f'ROS 2 {self.distro} from wheels'
+        )
         began = time.monotonic()
         self.step('venv', f'environment {self.target.name}', self.distro, self.create)
-        self.step('ros', f'{where} and colcon', self.pins[f'ros.{self.distro}'] + self.pins['build'], self.ros)
-        self.step('run', 'run-time packages and test tools', self.pins['run'] + self.pins['test'], self.run_time)
-        self.step('torch', 'torch and torchvision (the largest part)', self.pins['torch'], self.torch)
+        self.step(
+            'ros',
+            f'{where} and colcon',
+            self.pins[f'ros.{self.distro}'] + self.pins['build'],
+            self.ros,
+        )
+        self.step(
+            'run',
+            'run-time packages and test tools',
+            self.pins['run'] + self.pins['test'],
+            self.run_time,
+        )
+        self.step(
+            'torch', 'torch and torchvision (the largest part)', self.pins['torch'], self.torch
+        )
         self.step('weights', 'pretrained weights', self.pins['weights'], self.weights)
         self.step('last', 'last touches', self.pins['last'] + self.pins['torch'], self.last)
         print(f'environment ready in {time.monotonic() - began:.0f} s', flush=True)
@@ -167,7 +224,12 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument('--target', type=Path, default=ROOT / '.venv')
-    parser.add_argument('--distro', choices=['jazzy', 'kilted'], default='jazzy', help='which ROS 2 to take from wheels')
+    parser.add_argument(
+        '--distro',
+        choices=['jazzy', 'kilted'],
+        default='jazzy',
+        help='which ROS 2 to take from wheels',
+    )
     parser.add_argument('--section', help='install one more section of pins.ini and stop')
     arguments = parser.parse_args()
     sourced = bool(os.environ.get('ROS_DISTRO')) and importlib.util.find_spec('rclpy') is not None

@@ -4,9 +4,11 @@
 """
 Render the recorded stream that ships with the package (needs pybullet, see `make stream`).
 
-Every frame is its own small scene: one object of a known kind on a floor before walls, lit, cluttered, partly hidden and photographed as
-its scenario says. The mesh of a kind is one; variety comes from anisotropic scale, joint angles, tint, surface pattern, pose and camera.
-The result is a rosbag2 recording (sqlite3) with `image_raw/compressed` and `ground_truth`, the same for the same seed.
+Every frame is its own small scene: one object of a known kind on a floor before walls, lit,
+cluttered, partly hidden and photographed as its scenario says. The mesh of a kind is one; variety
+comes from anisotropic scale, joint angles, tint, surface pattern, pose and camera. The result is a
+rosbag2 recording (sqlite3) with `image_raw/compressed` and `ground_truth`, the same for the same
+seed.
 """
 
 from __future__ import annotations
@@ -49,28 +51,82 @@ class Kind:
     colours: tuple[tuple[float, float, float], ...] = ()  # tints; empty keeps the mesh's own
     tumble: float = 0.15  # rad; how far it may lean
     joints: float = 0.0  # rad; random joint angles around zero
-    front: float | None = None  # rad; azimuth of the side by which a person names it, None when any side will do
+    front: float | None = (
+        None  # rad; azimuth of the side by which a person names it, None when any side will do
+    )
 
 
-CHEERFUL = ((0.95, 0.2, 0.2), (0.2, 0.45, 0.9), (0.2, 0.7, 0.3), (0.95, 0.8, 0.2), (0.95, 0.95, 0.95), (0.6, 0.3, 0.7))
-BROWNS = ((0.75, 0.5, 0.3), (0.55, 0.35, 0.2), (0.9, 0.75, 0.55), (0.85, 0.45, 0.45), (0.8, 0.8, 0.78))
+CHEERFUL = (
+    (0.95, 0.2, 0.2),
+    (0.2, 0.45, 0.9),
+    (0.2, 0.7, 0.3),
+    (0.95, 0.8, 0.2),
+    (0.95, 0.95, 0.95),
+    (0.6, 0.3, 0.7),
+)
+BROWNS = (
+    (0.75, 0.5, 0.3),
+    (0.55, 0.35, 0.2),
+    (0.9, 0.75, 0.55),
+    (0.85, 0.45, 0.45),
+    (0.8, 0.8, 0.78),
+)
 KNOWN = (
-    Kind('duck', 'duck.obj', (math.pi / 2, 0, 0), ((1, 1, 1), (1, 0.8, 0.7), (0.8, 1, 0.7), (1, 0.95, 0.75))),
+    Kind(
+        'duck',
+        'duck.obj',
+        (math.pi / 2, 0, 0),
+        ((1, 1, 1), (1, 0.8, 0.7), (0.8, 1, 0.7), (1, 0.95, 0.75)),
+    ),
     Kind('teddy_bear', 'teddy2_VHACD_CHs.obj', (math.pi / 2, 0, 0), BROWNS),
     Kind('mug', 'objects/mug.obj', (0, 0, 0), CHEERFUL),
-    Kind('soccer_ball', 'soccerball.obj', (0, 0, 0), ((1, 1, 1), (1, 0.9, 0.7), (0.8, 0.95, 1), (1, 0.75, 0.75)), 3.1),
+    Kind(
+        'soccer_ball',
+        'soccerball.obj',
+        (0, 0, 0),
+        ((1, 1, 1), (1, 0.9, 0.7), (0.8, 0.95, 1), (1, 0.75, 0.75)),
+        3.1,
+    ),
     Kind('lego_brick', 'lego/lego.obj', (math.pi / 2, 0, 0), CHEERFUL, 0.35),
     Kind('race_car', 'racecar/racecar.urdf', joints=0.3),
     Kind('r2d2', 'r2d2.urdf', joints=0.4),
-    Kind('domino', 'domino/domino.obj', (0, 0, 0), ((1, 1, 1), (1, 0.9, 0.75), (0.8, 0.9, 1), (0.85, 1, 0.85)), 0.3, front=-math.pi / 2),
-    Kind('tray', 'tray/tray_textured.obj', (0, 0, 0), ((1, 1, 1), (1, 0.8, 0.6), (0.7, 0.85, 1), (0.8, 1, 0.8)), 0.25),
-    Kind('table', 'table/table.urdf', colours=((1, 1, 1), (0.75, 0.5, 0.35), (0.9, 0.9, 0.95), (0.6, 0.75, 0.6)), tumble=0.05),
+    Kind(
+        'domino',
+        'domino/domino.obj',
+        (0, 0, 0),
+        ((1, 1, 1), (1, 0.9, 0.75), (0.8, 0.9, 1), (0.85, 1, 0.85)),
+        0.3,
+        front=-math.pi / 2,
+    ),
+    Kind(
+        'tray',
+        'tray/tray_textured.obj',
+        (0, 0, 0),
+        ((1, 1, 1), (1, 0.8, 0.6), (0.7, 0.85, 1), (0.8, 1, 0.8)),
+        0.25,
+    ),
+    Kind(
+        'table',
+        'table/table.urdf',
+        colours=((1, 1, 1), (0.75, 0.5, 0.35), (0.9, 0.9, 0.95), (0.6, 0.75, 0.6)),
+        tumble=0.05,
+    ),
     Kind('robot_arm', 'kuka_iiwa/model.urdf', tumble=0.05, joints=0.9),
-    Kind('shelf', 'kiva_shelf/model.sdf', colours=((1, 1, 1), (0.6, 0.75, 0.95), (0.95, 0.6, 0.4), (0.8, 0.8, 0.8)), tumble=0.05),
+    Kind(
+        'shelf',
+        'kiva_shelf/model.sdf',
+        colours=((1, 1, 1), (0.6, 0.75, 0.95), (0.95, 0.6, 0.4), (0.8, 0.8, 0.8)),
+        tumble=0.05,
+    ),
 )
 NEW = (
     Kind('rover', 'husky/husky.urdf', joints=0.3),
-    Kind('rabbit', 'bunny.obj', (math.pi / 2, 0, 0), ((0.95, 0.93, 0.9), (0.6, 0.45, 0.35), (0.75, 0.75, 0.78), (0.95, 0.8, 0.7))),
+    Kind(
+        'rabbit',
+        'bunny.obj',
+        (math.pi / 2, 0, 0),
+        ((0.95, 0.93, 0.9), (0.6, 0.45, 0.35), (0.75, 0.75, 0.78), (0.95, 0.8, 0.7)),
+    ),
     Kind('robot_dog', 'aliengo/aliengo.urdf', joints=0.45),
 )
 
@@ -97,22 +153,74 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario('workshop', ('planks', 'desk'), ('plaster',), (0.55, 0.65), (0.55, 0.7), (1.2, 1.5), (0, 1), frames=360),
     Scenario(
-        'warehouse', ('concrete', 'pallets'), ('brick', 'crates'), (0.3, 0.4), (0.4, 0.6), (1.3, 1.75), (2, 4), (0, 1),
-        light=(1.0, 0.8, 0.55), sun=(0.3, 0.7), gain=(1.0, 1.4), noise=0.03, blur=(0, 3),
+        'workshop',
+        ('planks', 'desk'),
+        ('plaster',),
+        (0.55, 0.65),
+        (0.55, 0.7),
+        (1.2, 1.5),
+        (0, 1),
+        frames=360,
     ),
     Scenario(
-        'market', ('tiles', 'checks'), ('posters', 'fruit'), (0.6, 0.8), (0.5, 0.7), (1.2, 1.6), (5, 8), (0, 1),
-        light=(1.0, 0.96, 1.0), gain=(0.75, 1.0), noise=0.015, kinds=KNOWN + NEW,
+        'warehouse',
+        ('concrete', 'pallets'),
+        ('brick', 'crates'),
+        (0.3, 0.4),
+        (0.4, 0.6),
+        (1.3, 1.75),
+        (2, 4),
+        (0, 1),
+        light=(1.0, 0.8, 0.55),
+        sun=(0.3, 0.7),
+        gain=(1.0, 1.4),
+        noise=0.03,
+        blur=(0, 3),
     ),
     Scenario(
-        'garden', ('grass', 'gravel'), ('hedge', 'sky'), (0.35, 0.45), (0.9, 1.2), (1.4, 2.0), (1, 3), (1, 2),
-        light=(1.0, 0.97, 0.82), sun=(0.35, 1.0), gain=(1.05, 1.4), noise=0.012, blur=(0, 2),
+        'market',
+        ('tiles', 'checks'),
+        ('posters', 'fruit'),
+        (0.6, 0.8),
+        (0.5, 0.7),
+        (1.2, 1.6),
+        (5, 8),
+        (0, 1),
+        light=(1.0, 0.96, 1.0),
+        gain=(0.75, 1.0),
+        noise=0.015,
+        kinds=KNOWN + NEW,
     ),
     Scenario(
-        'night', ('carpet', 'asphalt'), ('neon', 'plaster'), (0.28, 0.4), (0.3, 0.5), (1.25, 1.8), (1, 4), (0, 1),
-        light=(0.55, 0.7, 1.0), sun=(0.2, 0.6), gain=(0.85, 1.25), noise=0.045, blur=(0, 4),
+        'garden',
+        ('grass', 'gravel'),
+        ('hedge', 'sky'),
+        (0.35, 0.45),
+        (0.9, 1.2),
+        (1.4, 2.0),
+        (1, 3),
+        (1, 2),
+        light=(1.0, 0.97, 0.82),
+        sun=(0.35, 1.0),
+        gain=(1.05, 1.4),
+        noise=0.012,
+        blur=(0, 2),
+    ),
+    Scenario(
+        'night',
+        ('carpet', 'asphalt'),
+        ('neon', 'plaster'),
+        (0.28, 0.4),
+        (0.3, 0.5),
+        (1.25, 1.8),
+        (1, 4),
+        (0, 1),
+        light=(0.55, 0.7, 1.0),
+        sun=(0.2, 0.6),
+        gain=(0.85, 1.25),
+        noise=0.045,
+        blur=(0, 4),
     ),
 )
 
@@ -130,22 +238,33 @@ def surface(name: str, rng: np.random.Generator, size: int = 512) -> Array:
     patches = _noise(rng, size, 7)
 
     def mix(a: Array | tuple[float, ...], b: Array | tuple[float, ...], t: Array) -> Array:
-        return np.asarray(a, np.float32) * (1 - t[..., None]) + np.asarray(b, np.float32) * t[..., None]
+        return (
+            np.asarray(a, np.float32) * (1 - t[..., None])
+            + np.asarray(b, np.float32) * t[..., None]
+        )
 
-    def shapes(count: int, low: int, high: int, ground: tuple[float, ...], round_only: bool = False) -> Array:
+    def shapes(
+        count: int, low: int, high: int, ground: tuple[float, ...], round_only: bool = False
+    ) -> Array:
         image = np.full((size, size, 3), ground, np.float32)
         for _ in range(count):
             colour = [float(c) for c in rng.uniform(0.1, 1.0, 3)]
-            cx, cy, r = (int(v) for v in (rng.integers(size), rng.integers(size), rng.integers(low, high)))
+            cx, cy, r = (
+                int(v) for v in (rng.integers(size), rng.integers(size), rng.integers(low, high))
+            )
             if round_only or rng.random() < 0.4:
                 cv2.circle(image, (cx, cy), r, colour, -1, cv2.LINE_AA)
             else:
-                cv2.rectangle(image, (cx, cy), (cx + r * 2, cy + int(r * rng.uniform(0.5, 2.5))), colour, -1)
+                cv2.rectangle(
+                    image, (cx, cy), (cx + r * 2, cy + int(r * rng.uniform(0.5, 2.5))), colour, -1
+                )
         return image
 
     k = rng.integers(5, 11)
     if name == 'planks':
-        image = mix((0.72, 0.55, 0.38), (0.6, 0.43, 0.27), 0.6 * grain + 0.4 * (np.floor(x * k) % 2))
+        image = mix(
+            (0.72, 0.55, 0.38), (0.6, 0.43, 0.27), 0.6 * grain + 0.4 * (np.floor(x * k) % 2)
+        )
         image[(x * k) % 1 < 0.03] *= 0.5
     elif name == 'desk':
         image = mix((0.86, 0.84, 0.8), (0.78, 0.76, 0.72), grain)
@@ -180,7 +299,11 @@ def surface(name: str, rng: np.random.Generator, size: int = 512) -> Array:
         image = shapes(260, 14, 34, (0.35, 0.25, 0.15), round_only=True)
     elif name == 'grass':
         blades = cv2.blur(rng.random((size, size)).astype(np.float32), (1, 9))
-        image = mix((0.2, 0.42, 0.12), (0.45, 0.66, 0.25), np.clip((blades - 0.3) * 2.2, 0, 1) * 0.7 + 0.3 * patches)
+        image = mix(
+            (0.2, 0.42, 0.12),
+            (0.45, 0.66, 0.25),
+            np.clip((blades - 0.3) * 2.2, 0, 1) * 0.7 + 0.3 * patches,
+        )
     elif name == 'gravel':
         image = mix((0.75, 0.7, 0.62), (0.4, 0.37, 0.33), np.clip((grain - 0.3) * 2.5, 0, 1))
     elif name == 'hedge':
@@ -189,12 +312,21 @@ def surface(name: str, rng: np.random.Generator, size: int = 512) -> Array:
         image = mix((0.45, 0.66, 0.95), (0.97, 0.97, 0.98), np.clip(patches * 1.6 - 0.5, 0, 1))
     elif name == 'carpet':
         a, b = rng.uniform(0.15, 0.6, 3), rng.uniform(0.2, 0.7, 3)
-        image = mix(a, b, 0.5 + 0.5 * np.sin(2 * np.pi * k * (x + 0.25 * np.sin(2 * np.pi * y * 3)))) * (0.8 + 0.4 * grain[..., None])
+        image = mix(
+            a, b, 0.5 + 0.5 * np.sin(2 * np.pi * k * (x + 0.25 * np.sin(2 * np.pi * y * 3)))
+        ) * (0.8 + 0.4 * grain[..., None])
     elif name == 'neon':
         image = np.full((size, size, 3), (0.12, 0.12, 0.16), np.float32)
         for _ in range(14):
             start, end = (tuple(int(v) for v in rng.integers(0, size, 2)) for _ in range(2))
-            cv2.line(image, start, end, [float(c) for c in rng.choice([0.15, 1.0], 3)], int(rng.integers(4, 14)), cv2.LINE_AA)
+            cv2.line(
+                image,
+                start,
+                end,
+                [float(c) for c in rng.choice([0.15, 1.0], 3)],
+                int(rng.integers(4, 14)),
+                cv2.LINE_AA,
+            )
         image = cv2.GaussianBlur(image, (0, 0), 3)
     else:
         raise ValueError(f"no surface is called '{name}'")
@@ -210,7 +342,8 @@ class Studio:
         bullet.setAdditionalSearchPath(pybullet_data.getDataPath())
         quad = folder / 'quad.obj'
         quad.write_text(
-            'v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nvn 0 0 1\nf 1/1/1 2/2/1 3/3/1\nf 1/1/1 3/3/1 4/4/1\n'
+            'v -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nvn 0 0 1\nf '
+            '1/1/1 2/2/1 3/3/1\nf 1/1/1 3/3/1 4/4/1\n'
         )
         self._quad = str(quad)
         self._meshes: dict[str, Array] = {}
@@ -218,7 +351,10 @@ class Studio:
         for scenario in SCENARIOS:
             for name in scenario.floors + scenario.walls:
                 if name not in self._textures:
-                    self._textures[name] = [self._texture(folder / f'{name}{i}.png', surface(name, rng)) for i in range(4)]
+                    self._textures[name] = [
+                        self._texture(folder / f'{name}{i}.png', surface(name, rng))
+                        for i in range(4)
+                    ]
 
     @staticmethod
     def _texture(path: Path, image: Array) -> int:
@@ -233,51 +369,101 @@ class Studio:
         return float(self._rng.uniform(*bounds))
 
     def _object(self, kind: Kind, yaw: float) -> tuple[int, Array, Array]:
-        """Load one object, turned by yaw (rad); return its body and the corners of its bounding box, (3,) each, in m."""
+        """
+        Load one object, turned by yaw (rad); return its body and the corners of its bounding box,
+        (3,) each, in m.
+        """
         rng = self._rng
         lean = rng.uniform(-kind.tumble, kind.tumble, 2)
         turned = bullet.getQuaternionFromEuler([lean[0], lean[1], yaw])
-        pose = bullet.multiplyTransforms([0, 0, 0], turned, [0, 0, 0], bullet.getQuaternionFromEuler(kind.upright))[1]
-        colour = kind.colours[int(rng.integers(len(kind.colours)))] if kind.colours else (1.0, 1.0, 1.0)
+        pose = bullet.multiplyTransforms(
+            [0, 0, 0], turned, [0, 0, 0], bullet.getQuaternionFromEuler(kind.upright)
+        )[1]
+        colour = (
+            kind.colours[int(rng.integers(len(kind.colours)))] if kind.colours else (1.0, 1.0, 1.0)
+        )
         tint = [*np.clip(np.asarray(colour) * rng.uniform(0.85, 1.15, 3), 0, 1), 1.0]
         if kind.source.endswith('.obj'):
             scale = rng.uniform(0.85, 1.18, 3) * 0.1
             if kind.name == 'soccer_ball':
                 scale[:] = scale[0]
-            shape = bullet.createVisualShape(bullet.GEOM_MESH, fileName=kind.source, meshScale=scale.tolist(), rgbaColor=tint)
+            shape = bullet.createVisualShape(
+                bullet.GEOM_MESH, fileName=kind.source, meshScale=scale.tolist(), rgbaColor=tint
+            )
             turn = np.asarray(bullet.getMatrixFromQuaternion(pose)).reshape(3, 3)
             points = (self._vertices(kind.source) * scale) @ turn.T
-            return int(bullet.createMultiBody(0, -1, shape, baseOrientation=pose)), points.min(axis=0), points.max(axis=0)
+            return (
+                int(bullet.createMultiBody(0, -1, shape, baseOrientation=pose)),
+                points.min(axis=0),
+                points.max(axis=0),
+            )
         scaling = self._uniform((0.8, 1.2))
         if kind.source.endswith('.sdf'):
             body = bullet.loadSDF(kind.source, globalScaling=scaling)[0]
             bullet.resetBasePositionAndOrientation(body, [0, 0, 0], pose)
         else:
-            body = bullet.loadURDF(kind.source, [0, 0, 0], pose, useFixedBase=True, globalScaling=scaling)
+            body = bullet.loadURDF(
+                kind.source, [0, 0, 0], pose, useFixedBase=True, globalScaling=scaling
+            )
         for joint in range(bullet.getNumJoints(body)):
-            if bullet.getJointInfo(body, joint)[2] in (bullet.JOINT_REVOLUTE, bullet.JOINT_PRISMATIC):
-                reach = kind.joints if bullet.getJointInfo(body, joint)[2] == bullet.JOINT_REVOLUTE else 0.0
-                bullet.resetJointState(body, joint, self._uniform((-reach, reach)) if reach else 0.0)
+            if bullet.getJointInfo(body, joint)[2] in (
+                bullet.JOINT_REVOLUTE,
+                bullet.JOINT_PRISMATIC,
+            ):
+                reach = (
+                    kind.joints
+                    if bullet.getJointInfo(body, joint)[2] == bullet.JOINT_REVOLUTE
+                    else 0.0
+                )
+                bullet.resetJointState(
+                    body, joint, self._uniform((-reach, reach)) if reach else 0.0
+                )
         for link, *_, own in [(s[1], s[7]) for s in bullet.getVisualShapeData(body)]:
             shade = np.asarray(own[:3]) * np.asarray(colour) * rng.uniform(0.75, 1.2, 3)
             bullet.changeVisualShape(body, link, rgbaColor=[*np.clip(shade, 0, 1), 1.0])
-        corners = [np.asarray(bullet.getAABB(body, link)) for link in range(-1, bullet.getNumJoints(body))]
+        corners = [
+            np.asarray(bullet.getAABB(body, link)) for link in range(-1, bullet.getNumJoints(body))
+        ]
         corners = [c for c in corners if np.all(np.isfinite(c)) and np.ptp(c) > 1e-4]
-        corners.append(np.zeros((2, 3)))  # the feet of what stands on its origin are not always collision shapes
-        return int(body), np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+        corners.append(
+            np.zeros((2, 3))
+        )  # the feet of what stands on its origin are not always collision shapes
+        return (
+            int(body),
+            np.min([c[0] for c in corners], axis=0),
+            np.max([c[1] for c in corners], axis=0),
+        )
 
     def _vertices(self, source: str) -> Array:
         """Return the vertices of an OBJ file, (n, 3), in its own unit."""
         if source not in self._meshes:
-            lines = (Path(pybullet_data.getDataPath()) / source).read_text(errors='replace').splitlines()
-            self._meshes[source] = np.asarray([line.split()[1:4] for line in lines if line.startswith('v ')], np.float64)
+            lines = (
+                (Path(pybullet_data.getDataPath()) / source)
+                .read_text(errors='replace')
+                .splitlines()
+            )
+            self._meshes[source] = np.asarray(
+                [line.split()[1:4] for line in lines if line.startswith('v ')], np.float64
+            )
         return self._meshes[source]
 
-    def _sheet(self, texture: str, centre: Array, half: float, euler: tuple[float, float, float]) -> int:
-        shape = bullet.createVisualShape(bullet.GEOM_MESH, fileName=self._quad, meshScale=[half, half, 1])
-        body = bullet.createMultiBody(0, -1, shape, basePosition=centre.tolist(), baseOrientation=bullet.getQuaternionFromEuler(euler))
+    def _sheet(
+        self, texture: str, centre: Array, half: float, euler: tuple[float, float, float]
+    ) -> int:
+        shape = bullet.createVisualShape(
+            bullet.GEOM_MESH, fileName=self._quad, meshScale=[half, half, 1]
+        )
+        body = bullet.createMultiBody(
+            0,
+            -1,
+            shape,
+            basePosition=centre.tolist(),
+            baseOrientation=bullet.getQuaternionFromEuler(euler),
+        )
         pool = self._textures[texture]
-        bullet.changeVisualShape(body, -1, textureUniqueId=pool[int(self._rng.integers(len(pool)))])
+        bullet.changeVisualShape(
+            body, -1, textureUniqueId=pool[int(self._rng.integers(len(pool)))]
+        )
         return int(body)
 
     def _thing(self, centre: Array, size: float, flat: bool = False) -> int:
@@ -292,15 +478,29 @@ class Studio:
             shape = bullet.createVisualShape(bullet.GEOM_BOX, halfExtents=half, rgbaColor=colour)
         elif which == 1:
             shape = bullet.createVisualShape(
-                bullet.GEOM_CYLINDER, radius=size * self._uniform((0.2, 0.4)), length=size * self._uniform((0.4, 1.1)), rgbaColor=colour
+                bullet.GEOM_CYLINDER,
+                radius=size * self._uniform((0.2, 0.4)),
+                length=size * self._uniform((0.4, 1.1)),
+                rgbaColor=colour,
             )
         else:
-            shape = bullet.createVisualShape(bullet.GEOM_SPHERE, radius=size * self._uniform((0.25, 0.45)), rgbaColor=colour)
-        turn = bullet.getQuaternionFromEuler([0, self._uniform((-0.25, 0.25)) if flat else 0, self._uniform((0, 6.28))])
-        return int(bullet.createMultiBody(0, -1, shape, basePosition=centre.tolist(), baseOrientation=turn))
+            shape = bullet.createVisualShape(
+                bullet.GEOM_SPHERE, radius=size * self._uniform((0.25, 0.45)), rgbaColor=colour
+            )
+        turn = bullet.getQuaternionFromEuler(
+            [0, self._uniform((-0.25, 0.25)) if flat else 0, self._uniform((0, 6.28))]
+        )
+        return int(
+            bullet.createMultiBody(
+                0, -1, shape, basePosition=centre.tolist(), baseOrientation=turn
+            )
+        )
 
     def frame(self, scenario: Scenario, kind: Kind) -> tuple[Array, float]:
-        """Photograph one scene; return RGB uint8 (S, S, 3) and the object's share of the pixels in [0, 1]."""
+        """
+        Photograph one scene; return RGB uint8 (S, S, 3) and the object's share of the pixels in
+        [0, 1].
+        """
         rng = self._rng
         yaw, azimuth = rng.uniform(-math.pi, math.pi, 2)
         if kind.front is not None:
@@ -308,38 +508,73 @@ class Studio:
         body, low, high = self._object(kind, yaw)
         centre, size = (low + high) / 2, float(np.linalg.norm(high - low))
         elevation = self._uniform((0.22, 0.75))
-        towards = np.array([math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation), math.sin(elevation)])
+        towards = np.array(
+            [
+                math.cos(azimuth) * math.cos(elevation),
+                math.sin(azimuth) * math.cos(elevation),
+                math.sin(elevation),
+            ]
+        )
         distance = size * self._uniform(scenario.distance)
         eye = centre + distance * towards
         aside = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
         ground = np.array([centre[0], centre[1], low[2]])
         back = -np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
 
-        bodies = [body, self._sheet(self._pick(scenario.floors), ground - [0, 0, 0.004 * size], 3.2 * size, (0, 0, azimuth))]
+        bodies = [
+            body,
+            self._sheet(
+                self._pick(scenario.floors),
+                ground - [0, 0, 0.004 * size],
+                3.2 * size,
+                (0, 0, azimuth),
+            ),
+        ]
         wall = ground + back * size * self._uniform((1.3, 2.2))
-        bodies.append(self._sheet(self._pick(scenario.walls), wall, 3.2 * size, (0, math.pi / 2, azimuth)))
+        bodies.append(
+            self._sheet(self._pick(scenario.walls), wall, 3.2 * size, (0, math.pi / 2, azimuth))
+        )
         for _ in range(int(rng.integers(scenario.clutter[0], scenario.clutter[1] + 1))):
             side = float(rng.choice([-1.0, 1.0])) * self._uniform((0.5, 1.3))
             spot = ground + size * (aside * side + back * self._uniform((-0.05, 1.0)))
             tall = size * self._uniform((0.2, 0.55))
             bodies.append(self._thing(spot + [0, 0, tall * 0.4], tall))
         for _ in range(int(rng.integers(scenario.occluders[0], scenario.occluders[1] + 1))):
-            spot = centre + towards * distance * self._uniform((0.3, 0.45)) + aside * size * self._uniform((-0.33, 0.33))
+            spot = (
+                centre
+                + towards * distance * self._uniform((0.3, 0.45))
+                + aside * size * self._uniform((-0.33, 0.33))
+            )
             bodies.append(self._thing(spot, size * 0.42, flat=True))
 
-        look = centre + size * (aside * self._uniform((-0.12, 0.12)) + np.array([0, 0, self._uniform((-0.08, 0.08))]))
+        look = centre + size * (
+            aside * self._uniform((-0.12, 0.12)) + np.array([0, 0, self._uniform((-0.08, 0.08))])
+        )
         up = np.array([0, 0, 1.0]) + aside * self._uniform((-0.12, 0.12))
         view = bullet.computeViewMatrix(eye.tolist(), look.tolist(), up.tolist())
         lens = bullet.computeProjectionMatrixFOV(46, 1, size * 0.05, size * 12)
         sun, around = self._uniform(scenario.sun), self._uniform((-1.4, 1.4)) + azimuth
         light = [math.cos(around) * math.cos(sun), math.sin(around) * math.cos(sun), math.sin(sun)]
         _, _, rgba, _, segments = bullet.getCameraImage(
-            RENDER_SIZE, RENDER_SIZE, view, lens, shadow=1, renderer=bullet.ER_TINY_RENDERER,
-            lightDirection=(np.asarray(light) * size * 10).tolist(), lightDistance=size * 10, lightColor=list(scenario.light),
-            lightAmbientCoeff=self._uniform(scenario.ambient), lightDiffuseCoeff=self._uniform(scenario.diffuse),
+            RENDER_SIZE,
+            RENDER_SIZE,
+            view,
+            lens,
+            shadow=1,
+            renderer=bullet.ER_TINY_RENDERER,
+            lightDirection=(np.asarray(light) * size * 10).tolist(),
+            lightDistance=size * 10,
+            lightColor=list(scenario.light),
+            lightAmbientCoeff=self._uniform(scenario.ambient),
+            lightDiffuseCoeff=self._uniform(scenario.diffuse),
             lightSpecularCoeff=self._uniform((0.0, 0.15)),
         )
-        image = np.asarray(rgba, np.uint8).reshape(RENDER_SIZE, RENDER_SIZE, 4)[..., :3].astype(np.float32) / 255
+        image = (
+            np.asarray(rgba, np.uint8)
+            .reshape(RENDER_SIZE, RENDER_SIZE, 4)[..., :3]
+            .astype(np.float32)
+            / 255
+        )
         mask = np.asarray(segments).reshape(RENDER_SIZE, RENDER_SIZE) == body
         for other in bodies:
             bullet.removeBody(other)
@@ -355,31 +590,51 @@ class Studio:
         if rng.random() < 0.25:  # a printed pattern
             y, x = np.mgrid[0:RENDER_SIZE, 0:RENDER_SIZE].astype(np.float32) / RENDER_SIZE
             angle = self._uniform((0, math.pi))
-            wear = 0.5 * np.sign(np.sin((x * math.cos(angle) + y * math.sin(angle)) * self._uniform((40, 110)))) * 0.7
+            wear = (
+                0.5
+                * np.sign(
+                    np.sin((x * math.cos(angle) + y * math.sin(angle)) * self._uniform((40, 110)))
+                )
+                * 0.7
+            )
         image = image * np.where(mask, 1 + wear * self._uniform((0.1, 0.5)), 1)[..., None]
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         motion = int(round(self._uniform(scenario.blur)))
         if motion > 1:
             kernel = np.zeros((motion, motion), np.float32)
             kernel[motion // 2] = 1 / motion
-            turn = cv2.getRotationMatrix2D(((motion - 1) / 2, (motion - 1) / 2), self._uniform((0, 180)), 1)
+            turn = cv2.getRotationMatrix2D(
+                ((motion - 1) / 2, (motion - 1) / 2), self._uniform((0, 180)), 1
+            )
             kernel = cv2.warpAffine(kernel, turn, (motion, motion))
             image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6))
         balance = np.asarray(scenario.light) * rng.uniform(0.94, 1.06, 3)
         image = image * balance * self._uniform(scenario.gain)
-        image = image + rng.normal(0, scenario.noise, image.shape) * (0.5 + np.sqrt(np.clip(image, 0, 1)))
+        image = image + rng.normal(0, scenario.noise, image.shape) * (
+            0.5 + np.sqrt(np.clip(image, 0, 1))
+        )
         return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def thumbnail(image: Array) -> Array:
     """Return a normalised 16 x 16 grey picture, by which near copies are found."""
-    small = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2).ravel()
+    small = (
+        cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
+        .astype(np.float32)
+        .mean(axis=2)
+        .ravel()
+    )
     small -= small.mean()
     return small / (np.linalg.norm(small) + 1e-6)
 
 
-def render(seed: int, scenarios: tuple[Scenario, ...], quality: int, progress: Callable[[str], None]) -> list[tuple[str, str, bytes, Array]]:
-    """Return (scenario, kind, JPEG, RGB) of each frame; kinds come in shuffled rounds, so each half of a scenario holds all of them."""
+def render(
+    seed: int, scenarios: tuple[Scenario, ...], quality: int, progress: Callable[[str], None]
+) -> list[tuple[str, str, bytes, Array]]:
+    """
+    Return (scenario, kind, JPEG, RGB) of each frame; kinds come in shuffled rounds, so each half
+    of a scenario holds all of them.
+    """
     rng = np.random.default_rng(seed)
     frames: list[tuple[str, str, bytes, Array]] = []
     seen: list[Array] = []
@@ -397,7 +652,9 @@ def render(seed: int, scenarios: tuple[Scenario, ...], quality: int, progress: C
                     if share > 0.035 and not copied:
                         break
                 seen.append(mark)
-                ok, code = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+                ok, code = cv2.imencode(
+                    '.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+                )
                 assert ok
                 frames.append((scenario.name, kind.name, code.tobytes(), image))
                 if index % 30 == 29:
@@ -415,19 +672,29 @@ def write_bag(path: Path, frames: list[tuple[str, str, bytes, Array]]) -> None:
     if path.exists():
         shutil.rmtree(path)
     with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        images = writer.add_connection('image_raw/compressed', 'sensor_msgs/msg/CompressedImage', typestore=store)
-        truths = writer.add_connection('ground_truth', 'etuner_ros/msg/GroundTruth', typestore=store)
+        images = writer.add_connection(
+            'image_raw/compressed', 'sensor_msgs/msg/CompressedImage', typestore=store
+        )
+        truths = writer.add_connection(
+            'ground_truth', 'etuner_ros/msg/GroundTruth', typestore=store
+        )
         for index, (scenario, kind, code, _) in enumerate(frames):
             stamp = START_NS + index * FRAME_PERIOD_NS
             time = types['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
             header = types['std_msgs/msg/Header'](stamp=time, frame_id='camera_optical_frame')
-            image = types['sensor_msgs/msg/CompressedImage'](header=header, format='jpeg', data=np.frombuffer(code, np.uint8))
-            truth = types['etuner_ros/msg/GroundTruth'](header=header, label=kind, scenario=scenario)
+            image = types['sensor_msgs/msg/CompressedImage'](
+                header=header, format='jpeg', data=np.frombuffer(code, np.uint8)
+            )
+            truth = types['etuner_ros/msg/GroundTruth'](
+                header=header, label=kind, scenario=scenario
+            )
             writer.write(truths, stamp, store.serialize_cdr(truth, truths.msgtype))
             writer.write(images, stamp, store.serialize_cdr(image, images.msgtype))
 
 
-def contact_sheet(path: Path, frames: list[tuple[str, str, bytes, Array]], per_kind: int = 1) -> None:
+def contact_sheet(
+    path: Path, frames: list[tuple[str, str, bytes, Array]], per_kind: int = 1
+) -> None:
     """Write a picture with frames of each kind (columns) in each scenario (rows)."""
     rows = []
     for scenario in dict.fromkeys(f[0] for f in frames):
@@ -436,7 +703,16 @@ def contact_sheet(path: Path, frames: list[tuple[str, str, bytes, Array]], per_k
             for kind in KNOWN + NEW:
                 mine = [f[3] for f in frames if f[0] == scenario and f[1] == kind.name]
                 picture = mine[turn].copy() if len(mine) > turn else np.zeros_like(frames[0][3])
-                cv2.putText(picture, kind.name, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 0), 1, cv2.LINE_AA)
+                cv2.putText(
+                    picture,
+                    kind.name,
+                    (3, 12),
+                    cv2.FONT_HERSHEY_SIMPLEX,
+                    0.4,
+                    (255, 255, 0),
+                    1,
+                    cv2.LINE_AA,
+                )
                 row.append(picture)
             rows.append(np.hstack(row))
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
@@ -445,22 +721,37 @@ def contact_sheet(path: Path, frames: list[tuple[str, str, bytes, Array]], per_k
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument('--output', type=Path, default=REPOSITORY / 'config' / 'stream', help='folder of the recording')
+    parser.add_argument(
+        '--output',
+        type=Path,
+        default=REPOSITORY / 'config' / 'stream',
+        help='folder of the recording',
+    )
     parser.add_argument('--seed', type=int, default=7)
     parser.add_argument('--quality', type=int, default=85, help='JPEG quality')
-    parser.add_argument('--frames', type=int, default=0, help='frames per scenario instead of the full number (for a look)')
+    parser.add_argument(
+        '--frames',
+        type=int,
+        default=0,
+        help='frames per scenario instead of the full number (for a look)',
+    )
     parser.add_argument('--sheet', type=Path, help='also write a picture of sample frames')
     arguments = parser.parse_args()
     scenarios = SCENARIOS
     if arguments.frames:
         scenarios = tuple(Scenario(**{**vars(s), 'frames': arguments.frames}) for s in SCENARIOS)
-    frames = render(arguments.seed, scenarios, arguments.quality, lambda line: print(line, file=sys.stderr))
+    frames = render(
+        arguments.seed, scenarios, arguments.quality, lambda line: print(line, file=sys.stderr)
+    )
     write_bag(arguments.output, frames)
     if arguments.sheet:
         contact_sheet(arguments.sheet, frames, per_kind=2)
     size = sum(len(f[2]) for f in frames)
     digest = hashlib.sha256(b''.join(f[2] for f in frames)).hexdigest()
-    print(f'{len(frames)} frames, {size / 1e6:.1f} MB of JPEG, sha256 {digest[:16]}, in {arguments.output}')
+    print(
+        f'{len(frames)} frames, {size / 1e6:.1f} MB of JPEG, sha256 {digest[:16]}, in '
+        f'{arguments.output}'
+    )
     return 0
 
 

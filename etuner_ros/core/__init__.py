@@ -3,5 +3,6 @@
 """
 The algorithms, in plain Python, NumPy and PyTorch; nothing here knows about ROS.
 
-Modules that import torch: `cka`, `deploy`, `efficientnet_lite`, `freezing`, `learner`, `models`, `trainer`. The others start without it.
+Modules that import torch: `cka`, `deploy`, `efficientnet_lite`, `freezing`, `learner`, `models`,
+`trainer`. The others start without it.
 """

@@ -1,9 +1,11 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Where base weights come from: a file of ours, or a pretrained network. Kept in a cache by their SHA-256.
+Where base weights come from: a file of ours, or a pretrained network. Kept in a cache by their
+SHA-256.
 
-Run as a program, it makes them in a process of its own, so that a node without torch can have them.
+Run as a program, it makes them in a process of its own, so that a node without torch can have
+them.
 """
 
 from __future__ import annotations
@@ -39,16 +41,21 @@ def cached(digest: str) -> Path:
 
 def prepare(architecture: str, input_size: int, weights: str) -> Path:
     """
-    Return base weights, made from the pretrained network when they are not there yet; imports torch only then.
+    Return base weights, made from the pretrained network when they are not there yet; imports
+    torch only then.
 
-    :param weights: '' for pretrained weights, a `.safetensors` file of base weights, or a state-dict file of a torchvision network
+    :param weights: '' for pretrained weights, a `.safetensors` file of base weights, or a
+        state-dict file of a torchvision network
     :raises WeightsError: when there are none
     """
     path = base_file(architecture, input_size, weights)
     if path.exists():
         return path
     if weights.endswith('.safetensors'):
-        raise WeightsError(f'the weights file {path} does not exist; set model.weights to base weights made by `etuner deploy`')
+        raise WeightsError(
+            f'the weights file {path} does not exist; set model.weights to base weights made by '
+            f'`etuner deploy`'
+        )
     from etuner_ros.core.models import build
     from etuner_ros.core.models import pretrained_spec
 
@@ -57,11 +64,23 @@ def prepare(architecture: str, input_size: int, weights: str) -> Path:
     return path
 
 
-def prepare_in_process(architecture: str, input_size: int, weights: str) -> subprocess.Popen[str] | None:
-    """Start making base weights in another process; None when they are there already. Its last line of stderr says what failed."""
+def prepare_in_process(
+    architecture: str, input_size: int, weights: str
+) -> subprocess.Popen[str] | None:
+    """
+    Start making base weights in another process; None when they are there already. Its last line
+    of stderr says what failed.
+    """
     if base_file(architecture, input_size, weights).exists():
         return None
-    command = [sys.executable, '-m', 'etuner_ros.core.base_weights', architecture, str(input_size), weights]
+    command = [
+        sys.executable,
+        '-m',
+        'etuner_ros.core.base_weights',
+        architecture,
+        str(input_size),
+        weights,
+    ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

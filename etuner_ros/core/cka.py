@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414), on n x n Gram matrices in float64."""
+"""
+Linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414), on n x n Gram matrices
+in float64.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ def gram(activations: Tensor) -> Tensor:
     :param activations: (n, ...) of any float type
     :return: (n, n) float64
     """
-    # Float32 products of centred rows, then float64: the sum over p features dominates the cost, the small matrix the precision.
+    # Float32 products of centred rows, then float64: the sum over p features dominates the cost,
+    # the small matrix the precision.
     rows = activations.flatten(1)
     rows = (rows - rows.mean(dim=0, keepdim=True)).double()
     return rows @ rows.T
@@ -26,7 +30,11 @@ def _hsic(a: Tensor, b: Tensor, debiased: bool) -> Tensor:
         return (a * b).sum()
     # Song et al. 2012, unbiased estimator; the diagonals are zeroed by the caller.
     n = a.shape[0]
-    total = (a * b).sum() + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2.0 * (a.sum(dim=0) @ b.sum(dim=0)) / (n - 2)
+    total = (
+        (a * b).sum()
+        + a.sum() * b.sum() / ((n - 1) * (n - 2))
+        - 2.0 * (a.sum(dim=0) @ b.sum(dim=0)) / (n - 2)
+    )
     return total / (n * (n - 3))
 
 
@@ -39,7 +47,8 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> float:
     :param x: (n, ...) activations
     :param y: (n, ...) activations of the same samples
     :param debiased: use the unbiased HSIC estimator; n of at least 4
-    :return: 1 for equal up to rotation and scale; near 0 for unrelated; the debiased value may be slightly negative
+    :return: 1 for equal up to rotation and scale; near 0 for unrelated; the debiased value may be
+        slightly negative
     :raises ValueError: when the numbers of samples differ or are too small
 
     >>> import torch
@@ -53,7 +62,10 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> float:
 def cka_of_grams(a: Tensor, b: Tensor, debiased: bool = False) -> float:
     """Return linear CKA from two centred Gram matrices (n, n); see `linear_cka`."""
     if a.shape != b.shape or a.shape[0] < (4 if debiased else 2):
-        raise ValueError(f'CKA needs the same samples on both sides and enough of them, got {tuple(a.shape)} and {tuple(b.shape)}')
+        raise ValueError(
+            f'CKA needs the same samples on both sides and enough of them, got {tuple(a.shape)} '
+            f'and {tuple(b.shape)}'
+        )
     if debiased:
         a, b = (m - torch.diag(torch.diagonal(m)) for m in (a, b))
     norm = torch.sqrt(torch.clamp(_hsic(a, a, debiased) * _hsic(b, b, debiased), min=0.0))

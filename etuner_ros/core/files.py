@@ -26,7 +26,9 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file in one step: a reader sees the old bytes or the new ones, also after power loss."""
+    """
+    Replace a file in one step: a reader sees the old bytes or the new ones, also after power loss.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
@@ -38,5 +40,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def home(name: str) -> Path:
-    """Return a folder for lasting data: `$ROS_HOME/etuner/<name>`, by default `~/.ros/etuner/<name>`."""
+    """
+    Return a folder for lasting data: `$ROS_HOME/etuner/<name>`, by default `~/.ros/etuner/<name>`.
+    """
     return Path(os.environ.get('ROS_HOME') or Path.home() / '.ros') / 'etuner' / name

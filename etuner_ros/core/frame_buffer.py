@@ -49,8 +49,15 @@ class FrameBuffer:
         return len(self._frames)
 
     def add(self, frame: Frame) -> None:
-        """Keep a frame; old ones make room. A jump back in time (a recording that starts again) empties the buffer."""
-        newest = next(reversed(self._frames.values())).key.stamp_ns if self._frames else frame.key.stamp_ns
+        """
+        Keep a frame; old ones make room. A jump back in time (a recording that starts again)
+        empties the buffer.
+        """
+        newest = (
+            next(reversed(self._frames.values())).key.stamp_ns
+            if self._frames
+            else frame.key.stamp_ns
+        )
         if frame.key.stamp_ns < newest - self._max_age_ns:
             self._frames.clear()
             self.bytes, self.forgotten_ns, newest = 0, 0, frame.key.stamp_ns

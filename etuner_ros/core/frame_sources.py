@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the camera node's pictures come from: a device, a video, a folder of images, or a rosbag2 recording."""
+"""
+Where the camera node's pictures come from: a device, a video, a folder of images, or a rosbag2
+recording.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ class SourceFrame:
 
 class ImageFolder:
     """
-    Images in `<split>/<class>/*.jpg`, each split a scenario, in name order; the classes of a split take turns.
+    Images in `<split>/<class>/*.jpg`, each split a scenario, in name order; the classes of a split
+    take turns.
 
     A folder with images only, or with classes only, works too.
     """
@@ -45,11 +49,18 @@ class ImageFolder:
         splits: dict[str, dict[str, list[Path]]] = {}
         for picture in pictures:
             parts = picture.relative_to(path).parts[:-1]
-            label, split = (parts[-1] if parts else ''), ('/'.join(parts[:-1]) if len(parts) > 1 else '')
+            label, split = (
+                (parts[-1] if parts else ''),
+                ('/'.join(parts[:-1]) if len(parts) > 1 else ''),
+            )
             splits.setdefault(split, {}).setdefault(label, []).append(picture)
         for split, classes in splits.items():
             for turn in range(max(len(files) for files in classes.values())):
-                self._files += [(files[turn], label, split) for label, files in classes.items() if turn < len(files)]
+                self._files += [
+                    (files[turn], label, split)
+                    for label, files in classes.items()
+                    if turn < len(files)
+                ]
         if not self._files:
             raise ImageError(f'the folder {path} holds no images; expected <split>/<class>/*.jpg')
 
@@ -70,13 +81,15 @@ class VideoFile:
         self._path = path
         with closing(_Capture(str(path))) as video:
             if not video.is_open:
-                raise ImageError(f'the video {path} can not be opened: damaged, or of an unknown format')
+                raise ImageError(
+                    f'the video {path} can not be opened: damaged, or of an unknown format'
+                )
             self.rate_hz = video.rate_hz or 30.0
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures of the video."""
         with closing(_Capture(str(self._path))) as video:
-            for image in iter(video.read, None):
+            while (image := video.read()) is not None:
                 yield SourceFrame(image)
 
 
@@ -103,7 +116,10 @@ class _Capture:
 
 
 class Device:
-    """A V4L2 camera; a thread reads it, so that the newest picture is always at hand and the driver's queue stays empty."""
+    """
+    A V4L2 camera; a thread reads it, so that the newest picture is always at hand and the driver's
+    queue stays empty.
+    """
 
     rate_hz = 30.0
 
@@ -111,7 +127,10 @@ class Device:
         number = device.removeprefix('/dev/video')
         self._capture = _Capture(int(number) if number.isdigit() else device)
         if not self._capture.is_open:
-            raise ImageError(f'the camera {device} can not be opened; is it plugged in, and may this user read it (group video)?')
+            raise ImageError(
+                f'the camera {device} can not be opened; is it plugged in, and may this user '
+                f'read it (group video)?'
+            )
         self._newest: Image | None = None
         self._fresh = threading.Condition()
         self._closed = False
@@ -157,13 +176,22 @@ class Recording:
         self._path = path if path.is_dir() else path.parent
         self._skip = skip
         with AnyReader([self._path]) as reader:
-            images = [c for c in reader.connections if c.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')]
+            images = [
+                c
+                for c in reader.connections
+                if c.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+            ]
             names = sorted({c.topic for c in images})
             chosen = [c for c in images if image_topic in ('', c.topic, c.topic.lstrip('/'))]
             if not chosen:
-                raise ImageError(f"the recording {path} holds no images{f' on {image_topic!r}' if names else ''}; image topics: {names}")
+                raise ImageError(
+                    f'the recording {path} holds no '
+                    f'images{f" on {image_topic!r}" if names else ""}; image topics: {names}'
+                )
             self._topic = chosen[0].topic
-            self._truth = [c.topic for c in reader.connections if c.msgtype.endswith('/GroundTruth')]
+            self._truth = [
+                c.topic for c in reader.connections if c.msgtype.endswith('/GroundTruth')
+            ]
             counts = sum(c.msgcount for c in chosen if c.topic == self._topic)
             self.rate_hz = (counts - 1) / max(reader.duration / 1e9, 1e-9) if counts > 1 else 0.0
 
@@ -191,7 +219,7 @@ class Recording:
                         image = decode(bytes(message.data))  # type: ignore[attr-defined]
                     else:
                         image = np.asarray(message_to_cvimage(message, 'rgb8'), np.uint8)  # type: ignore[arg-type]
-                except Exception:  # a damaged picture, in whatever way the decoder puts it, must not end the recording
+                except Exception:  # a damaged picture must not end the recording
                     continue
                 yield SourceFrame(image, label, scenario)
 
@@ -203,7 +231,8 @@ def open_source(source: str, image_topic: str = '', skip: int = 0) -> FrameSourc
     """
     Open what a source setting names.
 
-    :param source: `/dev/video0` or a number, a video file, a folder of images, or a rosbag2 recording (its folder or file)
+    :param source: `/dev/video0` or a number, a video file, a folder of images, or a rosbag2
+        recording (its folder or file)
     :raises ImageError: in one sentence when it can't be opened
     """
     if source.isdigit() or source.startswith('/dev/video'):

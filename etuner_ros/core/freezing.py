@@ -11,13 +11,17 @@ import torch
 from etuner_ros.core.models import Classifier
 
 
-def apply_frozen(model: Classifier, names: Iterable[str], optimiser: torch.optim.Optimizer | None = None) -> frozenset[str]:
+def apply_frozen(
+    model: Classifier, names: Iterable[str], optimiser: torch.optim.Optimizer | None = None
+) -> frozenset[str]:
     """
     Freeze exactly the named blocks and thaw all others.
 
-    A frozen block gets no gradient, no optimiser state and hence no weight decay; its BatchNorm stays in eval mode through `model.train()`.
+    A frozen block gets no gradient, no optimiser state and hence no weight decay; its BatchNorm
+    stays in eval mode through `model.train()`.
 
-    :param optimiser: loses its state for frozen parameters, so that a block thawed later starts clean
+    :param optimiser: loses its state for frozen parameters, so that a block thawed later starts
+        clean
     :return: the names that now are frozen; names that the model does not have are ignored
     """
     wanted = frozenset(names) & frozenset(model.unit_names)
@@ -34,7 +38,10 @@ def apply_frozen(model: Classifier, names: Iterable[str], optimiser: torch.optim
 
 
 def frozen_prefix(model: Classifier) -> int:
-    """Return how many blocks from the input on are frozen without a gap: below them there is no backward pass."""
+    """
+    Return how many blocks from the input on are frozen without a gap: below them there is no
+    backward pass.
+    """
     for index, unit in enumerate(model.units):
         if unit.name not in model.frozen:
             return index

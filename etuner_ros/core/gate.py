@@ -1,6 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: may a candidate go live? Decides on paired outcomes of validation samples; no torch."""
+"""
+The gate: may a candidate go live? Decides on paired outcomes of validation samples; no torch.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,9 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
     """
     Decide on a candidate (docs: architecture, "The gate").
 
-    Refused when the exact McNemar test says worse, when a class with at least three samples falls to zero, or, with few samples, when the
-    mean drops. Without validation samples there is nothing against the candidate.
+    Refused when the exact McNemar test says worse, when a class with at least three samples falls
+    to zero, or, with few samples, when the mean drops. Without validation samples there is nothing
+    against the candidate.
     """
     config = config or GateConfig()
     n = len(outcomes)
@@ -63,7 +66,8 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
     candidate = sum(o.candidate_correct for o in outcomes)
     lost = sum(o.live_correct and not o.candidate_correct for o in outcomes)
     p = mcnemar_worse(lost, candidate - live + lost)
-    figures = f'{100 * live / n:.0f} % live, {100 * candidate / n:.0f} % candidate on {n} samples, p = {p:.3f}'
+    shares = f'{100 * live / n:.0f} % live, {100 * candidate / n:.0f} % candidate'
+    figures = f'{shares} on {n} samples, p = {p:.3f}'
 
     def verdict(accepted: bool, text: str) -> Verdict:
         return Verdict(accepted, f'{text} ({figures})', n, live / n, candidate / n, p)
@@ -74,7 +78,11 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
         return verdict(False, 'refused: worse by the paired test')
     for label in sorted({o.label for o in outcomes}):
         mine = [o for o in outcomes if o.label == label]
-        if len(mine) >= 3 and sum(o.live_correct for o in mine) >= 2 and not any(o.candidate_correct for o in mine):
+        if (
+            len(mine) >= 3
+            and sum(o.live_correct for o in mine) >= 2
+            and not any(o.candidate_correct for o in mine)
+        ):
             return verdict(False, f"refused: class '{label[:60]}' would be lost")
     if n < config.few_samples and (live - candidate) / n > config.tolerated_drop + 1e-9:
         return verdict(False, 'refused: the mean drops and there are few samples')

@@ -29,7 +29,10 @@ def decode(data: bytes) -> Image:
     except cv2.error as error:
         raise ImageError(f'the compressed image can not be decoded: {error}') from error
     if image is None:
-        raise ImageError(f'the compressed image ({len(data)} bytes) can not be decoded: damaged, or of an unknown format')
+        raise ImageError(
+            f'the compressed image ({len(data)} bytes) can not be decoded: damaged, or of an '
+            f'unknown format'
+        )
     return np.ascontiguousarray(image[..., ::-1])
 
 

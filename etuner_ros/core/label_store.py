@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled samples in SQLite: what was acknowledged survives a crash and power loss (WAL, synchronous=FULL)."""
+"""
+Labelled samples in SQLite: what was acknowledged survives a crash and power loss (WAL,
+synchronous=FULL).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     source TEXT NOT NULL, stamp_ns INTEGER NOT NULL, frame_id TEXT NOT NULL,
-    label TEXT NOT NULL, predicted TEXT NOT NULL, author TEXT NOT NULL, model_version INTEGER NOT NULL,
+    label TEXT NOT NULL, predicted TEXT NOT NULL, author TEXT NOT NULL,
+    model_version INTEGER NOT NULL,
     format TEXT NOT NULL, image BLOB NOT NULL, received_ns INTEGER NOT NULL,
     batch INTEGER
 );
 CREATE INDEX IF NOT EXISTS samples_by_frame ON samples (source, stamp_ns, frame_id);
 CREATE INDEX IF NOT EXISTS samples_by_batch ON samples (batch);
 """
-COLUMNS = 'id, source, stamp_ns, frame_id, label, predicted, author, model_version, format, image, batch'
+COLUMNS = (
+    'id, source, stamp_ns, frame_id, label, predicted, author, model_version, format, image, batch'
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class LabelStore:
             self._database.execute('PRAGMA synchronous=FULL')
             self._database.executescript(SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f'the label store {path} can not be opened: {error}; check store.path') from error
+            raise StoreError(
+                f'the label store {path} can not be opened: {error}; check store.path'
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -68,7 +76,8 @@ class LabelStore:
     def is_duplicate(self, frame: Frame, label: str, author: str) -> bool:
         """Return whether this author's last word on the frame was the same label."""
         row = self._database.execute(
-            'SELECT label FROM samples WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND author = ? ORDER BY id DESC LIMIT 1',
+            'SELECT label FROM samples WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND '
+            'author = ? ORDER BY id DESC LIMIT 1',
             (frame.key.source, frame.key.stamp_ns, frame.key.frame_id, author),
         ).fetchone()
         return row is not None and row[0] == label
@@ -82,11 +91,20 @@ class LabelStore:
         """
         try:
             cursor = self._database.execute(
-                'INSERT INTO samples (source, stamp_ns, frame_id, label, predicted, author, model_version, format, image, received_ns) '
+                'INSERT INTO samples (source, stamp_ns, frame_id, label, predicted, author, '
+                'model_version, format, image, received_ns) '
                 'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
                 (
-                    frame.key.source, frame.key.stamp_ns, frame.key.frame_id, label, frame.label, author, frame.model_version,
-                    frame.image_format, frame.image, received_ns,
+                    frame.key.source,
+                    frame.key.stamp_ns,
+                    frame.key.frame_id,
+                    label,
+                    frame.label,
+                    author,
+                    frame.model_version,
+                    frame.image_format,
+                    frame.image,
+                    received_ns,
                 ),
             )
         except sqlite3.Error as error:
@@ -95,23 +113,36 @@ class LabelStore:
 
     def waiting(self) -> int:
         """Return how many samples are in no batch yet."""
-        return int(self._database.execute('SELECT COUNT(*) FROM samples WHERE batch IS NULL').fetchone()[0])
+        return int(
+            self._database.execute('SELECT COUNT(*) FROM samples WHERE batch IS NULL').fetchone()[
+                0
+            ]
+        )
 
     def make_batch(self, size: int) -> int | None:
-        """Number the oldest waiting samples, at most `size`, as a batch; return its id, or None when none waits."""
+        """
+        Number the oldest waiting samples, at most `size`, as a batch; return its id, or None when
+        none waits.
+        """
         batch = self.last_batch() + 1
         changed = self._database.execute(
-            'UPDATE samples SET batch = ? WHERE id IN (SELECT id FROM samples WHERE batch IS NULL ORDER BY id LIMIT ?)', (batch, size)
+            'UPDATE samples SET batch = ? WHERE id IN (SELECT id FROM samples WHERE batch IS '
+            'NULL ORDER BY id LIMIT ?)',
+            (batch, size),
         ).rowcount
         return batch if changed else None
 
     def last_batch(self) -> int:
         """Return the newest batch id; 0 without any."""
-        return int(self._database.execute('SELECT COALESCE(MAX(batch), 0) FROM samples').fetchone()[0])
+        return int(
+            self._database.execute('SELECT COALESCE(MAX(batch), 0) FROM samples').fetchone()[0]
+        )
 
     def batch(self, batch_id: int) -> list[StoredSample]:
         """Return the samples of a batch, in order."""
-        rows = self._database.execute(f'SELECT {COLUMNS} FROM samples WHERE batch = ? ORDER BY id', (batch_id,))
+        rows = self._database.execute(
+            f'SELECT {COLUMNS} FROM samples WHERE batch = ? ORDER BY id', (batch_id,)
+        )
         return [StoredSample(*row) for row in rows]
 
     def count(self) -> int:

@@ -17,7 +17,9 @@ from etuner_ros.core.config import LazyTuneConfig
 
 @dataclass(frozen=True)
 class ProgressCurve:
-    """The curve `1 / (ceiling - acc(k)) = slope * k + offset`, fitted by non-negative least squares."""
+    """
+    The curve `1 / (ceiling - acc(k)) = slope * k + offset`, fitted by non-negative least squares.
+    """
 
     ceiling: float
     slope: float
@@ -58,8 +60,8 @@ def fit_progress(points: list[tuple[float, float]]) -> ProgressCurve | None:
     """
     Fit the progress curve to (iterations, accuracy) points.
 
-    The ceiling is found by a search over 40 values between the best accuracy seen and 1; residuals are compared in accuracy, since those of
-    the inverse grow without bound near the ceiling.
+    The ceiling is found by a search over 40 values between the best accuracy seen and 1; residuals
+    are compared in accuracy, since those of the inverse grow without bound near the ceiling.
 
     :return: the curve, or None with fewer than three points or without any progress
     """
@@ -84,8 +86,9 @@ class LazyTune:
     """
     Decides after each labelled batch whether a round of fine-tuning starts.
 
-    A round starts when `waiting >= batches_needed`. After a round, `batches_needed` is the least number of batches whose predicted gain reaches
-    the target; inference requests lower it again; a scenario change sets it to 1.
+    A round starts when `waiting >= batches_needed`. After a round, `batches_needed` is the least
+    number of batches whose predicted gain reaches the target; inference requests lower it again; a
+    scenario change sets it to 1.
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4))
     >>> lazy.on_batch(); lazy.should_tune
@@ -129,7 +132,8 @@ class LazyTune:
         """
         Note labelled batches that arrived.
 
-        :param new_classes: they hold labels that the model can not say yet; it is wrong on those until a round, so none is waited for
+        :param new_classes: they hold labels that the model can not say yet; it is wrong on those
+            until a round, so none is waited for
         """
         self.waiting += count
         if new_classes:
@@ -145,7 +149,9 @@ class LazyTune:
         return taken
 
     def on_round_failed(self, batches: int) -> None:
-        """Give back the batches of a round that was cancelled or died: nothing was learned from them."""
+        """
+        Give back the batches of a round that was cancelled or died: nothing was learned from them.
+        """
         self.waiting += batches
 
     def on_round_end(self, iterations: int, accuracy: float) -> None:
@@ -153,7 +159,8 @@ class LazyTune:
         Add a point to the progress curve and choose `batches_needed`.
 
         :param iterations: training iterations of this round
-        :param accuracy: validation accuracy after it, in [0, 1]; NaN when nothing could be validated
+        :param accuracy: validation accuracy after it, in [0, 1]; NaN when nothing could be
+            validated
         """
         self._requests = 0
         self._iterations += max(iterations, 0)
@@ -163,7 +170,9 @@ class LazyTune:
         limit = self.config.max_batches
         curve = fit_progress(self._points)
         if curve is None:
-            if len(self._points) >= 3:  # three points and no progress: waiting longer is all that can help
+            if (
+                len(self._points) >= 3
+            ):  # three points and no progress: waiting longer is all that can help
                 self._gain, self._needed = 0.0, min(self._needed * 2, limit)
             else:
                 self._needed = min(self._needed + 1, limit)
@@ -180,17 +189,31 @@ class LazyTune:
 
     def on_scenario_change(self) -> None:
         """Start anew: the next batch starts a round."""
-        self._needed, self._requests, self._iterations, self._points, self._gain = 1.0, 0, 0, [], None
+        self._needed, self._requests, self._iterations, self._points, self._gain = (
+            1.0,
+            0,
+            0,
+            [],
+            None,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state as plain values."""
         return {
-            'waiting': self.waiting, 'needed': self._needed, 'requests': self._requests, 'iterations': self._iterations,
-            'points': [list(p) for p in self._points], 'gain': self._gain,
+            'waiting': self.waiting,
+            'needed': self._needed,
+            'requests': self._requests,
+            'iterations': self._iterations,
+            'points': [list(p) for p in self._points],
+            'gain': self._gain,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict` of another instance."""
-        self.waiting, self._needed, self._requests = int(state['waiting']), float(state['needed']), int(state['requests'])
+        self.waiting, self._needed, self._requests = (
+            int(state['waiting']),
+            float(state['needed']),
+            int(state['requests']),
+        )
         self._iterations, self._gain = int(state['iterations']), state['gain']
         self._points = [(float(k), float(a)) for k, a in state['points']]

@@ -1,7 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-What the worker process does, without the process: live and training model, replay, rounds, probes, candidates.
+What the worker process does, without the process: live and training model, replay, rounds, probes,
+candidates.
 
 The benchmark and the tests drive it directly; `etuner_ros.worker` drives it over a pipe.
 """
@@ -38,8 +39,13 @@ from etuner_ros.core.trainer import train_round
 from etuner_ros.core.weights import difference
 from etuner_ros.core.weights import State
 
-VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the newest of each scenario first
-PREQUENTIAL_WINDOW = 40  # corrected frames whose outcome, as predicted live, counts towards the accuracy
+VALIDATION_WINDOW = (
+    200  # held-back samples that the gate looks at, the newest of each scenario first
+)
+IMPRINT_MARGIN = 2.0  # logits
+PREQUENTIAL_WINDOW = (
+    40  # corrected frames whose outcome, as predicted live, counts towards the accuracy
+)
 
 
 class RoundCancelled(Exception):
@@ -62,7 +68,7 @@ class RoundResult:
     seconds: float  # the whole round
     probe_seconds: float
     validation_seconds: float
-    accuracy: float  # validation and prequential accuracy of the current scenario, in [0, 1]; NaN when unknown
+    accuracy: float  # validation and prequential, current scenario, in [0, 1]; NaN when unknown
     accuracy_before: float
 
 
@@ -78,12 +84,18 @@ class Learner:
     """
     Holds the models and samples of one robot's tuning.
 
-    Three models: `live` mirrors what the robot runs, `training` is changed by rounds, `reference` is the deployed one.
+    Three models: `live` mirrors what the robot runs, `training` is changed by rounds, `reference`
+    is the deployed one.
 
     :param base: the deployed model; it is copied
     """
 
-    def __init__(self, base: Classifier, train: TrainConfig | None = None, sim_freeze: SimFreezeConfig | None = None) -> None:
+    def __init__(
+        self,
+        base: Classifier,
+        train: TrainConfig | None = None,
+        sim_freeze: SimFreezeConfig | None = None,
+    ) -> None:
         self.train_config = train or TrainConfig()
         self.base_state = base.state()
         self.reference = copy.deepcopy(base).eval()
@@ -95,6 +107,7 @@ class Learner:
         self.replay = Replay(int(self.train_config.replay_mb * 1e6), self.train_config.seed)
         self.validation: dict[str, Sample] = {}
         self.pending: list[Sample] = []
+        self._last_new: list[Sample] = []
         self._held = Counter[str]()
         self._seen = Counter[str]()
         self._prequential: list[tuple[int, bool]] = []
@@ -111,8 +124,9 @@ class Learner:
         """
         Take labelled samples.
 
-        A share is held back for validation, at least two of a class that has six; those are never trained on. The rest is learned in the next
-        round, or with `new=False` (seen in an earlier life) only replayed.
+        A share is held back for validation, at least two of a class that has six; those are never
+        trained on. The rest is learned in the next round, or with `new=False` (seen in an earlier
+        life) only replayed.
         """
         for sample in samples:
             if new and sample.predicted:
@@ -121,7 +135,7 @@ class Learner:
                 self.validation[sample.sample_id] = sample
                 continue
             self.pending = [s for s in self.pending if s.sample_id != sample.sample_id]
-            if sample.sample_id in self.replay:  # it was trained on, so it must not become a validation sample
+            if sample.sample_id in self.replay:  # trained on, so never a validation sample
                 self.replay.add(sample)
                 continue
             self._seen[sample.label] += 1
@@ -135,6 +149,11 @@ class Learner:
             else:
                 self.replay.add(sample)
         del self._prequential[: -10 * PREQUENTIAL_WINDOW]
+
+    def add_exemplars(self, samples: list[Sample]) -> None:
+        """Take samples that the deployed model was fitted to: replayed, but no evidence for the gate."""
+        for sample in samples:
+            self.replay.add(sample)
 
     def set_live(self, update: State, classes: tuple[str, ...], version: int) -> None:
         """
@@ -151,6 +170,11 @@ class Learner:
         if not same:  # a roll-back, a swap by hand, or a candidate that was refused
             self.training.load_state(state, classes)
             self._optimiser = make_optimiser(self.training, self.train_config)
+            waiting = {
+                s.sample_id for s in self.pending
+            }  # what the lost round learned is new again
+            self.pending = [s for s in self._last_new if s.sample_id not in waiting] + self.pending
+        self._last_new = []
         self.version = version
 
     def set_scenario(self, scenario: int) -> None:
@@ -162,22 +186,30 @@ class Learner:
 
     def accuracy(self, correct: dict[str, bool]) -> float:
         """
-        Return the accuracy in the current scenario: validation samples and recent outcomes as predicted live.
+        Return the accuracy in the current scenario: validation samples and recent outcomes as
+        predicted live.
 
         :param correct: outcome by sample id on the validation samples
         """
-        held = [ok for key, ok in correct.items() if self.validation[key].scenario == self.scenario]
-        seen = [ok for scenario, ok in self._prequential if scenario == self.scenario][-PREQUENTIAL_WINDOW:]
+        held = [
+            ok for key, ok in correct.items() if self.validation[key].scenario == self.scenario
+        ]
+        seen = [ok for scenario, ok in self._prequential if scenario == self.scenario][
+            -PREQUENTIAL_WINDOW:
+        ]
         outcomes = held + seen
         return sum(outcomes) / len(outcomes) if outcomes else math.nan
 
-    def run_round(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Step | RoundResult]:
+    def run_round(
+        self, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Step | RoundResult]:
         """
         Fine-tune on all pending samples.
 
         :param cancelled: asked before each training batch
         :return: an iterator over steps that ends with the result
-        :raises RoundCancelled: when asked to stop; the training model is put back and the samples stay pending
+        :raises RoundCancelled: when asked to stop; the training model is put back and the samples
+            stay pending
         """
         began = time.perf_counter()
         new = list(self.pending)
@@ -189,7 +221,13 @@ class Learner:
             probe_seconds += self._freeze_by_probe(0)
             if new:
                 steps = train_round(
-                    self.training, self._optimiser, new, self.replay, self.scenario, self.train_config, self._rng
+                    self.training,
+                    self._optimiser,
+                    new,
+                    self.replay,
+                    self.scenario,
+                    self.train_config,
+                    self._rng,
                 )
                 for step in steps:
                     iterations, loss, since_probe = step.iteration, step.loss, since_probe + 1
@@ -206,6 +244,7 @@ class Learner:
         self.training.eval()
         for sample in new:
             self.replay.add(sample)
+        self._last_new = new
         done = {s.sample_id for s in new}
         self.pending = [s for s in self.pending if s.sample_id not in done]
         started = time.perf_counter()
@@ -229,28 +268,45 @@ class Learner:
         )
 
     def _add_new_classes(self, new: list[Sample]) -> None:
-        """Give each label that has no row yet one that points from the mean feature of all samples to that of its own."""
+        """
+        Give each label that has no head row yet one that already recognises its samples.
+
+        The row points from the mean feature of the other samples to that of its own. Its scale and
+        bias are such that its logit lies `IMPRINT_MARGIN` above the best known one on its own mean,
+        and as much below it on the mean of the others.
+        """
         known = set(self.training.classes)
         labels = [label for label in dict.fromkeys(s.label for s in new) if label not in known]
         if not labels:
             return
         self.training.eval()
-        others = self.replay.samples[-64:] + new
-        centre = self._features(self.training, [s for s in others if s.label in known] or others).mean(dim=0)
-        norms = self.training.head.weight.detach().norm(dim=1)
-        scale = float(norms.mean()) if len(norms) and float(norms.mean()) > 0 else 1.0
-        bias = float(self.training.head.bias.detach().mean()) if len(norms) else 0.0
         for label in labels:
-            own = self._features(self.training, [s for s in new if s.label == label]).mean(dim=0)
-            direction = own - centre
-            weight = scale * direction / direction.norm().clamp_min(1e-6)
-            self.training.add_class(label, weight, bias - float(weight @ (own + centre) / 2.0))
+            own = self._features(self.training, [s for s in new if s.label == label])
+            rest = [s for s in [*self.replay.samples[-64:], *new] if s.label != label]
+            others = self._features(self.training, rest) if rest else torch.zeros_like(own)
+            direction = own.mean(dim=0) - others.mean(dim=0)
+            gap = direction.norm().clamp_min(1e-6)
+            direction = direction / gap
+            high = low = 0.0
+            if self.training.classes:
+                with torch.no_grad():
+                    high, low = (
+                        float(self.training.head(x).max(dim=1).values.mean())
+                        for x in (own, others)
+                    )
+            top = high + IMPRINT_MARGIN
+            scale = max((top - (low - IMPRINT_MARGIN)) / float(gap), 1e-3)
+            bias = top - scale * float(direction @ own.mean(dim=0))
+            self.training.add_class(label, scale * direction, bias)
         grow_optimiser(self._optimiser, self.training)
 
     def _features(self, model: Classifier, samples: list[Sample]) -> Tensor:
         with torch.inference_mode():
-            parts = [model.features(model.tensor(s.image for s in samples[i : i + 32])) for i in range(0, len(samples), 32)]
-        return torch.cat(parts)
+            parts = [
+                model.features(model.tensor(s.image for s in samples[i : i + 32]))
+                for i in range(0, len(samples), 32)
+            ]
+        return torch.cat(parts).clone()
 
     def predictions(self, model: Classifier, samples: list[Sample]) -> list[str]:
         """Return the label that a model gives each sample; empty without classes."""
@@ -262,19 +318,26 @@ class Learner:
 
     def _validate(self) -> list[Outcome]:
         """Predict the validation samples with the live and the training model."""
-        held = sorted(self.validation.values(), key=lambda s: s.scenario == self.scenario)[-VALIDATION_WINDOW:]
+        held = sorted(self.validation.values(), key=lambda s: s.scenario == self.scenario)[
+            -VALIDATION_WINDOW:
+        ]
         live, candidate = self.predictions(self.live, held), self.predictions(self.training, held)
         return [
-            Outcome(s.sample_id, s.label, s.scenario, was == s.label, now == s.label) for s, was, now in zip(held, live, candidate)
+            Outcome(s.sample_id, s.label, s.scenario, was == s.label, now == s.label)
+            for s, was, now in zip(held, live, candidate)
         ]
 
     def _freeze_by_probe(self, iterations: int) -> float:
-        """Measure every block's CKA, let SimFreeze decide and apply it; return the seconds it took."""
+        """
+        Measure every block's CKA, let SimFreeze decide and apply it; return the seconds it took.
+        """
         started = time.perf_counter()
         config = self.sim_freeze.config
         if config.enabled:
             if self._probe is None:
-                here = [s for s in self.pending + self.replay.samples if s.scenario == self.scenario][-config.probe_size :]
+                here = [
+                    s for s in self.pending + self.replay.samples if s.scenario == self.scenario
+                ][-config.probe_size :]
                 if len(here) >= 8:
                     self._probe = _Probe(self.reference.tensor(s.image for s in here))
                     self._probe.reference = unit_grams(self.reference, self._probe.batch)
@@ -282,7 +345,10 @@ class Learner:
                 was_training = self.training.training
                 self.training.eval()
                 now = unit_grams(self.training, self._probe.batch)
-                cka = {name: cka_of_grams(now[name], g, config.debiased) for name, g in self._probe.reference.items()}
+                cka = {
+                    name: cka_of_grams(now[name], g, config.debiased)
+                    for name, g in self._probe.reference.items()
+                }
                 self.sim_freeze.on_probe(cka, iterations)
                 self.training.train(was_training)
         apply_frozen(self.training, self.sim_freeze.frozen, self._optimiser)
@@ -290,7 +356,10 @@ class Learner:
 
 
 def unit_grams(model: Classifier, batch: Tensor) -> dict[str, Tensor]:
-    """Return the Gram matrix (n, n) of each block's output on a batch, in one forward pass that keeps no activation."""
+    """
+    Return the Gram matrix (n, n) of each block's output on a batch, in one forward pass that keeps
+    no activation.
+    """
     grams: dict[str, Tensor] = {}
     hooks = []
 

@@ -43,7 +43,8 @@ class _Slot:
 
 class LiveModel:
     """
-    Holds one version and predicts with it. `prepare` builds another beside it, `swap` makes it live by one assignment.
+    Holds one version and predicts with it. `prepare` builds another beside it, `swap` makes it
+    live by one assignment.
 
     `predict` may run in one thread while `prepare` runs in another.
     """
@@ -65,7 +66,9 @@ class LiveModel:
         """Classes of the live version."""
         return self._slot.model.classes
 
-    def prepare(self, version: int, classes: tuple[str, ...], weights: bytes, digest: str) -> _Slot:
+    def prepare(
+        self, version: int, classes: tuple[str, ...], weights: bytes, digest: str
+    ) -> _Slot:
         """
         Build a version beside the live one, warm it up and check that it works.
 
@@ -97,7 +100,9 @@ class LiveModel:
         slot = self._slot
         began = time.perf_counter()
         model = slot.model
-        logits, features, appearance = model.examine(model.tensor([resize_square(image, model.spec.input_size)]))
+        logits, features, appearance = model.examine(
+            model.tensor([resize_square(image, model.spec.input_size)])
+        )
         labels, scores, energy, novelty = [], [], 0.0, 0.5
         if model.classes:
             top = torch.softmax(logits[0], dim=0).topk(min(top_k, len(model.classes)))
@@ -105,4 +110,13 @@ class LiveModel:
             energy = -float(torch.logsumexp(logits[0], dim=0))
             novelty = self._novelty.update(energy, slot.version)
         seconds = time.perf_counter() - began
-        return Result(labels, scores, energy, novelty, appearance[0].tolist(), features[0], slot.version, seconds)
+        return Result(
+            labels,
+            scores,
+            energy,
+            novelty,
+            appearance[0].tolist(),
+            features[0],
+            slot.version,
+            seconds,
+        )

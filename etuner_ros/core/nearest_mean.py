@@ -25,4 +25,9 @@ class NearestClassMean:
         """Return the nearest class of a feature (D,); empty before anything was learned."""
         if not self._sums:
             return ''
-        return max(self._sums, key=lambda k: float(self._sums[k] @ feature) / max(float(np.linalg.norm(self._sums[k])), 1e-9))
+        return max(
+            self._sums,
+            key=lambda k: (
+                float(self._sums[k] @ feature) / max(float(np.linalg.norm(self._sums[k])), 1e-9)
+            ),
+        )

@@ -25,7 +25,8 @@ class Sample:
 
 class Replay:
     """
-    Keeps samples until `capacity_bytes` are full; then each newcomer displaces a random sample of the largest class.
+    Keeps samples until `capacity_bytes` are full; then each newcomer displaces a random sample of
+    the largest class.
 
     A sample with a known id replaces the old one: people correct their corrections.
     """
@@ -71,9 +72,12 @@ class Replay:
         self._by_label[sample.label].append(sample.sample_id)
         self.bytes += sample.image.nbytes
 
-    def draw(self, count: int, rng: np.random.Generator, scenario: int, scenario_share: float) -> list[Sample]:
+    def draw(
+        self, count: int, rng: np.random.Generator, scenario: int, scenario_share: float
+    ) -> list[Sample]:
         """
-        Draw samples with replacement: a share from the current scenario, the rest with every class equally likely.
+        Draw samples with replacement: a share from the current scenario, the rest with every class
+        equally likely.
 
         :return: `count` samples, or none when the replay is empty
         """

@@ -19,7 +19,9 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass
 class RunningMoments:
-    """Mean and variance in one pass (Welford); with `memory`, old values fade out exponentially."""
+    """
+    Mean and variance in one pass (Welford); with `memory`, old values fade out exponentially.
+    """
 
     memory: float = math.inf
     count: float = 0.0
@@ -43,7 +45,10 @@ class RunningMoments:
 
 
 class NoveltyScore:
-    """How unusual a frame is among those of the live weights: the normal CDF of its standardised energy score, in [0, 1]."""
+    """
+    How unusual a frame is among those of the live weights: the normal CDF of its standardised
+    energy score, in [0, 1].
+    """
 
     def __init__(self, memory: int = 500) -> None:
         self._memory = memory
@@ -51,13 +56,18 @@ class NoveltyScore:
         self._version: int | None = None
 
     def update(self, energy: float, version: int) -> float:
-        """Return the novelty of a frame with this energy score; 0.5 for the first 20 frames of a version."""
+        """
+        Return the novelty of a frame with this energy score; 0.5 for the first 20 frames of a
+        version.
+        """
         if version != self._version:  # other weights have another scale of energy
             self._version, self._moments = version, RunningMoments(self._memory)
         deviation = self._moments.deviation
         score = 0.5
         if self._moments.count >= 20 and deviation > 0:
-            score = 0.5 * (1.0 + math.erf((energy - self._moments.mean) / (deviation * math.sqrt(2.0))))
+            score = 0.5 * (
+                1.0 + math.erf((energy - self._moments.mean) / (deviation * math.sqrt(2.0)))
+            )
         self._moments.add(energy)
         return score
 
@@ -66,13 +76,16 @@ class ScenarioDetector:
     """
     Declares a scenario change when recent frames look different from those of the scenario.
 
-    Each frame comes as its *appearance*: mean and deviation of every channel of the network's first block. Lighting, background, clutter and
-    distance show there at once, and training hardly moves it, so the score needs no correction when weights are swapped. (The energy score,
-    which the paper watches, moves with every swap, and less and less between scenarios the better the model has become.)
+    Each frame comes as its *appearance*: mean and deviation of every channel of the network's
+    first block. Lighting, background, clutter and distance show there at once, and training hardly
+    moves it, so the score needs no correction when weights are swapped. (The energy score, which
+    the paper watches, moves with every swap, and less and less between scenarios the better the
+    model has become.)
 
-    The scenario is described by mean and variance of each value, the newest `window` frames left out. With the window's mean m, the score is
-    the mean over values of `(m - mean)^2 / (variance * (1/window + 1/n))`: near 1 within a scenario. A change is declared when it exceeds
-    `threshold` for `patience` requests in a row.
+    The scenario is described by mean and variance of each value, the newest `window` frames left
+    out. With the window's mean m, the score is the mean over values of `(m - mean)^2 / (variance *
+    (1/window + 1/n))`: near 1 within a scenario. A change is declared when it exceeds `threshold`
+    for `patience` requests in a row.
     """
 
     def __init__(self, config: ScenarioConfig | None = None) -> None:
@@ -90,7 +103,8 @@ class ScenarioDetector:
         """
         Take the appearance of one request.
 
-        :return: True when a change is declared with this request; values that are not finite are ignored
+        :return: True when a change is declared with this request; values that are not finite are
+            ignored
         """
         values = np.asarray(appearance, np.float64)
         if values.size == 0 or not np.isfinite(values).all():
@@ -107,7 +121,12 @@ class ScenarioDetector:
             return False
         variance = self._m2 / (self._count - 1.0) + 1e-8
         mean = np.mean(list(self._window), axis=0)
-        self.score = float(np.mean((mean - self._mean) ** 2 / (variance * (1.0 / len(self._window) + 1.0 / self._count))))
+        self.score = float(
+            np.mean(
+                (mean - self._mean) ** 2
+                / (variance * (1.0 / len(self._window) + 1.0 / self._count))
+            )
+        )
         self._over = self._over + 1 if self.score > self.config.threshold else 0
         if self._over < self.config.patience:
             return False

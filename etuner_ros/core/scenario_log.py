@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which scenario each camera was in, and when: so that a label that comes late is counted where its frame was taken."""
+"""
+Which scenario each camera was in, and when: so that a label that comes late is counted where its
+frame was taken.
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 """
 SimFreeze: decide which blocks still need training (arXiv 2401.16694, "intra-tuning").
 
-The similarity of a block is the linear CKA between its activations now and those of the reference model (the one that was deployed) on a
-fixed probe batch of the current scenario. A block whose similarity no longer moves is frozen.
+The similarity of a block is the linear CKA between its activations now and those of the reference
+model (the one that was deployed) on a fixed probe batch of the current scenario. A block whose
+similarity no longer moves is frozen.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ class SimFreeze:
     """
     Turns the history of each block's CKA into the set of frozen blocks.
 
-    A block is stable when its CKA moved by at most `threshold` in `patience` probes in a row (paper: 1 %). Stable blocks among the first
-    `max_frozen_share` of the network freeze once the scenario has seen `min_iterations`. On a scenario change a frozen block thaws when its
-    CKA on data of the new scenario moved by more than `threshold`; the others stay. Pinned blocks are left as they are.
+    A block is stable when its CKA moved by at most `threshold` in `patience` probes in a row
+    (paper: 1 %). Stable blocks among the first `max_frozen_share` of the network freeze once the
+    scenario has seen `min_iterations`. On a scenario change a frozen block thaws when its CKA on
+    data of the new scenario moved by more than `threshold`; the others stay. Pinned blocks are
+    left as they are.
     """
 
     def __init__(self, units: Iterable[str], config: SimFreezeConfig | None = None) -> None:
@@ -59,15 +62,23 @@ class SimFreeze:
         :return: the frozen blocks
         """
         self._iterations += iterations
-        moved = {name: abs(value - self.cka[name]) for name, value in cka.items() if name in self.cka}
+        moved = {
+            name: abs(value - self.cka[name]) for name, value in cka.items() if name in self.cka
+        }
         for name in self.units:
             if name not in moved:
                 continue
             if self._changed:
-                if name in self.frozen and name not in self.pinned and moved[name] > self.config.threshold:
+                if (
+                    name in self.frozen
+                    and name not in self.pinned
+                    and moved[name] > self.config.threshold
+                ):
                     self.frozen.discard(name)
             elif iterations > 0:
-                self._stable[name] = self._stable.get(name, 0) + 1 if moved[name] <= self.config.threshold else 0
+                self._stable[name] = (
+                    self._stable.get(name, 0) + 1 if moved[name] <= self.config.threshold else 0
+                )
         self.cka = dict(cka)
         if self._changed:
             self._changed = False
@@ -80,8 +91,12 @@ class SimFreeze:
     def state_dict(self) -> dict[str, Any]:
         """Return all state as plain values."""
         return {
-            'frozen': sorted(self.frozen), 'pinned': sorted(self.pinned), 'cka': dict(self.cka), 'stable': dict(self._stable),
-            'iterations': self._iterations, 'changed': self._changed,
+            'frozen': sorted(self.frozen),
+            'pinned': sorted(self.pinned),
+            'cka': dict(self.cka),
+            'stable': dict(self._stable),
+            'iterations': self._iterations,
+            'changed': self._changed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -31,7 +31,10 @@ class Step:
 
 
 def make_optimiser(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return Adam with decoupled weight decay: one step size for the backbone, a larger one for the head."""
+    """
+    Return Adam with decoupled weight decay: one step size for the backbone, a larger one for the
+    head.
+    """
     groups = [
         {'params': list(model.backbone.parameters()), 'lr': config.learning_rate},
         {'params': list(model.head.parameters()), 'lr': config.head_learning_rate},
@@ -54,7 +57,10 @@ def grow_optimiser(optimiser: torch.optim.Optimizer, model: Classifier) -> None:
 
 
 def augment(image: Image, rng: np.random.Generator) -> Image:
-    """Crop at random (70 to 100 % of the area), flip, and scale brightness and contrast; RGB uint8 (S, S, 3) in and out."""
+    """
+    Crop at random (70 to 100 % of the area), flip, and scale brightness and contrast; RGB uint8
+    (S, S, 3) in and out.
+    """
     size = image.shape[0]
     side = int(round(size * math.sqrt(rng.uniform(0.7, 1.0))))
     top, left = rng.integers(0, size - side + 1, 2)
@@ -62,7 +68,10 @@ def augment(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.5:
         image = image[:, ::-1]
     if side != size:
-        image = np.asarray(cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+        image = np.asarray(
+            cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=cv2.INTER_LINEAR),
+            np.uint8,
+        )
     gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-16, 16)
     return np.asarray(np.clip(image.astype(np.float32) * gain + offset, 0, 255), np.uint8)
 
@@ -84,10 +93,12 @@ def train_round(
     augmenter: Callable[[Image, np.random.Generator], Image] = augment,
 ) -> Iterator[Step]:
     """
-    Train on new samples beside replayed ones; yields after each batch, so the caller can probe, report or stop.
+    Train on new samples beside replayed ones; yields after each batch, so the caller can probe,
+    report or stop.
 
-    Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which `scenario_share` come from the current
-    scenario and the rest with every class equally likely. Blocks in `model.frozen` are not touched.
+    Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which
+    `scenario_share` come from the current scenario and the rest with every class equally likely.
+    Blocks in `model.frozen` are not touched.
     """
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
@@ -105,7 +116,9 @@ def train_round(
         loss = functional.cross_entropy(model(model.tensor(images)), target)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], config.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(
+            [p for p in model.parameters() if p.grad is not None], config.gradient_clip
+        )
         optimiser.step()
         yield Step(iteration, total, float(loss.detach()))
     model.eval()

@@ -3,8 +3,9 @@
 """
 Weights as bytes: safetensors, cumulative deltas against the base weights, checksums. NumPy only.
 
-Base weights are a safetensors file whose metadata holds a `ModelSpec` as JSON; they are named by the SHA-256 of the file. An update carries the
-tensors that differ from the base, so one update is enough for a receiver that has the base.
+Base weights are a safetensors file whose metadata holds a `ModelSpec` as JSON; they are named by
+the SHA-256 of the file. An update carries the tensors that differ from the base, so one update is
+enough for a receiver that has the base.
 """
 
 from __future__ import annotations
@@ -53,11 +54,16 @@ class ModelSpec:
         try:
             raw = json.loads(text)
             return ModelSpec(
-                str(raw['architecture']), int(raw['input_size']), tuple(str(c) for c in raw['classes']),
-                tuple(float(v) for v in raw['mean']), tuple(float(v) for v in raw['std']),  # type: ignore[arg-type]
+                str(raw['architecture']),
+                int(raw['input_size']),
+                tuple(str(c) for c in raw['classes']),
+                tuple(float(v) for v in raw['mean']),
+                tuple(float(v) for v in raw['std']),  # type: ignore[arg-type]
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f'the model description in the weights is damaged: {error}') from error
+            raise WeightsError(
+                f'the model description in the weights is damaged: {error}'
+            ) from error
 
 
 def sha256(data: bytes) -> str:
@@ -71,15 +77,24 @@ class BaseWeights:
 
     state: State
     spec: ModelSpec
-    units: tuple[tuple[str, int], ...]  # (name, number of parameters) of each freezable block, from input to output
-    exemplars: tuple[tuple[str, bytes], ...]  # (label, JPEG): samples of the deployment that rounds may replay
+    units: tuple[
+        tuple[str, int], ...
+    ]  # (name, number of parameters) of each freezable block, from input to output
+    exemplars: tuple[
+        tuple[str, bytes], ...
+    ]  # (label, JPEG): samples of the deployment that rounds may replay
     sha256: str  # of the file
 
 
 def pack_base(
-    state: State, spec: ModelSpec, units: Sequence[tuple[str, int]], exemplars: Sequence[tuple[str, bytes]] = ()
+    state: State,
+    spec: ModelSpec,
+    units: Sequence[tuple[str, int]],
+    exemplars: Sequence[tuple[str, bytes]] = (),
 ) -> bytes:
-    """Return base weights, and samples of what they were deployed with, as the bytes of their file."""
+    """
+    Return base weights, and samples of what they were deployed with, as the bytes of their file.
+    """
     tensors = {k: np.array(v, order='C') for k, v in state.items()}
     metadata = {'etuner': spec.to_json(), 'units': json.dumps(list(units))}
     if exemplars:
@@ -97,13 +112,17 @@ def read_base(path: Path) -> BaseWeights:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f'the weights file {path} can not be read: {error.strerror or error}') from error
+        raise WeightsError(
+            f'the weights file {path} can not be read: {error.strerror or error}'
+        ) from error
     state = unpack(data)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
         metadata = header.get('__metadata__', {})
         if 'etuner' not in metadata:
-            raise WeightsError(f'{path} holds no model description; make base weights with `etuner deploy`')
+            raise WeightsError(
+                f'{path} holds no model description; make base weights with `etuner deploy`'
+            )
         spec = ModelSpec.from_json(metadata['etuner'])
         units = tuple((str(name), int(size)) for name, size in json.loads(metadata['units']))
         exemplars, start = [], 0
@@ -135,19 +154,26 @@ def unpack(data: bytes) -> State:
 
 def difference(base: State, state: State) -> State:
     """Return the tensors of `state` that differ from `base` in shape or in any bit."""
-    return {k: v for k, v in state.items() if k not in base or base[k].shape != v.shape or base[k].tobytes() != v.tobytes()}
+    return {
+        k: v
+        for k, v in state.items()
+        if k not in base or base[k].shape != v.shape or base[k].tobytes() != v.tobytes()
+    }
 
 
 def check_update(base: State, update: State, classes: int) -> None:
     """
-    Check that an update fits its base: known names, equal shapes and kinds, finite values, one head row per class.
+    Check that an update fits its base: known names, equal shapes and kinds, finite values, one
+    head row per class.
 
     :param classes: number of classes that the update claims
     :raises WeightsError: naming the first tensor that does not fit
     """
     for name, tensor in sorted(update.items()):
         if name not in base:
-            raise WeightsError(f"tensor '{name[:80]}' is not in the base weights: another architecture?")
+            raise WeightsError(
+                f"tensor '{name[:80]}' is not in the base weights: another architecture?"
+            )
         expected = base[name].shape
         if name in HEAD:
             expected = (classes, *expected[1:])

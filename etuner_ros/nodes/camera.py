@@ -38,9 +38,13 @@ from etuner_ros.nodes.conversions import array_to_image
 class CameraSettings(Checked):
     """Parameters of the camera node."""
 
-    source: str = setting('', '/dev/video0, a video file, a folder <split>/<class>/*.jpg, or a rosbag2 recording')
+    source: str = setting(
+        '', '/dev/video0, a video file, a folder <split>/<class>/*.jpg, or a rosbag2 recording'
+    )
     image_topic: str = setting('', 'image topic in a recording; empty = the first one')
-    rate_hz: float = setting(0.0, 'pictures per second; 0 = as recorded (folders: 5, devices: 30)', 0.0, 1000.0)
+    rate_hz: float = setting(
+        0.0, 'pictures per second; 0 = as recorded (folders: 5, devices: 30)', 0.0, 1000.0
+    )
     loop: bool = setting(False, 'start again at the end')
     autoplay: bool = setting(True, 'start at once; false waits for ~/play')
     skip: int = setting(0, 'frames of a recording that are left out at its start', 0, 10**9)
@@ -52,26 +56,36 @@ class CameraNode(Node):
     """
     Plays a source of pictures.
 
-    Publishes `image_raw` (Image), `image_raw/compressed` (CompressedImage, only while someone listens), `ground_truth` (GroundTruth, where the
-    source knows it), `~/playing` (Bool, latched). Serves `~/play` (SetBool: start, stop).
+    Publishes `image_raw` (Image), `image_raw/compressed` (CompressedImage, only while someone
+    listens), `ground_truth` (GroundTruth, where the source knows it), `~/playing` (Bool, latched).
+    Serves `~/play` (SetBool: start, stop).
     """
 
     def __init__(self, **options: object) -> None:
         super().__init__('camera', **options)
         self.settings = declare(self, '', CameraSettings)
         if not self.settings.source:
-            raise ConfigError('the camera has no source; set the parameter source, or leave this node out when the robot has its own driver')
-        self._source: FrameSource = open_source(self.settings.source, self.settings.image_topic, self.settings.skip)
+            raise ConfigError(
+                'the camera has no source; set the parameter source, or leave this node out when '
+                'the robot has its own driver'
+            )
+        self._source: FrameSource = open_source(
+            self.settings.source, self.settings.image_topic, self.settings.skip
+        )
         self._frames: Iterator[SourceFrame] = iter(self._source)
         self._published, self._done = 0, False
         self.health = Health(self, self._diagnostics)
         self._images = self.create_publisher(Image, 'image_raw', reliable(5))
-        self._compressed = self.create_publisher(CompressedImage, 'image_raw/compressed', reliable(5))
+        self._compressed = self.create_publisher(
+            CompressedImage, 'image_raw/compressed', reliable(5)
+        )
         self._truths = self.create_publisher(GroundTruth, 'ground_truth', reliable(50))
         self._playing = self.create_publisher(Bool, '~/playing', LATCHED)
         self.create_service(SetBool, '~/play', self._on_play)
         # A timer of the node's clock: with use_sim_time it stands still with the simulation.
-        self._timer = self.create_timer(1.0 / (self.settings.rate_hz or self._source.rate_hz or 5.0), self._publish_next)
+        self._timer = self.create_timer(
+            1.0 / (self.settings.rate_hz or self._source.rate_hz or 5.0), self._publish_next
+        )
         if self.settings.autoplay:
             self.get_logger().info(f'playing {self.settings.source}')
         else:
@@ -79,7 +93,11 @@ class CameraNode(Node):
         self._tell(self.settings.autoplay)
 
     def _diagnostics(self) -> Mapping[str, object]:
-        return {'source': self.settings.source, 'pictures published': self._published, 'playing': not self._timer.is_canceled()}
+        return {
+            'source': self.settings.source,
+            'pictures published': self._published,
+            'playing': not self._timer.is_canceled(),
+        }
 
     def _tell(self, playing: bool) -> None:
         self._playing.publish(Bool(data=playing))
@@ -98,7 +116,12 @@ class CameraNode(Node):
     @guarded
     def _publish_next(self) -> None:
         frame = next(self._frames, None)
-        if frame is None and self.settings.loop and self._published and not isinstance(self._source, Device):
+        if (
+            frame is None
+            and self.settings.loop
+            and self._published
+            and not isinstance(self._source, Device)
+        ):
             self._frames = iter(self._source)
             frame = next(self._frames, None)
         if frame is None:
@@ -109,7 +132,9 @@ class CameraNode(Node):
             return
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.settings.frame_id)
         if frame.label:
-            self._truths.publish(GroundTruth(header=header, label=frame.label, scenario=frame.scenario))
+            self._truths.publish(
+                GroundTruth(header=header, label=frame.label, scenario=frame.scenario)
+            )
         if self._compressed.get_subscription_count() > 0:
             code = to_bytes(encode_jpeg(frame.image, self.settings.jpeg_quality))
             self._compressed.publish(CompressedImage(header=header, format='jpeg', data=code))

@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all nodes share: parameters from dataclasses, guarded callbacks, diagnostics, lifecycle start, `main`."""
+"""
+What all nodes share: parameters from dataclasses, guarded callbacks, diagnostics, lifecycle start,
+`main`.
+"""
 
 from __future__ import annotations
 
@@ -39,25 +42,37 @@ from etuner_ros.core.errors import EtunerError
 
 Settings = TypeVar('Settings', bound=Checked)
 
-NEWEST_WINS = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
+NEWEST_WINS = QoSProfile(
+    depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT
+)
 LATCHED = QoSProfile(
-    depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    depth=1,
+    history=HistoryPolicy.KEEP_LAST,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
 
 def reliable(depth: int) -> QoSProfile:
     """Return a reliable, volatile profile of this depth."""
-    return QoSProfile(depth=depth, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
+    return QoSProfile(
+        depth=depth, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
+    )
 
 
 @dataclass(frozen=True)
 class ModelSettings(Checked):
     """Which network; the same in `inference`, `tuner` and `model_manager`."""
 
-    architecture: str = setting('efficientnet_lite0', "network: efficientnet_lite0 or the name of a torchvision classification model")
+    architecture: str = setting(
+        'efficientnet_lite0',
+        'network: efficientnet_lite0 or the name of a torchvision classification model',
+    )
     input_size: int = setting(128, 'side of the square input, in px', 32, 1024)
     weights: str = setting(
-        '', "'' = pretrained on ImageNet; a .safetensors file of base weights (`etuner deploy`); or a state-dict file of a torchvision model"
+        '',
+        "'' = pretrained on ImageNet; a .safetensors file of base weights (`etuner deploy`); or "
+        'a state-dict file of a torchvision model',
     )
 
 
@@ -65,7 +80,8 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
     """
     Declare a parameter for each field of a settings dataclass and read them.
 
-    An integer given for a float is taken. Values are checked by the parameter's range and again by the dataclass.
+    An integer given for a float is taken. Values are checked by the parameter's range and again by
+    the dataclass.
 
     :param prefix: put before each name, as `prefix.field`; empty for none
     :raises ConfigError: when a value does not fit
@@ -74,21 +90,45 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
     for field in fields(kind):
         name = f'{prefix}.{field.name}' if prefix else field.name
         low, high = field.metadata.get('min'), field.metadata.get('max')
-        descriptor = ParameterDescriptor(description=field.metadata['help'], read_only=True, dynamic_typing=isinstance(field.default, float))
-        if isinstance(field.default, int) and not isinstance(field.default, bool) and low is not None:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high if high is not None else 2**62))]
+        descriptor = ParameterDescriptor(
+            description=field.metadata['help'],
+            read_only=True,
+            dynamic_typing=isinstance(field.default, float),
+        )
+        if (
+            isinstance(field.default, int)
+            and not isinstance(field.default, bool)
+            and low is not None
+        ):
+            descriptor.integer_range = [
+                IntegerRange(
+                    from_value=int(low), to_value=int(high if high is not None else 2**62)
+                )
+            ]
         elif isinstance(field.default, float) and low is not None:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high if high is not None else 1e300))]
+            descriptor.floating_point_range = [
+                FloatingPointRange(
+                    from_value=float(low), to_value=float(high if high is not None else 1e300)
+                )
+            ]
         if not node.has_parameter(name):
             try:
                 node.declare_parameter(name, field.default, descriptor)
             except rclpy.exceptions.ParameterException as error:
-                raise ConfigError(f'parameter {name} is refused: {error} ({descriptor.description})') from error
+                raise ConfigError(
+                    f'parameter {name} is refused: {error} ({descriptor.description})'
+                ) from error
         value = node.get_parameter(name).value
-        if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
+        if (
+            isinstance(field.default, float)
+            and isinstance(value, int)
+            and not isinstance(value, bool)
+        ):
             value = float(value)
         if type(value) is not type(field.default):
-            raise ConfigError(f'parameter {name} must be a {type(field.default).__name__}, got {value!r}')
+            raise ConfigError(
+                f'parameter {name} must be a {type(field.default).__name__}, got {value!r}'
+            )
         values[field.name] = value
     return kind(**values)
 
@@ -113,7 +153,8 @@ def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
     """
     Keep a node alive when a callback of it raises: log once per 5 s, count in diagnostics, go on.
 
-    rclpy's executor lets a callback's exception end `spin`. Service callbacks must not use this: they have to answer.
+    rclpy's executor lets a callback's exception end `spin`. Service callbacks must not use this:
+    they have to answer.
     """
 
     @functools.wraps(callback)
@@ -123,20 +164,27 @@ def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
         except EtunerError as error:
             self.health.problem(str(error))
             self.get_logger().warning(short(str(error), 300), throttle_duration_sec=5.0)
-        except Exception as error:  # any bug in handling one message must not end the node; it is logged whole
+        except (
+            Exception
+        ) as error:  # any bug in handling one message must not end the node; it is logged whole
             self.health.problem(f'{type(error).__name__}: {error}')
-            self.get_logger().error(f'{callback.__name__} failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0)
+            self.get_logger().error(
+                f'{callback.__name__} failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0
+            )
         return None
 
     return call
 
 
-def transition(callback: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
+def transition(
+    callback: Callable[..., TransitionCallbackReturn],
+) -> Callable[..., TransitionCallbackReturn]:
     """
     Make errors of a lifecycle transition heard.
 
-    rclpy turns an exception in a transition into ERROR without a word. A known error means FAILURE, which leaves the node in the state it came
-    from; anything else is logged with its traceback and means ERROR, after which `on_error` cleans up and the node is unconfigured.
+    rclpy turns an exception in a transition into ERROR without a word. A known error means
+    FAILURE, which leaves the node in the state it came from; anything else is logged with its
+    traceback and means ERROR, after which `on_error` cleans up and the node is unconfigured.
     """
 
     @functools.wraps(callback)
@@ -182,7 +230,10 @@ class Health:
             name=f'{self._node.get_fully_qualified_name()}: etuner',
             message=self._problem if fresh else 'ok',
             hardware_id='etuner_ros',
-            values=[KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v)) for k, v in values.items()],
+            values=[
+                KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v))
+                for k, v in values.items()
+            ],
         )
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._node.get_clock().now().to_msg()
@@ -193,8 +244,8 @@ class AutostartNode(LifecycleNode):
     """
     A lifecycle node that brings itself up when its parameter `autostart` says so.
 
-    It tries again while configuring fails, so that a node which waits for something comes up when that is there; once it was active, whoever
-    manages it is in charge.
+    It tries again while configuring fails, so that a node which waits for something comes up when
+    that is there; once it was active, whoever manages it is in charge.
     """
 
     def __init__(self, name: str, **options: Any) -> None:

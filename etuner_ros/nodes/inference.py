@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-# torch is imported before the node exists, so that no transition has to wait for it (architecture, promise 7)
+# torch is imported before the node exists, so that no transition has to wait for it (architecture,
+# promise 7)
 import torch  # isort: skip
 
 from collections.abc import Mapping
@@ -64,11 +65,15 @@ class InferenceSettings(Checked):
     """Parameters of the inference node."""
 
     source: str = setting('camera', 'name of this camera pipeline in predictions and labels')
-    image_transport: str = setting('raw', "'raw' subscribes image_raw, 'compressed' image_raw/compressed")
+    image_transport: str = setting(
+        'raw', "'raw' subscribes image_raw, 'compressed' image_raw/compressed"
+    )
     device: str = setting('auto', "'auto' takes CUDA where there is one; 'cpu', 'cuda', 'cuda:1'")
     threads: int = setting(1, 'CPU threads of a prediction', 1, 256)
     top_k: int = setting(3, 'labels in a prediction', 1, 1000)
-    keep_rate_hz: float = setting(10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0)
+    keep_rate_hz: float = setting(
+        10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0
+    )
     jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
 
 
@@ -76,9 +81,10 @@ class InferenceNode(AutostartNode):
     """
     Recognises what the camera sees.
 
-    Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins; `model` (ModelUpdate, latched).
-    Publishes `predictions` (Prediction), `predicted_frame` (PredictedFrame), and only while someone listens `frame_feature` (FrameFeature),
-    `annotated` (Image) and, where vision_msgs is installed, `classification` (vision_msgs/Classification).
+    Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins;
+    `model` (ModelUpdate, latched). Publishes `predictions` (Prediction), `predicted_frame`
+    (PredictedFrame), and only while someone listens `frame_feature` (FrameFeature), `annotated`
+    (Image) and, where vision_msgs is installed, `classification` (vision_msgs/Classification).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -101,9 +107,15 @@ class InferenceNode(AutostartNode):
         """Return what /diagnostics says about this node."""
         live = self._live
         return {
-            'frames': self._frames, 'unreadable frames': self._dropped, 'latency ms': self._latency_ms, 'inference ms': self._inference_ms,
-            'model version': live.version if live else 'none', 'classes': len(live.classes) if live else 0, 'swaps': self._swaps,
-            'active': self._active, 'preparing': self._swapping or 'nothing',
+            'frames': self._frames,
+            'unreadable frames': self._dropped,
+            'latency ms': self._latency_ms,
+            'inference ms': self._inference_ms,
+            'model version': live.version if live else 'none',
+            'classes': len(live.classes) if live else 0,
+            'swaps': self._swaps,
+            'active': self._active,
+            'preparing': self._swapping or 'nothing',
         }
 
     @transition
@@ -112,27 +124,42 @@ class InferenceNode(AutostartNode):
         settings = self.settings = declare(self, '', InferenceSettings)
         model = declare(self, 'model', ModelSettings)
         if settings.image_transport not in ('raw', 'compressed'):
-            raise ConfigError(f"image_transport must be 'raw' or 'compressed', got '{settings.image_transport}'")
+            raise ConfigError(
+                f"image_transport must be 'raw' or 'compressed', got '{settings.image_transport}'"
+            )
         device = settings.device
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
         elif device.startswith('cuda') and not torch.cuda.is_available():
-            raise ConfigError(f"device is '{device}' but torch sees no CUDA device; set device to 'auto' or 'cpu'")
+            raise ConfigError(
+                f"device is '{device}' but torch sees no CUDA device; set device to 'auto' or "
+                f"'cpu'"
+            )
         torch.set_num_threads(settings.threads)
         self._device = device
         self._open(base_weights.prepare(model.architecture, model.input_size, model.weights))
-        self._predictions = self.create_lifecycle_publisher(Prediction, 'predictions', reliable(10))
-        self._kept = self.create_lifecycle_publisher(PredictedFrame, 'predicted_frame', reliable(30))
-        self._features = self.create_lifecycle_publisher(FrameFeature, 'frame_feature', reliable(30))
+        self._predictions = self.create_lifecycle_publisher(
+            Prediction, 'predictions', reliable(10)
+        )
+        self._kept = self.create_lifecycle_publisher(
+            PredictedFrame, 'predicted_frame', reliable(30)
+        )
+        self._features = self.create_lifecycle_publisher(
+            FrameFeature, 'frame_feature', reliable(30)
+        )
         self._annotated = self.create_lifecycle_publisher(Image, 'annotated', reliable(2))
         publishers = [self._predictions, self._kept, self._features, self._annotated]
         if Classification is not None:
-            self._classification = self.create_lifecycle_publisher(Classification, 'classification', reliable(10))
+            self._classification = self.create_lifecycle_publisher(
+                Classification, 'classification', reliable(10)
+            )
             publishers.append(self._classification)
         if settings.image_transport == 'raw':
             images = self.create_subscription(Image, 'image_raw', self._on_image, NEWEST_WINS)
         else:
-            images = self.create_subscription(CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS)
+            images = self.create_subscription(
+                CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS
+            )
         updates = self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._ready = self.create_guard_condition(self._on_prepared)
@@ -143,7 +170,10 @@ class InferenceNode(AutostartNode):
 
     def _open(self, path: Path) -> None:
         self._live = LiveModel(read_base(path), self._device)
-        self.get_logger().info(f"{self._live.base.spec.architecture} on {self._device}, {len(self._live.classes)} classes, from {path.name}")
+        self.get_logger().info(
+            f'{self._live.base.spec.architecture} on {self._device}, {len(self._live.classes)} '
+            f'classes, from {path.name}'
+        )
 
     @transition
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
@@ -190,7 +220,11 @@ class InferenceNode(AutostartNode):
     @guarded
     def _on_compressed(self, message: CompressedImage) -> None:
         if self._active:
-            self._look(message.header, lambda: compressed_to_array(message), (message.format, bytes(message.data)))
+            self._look(
+                message.header,
+                lambda: compressed_to_array(message),
+                (message.format, bytes(message.data)),
+            )
 
     def _look(self, header: Header, read: Any, encoded: tuple[str, bytes] | None = None) -> None:
         """Predict one frame and publish what is known of it."""
@@ -208,9 +242,18 @@ class InferenceNode(AutostartNode):
         confidence = result.scores[0] if result.scores else 0.0
         self._predictions.publish(
             Prediction(
-                header=header, source=self.settings.source, labels=result.labels, scores=result.scores, confidence=confidence,
-                energy=result.energy, novelty=result.novelty, appearance=result.appearance, model_version=result.version, kept=kept,
-                latency_ms=self._latency_ms, inference_ms=self._inference_ms,
+                header=header,
+                source=self.settings.source,
+                labels=result.labels,
+                scores=result.scores,
+                confidence=confidence,
+                energy=result.energy,
+                novelty=result.novelty,
+                appearance=result.appearance,
+                model_version=result.version,
+                kept=kept,
+                latency_ms=self._latency_ms,
+                inference_ms=self._inference_ms,
             )
         )
         self._frames += 1
@@ -219,11 +262,16 @@ class InferenceNode(AutostartNode):
         if self._annotated.get_subscription_count() > 0:
             self._annotated.publish(array_to_image(annotate(image, result), header))
         if Classification is not None and self._classification.get_subscription_count() > 0:
-            hypotheses = [ObjectHypothesis(class_id=k, score=v) for k, v in zip(result.labels, result.scores)]
+            hypotheses = [
+                ObjectHypothesis(class_id=k, score=v) for k, v in zip(result.labels, result.scores)
+            ]
             self._classification.publish(Classification(header=header, results=hypotheses))
 
     def _keeps(self, stamp: int) -> bool:
-        """Return whether this frame is kept, at most `keep_rate_hz` of them; time that jumps back starts anew."""
+        """
+        Return whether this frame is kept, at most `keep_rate_hz` of them; time that jumps back
+        starts anew.
+        """
         rate = self.settings.keep_rate_hz
         if rate <= 0 or 0 <= stamp - self._last_kept_ns < 0.9e9 / rate:
             return False
@@ -235,18 +283,31 @@ class InferenceNode(AutostartNode):
         while (job := self._jobs.get()) is not None:
             header, image, encoded, result = job
             try:
-                kind, code = encoded if encoded is not None else ('jpeg', encode_jpeg(image, self.settings.jpeg_quality))
+                kind, code = (
+                    encoded
+                    if encoded is not None
+                    else ('jpeg', encode_jpeg(image, self.settings.jpeg_quality))
+                )
                 self._kept.publish(
                     PredictedFrame(
-                        header=header, source=self.settings.source, label=result.labels[0] if result.labels else '',
-                        confidence=result.scores[0] if result.scores else 0.0, novelty=result.novelty, model_version=result.version,
+                        header=header,
+                        source=self.settings.source,
+                        label=result.labels[0] if result.labels else '',
+                        confidence=result.scores[0] if result.scores else 0.0,
+                        novelty=result.novelty,
+                        model_version=result.version,
                         image=CompressedImage(header=header, format=kind, data=to_bytes(code)),
                     )
                 )
                 if self._features.get_subscription_count() > 0:
                     feature = to_bytes(result.features.cpu().numpy().astype('<f2').tobytes())
                     self._features.publish(
-                        FrameFeature(header=header, source=self.settings.source, model_version=result.version, feature=feature)
+                        FrameFeature(
+                            header=header,
+                            source=self.settings.source,
+                            model_version=result.version,
+                            feature=feature,
+                        )
                     )
             except Exception as error:  # one frame that can't be kept must not stop the keeping
                 self.health.problem(f'a frame could not be kept: {error}')
@@ -259,7 +320,12 @@ class InferenceNode(AutostartNode):
 
     def _build_next(self) -> None:
         live, message = self._live, self._wanted
-        if live is None or message is None or self._builder is not None or (self._fetcher is not None and self._fetcher.busy):
+        if (
+            live is None
+            or message is None
+            or self._builder is not None
+            or (self._fetcher is not None and self._fetcher.busy)
+        ):
             return
         if message.base_sha256 != live.base.sha256:
             assert self._fetcher is not None
@@ -269,22 +335,35 @@ class InferenceNode(AutostartNode):
         if message.version == live.version:
             return
         self._swapping = f'version {message.version}'
-        self._builder = threading.Thread(target=self._build, args=(live, message), name='builder', daemon=True)
+        self._builder = threading.Thread(
+            target=self._build, args=(live, message), name='builder', daemon=True
+        )
         self._builder.start()
 
     def _build(self, live: LiveModel, message: ModelUpdate) -> None:
         began = time.perf_counter()
         try:
-            slot = live.prepare(message.version, tuple(message.classes), bytes(message.weights), message.sha256)
+            slot = live.prepare(
+                message.version, tuple(message.classes), bytes(message.weights), message.sha256
+            )
             live.swap(slot)
             self._swaps += 1
-            self.get_logger().info(f'version {message.version} is live, prepared in {1e3 * (time.perf_counter() - began):.0f} ms')
+            self.get_logger().info(
+                f'version {message.version} is live, prepared in '
+                f'{1e3 * (time.perf_counter() - began):.0f} ms'
+            )
         except WeightsError as error:
             self.health.problem(str(error))
-            self.get_logger().error(f'version {message.version} is refused, version {live.version} stays: {error}')
-        except Exception as error:  # a swap that fails in any way must leave the live version serving
+            self.get_logger().error(
+                f'version {message.version} is refused, version {live.version} stays: {error}'
+            )
+        except (
+            Exception
+        ) as error:  # a swap that fails in any way must leave the live version serving
             self.health.problem(f'version {message.version} could not be prepared: {error}')
-            self.get_logger().error(f'version {message.version} could not be prepared: {type(error).__name__}: {error}')
+            self.get_logger().error(
+                f'version {message.version} could not be prepared: {type(error).__name__}: {error}'
+            )
         self._ready.trigger()
 
     def _on_prepared(self) -> None:
@@ -309,8 +388,19 @@ def annotate(image: Array, result: Result) -> Array:
     picture[:band] = (picture[:band] * 0.35).astype(np.uint8)
     confidence = result.scores[0] if result.scores else 0.0
     picture[band : band + max(2, band // 8), : int(width * confidence)] = (80, 220, 120)
-    text = f'{result.labels[0] if result.labels else "?"} {100 * confidence:.0f}%  v{result.version}'
-    cv2.putText(picture, text, (int(6 * scale), int(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, 0.75 * scale, (255, 255, 255), max(1, int(1.6 * scale)), cv2.LINE_AA)
+    text = (
+        f'{result.labels[0] if result.labels else "?"} {100 * confidence:.0f}%  v{result.version}'
+    )
+    cv2.putText(
+        picture,
+        text,
+        (int(6 * scale), int(24 * scale)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.75 * scale,
+        (255, 255, 255),
+        max(1, int(1.6 * scale)),
+        cv2.LINE_AA,
+    )
     return picture
 
 

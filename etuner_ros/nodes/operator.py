@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`operator`: a scripted person who corrects the robot, from the ground truth of a recording; for demonstrations and tests."""
+"""
+`operator`: a scripted person who corrects the robot, from the ground truth of a recording; for
+demonstrations and tests.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,11 @@ class OperatorSettings(Checked):
 
 class OperatorNode(Node):
     """
-    Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong ones are corrected.
+    Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong
+    ones are corrected.
 
-    Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts` (LabelReceipt). Publishes `labels` (LabelCorrection).
+    Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts`
+    (LabelReceipt). Publishes `labels` (LabelCorrection).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -51,7 +56,11 @@ class OperatorNode(Node):
         self._due: list[tuple[int, LabelCorrection]] = []
         self._last_ns = 0
         self._sent = self._accepted = self._refused = 0
-        values = lambda: {'labels sent': self._sent, 'accepted': self._accepted, 'refused': self._refused}  # noqa: E731
+        values = lambda: {
+            'labels sent': self._sent,
+            'accepted': self._accepted,
+            'refused': self._refused,
+        }
         self.health = Health(self, values)
         self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
         self.create_subscription(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
@@ -70,11 +79,18 @@ class OperatorNode(Node):
         label = self._truths.get((stamp_ns(message.header), message.header.frame_id))
         now = self.get_clock().now().nanoseconds
         too_soon = 0 <= now - self._last_ns < 1e9 / self.settings.rate_hz
-        if label is None or not message.kept or too_soon or self._random.random() >= self.settings.share:
+        if (
+            label is None
+            or not message.kept
+            or too_soon
+            or self._random.random() >= self.settings.share
+        ):
             return
         self._last_ns = now
         late = self.settings.delay_s + self._random.random() * self.settings.jitter_s
-        correction = LabelCorrection(header=message.header, source=message.source, label=label, author=self.settings.author)
+        correction = LabelCorrection(
+            header=message.header, source=message.source, label=label, author=self.settings.author
+        )
         self._due.append((now + int(late * 1e9), correction))
 
     @guarded

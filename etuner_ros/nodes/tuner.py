@@ -1,6 +1,9 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`tuner`: the ETuner manager. Decides when a round starts, has its worker process run it, proposes new weights."""
+"""
+`tuner`: the ETuner manager. Decides when a round starts, has its worker process run it, proposes
+new weights.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,12 @@ from etuner_ros.worker import WorkerClient
 class TunerSettings(Checked):
     """Parameters of the tuner node itself."""
 
-    verdict_timeout_s: float = setting(15.0, 'how long a candidate waits for its verdict, in s', 0.1, 3600.0)
-    restart_delay_s: float = setting(2.0, 'pause before a dead worker is started again, in s', 0.0, 3600.0)
+    verdict_timeout_s: float = setting(
+        15.0, 'how long a candidate waits for its verdict, in s', 0.1, 3600.0
+    )
+    restart_delay_s: float = setting(
+        2.0, 'pause before a dead worker is started again, in s', 0.0, 3600.0
+    )
 
 
 @dataclass
@@ -75,8 +82,9 @@ class TunerNode(Node):
     """
     Tunes.
 
-    Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `model` (ModelUpdate), `layers` (LayerStates), `verdicts`
-    (ModelVerdict). Publishes `candidate` (ModelCandidate), `scenario_changes` (ScenarioChange), `~/status` (TunerStatus, latched).
+    Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `model`
+    (ModelUpdate), `layers` (LayerStates), `verdicts` (ModelVerdict). Publishes `candidate`
+    (ModelCandidate), `scenario_changes` (ScenarioChange), `~/status` (TunerStatus, latched).
     Action `~/fine_tune` (FineTune).
     """
 
@@ -115,7 +123,12 @@ class TunerNode(Node):
         self._collectors: dict[str, Any] = {}
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._action = ActionServer(
-            self, FineTune, '~/fine_tune', self._execute, goal_callback=lambda _: GoalResponse.ACCEPT, cancel_callback=self._on_cancel
+            self,
+            FineTune,
+            '~/fine_tune',
+            self._execute,
+            goal_callback=lambda _: GoalResponse.ACCEPT,
+            cancel_callback=self._on_cancel,
         )
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._arrived = self.create_guard_condition(self._on_worker)
@@ -132,10 +145,15 @@ class TunerNode(Node):
             self._arrived.trigger()
 
         client = WorkerClient(self._train, self._sim_freeze, receive)
-        client.send({
-            'op': 'open', 'path': base_path, 'architecture': self._model.architecture, 'input_size': self._model.input_size,
-            'weights': self._model.weights,
-        })
+        client.send(
+            {
+                'op': 'open',
+                'path': base_path,
+                'architecture': self._model.architecture,
+                'input_size': self._model.input_size,
+                'weights': self._model.weights,
+            }
+        )
         return client
 
     def _restart_worker(self, base_path: str = '') -> None:
@@ -154,11 +172,15 @@ class TunerNode(Node):
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self._base_sha256 = message['base_sha256']
-        self.get_logger().info(f"worker ready: {message['architecture']}, {len(message['units'])} blocks")
+        self.get_logger().info(
+            f'worker ready: {message["architecture"]}, {len(message["units"])} blocks'
+        )
         self._hand_over_model()
 
     def _hand_over_model(self) -> None:
-        """Give the worker the live weights, once both are there; fetch other base weights if need be."""
+        """
+        Give the worker the live weights, once both are there; fetch other base weights if need be.
+        """
         if self._update is None:
             self._say(TunerStatus.STARTING, 'no weights yet: is model_manager active?')
             return
@@ -168,13 +190,21 @@ class TunerNode(Node):
             self._fetcher.fetch(self._update.base_sha256)
             return
         update = self._update
-        message = {'op': 'model', 'version': update.version, 'classes': list(update.classes), 'weights': bytes(update.weights)}
+        message = {
+            'op': 'model',
+            'version': update.version,
+            'classes': list(update.classes),
+            'weights': bytes(update.weights),
+        }
         self._worker.send(message)
         self._hand_over_layers()
 
     def _hand_over_layers(self) -> None:
         if self._layers is not None:
-            frozen, pinned = ([s.name for s in self._layers.layers if getattr(s, which)] for which in ('frozen', 'pinned'))
+            frozen, pinned = (
+                [s.name for s in self._layers.layers if getattr(s, which)]
+                for which in ('frozen', 'pinned')
+            )
             self._worker.send({'op': 'layers', 'frozen': frozen, 'pinned': pinned})
 
     def _worker_model_loaded(self, message: dict[str, Any]) -> None:
@@ -192,13 +222,17 @@ class TunerNode(Node):
     def _worker_died(self, message: dict[str, Any]) -> None:
         self._end_round(FineTune.Result.FAILED, 'the worker died', give_back=True)
         self.health.problem(f'the worker died (exit code {message["code"]})')
-        self.get_logger().error(f"the worker died (exit code {message['code']}); it is started again")
+        self.get_logger().error(
+            f'the worker died (exit code {message["code"]}); it is started again'
+        )
         self._say(TunerStatus.DOWN, 'the worker died and is being restarted')
         self._restart_at = time.monotonic() + self._settings.restart_delay_s
 
     def _worker_error(self, message: dict[str, Any]) -> None:
         self.health.problem(message['text'])
-        self.get_logger().error(f"worker: {message['during']}: {message['text']}", throttle_duration_sec=2.0)
+        self.get_logger().error(
+            f'worker: {message["during"]}: {message["text"]}', throttle_duration_sec=2.0
+        )
         if message['during'] == 'open':
             self._say(TunerStatus.DOWN, message['text'])
             self._restart_at = time.monotonic() + max(self._settings.restart_delay_s, 10.0)
@@ -210,7 +244,9 @@ class TunerNode(Node):
         """Take the next batch; one that was missed is asked for."""
         collector = message.collector
         if collector not in self._collectors:
-            self._collectors[collector] = self.create_client(GetBatches, f'{collector}/get_batches')
+            self._collectors[collector] = self.create_client(
+                GetBatches, f'{collector}/get_batches'
+            )
         if self._state in (TunerStatus.STARTING, TunerStatus.DOWN):
             return  # all of them are asked for when the worker is there
         if message.batch_id == self._received.get(collector, 0) + 1:
@@ -240,12 +276,18 @@ class TunerNode(Node):
 
     def _take_batch(self, message: LabelledBatch) -> None:
         """Hand a batch to the worker; one that the live weights have learned is only replayed."""
-        learned = dict(zip(self._update.collectors, self._update.batch_ids)) if self._update else {}
+        learned = (
+            dict(zip(self._update.collectors, self._update.batch_ids)) if self._update else {}
+        )
         new = message.batch_id > learned.get(message.collector, 0)
         samples = [
             {
-                'id': f'{message.collector}/{s.sample_id}' if not s.source else f'{s.source}/{stamp_ns(s.header)}/{s.header.frame_id}',
-                'label': s.label, 'predicted': s.predicted_label, 'image': bytes(s.image.data),
+                'id': f'{message.collector}/{s.sample_id}'
+                if not s.source
+                else f'{s.source}/{stamp_ns(s.header)}/{s.header.frame_id}',
+                'label': s.label,
+                'predicted': s.predicted_label,
+                'image': bytes(s.image.data),
                 'scenario': self._scenarios.at(s.source, stamp_ns(s.header)),
             }
             for s in message.samples
@@ -263,13 +305,21 @@ class TunerNode(Node):
     @guarded
     def _on_prediction(self, message: Prediction) -> None:
         self._lazy.on_request()
-        if self._scenarios.on_request(message.source, stamp_ns(message.header), message.appearance):
+        if self._scenarios.on_request(
+            message.source, stamp_ns(message.header), message.appearance
+        ):
             self._lazy.on_scenario_change()
             change = ScenarioChange(
-                header=message.header, source=message.source, scenario=self._scenarios.current, score=self._scenarios.score
+                header=message.header,
+                source=message.source,
+                scenario=self._scenarios.current,
+                score=self._scenarios.score,
             )
             self._changes.publish(change)
-            self.get_logger().info(f'scenario {change.scenario}: {message.source} sees other surroundings (score {change.score:.0f})')
+            self.get_logger().info(
+                f'scenario {change.scenario}: {message.source} sees other surroundings (score '
+                f'{change.score:.0f})'
+            )
         self._maybe_start_round()
 
     def _maybe_start_round(self, forced: bool = False) -> bool:
@@ -279,15 +329,23 @@ class TunerNode(Node):
         self._round = _Round(self._rounds, self._lazy.on_round_start(), dict(self._received))
         self._progress = 0.0
         self._hand_over_layers()
-        self._worker.send({'op': 'round', 'id': self._round.number, 'scenario': self._scenarios.current})
-        self._say(TunerStatus.TUNING, f'round {self._round.number} on {self._round.batches} batches')
+        self._worker.send(
+            {'op': 'round', 'id': self._round.number, 'scenario': self._scenarios.current}
+        )
+        self._say(
+            TunerStatus.TUNING, f'round {self._round.number} on {self._round.batches} batches'
+        )
         return True
 
     def _worker_progress(self, message: dict[str, Any]) -> None:
         self._progress = message['iteration'] / message['total']
         if self._goal is not None:
             self._goal.publish_feedback(
-                FineTune.Feedback(iteration=message['iteration'], iterations=message['total'], loss=message['loss'])
+                FineTune.Feedback(
+                    iteration=message['iteration'],
+                    iterations=message['total'],
+                    loss=message['loss'],
+                )
             )
 
     def _worker_candidate(self, message: dict[str, Any]) -> None:
@@ -298,13 +356,30 @@ class TunerNode(Node):
         layers = [s.name for s in self._layers.layers] if self._layers else list(message['cka'])
         self._candidates.publish(
             ModelCandidate(
-                candidate_id=f'{self.get_fully_qualified_name()}/{self._round.number}/{sha256(weights)[:12]}', parent=message['parent'],
-                base_sha256=self._base_sha256, sha256=sha256(weights), architecture=self._update.architecture, classes=message['classes'],
-                frozen_layers=message['frozen'], cka=[message['cka'].get(name, math.nan) for name in layers], layers=layers,
-                weights=to_bytes(weights), scenario=self._scenarios.current, seconds=message['seconds'], iterations=message['iterations'],
-                new_samples=message['new_samples'], collectors=list(self._round.cursors), batch_ids=list(self._round.cursors.values()),
+                candidate_id=f'{self.get_fully_qualified_name()}/{self._round.number}/{sha256(weights)[:12]}',
+                parent=message['parent'],
+                base_sha256=self._base_sha256,
+                sha256=sha256(weights),
+                architecture=self._update.architecture,
+                classes=message['classes'],
+                frozen_layers=message['frozen'],
+                cka=[message['cka'].get(name, math.nan) for name in layers],
+                layers=layers,
+                weights=to_bytes(weights),
+                scenario=self._scenarios.current,
+                seconds=message['seconds'],
+                iterations=message['iterations'],
+                new_samples=message['new_samples'],
+                collectors=list(self._round.cursors),
+                batch_ids=list(self._round.cursors.values()),
                 outcomes=[
-                    ValidationOutcome(sample_id=i, label=name, scenario=scenario, live_correct=live, candidate_correct=candidate)
+                    ValidationOutcome(
+                        sample_id=i,
+                        label=name,
+                        scenario=scenario,
+                        live_correct=live,
+                        candidate_correct=candidate,
+                    )
                     for i, name, scenario, live, candidate in message['outcomes']
                 ],
             )
@@ -319,7 +394,10 @@ class TunerNode(Node):
             return
         accepted = message.code == ModelVerdict.ACCEPTED
         candidate = self._round.candidate
-        self._before, self._after = candidate['accuracy_before'], candidate['accuracy'] if accepted else candidate['accuracy_before']
+        self._before, self._after = (
+            candidate['accuracy_before'],
+            candidate['accuracy'] if accepted else candidate['accuracy_before'],
+        )
         if message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
             self.health.problem(message.reason)
         self._lazy.on_round_end(candidate['iterations'], self._after)
@@ -338,12 +416,17 @@ class TunerNode(Node):
 
     def _worker_failed(self, message: dict[str, Any]) -> None:
         self.health.problem(message['text'])
-        self.get_logger().error(f"round {message['id']} failed: {message['text']}")
-        # Its samples wait in the worker and are learned with the next batch; trying the same again at once would fail the same.
+        self.get_logger().error(f'round {message["id"]} failed: {message["text"]}')
+        # Its samples wait in the worker and are learned with the next batch; trying the same again
+        # at once would fail the same.
         self._end_round(FineTune.Result.FAILED, message['text'])
 
-    def _end_round(self, code: int, text: str, give_back: bool = False, version: int | None = None) -> None:
-        """Close the running round, whatever became of it, and answer the action if it asked for it."""
+    def _end_round(
+        self, code: int, text: str, give_back: bool = False, version: int | None = None
+    ) -> None:
+        """
+        Close the running round, whatever became of it, and answer the action if it asked for it.
+        """
         if self._round is None:
             return
         if give_back:
@@ -354,7 +437,12 @@ class TunerNode(Node):
         self._round = None
         if self._goal_done is not None:
             live = self._update.version if self._update else 0
-            result = FineTune.Result(error_code=code, error_msg=short(text, 300), version=live if version is None else version, seconds=seconds)
+            result = FineTune.Result(
+                error_code=code,
+                error_msg=short(text, 300),
+                version=live if version is None else version,
+                seconds=seconds,
+            )
             self._goal_done.set_result(result)
         self._say(TunerStatus.WAITING, text)
 
@@ -405,26 +493,47 @@ class TunerNode(Node):
             self.get_logger().warning('a candidate got no verdict; is model_manager running?')
             self._end_round(FineTune.Result.FAILED, 'no verdict: is model_manager running?')
             self._hand_over_model()
-        self._say(self._state, self._lazy.reason if self._state == TunerStatus.WAITING else self._note)
+        self._say(
+            self._state, self._lazy.reason if self._state == TunerStatus.WAITING else self._note
+        )
 
     def _say(self, state: int, note: str) -> None:
         """Publish what the tuner is doing and why."""
         self._state, self._note = state, note
         layers = self._layers.layers if self._layers else []
         message = TunerStatus(
-            state=state, reason=note, batches_waiting=self._lazy.waiting, batches_needed=self._lazy.batches_needed,
-            scenario=self._scenarios.current, scenario_score=self._scenarios.score, layers_frozen=sum(s.frozen for s in layers),
-            layers_total=len(layers), model_version=self._update.version if self._update else 0, rounds=self._rounds, refused=self._refused,
-            progress=self._progress if state == TunerStatus.TUNING else 0.0, last_round_s=self._last_round_s, tuning_s=self._tuning_s,
-            accuracy_before=self._before, accuracy_after=self._after, energy_j=math.nan, energy_source='unavailable',
+            state=state,
+            reason=note,
+            batches_waiting=self._lazy.waiting,
+            batches_needed=self._lazy.batches_needed,
+            scenario=self._scenarios.current,
+            scenario_score=self._scenarios.score,
+            layers_frozen=sum(s.frozen for s in layers),
+            layers_total=len(layers),
+            model_version=self._update.version if self._update else 0,
+            rounds=self._rounds,
+            refused=self._refused,
+            progress=self._progress if state == TunerStatus.TUNING else 0.0,
+            last_round_s=self._last_round_s,
+            tuning_s=self._tuning_s,
+            accuracy_before=self._before,
+            accuracy_after=self._after,
+            energy_j=math.nan,
+            energy_source='unavailable',
         )
         message.header.stamp = self.get_clock().now().to_msg()
         self._statuses.publish(message)
 
     def _diagnostics(self) -> Mapping[str, object]:
         return {
-            'state': self._note, 'rounds': self._rounds, 'refused': self._refused, 'tuning s': self._tuning_s, 'scenario': self._scenarios.current,
-            'worker pid': self._worker.process.pid, 'batches waiting': self._lazy.waiting, 'batches needed': self._lazy.batches_needed,
+            'state': self._note,
+            'rounds': self._rounds,
+            'refused': self._refused,
+            'tuning s': self._tuning_s,
+            'scenario': self._scenarios.current,
+            'worker pid': self._worker.process.pid,
+            'batches waiting': self._lazy.waiting,
+            'batches needed': self._lazy.batches_needed,
         }
 
     def close(self) -> None:

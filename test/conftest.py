@@ -1,0 +1,75 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: a deployed model with real pretrained weights, and a ROS graph of its own per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import sys
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers.py
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def repository() -> Path:
+    """Return the root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope='session')
+def stream() -> Path:
+    """Return the recording that ships with the package."""
+    return REPOSITORY / 'config' / 'stream'
+
+
+@pytest.fixture(scope='session')
+def frames(stream: Path) -> list:
+    """Return the first 96 frames of the recording: all of one scenario."""
+    from itertools import islice
+
+    from etuner_ros.core.frame_sources import Recording
+
+    return list(islice(Recording(stream), 96))
+
+
+@pytest.fixture(scope='session')
+def deployed(tmp_path_factory: pytest.TempPathFactory, frames: list) -> Path:
+    """Return base weights: pretrained EfficientNet-Lite0 at 64 px, with a head for some kinds."""
+    from etuner_ros.core.deploy import choose_exemplars
+    from etuner_ros.core.deploy import fit_head
+    from etuner_ros.core.images import resize_square
+    from etuner_ros.core.models import build
+    from etuner_ros.core.models import pretrained_spec
+    from etuner_ros.core.weights import pack_base
+
+    model = build(pretrained_spec('efficientnet_lite0', 64), 'pretrained')
+    known = [f for f in frames if f.label in ('duck', 'mug', 'soccer_ball', 'table')]
+    images = [resize_square(f.image, 64) for f in known]
+    fit_head(model, images, [f.label for f in known])
+    path = tmp_path_factory.mktemp('base') / 'deployed.safetensors'
+    exemplars = choose_exemplars(images, [f.label for f in known], per_class=3)
+    path.write_bytes(pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def ros_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test its own place for stores."""
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros_home'))
+    return tmp_path / 'ros_home'
+
+
+@pytest.fixture
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Return a ROS graph with a domain of its own."""
+    from helpers import Graph
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    graph = Graph()
+    yield graph
+    graph.close()

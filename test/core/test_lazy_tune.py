@@ -1,0 +1,176 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""LazyTune decides when a round starts."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from etuner_ros.core.config import LazyTuneConfig
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.lazy_tune import fit_line_nnls
+from etuner_ros.core.lazy_tune import fit_progress
+from etuner_ros.core.lazy_tune import LazyTune
+
+
+def after_rounds(accuracies: list[float], **settings: float) -> LazyTune:
+    lazy = LazyTune(LazyTuneConfig(**settings))
+    for accuracy in accuracies:
+        lazy.on_batch(lazy.batches_needed)
+        lazy.on_round_start()
+        lazy.on_round_end(10, accuracy)
+    return lazy
+
+
+def test_the_first_batch_starts_a_round():
+    lazy = LazyTune()
+    assert not lazy.should_tune
+    lazy.on_batch()
+    assert lazy.should_tune
+
+
+def test_a_round_starts_at_exactly_the_batches_needed():
+    lazy = after_rounds([0.5, 0.6])
+    needed = lazy.batches_needed
+    assert needed > 1
+    lazy.on_batch(needed - 1)
+    assert not lazy.should_tune
+    lazy.on_batch()
+    assert lazy.should_tune
+
+
+def test_diminishing_returns_merge_more_batches():
+    eager = after_rounds([0.30, 0.45, 0.60, 0.74], max_batches=20)
+    sated = after_rounds([0.80, 0.85, 0.86, 0.862], max_batches=20)
+    assert sated.batches_needed > eager.batches_needed
+
+
+def test_batches_needed_is_capped():
+    assert after_rounds([0.9] * 8, max_batches=5).batches_needed == 5
+
+
+def test_requests_lower_the_batches_needed_but_never_below_one():
+    lazy = after_rounds([0.9] * 8, max_batches=6, request_decay=0.5)
+    before = lazy.batches_needed
+    lazy.on_request(100)
+    assert lazy.batches_needed < before
+    lazy.on_request(10**9)
+    assert lazy.batches_needed >= 1
+
+
+def test_a_scenario_change_makes_it_eager_again_and_keeps_what_waits():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_batch()
+    assert not lazy.should_tune
+    lazy.on_scenario_change()
+    assert lazy.batches_needed == 1
+    assert lazy.should_tune
+
+
+def test_a_batch_with_a_new_class_starts_a_round():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_batch(new_classes=True)
+    assert lazy.should_tune
+
+
+def test_a_failed_round_gives_its_batches_back():
+    lazy = LazyTune()
+    lazy.on_batch(3)
+    taken = lazy.on_round_start()
+    assert (taken, lazy.waiting) == (3, 0)
+    lazy.on_round_failed(taken)
+    assert lazy.waiting == 3
+
+
+def test_disabled_it_is_the_immediate_baseline():
+    lazy = after_rounds([0.9] * 8, enabled=False)
+    assert lazy.batches_needed == 1
+
+
+def test_the_reason_names_the_figures():
+    lazy = after_rounds([0.5, 0.6])
+    lazy.on_batch()
+    assert lazy.reason.startswith(f'waiting: 1 of {lazy.batches_needed} batches')
+
+
+def test_a_restored_instance_decides_alike():
+    lazy = after_rounds([0.5, 0.7, 0.78, 0.8])
+    lazy.on_request(50)
+    other = LazyTune()
+    other.load_state_dict(lazy.state_dict())
+    for each in (lazy, other):
+        each.on_batch(2)
+        each.on_round_start()
+        each.on_round_end(10, 0.81)
+    assert other.state_dict() == lazy.state_dict()
+    assert other.reason == lazy.reason
+
+
+def test_an_unknown_accuracy_changes_nothing():
+    lazy = after_rounds([0.5, 0.6])
+    before = lazy.batches_needed
+    lazy.on_round_end(10, math.nan)
+    assert lazy.batches_needed == before
+
+
+@given(
+    strategies.lists(
+        strategies.tuples(strategies.floats(0, 100), strategies.floats(-50, 50)),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_the_closed_form_is_the_nnls_of_scipy(points):
+    x, y = [p[0] for p in points], [p[1] for p in points]
+    slope, offset, squared = fit_line_nnls(x, y)
+    assert slope >= 0
+    assert offset >= 0
+    _, residual = nnls(np.array([x, np.ones(len(x))]).T, np.array(y))
+    assert squared == pytest.approx(residual**2, rel=1e-5, abs=1e-6)
+
+
+def test_the_progress_curve_recovers_a_curve_of_its_own_form():
+    truth = [(k, 0.9 - 1.0 / (0.2 * k + 2.0)) for k in (5, 10, 20, 40)]
+    curve = fit_progress(truth)
+    assert curve is not None
+    assert curve.accuracy(80) == pytest.approx(0.9 - 1.0 / 18.0, abs=0.02)
+
+
+@given(
+    strategies.lists(
+        strategies.one_of(
+            strategies.tuples(strategies.just('batch'), strategies.integers(1, 5)),
+            strategies.tuples(strategies.just('request'), strategies.integers(1, 10**6)),
+            strategies.tuples(strategies.just('round'), strategies.floats(0, 1)),
+            strategies.tuples(strategies.just('change'), strategies.none()),
+        ),
+        max_size=40,
+    )
+)
+def test_batches_needed_stays_between_one_and_the_cap(events):
+    lazy = LazyTune(LazyTuneConfig(max_batches=7))
+    for kind, value in events:
+        if kind == 'batch':
+            lazy.on_batch(value)
+        elif kind == 'request':
+            lazy.on_request(value)
+        elif kind == 'round':
+            lazy.on_round_start()
+            lazy.on_round_end(8, value)
+        else:
+            lazy.on_scenario_change()
+        assert 1 <= lazy.batches_needed <= 7
+        assert lazy.waiting >= 0
+
+
+def test_settings_out_of_range_are_refused_with_name_and_bounds():
+    with pytest.raises(ConfigError, match=r'max_batches must be between 1 and 1000, got 0'):
+        LazyTuneConfig(max_batches=0)
+    with pytest.raises(ConfigError, match='gain_share'):
+        LazyTuneConfig(gain_share=math.nan)

@@ -1,0 +1,298 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds, networks and the live model, with real pretrained weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.deploy import extract_features
+from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.images import resize_square
+from etuner_ros.core.learner import Learner
+from etuner_ros.core.learner import RoundCancelled
+from etuner_ros.core.learner import RoundResult
+from etuner_ros.core.live_model import LiveModel
+from etuner_ros.core.models import build
+from etuner_ros.core.models import Classifier
+from etuner_ros.core.models import from_base
+from etuner_ros.core.models import pretrained_spec
+from etuner_ros.core.replay import Sample
+from etuner_ros.core.trainer import grow_optimiser
+from etuner_ros.core.trainer import make_optimiser
+from etuner_ros.core.trainer import planned_iterations
+from etuner_ros.core.weights import ModelSpec
+from etuner_ros.core.weights import pack
+from etuner_ros.core.weights import read_base
+from etuner_ros.core.weights import sha256
+
+QUICK = TrainConfig(batch_size=8, epochs=2.0, validation_share=0.0)
+
+
+@pytest.fixture
+def model(deployed: Path) -> Classifier:
+    base = read_base(deployed)
+    return from_base(base.state, base.spec)
+
+
+def samples(frames: list, labels: tuple[str, ...], scenario: int = 0) -> list[Sample]:
+    chosen = [f for f in frames if f.label in labels]
+    return [
+        Sample(str(i), f.label, scenario, resize_square(f.image, 64)) for i, f in enumerate(chosen)
+    ]
+
+
+def finish(learner: Learner) -> RoundResult:
+    result = list(learner.run_round())[-1]
+    assert isinstance(result, RoundResult)
+    return result
+
+
+def test_a_round_teaches_a_new_class(model, frames):
+    learner = Learner(model, QUICK)
+    new = samples(frames, ('race_car',))
+    learner.add_samples(new)
+    result = finish(learner)
+    assert result.classes == (*model.classes, 'race_car')
+    assert result.update['head.weight'].shape == (5, 1280)
+    right = learner.predictions(learner.training, new)
+    assert right.count('race_car') >= 0.75 * len(new)
+    assert learner.live.classes == model.classes, 'the live model waits for the verdict'
+
+
+def test_a_new_class_is_recognised_before_any_gradient(model, frames):
+    learner = Learner(
+        model,
+        TrainConfig(validation_share=0.0, learning_rate=1e-8, head_learning_rate=1e-8, epochs=0.1),
+    )
+    new = samples(frames, ('race_car',))
+    learner.add_samples(new)
+    finish(learner)
+    assert learner.predictions(learner.training, new).count('race_car') >= 0.5 * len(new)
+
+
+def test_a_round_is_deterministic_with_a_seed(model, frames):
+    results = []
+    for _ in range(2):
+        learner = Learner(model, QUICK)
+        learner.add_samples(samples(frames, ('duck', 'tray')))
+        results.append(pack(finish(learner).update))
+    assert results[0] == results[1]
+
+
+def test_a_cancelled_round_leaves_everything_as_it_was(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    waiting = len(learner.pending)
+    steps = 0
+
+    def cancelled() -> bool:
+        return steps >= 1
+
+    with pytest.raises(RoundCancelled):  # noqa: PT012 - the iterator is what raises
+        for _ in learner.run_round(cancelled):
+            steps += 1
+    assert steps == 1, 'it ends within one training batch'
+    assert len(learner.pending) == waiting
+    assert learner.training.classes == model.classes
+    assert pack(learner.training.state()) == pack(model.state())
+    assert finish(learner).new_samples == waiting
+
+
+def test_a_refused_round_goes_back_to_the_live_weights_and_keeps_its_samples_new(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    waiting = len(learner.pending)
+    finish(learner)
+    assert not learner.pending
+    learner.set_live({}, model.classes, 0)
+    assert pack(learner.training.state()) == pack(model.state())
+    assert len(learner.pending) == waiting
+
+
+def test_an_accepted_round_is_built_upon(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    result = finish(learner)
+    optimiser = learner._optimiser
+    learner.set_live(result.update, result.classes, 1)
+    assert pack(learner.live.state()) == pack(learner.training.state())
+    assert learner._optimiser is optimiser, 'its moments are kept'
+    assert not learner.pending
+
+
+def test_validation_samples_are_two_of_a_class_with_six_and_never_trained_on(model, frames):
+    learner = Learner(model, TrainConfig(batch_size=8, epochs=1.0))
+    new = samples(frames, ('duck',))[:6]
+    learner.add_samples(new[:5])
+    assert not learner.validation
+    learner.add_samples(new[5:])
+    assert len(learner.validation) == 1
+    more = [Sample(f'more{i}', 'duck', 0, s.image) for i, s in enumerate(new)]
+    learner.add_samples(more)
+    held = set(learner.validation)
+    assert len(held) == 2
+    result = finish(learner)
+    assert {o.sample_id for o in result.outcomes} == held
+    assert not held & {s.sample_id for s in learner.replay.samples}
+
+
+def test_exemplars_are_replayed_but_are_no_evidence(model, frames):
+    learner = Learner(model, TrainConfig())
+    learner.add_exemplars(samples(frames, ('duck', 'mug')))
+    assert len(learner.replay) > 6
+    assert not learner.validation
+    assert not learner.pending
+
+
+def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
+    learner = Learner(
+        model,
+        QUICK,
+        SimFreezeConfig(
+            freeze_interval=2, patience=1, min_iterations=2, threshold=1.0, probe_size=8
+        ),
+    )
+    learner.add_samples(samples(frames, ('duck', 'tray', 'mug')))
+    first = finish(learner)
+    assert len(first.frozen) == int(0.6 * 18)
+    assert first.frozen[0] == 'stem'
+    assert set(first.cka) == set(model.unit_names)
+    assert all(0.0 <= v <= 1.0 + 1e-9 for v in first.cka.values())
+    before = learner.training.state()
+    learner.set_live(first.update, first.classes, 1)
+    learner.add_samples(
+        [Sample(f'x{s.sample_id}', s.label, 0, s.image) for s in samples(frames, ('duck', 'tray'))]
+    )
+    finish(learner)
+    after = learner.training.state()
+    assert not any(
+        k.startswith('backbone.stem.') and not np.array_equal(before[k], after[k]) for k in before
+    )
+    assert not np.array_equal(before['backbone.top.0.weight'], after['backbone.top.0.weight'])
+
+
+def test_accuracy_counts_validation_and_what_was_predicted_live(model, frames):
+    learner = Learner(model, QUICK)
+    picture = samples(frames, ('duck',))[0].image
+    assert math.isnan(learner.accuracy({}))
+    said = ['duck', 'duck', 'mug', 'duck']
+    learner.add_samples(
+        [Sample(f'p{i}', 'duck', 0, picture, predicted=p) for i, p in enumerate(said)]
+    )
+    assert learner.accuracy({}) == 0.75
+    learner.set_scenario(1)
+    assert math.isnan(learner.accuracy({}))
+
+
+@pytest.mark.parametrize(('samples_', 'expected'), [(1, 2), (8, 10), (9, 12), (1000, 40)])
+def test_a_round_is_as_long_as_its_new_samples_ask(samples_, expected):
+    assert (
+        planned_iterations(samples_, TrainConfig(batch_size=16, epochs=10.0, max_iterations=40))
+        == expected
+    )
+
+
+def test_a_grown_head_keeps_its_moments(model):
+    optimiser = make_optimiser(model, TrainConfig())
+    model.head(torch.randn(3, 1280)).sum().backward()
+    optimiser.step()
+    old = optimiser.state[model.head.weight]['exp_avg'].clone()
+    model.add_class('new')
+    grow_optimiser(optimiser, model)
+    new = optimiser.state[model.head.weight]['exp_avg']
+    assert torch.equal(new[:4], old)
+    assert not new[4].any()
+    assert optimiser.param_groups[1]['params'] == list(model.head.parameters())
+
+
+def test_the_network_starts_without_classes_and_learns_its_first_one(frames):
+    model = build(pretrained_spec('efficientnet_lite0', 64), 'pretrained')
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('duck', 'mug')))
+    result = finish(learner)
+    assert set(result.classes) == {'duck', 'mug'}
+    new = samples(frames, ('duck', 'mug'))
+    right = [p == s.label for p, s in zip(learner.predictions(learner.training, new), new)]
+    assert np.mean(right) > 0.9
+
+
+@pytest.mark.parametrize(
+    ('name', 'units'),
+    [
+        ('mobilenet_v2', 19),
+        ('mobilenet_v3_small', 14),
+        ('resnet18', 10),
+        ('vit_b_16', 14),
+        ('efficientnet_b0', 18),
+    ],
+)
+def test_torchvision_models_are_cut_into_blocks_that_hold_every_parameter(name, units):
+    model = build(pretrained_spec(name, 224))
+    assert len(model.units) == units
+    inside = {id(p) for unit in model.units for p in unit.parameters()}
+    assert inside == {id(p) for p in model.backbone.parameters()}
+
+
+def test_torchvision_weights_come_from_a_file(tmp_path):
+    from etuner_ros.core.models import torchvision_models
+
+    network = torchvision_models().get_model('resnet18', weights=None)
+    torch.save(network.state_dict(), tmp_path / 'resnet18.pth')
+    model = build(pretrained_spec('resnet18', 64), str(tmp_path / 'resnet18.pth'))
+    assert torch.equal(model.state_dict()['backbone.conv1.weight'], network.conv1.weight)
+    with pytest.raises(WeightsError, match="do not fit 'mobilenet_v2'"):
+        build(pretrained_spec('mobilenet_v2', 64), str(tmp_path / 'resnet18.pth'))
+    with pytest.raises(WeightsError, match='does not exist'):
+        build(pretrained_spec('resnet18', 64), str(tmp_path / 'nowhere.pth'))
+
+
+def test_an_unknown_or_unfit_architecture_is_named():
+    with pytest.raises(WeightsError, match="no model is called 'resnet19'"):
+        build(pretrained_spec('resnet19', 64))
+    with pytest.raises(WeightsError, match='does not end in a linear layer'):
+        build(pretrained_spec('squeezenet1_1', 64))
+
+
+def test_weights_of_another_architecture_are_refused(deployed):
+    base = read_base(deployed)
+    wrong = ModelSpec('resnet18', 64, base.spec.classes, base.spec.mean, base.spec.std)
+    with pytest.raises(WeightsError, match="do not fit 'resnet18'"):
+        from_base(base.state, wrong)
+
+
+def test_the_live_model_predicts_what_it_was_deployed_for_and_swaps_at_once(deployed, frames):
+    base = read_base(deployed)
+    live = LiveModel(base)
+    ducks = [f.image for f in frames if f.label == 'duck']
+    results = [live.predict(image, top_k=3) for image in ducks]
+    assert all(r.labels[0] == 'duck' and len(r.labels) == 3 and r.version == 0 for r in results)
+    assert all(
+        r.scores == sorted(r.scores, reverse=True) and sum(r.scores) <= 1 + 1e-5 for r in results
+    )
+    state = {k: np.array(v) for k, v in base.state.items() if k.startswith('head.')}
+    state['head.weight'] = np.roll(state['head.weight'], 1, axis=0)
+    state['head.bias'] = np.roll(state['head.bias'], 1)
+    data = pack(state)
+    live.swap(live.prepare(7, base.spec.classes, data, sha256(data)))
+    after = live.predict(ducks[0], top_k=1)
+    assert (after.version, after.labels) == (7, [base.spec.classes[1]])
+    with pytest.raises(WeightsError, match='checksum'):
+        live.prepare(8, base.spec.classes, data, sha256(b''))
+    assert live.version == 7
+
+
+def test_features_and_appearance_come_from_the_one_forward_pass(model, frames):
+    images = [resize_square(f.image, 64) for f in frames[:4]]
+    logits, features, appearance = model.examine(model.tensor(images))
+    expected = extract_features(model, images)
+    assert torch.allclose(features, expected, atol=1e-4)
+    assert torch.allclose(logits, model.head(expected), atol=1e-4)
+    assert appearance.shape == (4, 64)

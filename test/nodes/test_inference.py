@@ -1,0 +1,293 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`inference`: image in, prediction out; bad images and bad weights leave it alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray
+from helpers import Graph
+from helpers import header
+from helpers import image_message
+from helpers import jpeg_message
+import numpy as np
+import pytest
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image
+
+from etuner_ros.core.weights import pack
+from etuner_ros.core.weights import read_base
+from etuner_ros.core.weights import sha256
+from etuner_ros.msg import FrameFeature
+from etuner_ros.msg import ModelUpdate
+from etuner_ros.msg import PredictedFrame
+from etuner_ros.msg import Prediction
+from etuner_ros.nodes import inference as module
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.nodes.inference import InferenceNode
+
+
+def started(ros: Graph, deployed: Path, **parameters: object) -> InferenceNode:
+    node = ros.add(InferenceNode, model__weights=str(deployed), autostart=True, **parameters)
+    ros.until(lambda: node.diagnostics()['active'], 'inference to be active')
+    return node
+
+
+@pytest.fixture
+def duck(frames: list) -> np.ndarray:
+    return next(f.image for f in frames if f.label == 'duck')
+
+
+def update_message(deployed: Path, version: int = 1, **fields: object) -> ModelUpdate:
+    """Announce weights that call everything by the name of the next class."""
+    base = read_base(deployed)
+    state = {k: np.roll(v, 1, axis=0) for k, v in base.state.items() if k.startswith('head.')}
+    data = pack(state)
+    values = {
+        'version': version,
+        'base_sha256': base.sha256,
+        'sha256': sha256(data),
+        'architecture': base.spec.architecture,
+        'classes': list(base.spec.classes),
+        'weights': data,
+        **fields,
+    }
+    return ModelUpdate(**values)
+
+
+def test_an_image_becomes_a_prediction_with_its_header(ros, deployed, duck):
+    started(ros, deployed, top_k=2)
+    predictions = ros.listen(Prediction, 'predictions')
+    kept = ros.listen(PredictedFrame, 'predicted_frame')
+    features = ros.listen(FrameFeature, 'frame_feature')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    head = header(ros.probe.get_clock().now().nanoseconds, 'left_optical')
+    images.publish(image_message(duck, head))
+    ros.until(lambda: predictions and kept and features, 'a prediction, its frame and its feature')
+    said = predictions[0]
+    assert said.header == head
+    assert said.labels[0] == 'duck'
+    assert len(said.labels) == len(said.scores) == 2
+    assert said.confidence == pytest.approx(said.scores[0])
+    assert said.model_version == 0
+    assert said.kept
+    assert len(said.appearance) == 64
+    assert said.latency_ms >= said.inference_ms > 0
+    assert (kept[0].header, kept[0].label, kept[0].source) == (head, 'duck', 'camera')
+    assert bytes(kept[0].image.data).startswith(b'\xff\xd8'), 'the frame is a JPEG'
+    assert len(features[0].feature) == 2 * 1280
+
+
+def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):
+    started(ros, deployed, image_transport='compressed')
+    predictions = ros.listen(Prediction, 'predictions')
+    kept = ros.listen(PredictedFrame, 'predicted_frame')
+    images = ros.speak(CompressedImage, 'image_raw/compressed', NEWEST_WINS)
+    sent = jpeg_message(duck, header(5 * 10**9))
+    images.publish(sent)
+    ros.until(lambda: predictions and kept, 'a prediction and its frame')
+    assert predictions[0].labels[0] == 'duck'
+    assert bytes(kept[0].image.data) == bytes(sent.data)
+
+
+def test_padded_rows_and_other_encodings_are_read(ros, deployed, duck):
+    started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    height, width = duck.shape[:2]
+    padded = np.zeros((height, width * 3 + 32), np.uint8)
+    padded[:, : width * 3] = duck[..., ::-1].reshape(height, -1)
+    message = Image(
+        header=header(1),
+        height=height,
+        width=width,
+        encoding='bgr8',
+        step=width * 3 + 32,
+        data=padded.tobytes(),
+    )
+    images.publish(message)
+    ros.until(lambda: predictions, 'a prediction')
+    assert predictions[0].labels[0] == 'duck'
+
+
+BAD = {
+    'encoding': {'encoding': 'rainbow8'},
+    'zero size': {'width': 0, 'height': 0},
+    'short buffer': {'data': b'abc'},
+    'step': {'step': 5},
+    'huge size': {'width': 2**31, 'height': 2**31, 'step': 0},
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_a_bad_image_gets_one_clear_warning_and_leaves_the_node_alive(ros, deployed, duck, name):
+    started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    logs = ros.logs()
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    bad = image_message(duck, header(1))
+    for field, value in BAD[name].items():
+        setattr(bad, field, value)
+
+    def warned() -> list[str]:
+        return [m.msg for m in logs if m.level == 30 and m.name == 'inference']
+
+    for _ in range(3):
+        images.publish(bad)
+        ros.until(lambda: warned(), 'a warning')
+    assert len(warned()) == 1, 'repeated faults are throttled'
+    assert 'image' in warned()[0]
+    ros.until(
+        lambda: any(
+            s.level == b'\x01' and 'image' in s.message for r in reports for s in r.status
+        ),
+        'a diagnostic',
+    )
+    assert not predictions
+    images.publish(image_message(duck, header(2)))
+    ros.until(lambda: predictions, 'the next good image')
+    assert predictions[0].labels[0] == 'duck'
+
+
+def test_an_undecodable_compressed_image_leaves_the_node_alive(ros, deployed, duck):
+    node = started(ros, deployed, image_transport='compressed')
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(CompressedImage, 'image_raw/compressed', NEWEST_WINS)
+    images.publish(CompressedImage(header=header(1), format='jpeg', data=b'not a picture'))
+    ros.until(lambda: node.diagnostics()['unreadable frames'] == 1, 'the bad frame to be counted')
+    images.publish(jpeg_message(duck, header(2)))
+    ros.until(lambda: predictions, 'the next good image')
+
+
+def test_new_weights_take_over_between_two_frames(ros, deployed, duck):
+    started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    models = ros.speak(ModelUpdate, 'model', LATCHED)
+    images.publish(image_message(duck, header(1)))
+    ros.until(lambda: predictions, 'the first prediction')
+    models.publish(update_message(deployed))
+
+    def swapped() -> bool:
+        images.publish(image_message(duck, header(2)))
+        return predictions[-1].model_version == 1
+
+    ros.until(swapped, 'a prediction of version 1')
+    assert predictions[0].labels[0] == 'duck'
+    names = read_base(deployed).spec.classes
+    shifted = names[(names.index('duck') + 1) % len(names)]
+    assert all(
+        p.labels[0] == ('duck' if p.model_version == 0 else shifted) for p in predictions
+    ), 'no mixed versions'
+
+
+@pytest.mark.parametrize(
+    ('fields', 'words'),
+    [
+        ({'sha256': 'no'}, 'checksum'),
+        ({'weights': b'garbage', 'sha256': sha256(b'garbage')}, 'damaged'),
+        ({'classes': ['only one']}, 'shape'),
+    ],
+)
+def test_bad_weights_are_refused_and_the_live_ones_stay(ros, deployed, duck, fields, words):
+    node = started(ros, deployed)
+    logs = ros.logs()
+    models = ros.speak(ModelUpdate, 'model', LATCHED)
+    models.publish(update_message(deployed, **fields))
+    ros.until(lambda: any('refused' in m.msg and words in m.msg for m in logs), 'the refusal')
+    assert node.diagnostics()['model version'] == 0
+    models.publish(update_message(deployed, version=2))
+    ros.until(
+        lambda: node.diagnostics()['model version'] == 2, 'good weights to be taken after bad ones'
+    )
+
+
+def test_a_missing_model_file_fails_configuring_in_one_sentence_and_can_be_mended(
+    ros, deployed, tmp_path
+):
+    node = ros.add(InferenceNode, model__weights=str(tmp_path / 'late.safetensors'))
+    logs = ros.logs()
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    ros.until(
+        lambda: any('late.safetensors does not exist' in m.msg for m in logs), 'the sentence'
+    )
+    (tmp_path / 'late.safetensors').write_bytes(deployed.read_bytes())
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+
+
+def test_a_raising_transition_is_logged_with_its_traceback_and_the_node_stays_usable(
+    ros, deployed, monkeypatch
+):
+    node = ros.add(InferenceNode, model__weights=str(deployed))
+    logs = ros.logs()
+
+    def explode(*_: object) -> None:
+        raise RuntimeError('a bug in configuring')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, 'read_base', explode)
+        assert node.trigger_configure() == TransitionCallbackReturn.ERROR
+    text = ros.until(lambda: [m.msg for m in logs if 'a bug in configuring' in m.msg], 'the log')[
+        0
+    ]
+    assert 'Traceback' in text
+    assert 'explode' in text
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+def test_ten_cycles_leave_nothing_behind(ros, deployed, duck):
+    node = ros.add(InferenceNode, model__weights=str(deployed))
+
+    def entities() -> list[int]:
+        return [
+            len(list(x))
+            for x in (
+                node.publishers,
+                node.subscriptions,
+                node.clients,
+                node.services,
+                node.timers,
+                node.guards,
+            )
+        ]
+
+    node.trigger_configure()
+    node.trigger_cleanup()
+    before = entities()
+    for _ in range(10):
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert entities() == before
+
+
+def test_deactivated_it_is_silent_and_activated_again_it_goes_on(ros, deployed, duck):
+    node = started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    node.trigger_deactivate()
+    images.publish(image_message(duck, header(1)))
+    node.trigger_activate()
+
+    def answered() -> bool:
+        images.publish(image_message(duck, header(2)))
+        return bool(predictions)
+
+    ros.until(answered, 'a prediction')
+    assert {p.header.stamp.nanosec for p in predictions} == {2}
+
+
+def test_a_wrong_parameter_is_named(ros, deployed):
+    node = ros.add(InferenceNode, model__weights=str(deployed), image_transport='telepathy')
+    logs = ros.logs()
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    ros.until(
+        lambda: any("image_transport must be 'raw' or 'compressed'" in m.msg for m in logs),
+        'the sentence',
+    )
