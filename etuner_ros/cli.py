@@ -17,6 +17,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.deploy import fit_head
     from etuner_ros.core.files import replace_file
     from etuner_ros.core.frame_sources import open_source
+    from etuner_ros.core.images import Image
     from etuner_ros.core.images import resize_square
     from etuner_ros.core.models import build
     from etuner_ros.core.models import pretrained_spec
@@ -26,7 +27,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
         pretrained_spec(arguments.architecture, arguments.input_size),
         arguments.weights or 'pretrained',
     )
-    images, labels = [], []
+    images: list[Image] = []
+    labels: list[str] = []
     for frame in open_source(arguments.source):
         if frame.label and not (arguments.count and len(images) >= arguments.count):
             images.append(resize_square(frame.image, arguments.input_size))

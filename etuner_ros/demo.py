@@ -585,6 +585,12 @@ def score_table(results: list[list[Score]], seeds: list[int]) -> tuple[Table, fl
 
 def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -> int:
     """Run the demo for each seed; write the page of the first, the figures of all."""
+
+    def terminate(*_: object) -> None:
+        raise KeyboardInterrupt  # so that the nodes are stopped
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGHUP, terminate)
     console = Console()
     stream = stream or Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
     if (

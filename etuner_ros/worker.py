@@ -83,7 +83,8 @@ class WorkerClient:
         self._on_message({'op': 'died', 'code': self.process.wait()})
 
     def close(self) -> None:
-        """End the process, now."""
+        """End the process, now; nothing is heard of it any more."""
+        self._on_message = lambda _message: None
         self._outbox.put(None)
         self.process.kill()
         self.process.wait()

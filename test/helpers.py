@@ -33,7 +33,11 @@ class Graph:
 
     def __init__(self) -> None:
         # Domains 1 to 100 are safe on Linux; tests of two processes start at different places.
-        self.domain = 1 + (os.getpid() * 7 + next(_domains)) % 100
+        number = next(_domains)
+        self.domain = 1 + (os.getpid() * 7 + number) % 100
+        # rcl keeps one /rosout publisher per node name in a process, and a node of an earlier test
+        # may take it along when it is collected late; a namespace makes the names differ.
+        self.namespace = f'/t{number}'
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.executor = SingleThreadedExecutor(context=self.context)
@@ -43,7 +47,7 @@ class Graph:
     def add(self, make: Callable[..., Any], **parameters: Any) -> Any:
         """Make a node with parameters (`a__b` stands for `a.b`) and spin it from now on."""
         overrides = [Parameter(k.replace('__', '.'), value=v) for k, v in parameters.items()]
-        node = make(context=self.context, parameter_overrides=overrides)
+        node = make(context=self.context, namespace=self.namespace, parameter_overrides=overrides)
         self.executor.add_node(node)
         self._nodes.append(node)
         return node

@@ -618,13 +618,13 @@ class Studio:
 
 def thumbnail(image: Array) -> Array:
     """Return a normalised 16 x 16 grey picture, by which near copies are found."""
-    small = (
+    small: Array = (
         cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA)
         .astype(np.float32)
         .mean(axis=2)
         .ravel()
     )
-    small -= small.mean()
+    small = small - small.mean()
     return small / (np.linalg.norm(small) + 1e-6)
 
 
@@ -737,7 +737,7 @@ def main() -> int:
     )
     parser.add_argument('--sheet', type=Path, help='also write a picture of sample frames')
     arguments = parser.parse_args()
-    scenarios = SCENARIOS
+    scenarios: tuple[Scenario, ...] = SCENARIOS
     if arguments.frames:
         scenarios = tuple(Scenario(**{**vars(s), 'frames': arguments.frames}) for s in SCENARIOS)
     frames = render(

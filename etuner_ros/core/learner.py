@@ -151,7 +151,7 @@ class Learner:
         del self._prequential[: -10 * PREQUENTIAL_WINDOW]
 
     def add_exemplars(self, samples: list[Sample]) -> None:
-        """Take samples that the deployed model was fitted to: replayed, but no evidence for the gate."""
+        """Take samples that the deployed model was fitted to: for replay, not for the gate."""
         for sample in samples:
             self.replay.add(sample)
 
@@ -272,7 +272,7 @@ class Learner:
         Give each label that has no head row yet one that already recognises its samples.
 
         The row points from the mean feature of the other samples to that of its own. Its scale and
-        bias are such that its logit lies `IMPRINT_MARGIN` above the best known one on its own mean,
+        bias are such that its logit lies `IMPRINT_MARGIN` above the best known one on its own mean
         and as much below it on the mean of the others.
         """
         known = set(self.training.classes)

@@ -127,6 +127,9 @@ class Classifier(nn.Module):
     too unless `batchnorm_statistics` is set (etuner.md section 6).
     """
 
+    _scale: Tensor  # buffers, (1, 3, 1, 1)
+    _shift: Tensor
+
     def __init__(self, spec: ModelSpec, backbone: nn.Module, features: int) -> None:
         super().__init__()
         self.spec, self.backbone = spec, backbone
@@ -167,11 +170,13 @@ class Classifier(nn.Module):
 
     def features(self, batch: Tensor) -> Tensor:
         """Map a normalised batch (N, 3, S, S) to features (N, D)."""
-        return self.backbone(batch).flatten(1)
+        features: Tensor = self.backbone(batch)
+        return features.flatten(1)
 
     def forward(self, batch: Tensor) -> Tensor:
         """Map a normalised batch (N, 3, S, S) to logits (N, C)."""
-        return self.head(self.features(batch))
+        logits: Tensor = self.head(self.features(batch))
+        return logits
 
     @torch.inference_mode()
     def examine(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,12 +53,15 @@ class ModelSpec:
         """
         try:
             raw = json.loads(text)
+            mean, std = (tuple(float(v) for v in raw[key]) for key in ('mean', 'std'))
+            if len(mean) != 3 or len(std) != 3:
+                raise ValueError('mean and std need three values each')
             return ModelSpec(
                 str(raw['architecture']),
                 int(raw['input_size']),
                 tuple(str(c) for c in raw['classes']),
-                tuple(float(v) for v in raw['mean']),
-                tuple(float(v) for v in raw['std']),  # type: ignore[arg-type]
+                (mean[0], mean[1], mean[2]),
+                (std[0], std[1], std[2]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
@@ -61,7 +62,7 @@ class CameraNode(Node):
     Serves `~/play` (SetBool: start, stop).
     """
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__('camera', **options)
         self.settings = declare(self, '', CameraSettings)
         if not self.settings.source:

@@ -87,7 +87,7 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
     :raises ConfigError: when a value does not fit
     """
     values = {}
-    for field in fields(kind):
+    for field in fields(kind):  # type: ignore[arg-type]
         name = f'{prefix}.{field.name}' if prefix else field.name
         low, high = field.metadata.get('min'), field.metadata.get('max')
         descriptor = ParameterDescriptor(

@@ -1,0 +1,334 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a whole: layers, executables, parameters, and the API of Humble."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+from pathlib import Path
+import pkgutil
+import re
+import subprocess
+import sys
+import sysconfig
+
+from ament_index_python.packages import get_package_prefix
+from ament_index_python.packages import get_package_share_directory
+import pytest
+import yaml
+
+NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner')
+LIGHT = ('camera', 'label_collector', 'model_manager', 'operator', 'tuner')
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r}:
+            raise ImportError('blocked: ' + name)
+sys.meta_path.insert(0, Block())
+import importlib
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+
+
+def run_blocked(modules: list[str], blocked: tuple[str, ...]) -> subprocess.CompletedProcess:
+    code = BLOCKED.format(modules=modules, blocked=blocked)
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd='/')
+
+
+def core_modules() -> list[str]:
+    import etuner_ros.core
+
+    return [f'etuner_ros.core.{m.name}' for m in pkgutil.iter_modules(etuner_ros.core.__path__)]
+
+
+def test_the_core_knows_nothing_of_ros():
+    ros = (
+        'rclpy',
+        'std_msgs',
+        'sensor_msgs',
+        'diagnostic_msgs',
+        'rcl_interfaces',
+        'ament_index_python',
+    )
+    done = run_blocked(core_modules(), ros)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('node', LIGHT)
+def test_only_inference_and_the_worker_import_torch(node):
+    done = run_blocked([f'etuner_ros.nodes.{node}'], ('torch', 'torchvision'))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_executable_is_named_alike_in_setup_py_and_cmake(repository):
+    setup = (repository / 'setup.py').read_text()
+    cmake = (repository / 'CMakeLists.txt').read_text()
+    in_cmake = re.search(r'foreach\(name ([a-z_ ]+)\)', cmake).group(1).split()
+    assert sorted(in_cmake) == sorted([*NODES, 'etuner'])
+    assert all(f"'{name}'" in setup for name in NODES)
+    assert 'etuner = etuner_ros.cli:main' in setup
+    folder = Path(get_package_prefix('etuner_ros')) / 'lib' / 'etuner_ros'
+    assert {p.name for p in folder.iterdir()} >= {*NODES, 'etuner'}
+    for name in NODES:
+        assert callable(importlib.import_module(f'etuner_ros.nodes.{name}').main)
+
+
+def test_setup_py_does_not_ask_for_torch(repository):
+    tree = ast.parse((repository / 'setup.py').read_text())
+    required = next(
+        k.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call)
+        for k in n.keywords
+        if k.arg == 'install_requires'
+    )
+    assert 'numpy' in ast.literal_eval(required)
+    assert not any('torch' in name for name in ast.literal_eval(required))
+    robot = (repository / 'requirements-robot.txt').read_text().splitlines()
+    assert not any(re.match(r'torch(vision)?\b', line) for line in robot)
+
+
+def test_versions_agree(repository):
+    import etuner_ros
+
+    assert f"version='{etuner_ros.__version__}'" in (repository / 'setup.py').read_text()
+    assert (
+        f'<version>{etuner_ros.__version__}</version>' in (repository / 'package.xml').read_text()
+    )
+
+
+def test_launch_config_and_recording_are_installed():
+    share = Path(get_package_share_directory('etuner_ros'))
+    for name in (
+        'launch/etuner.launch.py',
+        'config/etuner.yaml',
+        'config/stream/metadata.yaml',
+        'package.xml',
+    ):
+        assert (share / name).is_file(), name
+
+
+def test_the_command_line_deploys_and_says_what_is_wrong(tmp_path, stream):
+    from etuner_ros.cli import main
+    from etuner_ros.core.weights import read_base
+
+    target = tmp_path / 'base.safetensors'
+    assert (
+        main(
+            [
+                'deploy',
+                '--source',
+                str(stream),
+                '--count',
+                '40',
+                '--input-size',
+                '64',
+                '--output',
+                str(target),
+            ]
+        )
+        == 0
+    )
+    base = read_base(target)
+    assert len(base.spec.classes) == 12
+    assert len(base.exemplars) == 40
+    assert main(['deploy', '--source', str(tmp_path / 'nothing')]) == 1
+
+
+def test_messages_can_be_used_from_cpp(tmp_path):
+    prefixes = {
+        Path(get_package_prefix('etuner_ros')),
+        Path(get_package_prefix('std_msgs')),
+        Path(get_package_prefix('rosidl_runtime_cpp')),
+    }
+    includes = [
+        f'-I{d}' for prefix in prefixes for d in (prefix / 'include').iterdir() if d.is_dir()
+    ]
+    source = tmp_path / 'use.cpp'
+    source.write_text(
+        '#include <etuner_ros/msg/prediction.hpp>\n#include <etuner_ros/srv/swap_model.hpp>\n#include <etuner_ros/action/fine_tune.hpp>\n'
+        'int main() {\n  etuner_ros::msg::Prediction p;\n  p.labels.push_back("mug");\n  p.model_version = 3;\n'
+        '  etuner_ros::action::FineTune::Result r;\n  r.error_code = etuner_ros::action::FineTune::Result::REFUSED;\n'
+        '  return p.labels.size() == 1 ? 0 : 1;\n}\n'
+    )
+    done = subprocess.run(
+        ['c++', '-std=c++17', '-fsyntax-only', *includes, str(source)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize('name', ['lazy_tune', 'cka', 'gate'])
+def test_the_examples_in_docstrings_are_right(name):
+    result = doctest.testmod(importlib.import_module(f'etuner_ros.core.{name}'))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# What nodes may call of rclpy: all of it is in Humble's (rclpy 3.3).
+HUMBLE_NAMES = {
+    'rclpy': {'init', 'ok', 'shutdown', 'logging', 'exceptions', 'create_node', 'spin_once'},
+    'rclpy.action': {'ActionServer', 'CancelResponse', 'GoalResponse'},
+    'rclpy.executors': {'ExternalShutdownException', 'SingleThreadedExecutor'},
+    'rclpy.lifecycle': {'LifecycleNode', 'TransitionCallbackReturn'},
+    'rclpy.node': {'Node'},
+    'rclpy.qos': {'DurabilityPolicy', 'HistoryPolicy', 'QoSProfile', 'ReliabilityPolicy'},
+    'rclpy.task': {'Future'},
+}
+HUMBLE_NODE = {
+    'count_publishers', 'count_subscribers', 'create_client', 'create_guard_condition', 'create_lifecycle_publisher', 'create_publisher',
+    'create_service', 'create_subscription', 'create_timer', 'declare_parameter', 'destroy_client', 'destroy_guard_condition',
+    'destroy_lifecycle_publisher', 'destroy_node', 'destroy_publisher', 'destroy_service', 'destroy_subscription', 'get_clock',
+    'get_fully_qualified_name', 'get_logger', 'get_parameter', 'has_parameter', 'on_activate', 'on_cleanup', 'on_configure',
+    'on_deactivate', 'on_error', 'on_shutdown', 'trigger_activate', 'trigger_configure',
+}  # fmt: skip
+HUMBLE_KEYWORDS = {
+    'create_timer': {'callback_group', 'clock'},
+    'create_subscription': {'callback_group', 'event_callbacks', 'qos_overriding_options', 'raw'},
+    'create_publisher': {'callback_group', 'event_callbacks', 'qos_overriding_options'},
+    'create_service': {'qos_profile', 'callback_group'},
+    'create_client': {'qos_profile', 'callback_group'},
+    'ActionServer': {
+        'goal_callback',
+        'cancel_callback',
+        'handle_accepted_callback',
+        'callback_group',
+        'result_timeout',
+    },
+    'init': {'args', 'context', 'domain_id', 'signal_handler_options'},
+}
+
+
+def ros_sources(repository: Path) -> list[Path]:
+    return [
+        *sorted((repository / 'etuner_ros' / 'nodes').glob('*.py')),
+        repository / 'etuner_ros' / 'demo.py',
+    ]
+
+
+def test_only_names_of_humbles_rclpy_are_imported(repository):
+    for path in ros_sources(repository):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('rclpy'):
+                used = {alias.name for alias in node.names}
+                assert used <= HUMBLE_NAMES.get(node.module, set()), (
+                    f'{path.name}: {node.module} {used}'
+                )
+
+
+def test_only_calls_of_humbles_rclpy_are_used(repository):
+    from rclpy.lifecycle import LifecycleNode
+
+    newer = {name for name in dir(LifecycleNode) if not name.startswith('_')} - HUMBLE_NODE
+    for path in ros_sources(repository):
+        tree = ast.parse(path.read_text())
+        own = {
+            n.name
+            for n in ast.walk(tree)
+            if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            function = node.func
+            name = (
+                function.attr
+                if isinstance(function, ast.Attribute)
+                else getattr(function, 'id', '')
+            )
+            on_node = isinstance(function, ast.Attribute) and (
+                (isinstance(function.value, ast.Name) and function.value.id in ('self', 'node'))
+                or (
+                    isinstance(function.value, ast.Attribute)
+                    and function.value.attr in ('_node', 'node')
+                )
+            )
+            where = f'{path.name}:{node.lineno}'
+            if on_node and name not in own:
+                assert name not in newer, f'{where}: {name} is not known to be in Humble'
+            if (
+                isinstance(function, ast.Attribute)
+                and getattr(function.value, 'id', '') == 'rclpy'
+            ):
+                assert name in HUMBLE_NAMES['rclpy'], f'{where}: rclpy.{name}'
+            extra = {k.arg for k in node.keywords} - HUMBLE_KEYWORDS.get(
+                name, {k.arg for k in node.keywords}
+            )
+            assert not extra, f'{where}: {name}({extra}) is not in Humble'
+
+
+def test_the_code_is_python_3_10(repository):
+    for path in [
+        *(repository / 'etuner_ros').rglob('*.py'),
+        *(repository / 'launch').glob('*.py'),
+    ]:
+        ast.parse(path.read_text(), feature_version=(3, 10))
+
+
+def test_config_and_readme_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
+    import numpy as np
+
+    from etuner_ros.core.images import encode_jpeg
+
+    (tmp_path / 'a.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    classes = {name: importlib.import_module(f'etuner_ros.nodes.{name}') for name in NODES}
+    made = {}
+    for name, module in classes.items():
+        kind = next(
+            v for k, v in vars(module).items() if k.lower() == f'{name.replace("_", "")}node'
+        )
+        extra = {'source': str(tmp_path)} if name == 'camera' else {}
+        if name in ('inference', 'model_manager', 'tuner'):
+            extra['model__weights'] = str(deployed)
+        made[name] = ros.add(kind, **extra)
+        if hasattr(made[name], 'trigger_configure'):
+            ros.until(lambda n=name: made[n].may_configure, 'the base weights')
+            made[name].trigger_configure()
+    own = {
+        name: {
+            p: v
+            for p, v in node._parameters.items()
+            if p != 'use_sim_time' and 'start_type_description' not in p
+        }
+        for name, node in made.items()
+    }
+    config = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
+
+    def flat(values: dict, prefix: str = '') -> dict:
+        items: dict = {}
+        for key, value in values.items():
+            items.update(
+                flat(value, f'{prefix}{key}.')
+                if isinstance(value, dict)
+                else {prefix + key: value}
+            )
+        return items
+
+    for pattern, section in config.items():
+        name = pattern.rpartition('/')[2]
+        nodes = ['inference', 'tuner', 'model_manager'] if name == '**' else [name]
+        for parameter, value in flat(section['ros__parameters']).items():
+            for node in nodes:
+                assert parameter in own[node], f'{pattern}: {parameter} is not declared by {node}'
+                assert isinstance(value, type(own[node][parameter].value)), (
+                    f'{pattern}: {parameter}'
+                )
+    readme = (repository / 'README.md').read_text()
+    for name, parameters in own.items():
+        for parameter in parameters:
+            assert f'`{parameter}`' in readme, f'README does not list {parameter} of {name}'
+
+
+def test_the_environment_is_that_of_the_pins(repository):
+    if sysconfig.get_paths()['purelib'].startswith(str(repository)):
+        text = (repository / 'tools' / 'pins.ini').read_text()
+        from importlib.metadata import version
+
+        for package in ('numpy', 'safetensors', 'rosbags', 'msgpack', 'rich'):
+            assert f'{package}=={version(package)}' in text

@@ -1,0 +1,136 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`camera` and `operator`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import Graph
+from helpers import header
+import numpy as np
+import pytest
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool
+
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images import encode_jpeg
+from etuner_ros.msg import GroundTruth
+from etuner_ros.msg import LabelCorrection
+from etuner_ros.msg import Prediction
+from etuner_ros.nodes.camera import CameraNode
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.nodes.operator import OperatorNode
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i, label in enumerate(('duck', 'mug', 'tray')):
+        (tmp_path / 'day' / label).mkdir(parents=True)
+        picture = np.full((20, 30, 3), 80 * i, np.uint8)
+        (tmp_path / 'day' / label / 'a.jpg').write_bytes(encode_jpeg(picture))
+    return tmp_path
+
+
+def test_images_come_with_their_truth_and_the_end_is_told(ros: Graph, folder: Path):
+    images = ros.listen(Image, 'image_raw', NEWEST_WINS)
+    compressed = ros.listen(CompressedImage, 'image_raw/compressed', NEWEST_WINS)
+    truths = ros.listen(GroundTruth, 'ground_truth')
+    states = ros.listen(Bool, 'camera/playing', LATCHED)
+    node = ros.add(CameraNode, source=str(folder), rate_hz=20.0, autoplay=False, frame_id='eye')
+    ros.until(
+        lambda: node._images.get_subscription_count() and node._truths.get_subscription_count(),
+        'a match',
+    )
+    assert not images
+    answer = ros.call(SetBool, 'camera/play', data=True)
+    assert answer.success
+    assert answer.message == 'playing'
+    ros.until(lambda: states and not states[-1].data and len(truths) == 3, 'the end')
+    assert [(t.label, t.scenario) for t in truths] == [
+        ('duck', 'day'),
+        ('mug', 'day'),
+        ('tray', 'day'),
+    ]
+    stamps = [t.header for t in truths]
+    assert all(m.header in stamps for m in images)
+    assert images[-1].header.frame_id == 'eye'
+    assert (images[-1].height, images[-1].width, images[-1].encoding) == (20, 30, 'rgb8')
+    assert compressed
+    assert compressed[-1].format == 'jpeg'
+
+
+def test_it_stops_and_starts_again_and_loops(ros: Graph, folder: Path):
+    truths = ros.listen(GroundTruth, 'ground_truth')
+    ros.add(CameraNode, source=str(folder), rate_hz=50.0, loop=True)
+    ros.until(lambda: len(truths) > 6, 'the third time through')
+    ros.call(SetBool, 'camera/play', data=False)
+    ros.until(
+        lambda: ros.call(SetBool, 'camera/play', data=False).message == 'stopped', 'the stop'
+    )
+    seen = len(truths)
+    ros.call(SetBool, 'camera/play', data=True)
+    ros.until(lambda: len(truths) > seen, 'more pictures')
+
+
+def test_with_simulated_time_it_follows_the_clock(ros: Graph, folder: Path):
+    truths = ros.listen(GroundTruth, 'ground_truth')
+
+    def make(**options: object) -> CameraNode:
+        options['parameter_overrides'] += [Parameter('use_sim_time', value=True)]
+        return CameraNode(**options)
+
+    ros.add(make, source=str(folder), rate_hz=10.0, loop=True)
+    clock = ros.speak(Clock, '/clock', NEWEST_WINS)
+    seconds = 1000
+
+    def tick() -> bool:
+        nonlocal seconds
+        seconds += 1
+        message = Clock()
+        message.clock.sec = seconds
+        clock.publish(message)
+        return len(truths) >= 3
+
+    ros.until(tick, 'pictures in simulated time')
+    assert all(1000 < t.header.stamp.sec <= seconds for t in truths)
+    assert all(t.header.stamp.nanosec == 0 for t in truths)
+
+
+def test_a_source_that_can_not_be_played_is_one_sentence(ros: Graph, tmp_path: Path):
+    with pytest.raises(ImageError, match='holds no images'):
+        ros.add(CameraNode, source=str(tmp_path))
+    with pytest.raises(ConfigError, match='has no source'):
+        ros.add(CameraNode)
+
+
+def test_the_operator_labels_some_frames_late_and_with_the_truth(ros: Graph):
+    ros.add(
+        OperatorNode, rate_hz=1000.0, share=0.5, delay_s=0.2, jitter_s=0.1, author='ann', seed=3
+    )
+    labels = ros.listen(LabelCorrection, 'labels')
+    truths = ros.speak(GroundTruth, 'ground_truth')
+    predictions = ros.speak(Prediction, 'predictions')
+    heads = [header(i * 10**9) for i in range(1, 41)]
+    for i, head in enumerate(heads):
+        truths.publish(GroundTruth(header=head, label=f'kind{i}'))
+    ros.until(lambda: len(ros._nodes[1]._truths) == 40, 'all truths to arrive')
+    begun = ros.probe.get_clock().now().nanoseconds
+    for i, head in enumerate(heads):
+        predictions.publish(
+            Prediction(header=head, source='camera', labels=['x'], kept=i % 4 != 0)
+        )
+    ros.until(lambda: labels, 'the first label')
+    assert ros.probe.get_clock().now().nanoseconds - begun >= 0.2e9
+    ros.until(lambda: not ros._nodes[1]._due and len(labels) == ros._nodes[1]._sent, 'all labels')
+    assert 5 <= len(labels) <= 25
+    for label in labels:
+        index = heads.index(label.header)
+        assert (label.label, label.author, label.source) == (f'kind{index}', 'ann', 'camera')
+        assert index % 4 != 0, 'a frame that was not kept can not be labelled'

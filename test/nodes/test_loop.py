@@ -1,0 +1,251 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The whole loop over real DDS: correction, receipt, batch, round, new version in predictions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+from ament_index_python.packages import get_package_prefix
+from helpers import Graph
+from helpers import header
+from helpers import image_message
+import numpy as np
+import psutil
+import pytest
+from rclpy.action import ActionClient
+from sensor_msgs.msg import Image
+
+from etuner_ros.action import FineTune
+from etuner_ros.core.base_weights import cached
+from etuner_ros.core.weights import read_base
+from etuner_ros.msg import LabelCorrection
+from etuner_ros.msg import LabelledBatch
+from etuner_ros.msg import LabelReceipt
+from etuner_ros.msg import Prediction
+from etuner_ros.msg import TunerStatus
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.model_manager import ModelManagerNode
+from etuner_ros.nodes.tuner import TunerNode
+
+
+class Robot:
+    """All nodes that learn, a camera and a person."""
+
+    def __init__(self, ros: Graph, deployed: Path, **tuner: object) -> None:
+        self.ros = ros
+        self.manager = ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
+        self.inference = ros.add(
+            InferenceNode, model__weights=str(deployed), autostart=True, keep_rate_hz=1000.0
+        )
+        self.collector = ros.add(
+            LabelCollectorNode, batch_size=4, batch_timeout_s=1000.0, request_period_s=0.0
+        )
+        settings = {'train__batch_size': 8, 'train__epochs': 2.0, **tuner}
+        self.tuner = ros.add(TunerNode, model__weights=str(deployed), **settings)
+        self.predictions = ros.listen(Prediction, 'predictions')
+        self.receipts = ros.listen(LabelReceipt, 'label_receipts')
+        self.batches = ros.listen(LabelledBatch, 'labelled_batches', LATCHED)
+        self.statuses = ros.listen(TunerStatus, 'tuner/status', LATCHED)
+        self.images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+        self.labels = ros.speak(LabelCorrection, 'labels')
+        self._shown = 0
+        ros.until(lambda: self.state == TunerStatus.WAITING, 'the tuner to be ready')
+
+    @property
+    def state(self) -> int:
+        return self.statuses[-1].state if self.statuses else TunerStatus.STARTING
+
+    def show(self, image: np.ndarray) -> Prediction:
+        """Show a picture and return what the robot says; shown again when another one overtook it."""
+        self._shown += 1
+        head = header(self.ros.probe.get_clock().now().nanoseconds + self._shown)
+
+        def seen() -> Prediction | None:
+            self.images.publish(image_message(image, head))
+            return next((p for p in self.predictions if p.header == head), None)
+
+        return self.ros.until(seen, 'a prediction')
+
+    def teach(self, image: np.ndarray, label: str) -> LabelReceipt:
+        """Show a picture and say what it is."""
+        seen, count = self.show(image), len(self.receipts)
+        self.labels.publish(
+            LabelCorrection(header=seen.header, source=seen.source, label=label, author='ann')
+        )
+        self.ros.until(lambda: len(self.receipts) > count, 'a receipt')
+        return self.receipts[-1]
+
+
+def pictures(frames: list, label: str) -> list[np.ndarray]:
+    return [f.image for f in frames if f.label == label]
+
+
+def test_corrections_end_in_a_new_version_that_knows_the_new_class(ros, deployed, frames):
+    robot = Robot(ros, deployed)
+    cars = pictures(frames, 'race_car')
+    before = robot.show(cars[0])
+    assert before.model_version == 0
+    assert 'race_car' not in before.labels
+    for image in cars[:4]:
+        receipt = robot.teach(image, 'race_car')
+        assert receipt.code == LabelReceipt.ACCEPTED
+        assert receipt.predicted_label != 'race_car'
+    ros.until(lambda: robot.batches, 'a batch')
+    assert [s.label for s in robot.batches[0].samples] == ['race_car'] * 4
+    ros.until(lambda: robot.show(cars[5]).model_version == 1, 'version 1 in predictions')
+    assert robot.show(cars[5]).labels[0] == 'race_car'
+    status = ros.until(
+        lambda: robot.statuses[-1] if robot.statuses[-1].model_version == 1 else None, 'the status'
+    )
+    assert (status.rounds, status.refused) == (1, 0)
+    assert status.last_round_s > 0
+    assert all(list(p.header.frame_id) for p in robot.predictions)
+
+
+def test_a_round_can_be_asked_for_and_cancelled(ros, deployed, frames):
+    robot = Robot(ros, deployed, train__epochs=1000.0, train__max_iterations=100000)
+    client = ActionClient(ros.probe, FineTune, 'tuner/fine_tune')
+    ros.until(client.server_is_ready, 'the action server')
+
+    def ask(feedback: list | None = None) -> object:
+        handle = client.send_goal_async(
+            FineTune.Goal(), feedback_callback=feedback.append if feedback is not None else None
+        )
+        ros.until(handle.done, 'the goal to be taken')
+        return handle.result()
+
+    empty = ask().get_result_async()
+    ros.until(empty.done, 'the answer without labels')
+    assert empty.result().result.error_code == FineTune.Result.NOTHING_TO_LEARN
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.state == TunerStatus.TUNING, 'the round')
+    busy = ask().get_result_async()
+    ros.until(busy.done, 'the answer while a round runs')
+    assert busy.result().result.error_code == FineTune.Result.BUSY
+    robot.tuner._worker.send({'op': 'cancel'})
+    ros.until(
+        lambda: robot.state == TunerStatus.WAITING or robot.statuses[-1].rounds > 1,
+        'the end of the round',
+    )
+
+
+def test_the_action_reports_progress_and_is_cancelled_within_a_batch(ros, deployed, frames):
+    robot = Robot(
+        ros,
+        deployed,
+        train__epochs=1000.0,
+        train__max_iterations=100000,
+        lazy_tune__max_batches=50,
+        scenario__warm_up=100000,
+    )
+    robot.tuner._lazy._needed = 50.0  # nothing starts by itself
+    for image in pictures(frames, 'mug')[:4]:
+        robot.teach(image, 'duck')
+    ros.until(lambda: robot.statuses[-1].batches_waiting == 1, 'a waiting batch')
+    client = ActionClient(ros.probe, FineTune, 'tuner/fine_tune')
+    ros.until(client.server_is_ready, 'the action server')
+    feedback: list = []
+    goal = client.send_goal_async(FineTune.Goal(), feedback_callback=feedback.append)
+    ros.until(goal.done, 'the goal to be taken')
+    result = goal.result().get_result_async()
+    ros.until(lambda: len(feedback) >= 2, 'progress')
+    goal.result().cancel_goal_async()
+    ros.until(result.done, 'the cancelled result')
+    assert result.result().result.error_code == FineTune.Result.CANCELLED
+    assert feedback[0].feedback.iteration == 1
+    assert feedback[0].feedback.iterations == 1000
+    assert robot.show(pictures(frames, 'duck')[0]).model_version == 0
+
+
+def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, frames):
+    robot = Robot(ros, deployed, restart_delay_s=0.1, lazy_tune__max_batches=6)
+    for image in pictures(frames, 'tray')[:3]:
+        robot.teach(image, 'tray')
+    first = robot.tuner._worker.process.pid
+    os.kill(first, signal.SIGKILL)
+    ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
+    assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck'
+    robot.teach(pictures(frames, 'tray')[3], 'tray')  # while no worker is there
+    ros.until(
+        lambda: robot.inference.diagnostics()['model version'] == 1, 'a round after the restart'
+    )
+    assert robot.tuner._worker.process.pid != first
+    assert (
+        'tray' in robot.predictions[-1].labels
+        or robot.show(pictures(frames, 'tray')[4]).labels[0] == 'tray'
+    )
+
+
+def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, deployed, frames):
+    robot = Robot(ros, deployed)
+    trays = pictures(frames, 'tray')
+    for image in trays[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'version 1')
+    ros.remove(robot.tuner)
+    for image in trays[4:7]:
+        robot.teach(image, 'tray')
+    robot.teach(pictures(frames, 'mug')[0], 'mug')
+    ros.until(lambda: len(robot.batches) == 2, 'the second batch')
+    late = ros.add(TunerNode, model__weights=str(deployed), train__batch_size=8, train__epochs=2.0)
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
+    assert late._received == {robot.collector.get_fully_qualified_name(): 2}
+    manifest = robot.manager._store.manifests[2]
+    assert manifest.learned == {robot.collector.get_fully_qualified_name(): 2}
+    assert late._rounds == 1, 'the first batch, which was learned already, started no round'
+
+
+def test_no_worker_outlives_a_tuner_that_is_killed(ros, deployed):
+    executable = Path(get_package_prefix('etuner_ros')) / 'lib' / 'etuner_ros' / 'tuner'
+    command = [sys.executable, str(executable), '--ros-args']
+    command += ['-p', f'model.weights:={deployed}', '-r', f'__ns:={ros.namespace}']
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    tuner = subprocess.Popen(command, env=environment)
+    statuses = ros.listen(TunerStatus, 'tuner/status', LATCHED)
+    ros.until(lambda: statuses, 'the tuner')
+    workers = psutil.Process(tuner.pid).children(recursive=True)
+    assert len(workers) == 1
+    tuner.kill()
+    tuner.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
+def test_an_inference_node_without_the_base_weights_fetches_them(ros, deployed, ros_home):
+    ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
+    node = ros.add(InferenceNode, autostart=True, model__input_size=64)
+    ros.until(
+        lambda: node.diagnostics()['classes'] == 4, 'the classes of the fetched base weights'
+    )
+    digest = read_base(deployed).sha256
+    assert cached(digest).read_bytes() == deployed.read_bytes()
+
+
+@pytest.mark.parametrize('namespace', ['/robot_a', '/robot_b'])
+def test_nodes_work_in_any_namespace(ros, deployed, duck_image, namespace):
+    ros.namespace = namespace
+    probe = ros.add(lambda **options: __import__('rclpy.node').node.Node('probe', **options))
+    ros.probe = probe
+    ros.add(InferenceNode, model__weights=str(deployed), autostart=True)
+    predictions = ros.listen(Prediction, f'{namespace}/predictions')
+    images = ros.speak(Image, f'{namespace}/image_raw', NEWEST_WINS)
+
+    def answered() -> bool:
+        images.publish(image_message(duck_image, header(1)))
+        return bool(predictions)
+
+    ros.until(answered, 'a prediction in the namespace')
+
+
+@pytest.fixture
+def duck_image(frames: list) -> np.ndarray:
+    return next(f.image for f in frames if f.label == 'duck')
