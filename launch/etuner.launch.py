@@ -46,7 +46,10 @@ ARGUMENTS = {
         "a YAML file with parameters that win over the package's config/etuner.yaml",
     ),
     'namespace': ('', 'namespace of all nodes'),
-    'camera_name': ('camera', 'name of the camera pipeline in predictions and labels'),
+    'camera_name': (
+        '',
+        'name of the camera pipeline in predictions and labels; empty takes that of the params file',
+    ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': ('true', 'false waits for an external lifecycle manager'),
     'autoplay': ('true', 'false: the camera node waits for ~/play'),
@@ -66,7 +69,14 @@ def compose(context):
         if LaunchConfiguration(argument).perform(context):
             shared[parameter] = ParameterValue(LaunchConfiguration(argument), value_type=str)
     autostart = {'autostart': ParameterValue(LaunchConfiguration('autostart'), value_type=bool)}
-    name = {'source': ParameterValue(LaunchConfiguration('camera_name'), value_type=str)}
+    name = {}
+    if LaunchConfiguration('camera_name').perform(context):
+        name['source'] = ParameterValue(LaunchConfiguration('camera_name'), value_type=str)
+
+    images = [
+        ('image_raw', LaunchConfiguration('image_topic')),
+        ('image_raw/compressed', [LaunchConfiguration('image_topic'), '/compressed']),
+    ]
 
     def node(executable, own=None, **options):
         return Node(
@@ -77,7 +87,7 @@ def compose(context):
             output='screen',
             respawn=True,
             respawn_delay=2.0,
-            arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
             **options,
         )
 
@@ -86,7 +96,7 @@ def compose(context):
         node(
             'inference',
             {**autostart, **name},
-            remappings=[('image_raw', LaunchConfiguration('image_topic'))],
+            remappings=images,
         ),
         node('label_collector', name),
         node('tuner'),
@@ -97,9 +107,7 @@ def compose(context):
             'source': ParameterValue(LaunchConfiguration('source'), value_type=str),
             'autoplay': ParameterValue(LaunchConfiguration('autoplay'), value_type=bool),
         }
-        nodes.append(
-            node('camera', playing, remappings=[('image_raw', LaunchConfiguration('image_topic'))])
-        )
+        nodes.append(node('camera', playing, remappings=images))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
 
 

@@ -606,7 +606,7 @@ class Studio:
             turn = cv2.getRotationMatrix2D(
                 ((motion - 1) / 2, (motion - 1) / 2), self._uniform((0, 180)), 1
             )
-            kernel = cv2.warpAffine(kernel, turn, (motion, motion))
+            kernel = np.asarray(cv2.warpAffine(kernel, turn, (motion, motion)))
             image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6))
         balance = np.asarray(scenario.light) * rng.uniform(0.94, 1.06, 3)
         image = image * balance * self._uniform(scenario.gain)

@@ -92,6 +92,7 @@ class SimFreezeConfig(Checked):
     max_frozen_share: float = setting(
         0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0
     )
+    max_new: int = setting(3, 'most blocks that freeze at one probe, the foremost first', 1, 10000)
     debiased: bool = setting(False, 'use the debiased HSIC estimator (probe_size of 64 and more)')
 
 

@@ -42,7 +42,7 @@ from etuner_ros.core.weights import State
 VALIDATION_WINDOW = (
     200  # held-back samples that the gate looks at, the newest of each scenario first
 )
-IMPRINT_MARGIN = 2.0  # logits
+IMPRINT_MARGIN = 1.0  # logits
 PREQUENTIAL_WINDOW = (
     40  # corrected frames whose outcome, as predicted live, counts towards the accuracy
 )

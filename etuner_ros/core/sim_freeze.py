@@ -83,9 +83,13 @@ class SimFreeze:
         if self._changed:
             self._changed = False
         elif self.config.enabled and self._iterations >= self.config.min_iterations:
-            for name in self.may_freeze:
-                if name not in self.pinned and self._stable.get(name, 0) >= self.config.patience:
-                    self.frozen.add(name)
+            ready = [
+                name
+                for name in self.may_freeze
+                if name not in self.pinned | self.frozen
+                and self._stable.get(name, 0) >= self.config.patience
+            ]
+            self.frozen.update(ready[: self.config.max_new])
         return set(self.frozen)
 
     def state_dict(self) -> dict[str, Any]:

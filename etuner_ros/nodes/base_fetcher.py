@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+import time
 from typing import Any
 
 from rclpy.node import Node
@@ -16,6 +17,7 @@ from etuner_ros.core.weights import sha256
 from etuner_ros.srv import GetModel
 
 PIECE = 4 * 1024 * 1024  # bytes
+ANSWER_TIMEOUT_S = 10.0
 LARGEST = 4 * 1024**3  # bytes; a claim beyond this is not believed
 
 
@@ -30,11 +32,13 @@ class BaseFetcher:
         self._node, self._done = node, done
         self._client = node.create_client(GetModel, 'model_manager/get_model')
         self._digest, self._data = '', bytearray()
+        self._asked = 0.0
+        self._future: Any = None
 
     @property
     def busy(self) -> bool:
-        """Whether a fetch is under way."""
-        return bool(self._digest)
+        """Whether a fetch is under way; one that gets no answer counts for some seconds only."""
+        return bool(self._digest) and time.monotonic() - self._asked < ANSWER_TIMEOUT_S
 
     def fetch(self, digest: str) -> None:
         """Fetch base weights, unless the cache has them."""
@@ -49,9 +53,13 @@ class BaseFetcher:
 
     def _ask(self) -> None:
         request = GetModel.Request(base_sha256=self._digest, offset=len(self._data), length=PIECE)
-        self._client.call_async(request).add_done_callback(self._on_piece)
+        self._asked = time.monotonic()
+        self._future = self._client.call_async(request)
+        self._future.add_done_callback(self._on_piece)
 
     def _on_piece(self, future: Any) -> None:
+        if future is not self._future:
+            return  # of an attempt that was given up
         answer = future.result()
         if answer is None or answer.error_code or not answer.data or answer.size > LARGEST:
             self._finish(None, answer.error_msg if answer else 'model_manager did not answer')

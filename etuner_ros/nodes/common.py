@@ -268,6 +268,7 @@ class AutostartNode(LifecycleNode):
         """Whether configuring makes sense yet."""
         return True
 
+    @guarded
     def _bring_up(self) -> None:
         assert self._autostart is not None
         if not self.may_configure:

@@ -54,6 +54,8 @@ from etuner_ros.nodes.common import to_bytes
 from etuner_ros.srv import GetBatches
 from etuner_ros.worker import WorkerClient
 
+ANSWER_TIMEOUT_S = 10.0  # after this a collector that was asked is taken to be gone
+
 
 @dataclass(frozen=True)
 class TunerSettings(Checked):
@@ -104,7 +106,7 @@ class TunerNode(Node):
         self._layers: LayerStates | None = None
         self._base_sha256 = ''  # of the base weights that the worker has
         self._received: dict[str, int] = {}  # collector: last batch handed to the worker
-        self._asking: set[str] = set()
+        self._asking: dict[str, float] = {}  # collector: when it was asked
         self._progress = self._last_round_s = self._tuning_s = 0.0
         self._before = self._after = math.nan
         self._goal: Any = None
@@ -255,13 +257,13 @@ class TunerNode(Node):
             self._ask_batches(collector)
 
     def _ask_batches(self, collector: str) -> None:
-        if collector in self._asking:
+        if time.monotonic() - self._asking.get(collector, -math.inf) < ANSWER_TIMEOUT_S:
             return
-        self._asking.add(collector)
+        self._asking[collector] = time.monotonic()
         request = GetBatches.Request(from_batch_id=self._received.get(collector, 0) + 1, limit=32)
 
         def answered(future: Any) -> None:
-            self._asking.discard(collector)
+            self._asking.pop(collector, None)
             answer = future.result()
             if answer is None or answer.error_code:
                 self.health.problem(answer.error_msg if answer else f'{collector} did not answer')

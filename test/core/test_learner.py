@@ -157,7 +157,12 @@ def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
         model,
         QUICK,
         SimFreezeConfig(
-            freeze_interval=2, patience=1, min_iterations=2, threshold=1.0, probe_size=8
+            freeze_interval=2,
+            patience=1,
+            min_iterations=2,
+            threshold=1.0,
+            probe_size=8,
+            max_new=18,
         ),
     )
     learner.add_samples(samples(frames, ('duck', 'tray', 'mug')))

@@ -22,6 +22,7 @@ from etuner_ros.core.trainer import make_optimiser
 from etuner_ros.core.weights import ModelSpec
 
 UNITS = [f'block{i}' for i in range(10)]
+ALL_AT_ONCE = 10
 
 
 def cka_by_features(x: np.ndarray, y: np.ndarray) -> float:
@@ -79,33 +80,56 @@ def test_cka_needs_the_same_samples():
 
 
 def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=2, min_iterations=0, max_frozen_share=1.0))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0),
+    )
     assert freeze.on_probe(stable(1.0), 8) == set()
     assert freeze.on_probe(stable(0.995), 8) == set()
     assert freeze.on_probe(stable(0.99), 8) == set(UNITS)
 
 
 def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=1.0))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+    )
     freeze.on_probe(stable(1.0), 8)
     moved = stable(1.0) | {'block3': 0.985}
     assert freeze.on_probe(moved, 8) == set(UNITS) - {'block3'}
 
 
 def test_nothing_freezes_before_the_least_number_of_iterations():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=24, max_frozen_share=1.0))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=24, max_frozen_share=1.0),
+    )
     for expected in (set(), set(), set(UNITS)):
         assert freeze.on_probe(stable(1.0), 8) == expected
 
 
 def test_the_share_of_frozen_blocks_is_bounded_from_the_input_on():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=0.6))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+    )
     freeze.on_probe(stable(1.0), 8)
     assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:6])
 
 
+def test_blocks_freeze_a_few_at_a_time_from_the_input_on():
+    config = SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=0.8, max_new=3)
+    freeze = SimFreeze(UNITS, config)
+    freeze.on_probe(stable(1.0), 8)
+    sizes = [3, 6, 8, 8]
+    assert [freeze.on_probe(stable(1.0), 8) for _ in sizes] == [set(UNITS[:n]) for n in sizes]
+
+
 def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=0.5))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.5),
+    )
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
     freeze.on_scenario_change()
@@ -113,7 +137,10 @@ def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
 
 
 def test_pinned_layers_are_left_alone():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=1.0))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+    )
     freeze.set_layers(frozen=['block9'], pinned=['block9', 'block0'])
     freeze.on_probe(stable(1.0), 8)
     frozen = freeze.on_probe(stable(1.0), 8)
@@ -130,7 +157,10 @@ def test_pinned_layers_are_left_alone():
     )
 )
 def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=0.6))
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+    )
     for i, values in enumerate(probes):
         before = set(freeze.frozen)
         if i % 3 == 2:
@@ -141,7 +171,7 @@ def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
 
 
 def test_a_restored_instance_decides_alike():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(patience=2, min_iterations=0))
+    freeze = SimFreeze(UNITS, SimFreezeConfig(max_new=ALL_AT_ONCE, patience=2, min_iterations=0))
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
     other = SimFreeze(UNITS, freeze.config)
