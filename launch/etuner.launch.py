@@ -48,7 +48,7 @@ ARGUMENTS = {
     'namespace': ('', 'namespace of all nodes'),
     'camera_name': (
         '',
-        'name of the camera pipeline in predictions and labels; empty takes that of the params file',
+        'name of the camera pipeline in predictions and labels; empty: see the params file',
     ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': ('true', 'false waits for an external lifecycle manager'),

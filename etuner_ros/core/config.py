@@ -60,7 +60,7 @@ class LazyTuneConfig(Checked):
         'merge rounds lazily; false starts a round on every labelled batch (the "immediate" '
         'baseline)',
     )
-    max_batches: int = setting(6, 'most batches that one round waits for', 1, 1000)
+    max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
     gain_share: float = setting(
         0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0
     )
@@ -113,8 +113,8 @@ class TrainConfig(Checked):
     scenario_share: float = setting(
         0.5, 'share of the replayed samples that is drawn from the current scenario', 0.0, 1.0
     )
-    epochs: float = setting(5.0, 'passes over the new samples in one round', 0.1, 1000.0)
-    max_iterations: int = setting(40, 'most training batches in one round', 1, 1000000)
+    epochs: float = setting(8.0, 'passes over the new samples in one round', 0.1, 1000.0)
+    max_iterations: int = setting(48, 'most training batches in one round', 1, 1000000)
     weight_decay: float = setting(1e-4, 'decoupled weight decay', 0.0, 1.0)
     gradient_clip: float = setting(5.0, 'largest norm of the gradient', 1e-3, 1e6)
     augment: bool = setting(True, 'random crop, flip and brightness')
