@@ -4,6 +4,10 @@ set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What an older build installed must not stay on the path while the next one is made.
 source tools/env.sh
+# A build for another ROS 2 is of no use.
+if [ -d build ] && ! cmp -s .venv/.steps/ros build/.environment; then
+    rm -rf build install
+fi
 # The environment with numpy's headers lies inside the repository, and CMake refuses to install targets that use headers from below their own
 # source folder; so the package is built through a link that lies elsewhere.
 mkdir -p build/src
@@ -17,4 +21,5 @@ if ! colcon build --symlink-install --base-paths build/src --event-handlers cons
     echo "etuner_ros: the build failed; the messages above say where." >&2
     exit 1
 fi
+cp .venv/.steps/ros build/.environment
 echo "built in $((SECONDS - began)) s"

@@ -170,9 +170,8 @@ class Learner:
         if not same:  # a roll-back, a swap by hand, or a candidate that was refused
             self.training.load_state(state, classes)
             self._optimiser = make_optimiser(self.training, self.train_config)
-            waiting = {
-                s.sample_id for s in self.pending
-            }  # what the lost round learned is new again
+            # What the lost round learned is new again.
+            waiting = {s.sample_id for s in self.pending}
             self.pending = [s for s in self._last_new if s.sample_id not in waiting] + self.pending
         self._last_new = []
         self.version = version

@@ -26,13 +26,18 @@ from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.guard_condition import GuardCondition
 from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecyclePublisher
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy
 from rclpy.qos import HistoryPolicy
 from rclpy.qos import QoSProfile
 from rclpy.qos import ReliabilityPolicy
+from rclpy.service import Service
+from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
 from etuner_ros.core.config import Checked
@@ -250,6 +255,7 @@ class AutostartNode(LifecycleNode):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
+        self.entities: list[Any] = []  # made by `on_configure`, destroyed by `release`
         self.health = Health(self, self.diagnostics)
         text = 'configure and activate at start; false waits for an external lifecycle manager'
         descriptor = ParameterDescriptor(description=text, read_only=True)
@@ -262,6 +268,19 @@ class AutostartNode(LifecycleNode):
 
     def release(self) -> None:
         """Undo what `on_configure` did, however far it came."""
+
+    def destroy_entities(self) -> None:
+        """Destroy the publishers, subscriptions, services and guards noted in `entities`."""
+        destroyers: dict[type, Callable[[Any], Any]] = {
+            LifecyclePublisher: self.destroy_lifecycle_publisher,
+            Publisher: self.destroy_publisher,
+            Subscription: self.destroy_subscription,
+            Service: self.destroy_service,
+            GuardCondition: self.destroy_guard_condition,
+        }
+        for entity in self.entities:
+            destroyers[type(entity)](entity)
+        self.entities.clear()
 
     @property
     def may_configure(self) -> bool:

@@ -91,7 +91,6 @@ class InferenceNode(AutostartNode):
         super().__init__('inference', **options)
         self._active = False
         self._live: LiveModel | None = None
-        self._entities: list[Any] = []
         self._frames = self._dropped = self._swaps = 0
         self._last_kept_ns = 0
         self._latency_ms = self._inference_ms = 0.0
@@ -100,7 +99,6 @@ class InferenceNode(AutostartNode):
         self._encoder: threading.Thread | None = None
         self._builder: threading.Thread | None = None
         self._wanted: ModelUpdate | None = None
-        self._update: ModelUpdate | None = None
         self._fetcher: BaseFetcher | None = None
 
     def diagnostics(self) -> Mapping[str, object]:
@@ -163,7 +161,7 @@ class InferenceNode(AutostartNode):
         updates = self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._ready = self.create_guard_condition(self._on_prepared)
-        self._entities = [*publishers, images, updates, self._ready]
+        self.entities += [*publishers, images, updates, self._ready]
         self._encoder = threading.Thread(target=self._encode, name='encoder', daemon=True)
         self._encoder.start()
         return TransitionCallbackReturn.SUCCESS
@@ -200,15 +198,8 @@ class InferenceNode(AutostartNode):
         if self._fetcher is not None:
             self._fetcher.close()
             self._fetcher = None
-        for entity in self._entities:
-            kind = type(entity).__name__
-            if kind == 'LifecyclePublisher':
-                self.destroy_lifecycle_publisher(entity)
-            elif kind == 'Subscription':
-                self.destroy_subscription(entity)
-            else:
-                self.destroy_guard_condition(entity)
-        self._entities, self._live, self._wanted, self._update = [], None, None, None
+        self.destroy_entities()
+        self._live = self._wanted = None
 
     close = release
 

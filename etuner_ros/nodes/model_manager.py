@@ -83,7 +83,6 @@ class ModelManagerNode(AutostartNode):
         self._pinned: set[str] = set()
         self._cka: dict[str, float] = {}
         self._active = False
-        self._entities: list[Any] = []
         self._accepted = self._refused = 0
         # Base weights of a pretrained network are made by a process with torch, started at once so
         # that configuring need not wait.
@@ -138,7 +137,7 @@ class ModelManagerNode(AutostartNode):
         self._models = self.create_lifecycle_publisher(ModelUpdate, 'model', LATCHED)
         self._layers = self.create_lifecycle_publisher(LayerStates, 'layers', LATCHED)
         self._verdicts = self.create_publisher(ModelVerdict, 'verdicts', reliable(10))
-        self._entities = [
+        self.entities += [
             self._models,
             self._layers,
             self._verdicts,
@@ -175,17 +174,8 @@ class ModelManagerNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`."""
         self._active = False
-        for entity in self._entities:
-            kind = type(entity).__name__
-            if kind == 'LifecyclePublisher':
-                self.destroy_lifecycle_publisher(entity)
-            elif kind == 'Publisher':
-                self.destroy_publisher(entity)
-            elif kind == 'Subscription':
-                self.destroy_subscription(entity)
-            else:
-                self.destroy_service(entity)
-        self._entities, self._store = [], None
+        self.destroy_entities()
+        self._store = None
 
     close = release
 

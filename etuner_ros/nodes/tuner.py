@@ -107,6 +107,11 @@ class TunerNode(Node):
         self._base_sha256 = ''  # of the base weights that the worker has
         self._received: dict[str, int] = {}  # collector: last batch handed to the worker
         self._asking: dict[str, float] = {}  # collector: when it was asked
+        # Accepted weights arrive later than their verdict; a round that started from the old ones
+        # in between would be refused as stale.
+        self._awaited: int | None = None
+        self._awaited_since = 0.0
+        self._loaded = -1  # version that the worker has
         self._progress = self._last_round_s = self._tuning_s = 0.0
         self._before = self._after = math.nan
         self._goal: Any = None
@@ -161,6 +166,7 @@ class TunerNode(Node):
     def _restart_worker(self, base_path: str = '') -> None:
         self._worker.close()
         self._received.clear()  # its replay is empty again
+        self._awaited, self._loaded = None, -1
         self._lazy.load_state_dict({**self._lazy.state_dict(), 'waiting': 0})
         self._say(TunerStatus.STARTING, 'the worker loads the model')
         self._worker = self._start_worker(base_path)
@@ -210,10 +216,14 @@ class TunerNode(Node):
             self._worker.send({'op': 'layers', 'frozen': frozen, 'pinned': pinned})
 
     def _worker_model_loaded(self, message: dict[str, Any]) -> None:
+        self._loaded = message['version']
         if self._state in (TunerStatus.STARTING, TunerStatus.DOWN):
             self._say(TunerStatus.WAITING, self._lazy.reason)
             for collector in list(self._collectors):
                 self._ask_batches(collector)
+        elif self._awaited is not None and message['version'] >= self._awaited:
+            self._awaited = None
+            self._say(TunerStatus.WAITING, self._lazy.reason)
         self._maybe_start_round()
 
     @guarded
@@ -404,6 +414,8 @@ class TunerNode(Node):
             self.health.problem(message.reason)
         self._lazy.on_round_end(candidate['iterations'], self._after)
         if accepted:
+            if self._loaded < message.version:
+                self._awaited, self._awaited_since = message.version, time.monotonic()
             self._end_round(FineTune.Result.NONE, message.reason, version=message.version)
         else:
             self._refused += 1
@@ -446,7 +458,8 @@ class TunerNode(Node):
                 seconds=seconds,
             )
             self._goal_done.set_result(result)
-        self._say(TunerStatus.WAITING, text)
+        waiting = self._awaited is None
+        self._say(TunerStatus.WAITING if waiting else TunerStatus.PROPOSED, text)
 
     # The action
 
@@ -495,9 +508,14 @@ class TunerNode(Node):
             self.get_logger().warning('a candidate got no verdict; is model_manager running?')
             self._end_round(FineTune.Result.FAILED, 'no verdict: is model_manager running?')
             self._hand_over_model()
-        self._say(
-            self._state, self._lazy.reason if self._state == TunerStatus.WAITING else self._note
-        )
+        late = time.monotonic() - self._awaited_since > self._settings.verdict_timeout_s
+        if self._awaited is not None and late:
+            self.health.problem('the accepted weights did not arrive on model')
+            self._awaited = None
+            self._say(TunerStatus.WAITING, self._lazy.reason)
+            return
+        waiting_now = self._state == TunerStatus.WAITING
+        self._say(self._state, self._lazy.reason if waiting_now else self._note)
 
     def _say(self, state: int, note: str) -> None:
         """Publish what the tuner is doing and why."""

@@ -19,9 +19,11 @@ import psutil
 import pytest
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
+import torch
 
 from etuner_ros.action import FineTune
 from etuner_ros.core.base_weights import cached
+from etuner_ros.core.models import torchvision_models
 from etuner_ros.core.weights import read_base
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
@@ -39,17 +41,19 @@ from etuner_ros.nodes.tuner import TunerNode
 class Robot:
     """All nodes that learn, a camera and a person."""
 
-    def __init__(self, ros: Graph, deployed: Path, **tuner: object) -> None:
+    def __init__(
+        self, ros: Graph, deployed: Path | None, shared: dict | None = None, **tuner: object
+    ) -> None:
         self.ros = ros
-        self.manager = ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
-        self.inference = ros.add(
-            InferenceNode, model__weights=str(deployed), autostart=True, keep_rate_hz=1000.0
-        )
+        shared = shared or {'model__weights': str(deployed)}
+        self.manager = ros.add(ModelManagerNode, autostart=True, **shared)
+        ros.until(lambda: self.manager.diagnostics()['active'], 'model_manager')
+        self.inference = ros.add(InferenceNode, autostart=True, keep_rate_hz=1000.0, **shared)
         self.collector = ros.add(
             LabelCollectorNode, batch_size=4, batch_timeout_s=1000.0, request_period_s=0.0
         )
-        settings = {'train__batch_size': 8, 'train__epochs': 2.0, **tuner}
-        self.tuner = ros.add(TunerNode, model__weights=str(deployed), **settings)
+        settings = {'train__batch_size': 8, 'train__epochs': 2.0, **shared, **tuner}
+        self.tuner = ros.add(TunerNode, **settings)
         self.predictions = ros.listen(Prediction, 'predictions')
         self.receipts = ros.listen(LabelReceipt, 'label_receipts')
         self.batches = ros.listen(LabelledBatch, 'labelled_batches', LATCHED)
@@ -108,6 +112,26 @@ def test_corrections_end_in_a_new_version_that_knows_the_new_class(ros, deployed
     assert (status.rounds, status.refused) == (1, 0)
     assert status.last_round_s > 0
     assert all(list(p.header.frame_id) for p in robot.predictions)
+
+
+def test_a_robot_that_knows_nothing_learns_its_first_kinds(ros, frames, tmp_path):
+    """From a torchvision network by name with weights from a file, without any class."""
+    torch.manual_seed(0)
+    network = torchvision_models().get_model('mobilenet_v3_small', weights=None)
+    torch.save(network.state_dict(), tmp_path / 'net.pth')
+    shared = {
+        'model__architecture': 'mobilenet_v3_small',
+        'model__weights': str(tmp_path / 'net.pth'),
+        'model__input_size': 64,
+    }
+    robot = Robot(ros, None, shared=shared)
+    ducks, balls = pictures(frames, 'duck'), pictures(frames, 'soccer_ball')
+    assert list(robot.show(ducks[0]).labels) == []
+    for duck, ball in zip(ducks[:2], balls[:2]):
+        assert robot.teach(duck, 'duck').code == LabelReceipt.ACCEPTED
+        assert robot.teach(ball, 'ball').code == LabelReceipt.ACCEPTED
+    ros.until(lambda: robot.show(ducks[0]).model_version == 1, 'version 1 in predictions')
+    assert set(robot.predictions[-1].labels) == {'duck', 'ball'}
 
 
 def test_a_round_can_be_asked_for_and_cancelled(ros, deployed, frames):
