@@ -102,6 +102,7 @@ class LazyTune:
     def __init__(self, config: LazyTuneConfig | None = None) -> None:
         self.config = config or LazyTuneConfig()
         self.waiting = 0
+        self._errors = 0
         self._needed = 1.0
         self._requests = 0
         self._iterations = 0
@@ -118,24 +119,36 @@ class LazyTune:
 
     @property
     def should_tune(self) -> bool:
-        """Whether a round should start now."""
-        return self.waiting > 0 and self.waiting >= self.batches_needed
+        """
+        Whether a round should start now.
+
+        While all that waits was predicted right there is nothing to correct, so confirmations
+        alone start a round only when `max_batches` of them have come.
+        """
+        if self.waiting <= 0 or self.waiting < self.batches_needed:
+            return False
+        return self._errors > 0 or self.waiting >= self.config.max_batches
 
     @property
     def reason(self) -> str:
         """The decision in words."""
         gain = '' if self._gain is None else f', predicted gain {100 * self._gain:.1f} points'
+        right = ', all predicted right' if self.waiting and not self._errors else ''
         verb = 'start' if self.should_tune else 'waiting'
-        return f'{verb}: {self.waiting} of {self.batches_needed} batches{gain}'
+        return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'
 
-    def on_batch(self, count: int = 1, new_classes: bool = False) -> None:
+    def on_batch(
+        self, count: int = 1, new_classes: bool = False, errors: int | None = None
+    ) -> None:
         """
         Note labelled batches that arrived.
 
+        :param errors: how many of their samples the robot had predicted wrong; None when unknown
         :param new_classes: they hold labels that the model can not say yet; it is wrong on those
             until a round, so none is waited for
         """
         self.waiting += count
+        self._errors += count if errors is None else errors
         if new_classes:
             self._needed = 1.0
 
@@ -145,7 +158,7 @@ class LazyTune:
 
     def on_round_start(self) -> int:
         """Take all waiting batches into a round; return how many they are."""
-        taken, self.waiting = self.waiting, 0
+        taken, self.waiting, self._errors = self.waiting, 0, 0
         return taken
 
     def on_round_failed(self, batches: int) -> None:
@@ -153,6 +166,7 @@ class LazyTune:
         Give back the batches of a round that was cancelled or died: nothing was learned from them.
         """
         self.waiting += batches
+        self._errors += batches
 
     def on_round_end(self, iterations: int, accuracy: float) -> None:
         """
@@ -201,6 +215,7 @@ class LazyTune:
         """Return all state as plain values."""
         return {
             'waiting': self.waiting,
+            'errors': self._errors,
             'needed': self._needed,
             'requests': self._requests,
             'iterations': self._iterations,
@@ -210,6 +225,7 @@ class LazyTune:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict` of another instance."""
+        self._errors = int(state['errors'])
         self.waiting, self._needed, self._requests = (
             int(state['waiting']),
             float(state['needed']),

@@ -60,6 +60,9 @@ except ImportError:
     Classification = None
 
 
+MOST_WAITING = 30  # kept frames that wait for their encoding
+
+
 @dataclass(frozen=True)
 class InferenceSettings(Checked):
     """Parameters of the inference node."""
@@ -264,7 +267,8 @@ class InferenceNode(AutostartNode):
         starts anew.
         """
         rate = self.settings.keep_rate_hz
-        if rate <= 0 or 0 <= stamp - self._last_kept_ns < 0.9e9 / rate:
+        busy = self._jobs.qsize() >= MOST_WAITING
+        if busy or rate <= 0 or 0 <= stamp - self._last_kept_ns < 0.9e9 / rate:
             return False
         self._last_kept_ns = stamp
         return True

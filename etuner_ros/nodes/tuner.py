@@ -167,7 +167,7 @@ class TunerNode(Node):
         self._worker.close()
         self._received.clear()  # its replay is empty again
         self._awaited, self._loaded = None, -1
-        self._lazy.load_state_dict({**self._lazy.state_dict(), 'waiting': 0})
+        self._lazy.load_state_dict({**self._lazy.state_dict(), 'waiting': 0, 'errors': 0})
         self._say(TunerStatus.STARTING, 'the worker loads the model')
         self._worker = self._start_worker(base_path)
 
@@ -309,7 +309,10 @@ class TunerNode(Node):
         self._received[message.collector] = message.batch_id
         if new:
             known = set(self._update.classes) if self._update else set()
-            self._lazy.on_batch(new_classes=any(s['label'] not in known for s in samples))
+            self._lazy.on_batch(
+                new_classes=any(s['label'] not in known for s in samples),
+                errors=sum(s['label'] != s['predicted'] for s in samples),
+            )
             self._maybe_start_round()
 
     # When: requests, scenarios, rounds

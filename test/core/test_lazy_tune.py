@@ -79,6 +79,19 @@ def test_a_batch_with_a_new_class_starts_a_round():
     assert lazy.should_tune
 
 
+def test_confirmations_alone_start_a_round_only_when_the_cap_is_reached():
+    lazy = LazyTune(LazyTuneConfig(max_batches=4))
+    lazy.on_batch(3, errors=0)
+    assert not lazy.should_tune
+    assert 'all predicted right' in lazy.reason
+    lazy.on_batch(errors=0)
+    assert lazy.should_tune
+    lazy.on_round_start()
+    lazy.on_scenario_change()
+    lazy.on_batch(errors=1)
+    assert lazy.should_tune
+
+
 def test_a_failed_round_gives_its_batches_back():
     lazy = LazyTune()
     lazy.on_batch(3)
