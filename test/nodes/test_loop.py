@@ -218,7 +218,7 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     ros.remove(robot.tuner)
     for image in trays[4:7]:
         robot.teach(image, 'tray')
-    robot.teach(pictures(frames, 'mug')[0], 'mug')
+    robot.teach(pictures(frames, 'race_car')[0], 'race_car')
     ros.until(lambda: len(robot.batches) == 2, 'the second batch')
     late = ros.add(TunerNode, model__weights=str(deployed), train__batch_size=8, train__epochs=2.0)
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
