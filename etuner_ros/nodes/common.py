@@ -255,6 +255,7 @@ class AutostartNode(LifecycleNode):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
+        self.active = False
         self.entities: list[Any] = []  # made by `on_configure`, destroyed by `release`
         self.health = Health(self, self.diagnostics)
         text = 'configure and activate at start; false waits for an external lifecycle manager'
@@ -298,6 +299,18 @@ class AutostartNode(LifecycleNode):
                 self.get_logger().error('activating failed; see above')
             return
         self._autostart.timer_period_ns = 5 * 10**9
+
+    @transition
+    def on_activate(self, state: Any) -> TransitionCallbackReturn:
+        """Start to work."""
+        self.active = True
+        return super().on_activate(state)
+
+    @transition
+    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
+        """Stop working; what is loaded stays loaded."""
+        self.active = False
+        return super().on_deactivate(state)
 
     @transition
     def on_cleanup(self, state: Any) -> TransitionCallbackReturn:

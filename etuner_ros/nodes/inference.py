@@ -92,7 +92,6 @@ class InferenceNode(AutostartNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__('inference', **options)
-        self._active = False
         self._live: LiveModel | None = None
         self._frames = self._dropped = self._swaps = 0
         self._last_kept_ns = 0
@@ -115,7 +114,7 @@ class InferenceNode(AutostartNode):
             'model version': live.version if live else 'none',
             'classes': len(live.classes) if live else 0,
             'swaps': self._swaps,
-            'active': self._active,
+            'active': self.active,
             'preparing': self._swapping or 'nothing',
         }
 
@@ -176,21 +175,9 @@ class InferenceNode(AutostartNode):
             f'classes, from {path.name}'
         )
 
-    @transition
-    def on_activate(self, state: Any) -> TransitionCallbackReturn:
-        """Start to predict."""
-        self._active = True
-        return super().on_activate(state)
-
-    @transition
-    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
-        """Stop predicting; weights stay loaded."""
-        self._active = False
-        return super().on_deactivate(state)
-
     def release(self) -> None:
         """Undo `on_configure`."""
-        self._active = False
+        self.active = False
         if self._encoder is not None:
             self._jobs.put(None)
             self._encoder.join()
@@ -208,12 +195,12 @@ class InferenceNode(AutostartNode):
 
     @guarded
     def _on_image(self, message: Image) -> None:
-        if self._active:
+        if self.active:
             self._look(message.header, lambda: image_to_array(message))
 
     @guarded
     def _on_compressed(self, message: CompressedImage) -> None:
-        if self._active:
+        if self.active:
             self._look(
                 message.header,
                 lambda: compressed_to_array(message),

@@ -82,7 +82,6 @@ class ModelManagerNode(AutostartNode):
         self._frozen: set[str] = set()
         self._pinned: set[str] = set()
         self._cka: dict[str, float] = {}
-        self._active = False
         self._accepted = self._refused = 0
         # Base weights of a pretrained network are made by a process with torch, started at once so
         # that configuring need not wait.
@@ -100,7 +99,7 @@ class ModelManagerNode(AutostartNode):
             'refused': self._refused,
             'layers frozen': len(self._frozen),
             'layers pinned': len(self._pinned),
-            'active': self._active,
+            'active': self.active,
         }
 
     @property
@@ -160,20 +159,13 @@ class ModelManagerNode(AutostartNode):
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Announce weights and layers; take changes from now on."""
         result = super().on_activate(state)
-        self._active = True
         self._announce('live at start')
         self._announce_layers()
         return result
 
-    @transition
-    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
-        """Pin everything."""
-        self._active = False
-        return super().on_deactivate(state)
-
     def release(self) -> None:
         """Undo `on_configure`."""
-        self._active = False
+        self.active = False
         self.destroy_entities()
         self._store = None
 
@@ -229,7 +221,7 @@ class ModelManagerNode(AutostartNode):
     def _on_set_frozen_layers(
         self, request: SetFrozenLayers.Request, response: SetFrozenLayers.Response
     ) -> SetFrozenLayers.Response:
-        if not self._active:
+        if not self.active:
             response.error_code, response.error_msg = (
                 response.NOT_ACTIVE,
                 'model_manager is not active: layers are pinned as they are',
@@ -299,7 +291,7 @@ class ModelManagerNode(AutostartNode):
         def refuse(code: int, text: str) -> tuple[int, Verdict]:
             return code, Verdict(False, f'refused: {text}', 0, math.nan, math.nan, math.nan)
 
-        if not self._active:
+        if not self.active:
             return refuse(ModelVerdict.PINNED, 'model_manager is not active: weights are pinned')
         store = self._open
         data, classes = bytes(message.weights), tuple(message.classes)
@@ -387,7 +379,7 @@ class ModelManagerNode(AutostartNode):
     def _on_swap(
         self, request: SwapModel.Request, response: SwapModel.Response
     ) -> SwapModel.Response:
-        if not self._active:
+        if not self.active:
             response.error_code, response.error_msg = (
                 response.NOT_ACTIVE,
                 'model_manager is not active: weights are pinned',
@@ -405,7 +397,7 @@ class ModelManagerNode(AutostartNode):
     def _on_roll_back(
         self, request: RollBack.Request, response: RollBack.Response
     ) -> RollBack.Response:
-        if not self._active:
+        if not self.active:
             response.error_code, response.error_msg = (
                 response.NOT_ACTIVE,
                 'model_manager is not active: weights are pinned',
