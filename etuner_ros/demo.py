@@ -204,6 +204,7 @@ class Observer:
 
     def __init__(self, deployed: Deployed, seed: int, rate: float) -> None:
         # ROS is imported here, after the domain was chosen.
+        from diagnostic_msgs.msg import DiagnosticArray
         import rclpy
         from std_msgs.msg import Bool
         from std_srvs.srv import SetBool
@@ -245,11 +246,20 @@ class Observer:
         )
         make(ModelVerdict, 'verdicts', self._on_verdict, reliable(20))
         make(Bool, 'camera/playing', self._on_playing, LATCHED)
+        make(DiagnosticArray, '/diagnostics', self._on_diagnostics, reliable(50))
+        self._matched = False
         self._play = self.node.create_client(SetBool, 'camera/play')
         self._request = SetBool.Request(data=True)
 
     def _now(self) -> float:
         return time.monotonic() - self._began if self._began else 0.0
+
+    def _on_diagnostics(self, message: Any) -> None:
+        """Note when the camera's pictures have found their way to `inference`."""
+        for status in message.status:
+            if status.name.endswith('camera: etuner'):
+                values = {item.key: item.value for item in status.values}
+                self._matched = values.get('image subscribers', '0') != '0'
 
     def _on_truth(self, message: Any) -> None:
         index = self._deployed.start + len(self.record.shots)
@@ -304,15 +314,8 @@ class Observer:
             or not self._play.service_is_ready()
         ):
             return False
-        names = [
-            topic
-            for topic in ('predictions', 'label_receipts', 'ground_truth')
-            if self.node.count_publishers(topic)
-        ]
-        listens = self.node.count_subscribers('image_raw') and self.node.count_subscribers(
-            'predicted_frame'
-        )
-        return len(names) == 3 and bool(listens)
+        topics = ('predictions', 'label_receipts', 'ground_truth')
+        return self._matched and all(self.node.count_publishers(topic) for topic in topics)
 
     def play(self) -> None:
         """Start the camera."""

@@ -55,6 +55,7 @@ class LiveModel:
         self._deployed = from_base(base.state, base.spec).to(self._device).eval()
         self._slot = _Slot(self._deployed, 0)
         self._novelty = NoveltyScore()
+        self._warm_up(self._deployed)
 
     @property
     def version(self) -> int:
@@ -81,11 +82,17 @@ class LiveModel:
         model = copy.deepcopy(self._deployed)
         model.load_state({**self.base.state, **unpack(weights)}, classes)
         model.eval()
-        size = model.spec.input_size
-        logits, features, _ = model.examine(torch.zeros(1, 3, size, size, device=self._device))
+        logits, features = self._warm_up(model)
         if not (torch.isfinite(logits).all() and torch.isfinite(features).all()):
             raise WeightsError(f'version {version} gives values that are not finite')
         return _Slot(model, version)
+
+    def _warm_up(self, model: Classifier) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the model once, so that its first frame does not wait."""
+        size = model.spec.input_size
+        blank = torch.zeros(1, 3, size, size, device=self._device)
+        logits, features, _ = model.examine(blank)
+        return logits, features
 
     def swap(self, slot: _Slot) -> None:
         """Make a prepared version live."""

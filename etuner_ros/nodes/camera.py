@@ -97,6 +97,7 @@ class CameraNode(Node):
         return {
             'source': self.settings.source,
             'pictures published': self._published,
+            'image subscribers': self._images.get_subscription_count(),
             'playing': not self._timer.is_canceled(),
         }
 
