@@ -206,6 +206,7 @@ class Observer:
         # ROS is imported here, after the domain was chosen.
         from diagnostic_msgs.msg import DiagnosticArray
         import rclpy
+        from rclpy.signals import SignalHandlerOptions
         from std_msgs.msg import Bool
         from std_srvs.srv import SetBool
 
@@ -219,7 +220,7 @@ class Observer:
         from etuner_ros.nodes.common import LATCHED
         from etuner_ros.nodes.common import reliable
 
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours to handle
         self._rclpy = rclpy
         self.node = rclpy.create_node('demo')
         self._deployed, self._rate = deployed, rate
@@ -389,12 +390,10 @@ class Observer:
             table.add_row(
                 'labelled batches', f'{waiting}   ({len(self.record.labels)} labels so far)'
             )
-            state = self._states[status.state] + (
-                f' {100 * status.progress:.0f} %' if status.progress else ''
-            )
-            table.add_row(
-                'tuner', Text.assemble((state, 'bold'), (f'  {status.reason[:70]}', 'dim'))
-            )
+            state = self._states[status.state]
+            reason = status.reason.removeprefix(f'{state}: ')[:66]
+            done = f' {100 * status.progress:.0f} %' if status.progress else ''
+            table.add_row('tuner', Text.assemble((state + done, 'bold'), (f'  {reason}', 'dim')))
             table.add_row(
                 'last round',
                 f'{status.last_round_s:.1f} s of {status.tuning_s:.0f} s in {status.rounds} '
@@ -403,7 +402,7 @@ class Observer:
         table.add_row(
             'weights',
             Text.assemble(
-                (f'version {self._version}', 'bold'), (f'  {self._verdict[:70]}', 'dim')
+                (f'version {self._version}', 'bold'), (f'  {self._verdict[:54]}', 'dim')
             ),
         )
         if shots and shots[-1].predicted is not None:

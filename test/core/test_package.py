@@ -180,6 +180,7 @@ HUMBLE_NAMES = {
     'rclpy.lifecycle': {'LifecycleNode', 'LifecyclePublisher', 'TransitionCallbackReturn'},
     'rclpy.publisher': {'Publisher'},
     'rclpy.service': {'Service'},
+    'rclpy.signals': {'SignalHandlerOptions'},
     'rclpy.subscription': {'Subscription'},
     'rclpy.node': {'Node'},
     'rclpy.qos': {'DurabilityPolicy', 'HistoryPolicy', 'QoSProfile', 'ReliabilityPolicy'},
