@@ -275,13 +275,17 @@ class Learner:
         and as much below it on the mean of the others.
         """
         known = set(self.training.classes)
-        labels = [label for label in dict.fromkeys(s.label for s in new) if label not in known]
+        every = [
+            *self.replay.samples,
+            *new,
+        ]  # a roll-back forgets classes
+        labels = [label for label in dict.fromkeys(s.label for s in every) if label not in known]
         if not labels:
             return
         self.training.eval()
         for label in labels:
-            own = self._features(self.training, [s for s in new if s.label == label])
-            rest = [s for s in [*self.replay.samples[-64:], *new] if s.label != label]
+            own = self._features(self.training, [s for s in every if s.label == label][-32:])
+            rest = [s for s in every[-64 - len(new) :] if s.label != label]
             others = self._features(self.training, rest) if rest else torch.zeros_like(own)
             direction = own.mean(dim=0) - others.mean(dim=0)
             gap = direction.norm().clamp_min(1e-6)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 import math
@@ -90,7 +89,6 @@ def train_round(
     scenario: int,
     config: TrainConfig,
     rng: np.random.Generator,
-    augmenter: Callable[[Image, np.random.Generator], Image] = augment,
 ) -> Iterator[Step]:
     """
     Train on new samples beside replayed ones; yields after each batch, so the caller can probe,
@@ -111,7 +109,7 @@ def train_round(
         chosen = [new[i] for i in order[:fresh]]
         del order[:fresh]
         chosen += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
-        images = [augmenter(s.image, rng) if config.augment else s.image for s in chosen]
+        images = [augment(s.image, rng) if config.augment else s.image for s in chosen]
         target = torch.tensor([index[s.label] for s in chosen], device=model.head.weight.device)
         loss = functional.cross_entropy(model(model.tensor(images)), target)
         optimiser.zero_grad(set_to_none=True)

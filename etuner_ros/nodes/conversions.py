@@ -10,12 +10,10 @@ import numpy as np
 from rosbags.image.image import convert_color
 from rosbags.image.image import ImageError as ConversionError
 from rosbags.image.image import to_cvtype
-from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images import decode
 from etuner_ros.core.images import Image
 from etuner_ros.core.images import MAX_SIDE
 from etuner_ros.nodes.common import short
@@ -79,16 +77,6 @@ def image_to_array(message: ImageMessage) -> Image:
             f"image encoding '{short(message.encoding, 40)}' can not be read as colour"
         )
     return np.ascontiguousarray(image)
-
-
-def compressed_to_array(message: CompressedImage) -> Image:
-    """
-    Decode a CompressedImage message.
-
-    :return: RGB uint8, (H, W, 3)
-    :raises ImageError: when it can't be decoded
-    """
-    return decode(bytes(message.data))
 
 
 def array_to_image(image: Image, header: Header) -> ImageMessage:

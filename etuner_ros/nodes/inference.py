@@ -28,6 +28,7 @@ from etuner_ros.core.config import Checked
 from etuner_ros.core.config import setting
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.images import decode
 from etuner_ros.core.images import encode_jpeg
 from etuner_ros.core.images import Image as Array
 from etuner_ros.core.live_model import LiveModel
@@ -50,7 +51,6 @@ from etuner_ros.nodes.common import stamp_ns
 from etuner_ros.nodes.common import to_bytes
 from etuner_ros.nodes.common import transition
 from etuner_ros.nodes.conversions import array_to_image
-from etuner_ros.nodes.conversions import compressed_to_array
 from etuner_ros.nodes.conversions import image_to_array
 
 try:  # optional on a robot; not on PyPI
@@ -201,11 +201,8 @@ class InferenceNode(AutostartNode):
     @guarded
     def _on_compressed(self, message: CompressedImage) -> None:
         if self.active:
-            self._look(
-                message.header,
-                lambda: compressed_to_array(message),
-                (message.format, bytes(message.data)),
-            )
+            data = bytes(message.data)
+            self._look(message.header, lambda: decode(data), (message.format, data))
 
     def _look(self, header: Header, read: Any, encoded: tuple[str, bytes] | None = None) -> None:
         """Predict one frame and publish what is known of it."""

@@ -117,6 +117,17 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_keeps_its_samples_new
     assert len(learner.pending) == waiting
 
 
+def test_after_a_roll_back_a_class_that_only_the_replay_knows_comes_back(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('race_car',)))
+    result = finish(learner)
+    learner.set_live(result.update, result.classes, 1)
+    learner.set_live({}, model.classes, 0)
+    more = [Sample(f'x{s.sample_id}', s.label, 0, s.image) for s in samples(frames, ('duck',))]
+    learner.add_samples(more)
+    assert finish(learner).classes == (*model.classes, 'race_car')
+
+
 def test_an_accepted_round_is_built_upon(model, frames):
     learner = Learner(model, QUICK)
     learner.add_samples(samples(frames, ('duck', 'tray')))
