@@ -59,6 +59,16 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
 
 
+def _bench_costs(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.costs import measure
+    from etuner_ros.bench.costs import table
+    from etuner_ros.demo import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    print(table(measure(stream, arguments.architecture, arguments.input_size, arguments.turns)))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -128,6 +138,27 @@ def main(arguments: list[str] | None = None) -> int:
         help='images per class that travel with the weights for replay',
     )
     deploy.set_defaults(run=_deploy)
+
+    bench = commands.add_parser('bench', help='measure the core, without ROS')
+    benches = bench.add_subparsers(required=True, metavar='WHAT')
+    costs = benches.add_parser(
+        'costs', help='what probes, cache and instant head cost, side by side on one thread'
+    )
+    costs.add_argument(
+        '--stream',
+        type=Path,
+        help='recording or folder of labelled pictures; default: the recording of the package',
+    )
+    costs.add_argument(
+        '--architecture',
+        default='efficientnet_lite0',
+        help="efficientnet_lite0 or a torchvision classification model's name",
+    )
+    costs.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
+    costs.set_defaults(run=_bench_costs)
 
     parsed = parser.parse_args(arguments)
     try:

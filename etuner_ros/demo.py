@@ -585,6 +585,11 @@ def score_table(results: list[list[Score]], seeds: list[int]) -> tuple[Table, fl
     return table, float(np.mean(gains))
 
 
+def recorded_stream() -> Path:
+    """Return the folder of the recording that comes with the package."""
+    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
+
+
 def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -> int:
     """Run the demo for each seed; write the page of the first, the figures of all."""
 
@@ -594,7 +599,7 @@ def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, terminate)
     console = Console()
-    stream = stream or Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
+    stream = stream or recorded_stream()
     if (
         output.exists()
         and any(output.iterdir())

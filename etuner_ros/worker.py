@@ -10,6 +10,7 @@ process ends.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 import contextlib
 from dataclasses import asdict
@@ -21,16 +22,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
 import msgpack
 
+from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.errors import EtunerError
 
 Message = dict[str, Any]
+
+HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
+ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
 
 
 class WorkerClient:
@@ -44,6 +50,7 @@ class WorkerClient:
         self,
         train: TrainConfig,
         sim_freeze: SimFreezeConfig,
+        head: HeadConfig,
         on_message: Callable[[Message], None],
     ) -> None:
         ours, theirs = socket.socketpair()
@@ -57,7 +64,14 @@ class WorkerClient:
         self._connection = Connection(ours.detach())
         self._on_message = on_message
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self.send({'op': 'configure', 'train': asdict(train), 'sim_freeze': asdict(sim_freeze)})
+        self.send(
+            {
+                'op': 'configure',
+                'train': asdict(train),
+                'sim_freeze': asdict(sim_freeze),
+                'head': asdict(head),
+            }
+        )
         # Writing has a thread of its own: a worker in the middle of a batch reads late, and no
         # node may wait for it.
         for name, target in (('worker-reader', self._read), ('worker-writer', self._write)):
@@ -97,23 +111,38 @@ class Worker:
         self._connection = connection
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._cancelled = threading.Event()
-        self._configs: tuple[TrainConfig, SimFreezeConfig] = (TrainConfig(), SimFreezeConfig())
+        self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
         self._learner: Any = None
+        self._deferred: deque[Message] = deque()  # came in a round and had to wait for its end
+        self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
+        self._next_head = 0.0
 
     def run(self) -> None:
         """Work until the parent goes away."""
         threading.Thread(target=self._read, name='reader', daemon=True).start()
         while True:
-            message = self._inbox.get()
-            try:
-                getattr(self, f'_on_{message["op"]}')(message)
-            except EtunerError as error:
-                self._reply(op='error', during=message['op'], text=str(error))
-            except Exception as error:  # the next command may work; the parent is told
-                traceback.print_exc()
-                self._reply(
-                    op='error', during=message['op'], text=f'{type(error).__name__}: {error}'
-                )
+            message = self._next()
+            if message is not None:
+                self._handle(message)
+            self._propose_head()
+
+    def _next(self) -> Message | None:
+        """Return the next message, or None when it is time to look at the head again."""
+        if self._deferred:
+            return self._deferred.popleft()
+        try:
+            return self._inbox.get(timeout=HEAD_TICK_S if self._learner is not None else None)
+        except queue.Empty:
+            return None
+
+    def _handle(self, message: Message) -> None:
+        try:
+            getattr(self, f'_on_{message["op"]}')(message)
+        except EtunerError as error:
+            self._reply(op='error', during=message['op'], text=str(error))
+        except Exception as error:  # the next command may work; the parent is told
+            traceback.print_exc()
+            self._reply(op='error', during=message['op'], text=f'{type(error).__name__}: {error}')
 
     def _read(self) -> None:
         try:
@@ -130,7 +159,11 @@ class Worker:
         self._connection.send_bytes(msgpack.packb(message))
 
     def _on_configure(self, message: Message) -> None:
-        self._configs = (TrainConfig(**message['train']), SimFreezeConfig(**message['sim_freeze']))
+        self._configs = (
+            TrainConfig(**message['train']),
+            SimFreezeConfig(**message['sim_freeze']),
+            HeadConfig(**message['head']),
+        )
         os.nice(self._configs[0].niceness)
 
     def _on_open(self, message: Message) -> None:
@@ -145,18 +178,18 @@ class Worker:
         from etuner_ros.core.replay import Sample
         from etuner_ros.core.weights import read_base
 
-        train, sim_freeze = self._configs
+        train, sim_freeze, head = self._configs
         torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
         path = message['path'] or prepare(
             message['architecture'], message['input_size'], message['weights']
         )
         base = read_base(Path(path))
-        self._learner = Learner(from_base(base.state, base.spec), train, sim_freeze)
+        self._learner = Learner(from_base(base.state, base.spec), train, sim_freeze, head)
         size = base.spec.input_size
         self._learner.add_exemplars(
             [
-                Sample(f'deployed/{i}', label, -1, resize_square(decode(code), size))
+                Sample.of(f'deployed/{i}', label, -1, resize_square(decode(code), size))
                 for i, (label, code) in enumerate(base.exemplars)
             ]
         )
@@ -173,7 +206,44 @@ class Worker:
         self._learner.set_live(
             unpack(message['weights']), tuple(message['classes']), message['version']
         )
+        self._head_sent = None
         self._reply(op='model_loaded', version=message['version'])
+
+    def _on_correction(self, message: Message) -> None:
+        """Learn a correction from the feature of its frame; its picture comes with a batch."""
+        import torch
+
+        feature = torch.frombuffer(bytearray(message['feature']), dtype=torch.float16).float()
+        self._learner.correct(message['id'], message['label'], feature, message['version'])
+
+    def _on_head_refused(self, _message: Message) -> None:
+        self._head_sent = None
+
+    def _propose_head(self) -> None:
+        """
+        Send the instant head as a candidate when it has learned something.
+
+        One at a time, not while a round's candidate waits for its verdict, and not more often than
+        `head.interval_s`.
+        """
+        now = time.monotonic()
+        learner = self._learner
+        if learner is None or learner.waits_for_verdict or now < self._next_head:
+            return
+        if self._head_sent is not None and now - self._head_sent < ANSWER_TIMEOUT_S:
+            return
+        result = learner.propose_head()
+        if result is None:
+            return
+        self._head_sent, self._next_head = now, now + self._configs[2].interval_s
+        self._reply_candidate('head', 0, result)
+
+    def _reply_candidate(self, op: str, number: int, result: Any) -> None:
+        from etuner_ros.core.weights import pack
+
+        facts = {k: v for k, v in vars(result).items() if k not in ('update', 'outcomes')}
+        outcomes = [list(vars(o).values()) for o in result.outcomes]
+        self._reply(op=op, id=number, weights=pack(result.update), outcomes=outcomes, **facts)
 
     def _on_samples(self, message: Message) -> None:
         from etuner_ros.core.images import decode
@@ -190,9 +260,17 @@ class Worker:
                 )
                 continue
             samples.append(
-                Sample(raw['id'], raw['label'], raw['scenario'], image, raw['predicted'])
+                Sample.of(raw['id'], raw['label'], raw['scenario'], image, raw['predicted'])
             )
         self._learner.add_samples(samples, message['new'])
+
+    def _on_unlabelled(self, message: Message) -> None:
+        from etuner_ros.core.images import decode
+        from etuner_ros.core.images import resize_square
+        from etuner_ros.core.replay import Sample
+
+        image = resize_square(decode(message['image']), self._learner.input_size)
+        self._learner.add_unlabelled([Sample.of('', '', self._learner.scenario, image)])
 
     def _on_layers(self, message: Message) -> None:
         self._learner.sim_freeze.set_layers(message['frozen'], message['pinned'])
@@ -200,7 +278,6 @@ class Worker:
     def _on_round(self, message: Message) -> None:
         from etuner_ros.core.learner import RoundCancelled
         from etuner_ros.core.trainer import Step
-        from etuner_ros.core.weights import pack
 
         self._cancelled.clear()
         self._learner.set_scenario(message['scenario'])
@@ -209,24 +286,17 @@ class Worker:
             return
         try:
             for item in self._learner.run_round(self._cancelled.is_set):
-                if isinstance(item, Step):
-                    self._reply(
-                        op='progress',
-                        id=message['id'],
-                        iteration=item.iteration,
-                        total=item.total,
-                        loss=item.loss,
-                    )
+                if not isinstance(item, Step):
+                    self._reply_candidate('candidate', message['id'], item)
                     continue
-                facts = {k: v for k, v in vars(item).items() if k not in ('update', 'outcomes')}
-                outcomes = [list(vars(o).values()) for o in item.outcomes]
                 self._reply(
-                    op='candidate',
+                    op='progress',
                     id=message['id'],
-                    weights=pack(item.update),
-                    outcomes=outcomes,
-                    **facts,
+                    iteration=item.iteration,
+                    total=item.total,
+                    loss=item.loss,
                 )
+                self._between_steps(item.iteration == item.total)
         except RoundCancelled:
             self._reply(op='cancelled', id=message['id'])
         except (
@@ -234,6 +304,37 @@ class Worker:
         ) as error:  # the round failed, its samples still wait; the process lives on
             traceback.print_exc()
             self._reply(op='failed', id=message['id'], text=f'{type(error).__name__}: {error}')
+
+    def _between_steps(self, last: bool) -> None:
+        """
+        Learn corrections while a round runs, so that nobody waits for its end to be understood.
+
+        The candidate is compared with what is live when the round ends: after the last step no
+        head may be on its way.
+        """
+        while True:
+            waiting = last and self._head_sent is not None
+            try:
+                message = self._inbox.get(timeout=ANSWER_TIMEOUT_S if waiting else 0.0)
+            except queue.Empty:
+                break
+            op = message['op']
+            if op in ('correction', 'head_refused') or (
+                op == 'model' and self._is_head_only(message)
+            ):
+                self._handle(message)
+            else:
+                self._deferred.append(message)
+                if op == 'model':  # the candidate would be stale
+                    self._cancelled.set()
+                    break
+        if not last:
+            self._propose_head()
+
+    def _is_head_only(self, message: Message) -> bool:
+        from etuner_ros.core.weights import unpack
+
+        return bool(self._learner.is_head_only(unpack(message['weights'])))
 
 
 def main() -> None:

@@ -83,6 +83,13 @@ class SimFreezeConfig(Checked):
     threshold: float = setting(
         0.01, 'largest move of CKA between two probes that counts as stable', 0.0, 1.0
     )
+    relative_move: float = setting(
+        0.1,
+        'and as a share of the largest move of any block in this scenario; 1 = the paper, which '
+        'does not look at it',
+        0.0,
+        1.0,
+    )
     freeze_interval: int = setting(8, 'training iterations between two probes', 1, 100000)
     patience: int = setting(2, 'probes in a row that must be stable', 1, 100)
     min_iterations: int = setting(
@@ -91,6 +98,9 @@ class SimFreezeConfig(Checked):
     probe_size: int = setting(32, 'images in the probe batch', 4, 1024)
     max_frozen_share: float = setting(
         0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0
+    )
+    first_frozen_share: float = setting(
+        0.3, 'that share before the first version that was trained here is live', 0.0, 1.0
     )
     max_new: int = setting(3, 'most blocks that freeze at one probe, the foremost first', 1, 10000)
     debiased: bool = setting(False, 'use the debiased HSIC estimator (probe_size of 64 and more)')
@@ -117,19 +127,61 @@ class TrainConfig(Checked):
     max_iterations: int = setting(48, 'most training batches in one round', 1, 1000000)
     weight_decay: float = setting(1e-4, 'decoupled weight decay', 0.0, 1.0)
     gradient_clip: float = setting(5.0, 'largest norm of the gradient', 1e-3, 1e6)
-    augment: bool = setting(True, 'random crop, flip and brightness')
+    views: int = setting(
+        4,
+        'views of each sample that are trained on: the picture itself and random crops with flip '
+        'and brightness, each computed once; 1 = the picture only, 0 = new ones each time, which '
+        'no activation cache can keep',
+        0,
+        1000,
+    )
     batchnorm_statistics: bool = setting(
         False, 'let BatchNorm update its running statistics while training'
     )
     validation_share: float = setting(
         0.1, 'share of the labelled samples that is held back for validation', 0.0, 0.5
     )
-    replay_mb: float = setting(256.0, 'memory for replayed images, in MB', 1.0, 1e6)
+    unlabelled_weight: float = setting(
+        0.0,
+        'weight of the SimSiam loss on frames that nobody labelled, beside that of labels; 0 = '
+        'off',
+        0.0,
+        100.0,
+    )
+    unlabelled_frames: int = setting(
+        200, 'newest frames without a label that are kept for it', 2, 100000
+    )
+    replay_mb: float = setting(64.0, 'memory for replayed images (encoded), in MB', 1.0, 1e6)
+    cache_mb: float = setting(
+        256.0, 'memory for activations behind the frozen layers, in MB; 0 = no cache', 0.0, 1e6
+    )
+    cache_precision: str = setting(
+        'float16', "'float32' is exact; 'float16' and 'uint8' take a half and a quarter of it"
+    )
     threads: int = setting(1, 'CPU threads of the training process', 1, 256)
     niceness: int = setting(
         10, 'niceness of the training process (0 = as important as the rest)', 0, 19
     )
     seed: int = setting(0, 'seed of batch order and augmentation', 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class HeadConfig(Checked):
+    """The instant head: ridge regression on the features of the live backbone."""
+
+    enabled: bool = setting(
+        True, 'serve the instant head; false serves the head that rounds train by gradient'
+    )
+    ridge: float = setting(
+        1.0, 'penalty on weights, in mean feature variances times classes', 1e-6, 1e6
+    )
+    balance: float = setting(
+        1.0, 'weight of a sample is its class count to the power of minus this', 0.0, 1.0
+    )
+    interval_s: float = setting(1.0, 'least time between two updates of the head, in s', 0.0, 1e6)
+    max_samples: int = setting(
+        1000, 'most samples that the head is rebuilt from after a round', 10, 1000000
+    )
 
 
 @dataclass(frozen=True)
@@ -142,9 +194,9 @@ class ScenarioConfig(Checked):
     memory: int = setting(
         1000, 'requests after which the description of a scenario fades', 10, 1000000
     )
-    window: int = setting(16, 'recent requests that are compared with the scenario', 4, 10000)
+    window: int = setting(24, 'recent requests that are compared with the scenario', 4, 10000)
     threshold: float = setting(
-        8.0, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0
+        2.3, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0
     )
     patience: int = setting(4, 'requests in a row over the threshold', 1, 1000)
 

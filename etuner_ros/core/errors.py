@@ -21,3 +21,7 @@ class WeightsError(EtunerError):
 
 class StoreError(EtunerError):
     """A store on disk can't be opened or written."""
+
+
+class LearnerError(EtunerError):
+    """The learner was asked for something that its state does not allow."""

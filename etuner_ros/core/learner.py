@@ -1,8 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-What the worker process does, without the process: live and training model, replay, rounds, probes,
-candidates.
+What the worker process does, without the process: live and training model, replay, instant head,
+rounds, probes, candidates.
 
 The benchmark and the tests drive it directly; `etuner_ros.worker` drives it over a pipe.
 """
@@ -10,8 +10,10 @@ The benchmark and the tests drive it directly; `etuner_ros.worker` drives it ove
 from __future__ import annotations
 
 from collections import Counter
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
 from dataclasses import field
@@ -22,30 +24,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etuner_ros.core.activation_cache import ActivationCache
 from etuner_ros.core.cka import cka_of_grams
 from etuner_ros.core.cka import gram
+from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.cuts import Cuts
+from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.freezing import apply_frozen
 from etuner_ros.core.gate import Outcome
+from etuner_ros.core.images import Image
+from etuner_ros.core.instant_head import InstantHead
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
 from etuner_ros.core.replay import Sample
 from etuner_ros.core.sim_freeze import SimFreeze
+from etuner_ros.core.simsiam import SimSiam
+from etuner_ros.core.trainer import augment
+from etuner_ros.core.trainer import Chosen
 from etuner_ros.core.trainer import grow_optimiser
 from etuner_ros.core.trainer import make_optimiser
 from etuner_ros.core.trainer import Step
 from etuner_ros.core.trainer import train_round
+from etuner_ros.core.trainer import view
 from etuner_ros.core.weights import difference
+from etuner_ros.core.weights import HEAD
 from etuner_ros.core.weights import State
 
-VALIDATION_WINDOW = (
-    200  # held-back samples that the gate looks at, the newest of each scenario first
-)
-IMPRINT_MARGIN = 1.0  # logits
-PREQUENTIAL_WINDOW = (
-    40  # corrected frames whose outcome, as predicted live, counts towards the accuracy
-)
+VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current scenario's first
+MOST_HELD = 1000  # held-back samples that are kept at all
+# Corrected frames whose outcome, as predicted live, counts towards the accuracy.
+PREQUENTIAL_WINDOW = 40
+LEAST_PROBE = 8  # images; with fewer of the current scenario nothing is probed
 
 
 class RoundCancelled(Exception):
@@ -54,11 +65,11 @@ class RoundCancelled(Exception):
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A candidate and what it took to make it."""
+    """A candidate and what it took to make it; `iterations` is 0 when only the head is new."""
 
     update: State  # tensors that differ from the base weights
     classes: tuple[str, ...]
-    parent: int  # version that the round started from
+    parent: int  # version that is live and was compared with
     frozen: tuple[str, ...]
     cka: dict[str, float]
     outcomes: list[Outcome]
@@ -67,6 +78,7 @@ class RoundResult:
     loss: float
     seconds: float  # the whole round
     probe_seconds: float
+    head_seconds: float  # features and instant head
     validation_seconds: float
     accuracy: float  # validation and prequential, current scenario, in [0, 1]; NaN when unknown
     accuracy_before: float
@@ -74,10 +86,20 @@ class RoundResult:
 
 @dataclass
 class _Probe:
-    """The fixed probe batch of a scenario and the reference's Gram matrices on it."""
+    """The fixed probe batch of a scenario and the Gram matrices of every block on it."""
 
-    batch: Tensor
-    reference: dict[str, Tensor] = field(default_factory=dict)
+    samples: list[Sample]
+    reference: dict[str, Tensor]
+    last: dict[str, Tensor] = field(default_factory=dict)  # of the training model
+
+
+@dataclass
+class _HeadState:
+    """The instant head with the features that it was made from; valid for one backbone."""
+
+    head: InstantHead
+    features: dict[str, Tensor] = field(default_factory=dict)  # by sample id, (D,) float32
+    learned: dict[str, tuple[str, float]] = field(default_factory=dict)  # label and weight
 
 
 class Learner:
@@ -85,7 +107,8 @@ class Learner:
     Holds the models and samples of one robot's tuning.
 
     Three models: `live` mirrors what the robot runs, `training` is changed by rounds, `reference`
-    is the deployed one.
+    is the deployed one. Between rounds live and training share their backbone; their heads differ:
+    what is served is the instant head, what gradients flow through is the trained one.
 
     :param base: the deployed model; it is copied
     """
@@ -95,65 +118,255 @@ class Learner:
         base: Classifier,
         train: TrainConfig | None = None,
         sim_freeze: SimFreezeConfig | None = None,
+        head: HeadConfig | None = None,
     ) -> None:
-        self.train_config = train or TrainConfig()
+        config = self.train_config = train or TrainConfig()
+        self.head_config = head or HeadConfig()
         self.base_state = base.state()
         self.reference = copy.deepcopy(base).eval()
         self.live = copy.deepcopy(base).eval()
-        self.training = copy.deepcopy(base)
+        # Channels last: the same values, and a training batch takes two thirds of the time.
+        self.training = copy.deepcopy(base).to(memory_format=torch.channels_last)
         self.version = 0
         self.scenario = 0
         self.sim_freeze = SimFreeze(base.unit_names, sim_freeze)
-        self.replay = Replay(int(self.train_config.replay_mb * 1e6), self.train_config.seed)
+        self.replay = Replay(int(config.replay_mb * 1e6), config.seed)
         self.validation: dict[str, Sample] = {}
         self.pending: list[Sample] = []
         self._last_new: list[Sample] = []
-        self._held = Counter[str]()
-        self._seen = Counter[str]()
+        self._held: dict[str, bool] = {}  # whether a sample is held back, by id
+        self._counts = Counter[tuple[str, bool]]()  # by label and whether held back
         self._prequential: list[tuple[int, bool]] = []
-        self._rng = np.random.default_rng(self.train_config.seed)
-        self._optimiser = make_optimiser(self.training, self.train_config)
+        self._rng = np.random.default_rng(config.seed)
+        self._simsiam: SimSiam | None = None
+        if config.unlabelled_weight > 0:
+            device = base.head.weight.device
+            self._simsiam = SimSiam(base.feature_size).to(device)
+        self._unlabelled: deque[Sample] = deque(maxlen=config.unlabelled_frames)
+        self._optimiser = self._make_optimiser()
         self._probe: _Probe | None = None
+        self.cuts = Cuts(self.training.backbone, self.training.units)
+        self.cache = ActivationCache(
+            self.training, self.cuts, int(config.cache_mb * 1e6), config.cache_precision
+        )
+        self._served = self._new_head()
+        self._proposed: tuple[RoundResult, _HeadState | None] | None = None
+        self._backbones = {0: 0}  # which backbone each version has
+        self._in_round = False
+        self._head_is_new = False  # something was learned since the live head was made
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        return make_optimiser(self.training, self.train_config, self._simsiam)
+
+    def _new_head(self) -> _HeadState:
+        return _HeadState(InstantHead(self.training.feature_size, self.head_config))
 
     @property
     def input_size(self) -> int:
         """Side of the network's square input, in px."""
         return self.live.spec.input_size
 
+    @property
+    def waits_for_verdict(self) -> bool:
+        """Whether a round has ended whose candidate is neither live nor given up."""
+        return self._proposed is not None
+
+    @property
+    def instant(self) -> InstantHead:
+        """The instant head on the features of the live backbone."""
+        return self._served.head
+
+    # Samples
+
     def add_samples(self, samples: list[Sample], new: bool = True) -> None:
         """
         Take labelled samples.
 
         A share is held back for validation, at least two of a class that has six; those are never
-        trained on. The rest is learned in the next round, or with `new=False` (seen in an earlier
-        life) only replayed.
+        trained on. The rest is learned by the instant head now and in the next round, or with
+        `new=False` (seen in an earlier life) only replayed.
         """
         for sample in samples:
             if new and sample.predicted:
                 self._prequential.append((sample.scenario, sample.predicted == sample.label))
-            if sample.sample_id in self.validation:
-                self.validation[sample.sample_id] = sample
-                continue
             self.pending = [s for s in self.pending if s.sample_id != sample.sample_id]
             if sample.sample_id in self.replay:  # trained on, so never a validation sample
+                self._forget_views(sample.sample_id)
                 self.replay.add(sample)
-                continue
-            self._seen[sample.label] += 1
-            seen, held = self._seen[sample.label], self._held[sample.label]
-            share = self.train_config.validation_share
-            if share > 0 and seen >= 6 and held < max(share * seen, 2):
-                self._held[sample.label] += 1
+            elif self._holds_back(sample.sample_id, sample.label):
                 self.validation[sample.sample_id] = sample
             elif new:
                 self.pending.append(sample)
             else:
                 self.replay.add(sample)
         del self._prequential[: -10 * PREQUENTIAL_WINDOW]
+        for key in list(self.validation)[:-MOST_HELD]:
+            del self.validation[key]
+        self._learn_instantly([s for s in samples if s.sample_id not in self.validation])
 
     def add_exemplars(self, samples: list[Sample]) -> None:
         """Take samples that the deployed model was fitted to: for replay, not for the gate."""
         for sample in samples:
             self.replay.add(sample)
+        self._learn_instantly(samples)
+        self._head_is_new = False  # the deployed head knows them
+
+    def add_unlabelled(self, samples: list[Sample]) -> None:
+        """Take frames that nobody labelled; rounds learn from them when that is switched on."""
+        if self._simsiam is not None:
+            self._unlabelled.extend(samples)
+
+    def _holds_back(self, sample_id: str, label: str) -> bool:
+        """Decide once for each sample whether it is held back for validation."""
+        if sample_id not in self._held:
+            share = self.train_config.validation_share
+            held = self._counts[label, True]
+            seen = held + self._counts[label, False] + 1
+            hold = share > 0 and seen >= 6 and held < max(share * seen, 2)
+            self._counts[label, hold] += 1
+            self._held[sample_id] = hold
+            for key in list(self._held)[: -100 * MOST_HELD]:
+                del self._held[key]
+        return self._held[sample_id]
+
+    def _forget_views(self, sample_id: str) -> None:
+        for index in range(self.train_config.views):
+            self.cache.discard((sample_id, index))
+
+    # The instant head
+
+    def correct(self, sample_id: str, label: str, feature: Tensor, version: int) -> bool:
+        """
+        Learn a correction at once, from the feature that was computed with the prediction.
+
+        :param feature: (D,), of the backbone of `version`
+        :return: False when it is held back for validation, or of another backbone than the live
+            one; it is then learned when its picture comes
+        """
+        usable = (
+            self.head_config.enabled
+            and version in self._backbones
+            and self._backbones[version] == self._backbones[self.version]
+            and feature.shape == (self.live.feature_size,)
+            and bool(torch.isfinite(feature).all())
+        )
+        if not usable:
+            return False
+        self._served.features[sample_id] = feature.float()
+        if sample_id not in self.replay and self._holds_back(sample_id, label):
+            return False
+        self._teach(self._served, sample_id, label)
+        return True
+
+    def _teach(self, state: _HeadState, sample_id: str, label: str) -> None:
+        """Have a head learn a sample, or its new label, once."""
+        feature = state.features[sample_id]
+        if sample_id in state.learned:
+            old, weight = state.learned[sample_id]
+            if old == label:
+                return
+            state.head.unlearn(feature, old, weight)
+        state.learned[sample_id] = (label, state.head.learn(feature, label))
+        self._head_is_new = True
+
+    def _learn_instantly(self, samples: list[Sample]) -> None:
+        """Have the served head learn samples; features that are not known yet are computed."""
+        if not self.head_config.enabled or not samples or self._in_round or self._proposed:
+            return  # the training backbone is not the live one
+        if not self._served.learned:
+            self._served = self._fit_head(samples)
+            self._head_is_new = True
+            return
+        self._fill(self._served, samples)
+        for sample in samples:
+            self._teach(self._served, sample.sample_id, sample.label)
+
+    def _fill(self, state: _HeadState, samples: list[Sample]) -> None:
+        """Compute the features of samples that have none yet."""
+        missing = [s for s in samples if s.sample_id not in state.features]
+        if missing:
+            for sample, row in zip(missing, self._features(missing)):
+                state.features[sample.sample_id] = row
+
+    def _fit_head(self, samples: list[Sample]) -> _HeadState:
+        """Return an instant head for the training backbone, from scratch."""
+        state = self._new_head()
+        unique = {s.sample_id: s for s in samples}
+        kept = list(unique.values())
+        self._fill(state, kept)
+        labels = [s.label for s in kept]
+        weights = state.head.rebuild(
+            torch.stack([state.features[s.sample_id] for s in kept]), labels
+        )
+        state.learned = {
+            s.sample_id: (s.label, weight) for s, weight in zip(kept, weights)
+        }
+        return state
+
+    def _head_samples(self) -> list[Sample]:
+        """Samples that a head is rebuilt from: the newest of each class, equally many at most."""
+        by_label: dict[str, list[Sample]] = {}
+        for sample in [*self.replay.samples, *self.pending]:
+            by_label.setdefault(sample.label, []).append(sample)
+        quota = max(1, self.head_config.max_samples // max(len(by_label), 1))
+        return [s for group in by_label.values() for s in group[-quota:]]
+
+    def _served_head(
+        self, state: _HeadState, classes: tuple[str, ...], trained: Classifier
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return weight (C, D) and bias (C,) to serve: those of the instant head, or of the trained
+        one as long as there are classes that the instant head has no sample of.
+        """
+        if self.head_config.enabled and set(classes) <= set(state.head.classes):
+            return state.head.linear(classes)
+        return trained.head.weight.detach().cpu(), trained.head.bias.detach().cpu()
+
+    def propose_head(self) -> RoundResult | None:
+        """
+        Return a candidate with the live backbone and the instant head as it is now.
+
+        :return: None when nothing was learned since the last one, or the head does not know all
+            classes of the live model yet
+        """
+        started = time.perf_counter()
+        live, head = self.live, self._served.head
+        known = set(head.classes)
+        if not self._head_is_new or not set(live.classes) <= known or not head.classes:
+            return None
+        new = tuple(c for c in head.classes if c not in live.classes)
+        classes = (*live.classes, *new)
+        weight, bias = head.linear(classes)
+        self._head_is_new = False
+        state = {**live.state(), HEAD[0]: weight.numpy(), HEAD[1]: bias.numpy()}
+        fitted = time.perf_counter()
+        outcomes = self._validate(self._served, weight, bias, classes)
+        ended = time.perf_counter()
+        result = RoundResult(
+            update=difference(self.base_state, state),
+            classes=classes,
+            parent=self.version,
+            frozen=tuple(n for n in live.unit_names if n in self.sim_freeze.frozen),
+            cka=dict(self.sim_freeze.cka),
+            outcomes=outcomes,
+            iterations=0,
+            new_samples=len(self.pending),
+            loss=math.nan,
+            seconds=ended - started,
+            probe_seconds=0.0,
+            head_seconds=fitted - started,
+            validation_seconds=ended - fitted,
+            accuracy=self.accuracy({o.sample_id: o.candidate_correct for o in outcomes}),
+            accuracy_before=self.accuracy({o.sample_id: o.live_correct for o in outcomes}),
+        )
+        return result
+
+    # What is live
+
+    def is_head_only(self, update: State) -> bool:
+        """Return whether weights differ from the live ones in nothing but the head."""
+        state = {**self.base_state, **update}
+        return all(k in HEAD for k in difference(self.live.state(), state))
 
     def set_live(self, update: State, classes: tuple[str, ...], version: int) -> None:
         """
@@ -161,20 +374,45 @@ class Learner:
 
         :param update: tensors that differ from the base weights
         :raises WeightsError: when they do not fit
+        :raises LearnerError: when a round runs and more than the head changes
         """
         state = {**self.base_state, **update}
+        head_only = self.is_head_only(update)
+        if self._in_round and not head_only:
+            raise LearnerError('other weights can not be taken over while a round runs')
+        backbone = self._backbones[self.version]
+        proposed, self._proposed = self._proposed, None
         self.live.load_state(state, classes)
         self.live.eval()
-        mine = self.training.state()
-        same = self.training.classes == classes and not difference(state, mine)
-        if not same:  # a roll-back, a swap by hand, or a candidate that was refused
+        if self._in_round:
+            self._proposed = proposed
+        elif proposed and _same(proposed[0].update, update):
+            backbone = max(self._backbones.values()) + 1
+            if proposed[1] is not None:
+                self._served = proposed[1]
+            self._head_is_new = False
+            self._last_new = []
+            self.sim_freeze.accepted = True
+        elif not head_only or proposed:
+            # A roll-back, a swap by hand, or a candidate that was refused.
             self.training.load_state(state, classes)
-            self._optimiser = make_optimiser(self.training, self.train_config)
+            self._optimiser = self._make_optimiser()
             # What the lost round learned is new again.
             waiting = {s.sample_id for s in self.pending}
             self.pending = [s for s in self._last_new if s.sample_id not in waiting] + self.pending
-        self._last_new = []
+            self._last_new = []
+            if self._probe is not None:
+                self._probe.last = {}
+            if not head_only:
+                backbone = max(self._backbones.values()) + 1
+                self._served = self._new_head()
+                self.cache.follow()
+                self._learn_instantly(self._head_samples())
+        self._backbones[version] = backbone
+        for old in sorted(self._backbones)[:-1000]:
+            del self._backbones[old]
         self.version = version
+        self._learn_instantly(self.pending)  # what came while a candidate waited
 
     def set_scenario(self, scenario: int) -> None:
         """Note a scenario change: probes are drawn anew and frozen blocks may thaw."""
@@ -199,6 +437,8 @@ class Learner:
         outcomes = held + seen
         return sum(outcomes) / len(outcomes) if outcomes else math.nan
 
+    # Rounds
+
     def run_round(
         self, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[Step | RoundResult]:
@@ -215,8 +455,9 @@ class Learner:
         before = {k: v.clone() for k, v in self.training.state_dict().items()}
         classes = self.training.classes
         probe_seconds, loss, iterations, since_probe = 0.0, math.nan, 0, 0
+        self._in_round = True
         try:
-            self._add_new_classes(new)
+            self._prepare_head(new)
             probe_seconds += self._freeze_by_probe(0)
             if new:
                 steps = train_round(
@@ -227,6 +468,8 @@ class Learner:
                     self.scenario,
                     self.train_config,
                     self._rng,
+                    self._logits,
+                    self._unlabelled_loss if len(self._unlabelled) > 1 else None,
                 )
                 for step in steps:
                     iterations, loss, since_probe = step.iteration, step.loss, since_probe + 1
@@ -236,21 +479,38 @@ class Learner:
                     if since_probe >= self.sim_freeze.config.freeze_interval:
                         probe_seconds += self._freeze_by_probe(since_probe)
                         since_probe = 0
+            self.training.eval()
+            started = time.perf_counter()
+            state = self._fit_round_head(new) if self.head_config.enabled else None
+            head_seconds = time.perf_counter() - started
         except BaseException:
             self.training.load_state({k: v.cpu().numpy() for k, v in before.items()}, classes)
-            self._optimiser = make_optimiser(self.training, self.train_config)
+            self.training.eval()
+            self._optimiser = self._make_optimiser()
+            if self._probe is not None:
+                self._probe.last = {}
+            self.cache.follow()
             raise
-        self.training.eval()
+        finally:
+            self._in_round = False
         for sample in new:
             self.replay.add(sample)
         self._last_new = new
         done = {s.sample_id for s in new}
         self.pending = [s for s in self.pending if s.sample_id not in done]
         started = time.perf_counter()
-        outcomes = self._validate()
-        validation_seconds = time.perf_counter() - started
-        yield RoundResult(
-            update=difference(self.base_state, self.training.state()),
+        weight, bias = self._served_head(
+            state or self._served, self.training.classes, self.training
+        )
+        candidate = {
+            **self.training.state(),
+            HEAD[0]: weight.numpy().copy(),
+            HEAD[1]: bias.numpy().copy(),
+        }
+        outcomes = self._validate(state or self._new_head(), weight, bias, self.training.classes)
+        ended = time.perf_counter()
+        result = RoundResult(
+            update=difference(self.base_state, candidate),
             classes=self.training.classes,
             parent=self.version,
             frozen=tuple(n for n in self.training.unit_names if n in self.sim_freeze.frozen),
@@ -259,75 +519,137 @@ class Learner:
             iterations=iterations,
             new_samples=len(new),
             loss=loss,
-            seconds=time.perf_counter() - began,
+            seconds=ended - began,
             probe_seconds=probe_seconds,
-            validation_seconds=validation_seconds,
+            head_seconds=head_seconds,
+            validation_seconds=ended - started,
             accuracy=self.accuracy({o.sample_id: o.candidate_correct for o in outcomes}),
             accuracy_before=self.accuracy({o.sample_id: o.live_correct for o in outcomes}),
         )
+        self._proposed = (result, state)
+        yield result
 
-    def _add_new_classes(self, new: list[Sample]) -> None:
+    def _prepare_head(self, new: list[Sample]) -> None:
         """
-        Give each label that has no head row yet one that already recognises its samples.
+        Give the trained head a row for each label that it lacks, taken from the instant head.
 
-        The row points from the mean feature of the other samples to that of its own. Its scale and
-        bias are such that its logit lies `IMPRINT_MARGIN` above the best known one on its own mean
-        and as much below it on the mean of the others.
+        The rows that it has stay its own. Starting all of them from the instant head, which fits
+        the features already, was tried: gradients become small, the features improve less, and
+        the served head is the instant one anyway.
         """
         known = set(self.training.classes)
-        every = [
-            *self.replay.samples,
-            *new,
-        ]  # a roll-back forgets classes
-        labels = [label for label in dict.fromkeys(s.label for s in every) if label not in known]
-        if not labels:
-            return
-        self.training.eval()
-        for label in labels:
-            own = self._features(self.training, [s for s in every if s.label == label][-32:])
-            rest = [s for s in every[-64 - len(new) :] if s.label != label]
-            others = self._features(self.training, rest) if rest else torch.zeros_like(own)
-            direction = own.mean(dim=0) - others.mean(dim=0)
-            gap = direction.norm().clamp_min(1e-6)
-            direction = direction / gap
-            high = low = 0.0
-            if self.training.classes:
-                with torch.no_grad():
-                    high, low = (
-                        float(self.training.head(x).max(dim=1).values.mean())
-                        for x in (own, others)
-                    )
-            top = high + IMPRINT_MARGIN
-            scale = max((top - (low - IMPRINT_MARGIN)) / float(gap), 1e-3)
-            bias = top - scale * float(direction @ own.mean(dim=0))
-            self.training.add_class(label, scale * direction, bias)
+        labels = [*self.live.classes, *(s.label for s in self.replay.samples)]
+        labels += [s.label for s in new]
+        head = self._served.head
+        for label in [n for n in dict.fromkeys(labels) if n not in known]:
+            if self.head_config.enabled and label in head.counts and len(head.classes) > 1:
+                weight, bias = head.linear([label])
+                self.training.add_class(label, weight[0], float(bias[0]))
+            else:
+                self.training.add_class(label)
         grow_optimiser(self._optimiser, self.training)
 
-    def _features(self, model: Classifier, samples: list[Sample]) -> Tensor:
-        with torch.inference_mode():
-            parts = [
-                model.features(model.tensor(s.image for s in samples[i : i + 32]))
-                for i in range(0, len(samples), 32)
-            ]
-        return torch.cat(parts).clone()
+    def _fit_round_head(self, new: list[Sample]) -> _HeadState:
+        """Return the instant head for the backbone that a round made."""
+        samples = {s.sample_id: s for s in [*self._head_samples(), *new]}
+        return self._fit_head(list(samples.values()))
+
+    def _activations(self, chosen: Chosen) -> Tensor:
+        """Return the activations of views at the cache's border, on the training model."""
+
+        def images(positions: Sequence[int]) -> Tensor:
+            seed = self.train_config.seed
+            return self._tensor([view(*chosen[p], seed) for p in positions])
+
+        return self.cache.fetch([(s.sample_id, index) for s, index in chosen], images)
+
+    def _tensor(self, images: Sequence[Image]) -> Tensor:
+        return self.training.tensor(images).contiguous(memory_format=torch.channels_last)
+
+    def _logits(self, chosen: Chosen) -> Tensor:
+        """Run the training model on views, with gradient behind the frozen prefix."""
+        features = self.cuts.run(self._activations(chosen), self.cache.border).flatten(1)
+        logits: Tensor = self.training.head(features)
+        return logits
+
+    def _unlabelled_loss(self) -> Tensor:
+        """Return the weighted SimSiam loss of two new views each of some unlabelled frames."""
+        assert self._simsiam is not None
+        count = min(self.train_config.batch_size, len(self._unlabelled))
+        picked = self._rng.choice(len(self._unlabelled), count, replace=False)
+        images = [self._unlabelled[int(i)].image for i in picked]
+        one, other = (
+            self.training.features(self._tensor([augment(i, self._rng) for i in images]))
+            for _ in range(2)
+        )
+        loss: Tensor = self.train_config.unlabelled_weight * self._simsiam(one, other)
+        return loss
+
+    def _features(self, samples: list[Sample]) -> Tensor:
+        """Return the features (n, D) of samples on the training backbone, float32 on the CPU."""
+        mode = self.training.training
+        self.training.eval()
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(samples), 32):
+                chosen = [(s, 0) for s in samples[start : start + 32]]
+                x = self.cuts.run(self._activations(chosen), self.cache.border)
+                parts.append(x.flatten(1).float().cpu())
+        self.training.train(mode)
+        return torch.cat(parts)
 
     def predictions(self, model: Classifier, samples: list[Sample]) -> list[str]:
         """Return the label that a model gives each sample; empty without classes."""
         if not model.classes or not samples:
             return [''] * len(samples)
         with torch.inference_mode():
-            best = model.head(self._features(model, samples)).argmax(dim=1).tolist()
+            best = [
+                int(row.argmax())
+                for start in range(0, len(samples), 32)
+                for row in model(model.tensor(s.image for s in samples[start : start + 32]))
+            ]
         return [model.classes[i] for i in best]
 
-    def _validate(self) -> list[Outcome]:
-        """Predict the validation samples with the live and the training model."""
+    def _validate(
+        self, state: _HeadState, weight: Tensor, bias: Tensor, classes: tuple[str, ...]
+    ) -> list[Outcome]:
+        """
+        Predict the validation samples with the live model and with a candidate.
+
+        :param state: holds, or gets, features of the candidate's backbone
+        """
         held = sorted(self.validation.values(), key=lambda s: s.scenario == self.scenario)[
             -VALIDATION_WINDOW:
         ]
-        live, candidate = self.predictions(self.live, held), self.predictions(self.training, held)
+        if not held:
+            return []
+        if state is not self._served:
+            self._fill(state, held)
+        # The live model's features are kept from when it was a candidate.
+        unknown = [s for s in held if s.sample_id not in self._served.features]
+        for start in range(0, len(unknown), 32):
+            part = unknown[start : start + 32]
+            with torch.inference_mode():
+                rows = self.live.features(self.live.tensor(s.image for s in part))
+            for sample, row in zip(part, rows.cpu()):
+                self._served.features[sample.sample_id] = row.clone()
+
+        def says(
+            features: dict[str, Tensor], w: Tensor, b: Tensor, names: tuple[str, ...]
+        ) -> list[str]:
+            if not names:
+                return [''] * len(held)
+            rows = torch.stack([features[s.sample_id] for s in held])
+            return [names[i] for i in (rows @ w.cpu().T + b.cpu()).argmax(dim=1).tolist()]
+
+        live = self.live
+        was = says(
+            self._served.features, live.head.weight.detach(), live.head.bias.detach(), live.classes
+        )
+        now = says(state.features, weight, bias, classes)
         return [
-            Outcome(s.sample_id, s.label, s.scenario, was == s.label, now == s.label)
-            for s, was, now in zip(held, live, candidate)
+            Outcome(s.sample_id, s.label, s.scenario, a == s.label, b == s.label)
+            for s, a, b in zip(held, was, now)
         ]
 
     def _freeze_by_probe(self, iterations: int) -> float:
@@ -341,27 +663,51 @@ class Learner:
                 here = [
                     s for s in self.pending + self.replay.samples if s.scenario == self.scenario
                 ][-config.probe_size :]
-                if len(here) >= 8:
-                    self._probe = _Probe(self.reference.tensor(s.image for s in here))
-                    self._probe.reference = unit_grams(self.reference, self._probe.batch)
+                if len(here) >= LEAST_PROBE:
+                    batch = self.reference.tensor(s.image for s in here)
+                    self._probe = _Probe(
+                        here, unit_grams(self.reference, self.reference.features, batch)
+                    )
             if self._probe is not None:
-                was_training = self.training.training
-                self.training.eval()
-                now = unit_grams(self.training, self._probe.batch)
-                cka = {
-                    name: cka_of_grams(now[name], g, config.debiased)
-                    for name, g in self._probe.reference.items()
-                }
-                self.sim_freeze.on_probe(cka, iterations)
-                self.training.train(was_training)
+                self.sim_freeze.on_probe(self._similarities(self._probe), iterations)
         apply_frozen(self.training, self.sim_freeze.frozen, self._optimiser)
+        self.cache.follow()
         return time.perf_counter() - started
 
+    def _similarities(self, probe: _Probe) -> dict[str, float]:
+        """
+        Return the CKA of each block; what lies before the frozen border is not computed again.
+        """
+        was_training = self.training.training
+        self.training.eval()
+        start = 0
+        if probe.last:  # what is frozen is as it was when it was last looked at
+            start = self.cache.border
+            x = self._activations([(s, 0) for s in probe.samples])
+        else:
+            x = self._tensor([s.image for s in probe.samples])
+        now = unit_grams(self.training, lambda x: self.cuts.run(x, start), x)
+        probe.last = {**probe.last, **now}
+        self.training.train(was_training)
+        debiased = self.sim_freeze.config.debiased
+        return {
+            name: cka_of_grams(probe.last[name], g, debiased)
+            for name, g in probe.reference.items()
+        }
 
-def unit_grams(model: Classifier, batch: Tensor) -> dict[str, Tensor]:
+
+def _same(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and not difference(a, b)
+
+
+def unit_grams(
+    model: Classifier, run: Callable[[Tensor], Tensor], x: Tensor
+) -> dict[str, Tensor]:
     """
-    Return the Gram matrix (n, n) of each block's output on a batch, in one forward pass that keeps
-    no activation.
+    Return the Gram matrix (n, n) of the output of each block that runs, in one forward pass that
+    keeps no activation.
+
+    :param run: runs the model, or a part of it, on `x`
     """
     grams: dict[str, Tensor] = {}
     hooks = []
@@ -375,7 +721,7 @@ def unit_grams(model: Classifier, batch: Tensor) -> dict[str, Tensor]:
     try:
         hooks = [unit.module.register_forward_hook(watch(unit.name)) for unit in model.units]
         with torch.inference_mode():
-            model.features(batch)
+            run(x)
     finally:
         for handle in hooks:
             handle.remove()

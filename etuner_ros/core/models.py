@@ -184,21 +184,23 @@ class Classifier(nn.Module):
         Look at a normalised batch (N, 3, S, S) in one forward pass.
 
         :return: logits (N, C), features (N, D) and appearance (N, 2A): mean and deviation of each
-            channel of the first block
+            channel of the middle block
         """
         seen: list[Tensor] = []
-        hook = self.units[0].module.register_forward_hook(
+        hook = self.units[len(self.units) // 2].module.register_forward_hook(
             lambda _m, _i, output: seen.append(output.clone())
         )
         try:
             features = self.features(batch)
         finally:
             hook.remove()
-        first = seen[0].flatten(2) if seen[0].dim() > 2 else seen[0].unsqueeze(2)
+        middle = seen[0].flatten(2) if seen[0].dim() != 3 else seen[0].transpose(1, 2)  # tokens
+        if middle.dim() == 2:
+            middle = middle.unsqueeze(2)
         return (
             self.head(features),
             features,
-            torch.cat([first.mean(dim=2), first.std(dim=2, unbiased=False)], dim=1),
+            torch.cat([middle.mean(dim=2), middle.std(dim=2, unbiased=False)], dim=1),
         )
 
     def train(self, mode: bool = True) -> Classifier:

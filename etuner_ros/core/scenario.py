@@ -28,6 +28,12 @@ class RunningMoments:
     mean: float = 0.0
     _m2: float = 0.0
 
+    def fade(self, count: float) -> None:
+        """Let all values so far weigh no more than so many."""
+        if self.count > count:
+            self._m2 *= (count - 1.0) / (self.count - 1.0)
+            self.count = count
+
     def add(self, value: float) -> None:
         """Add one value."""
         if self.count >= self.memory:
@@ -57,11 +63,14 @@ class NoveltyScore:
 
     def update(self, energy: float, version: int) -> float:
         """
-        Return the novelty of a frame with this energy score; 0.5 for the first 20 frames of a
-        version.
+        Return the novelty of a frame with this energy score; 0.5 for the first 20 frames.
+
+        Other weights have another scale of energy, so after a swap what was seen before counts as
+        20 frames only.
         """
-        if version != self._version:  # other weights have another scale of energy
-            self._version, self._moments = version, RunningMoments(self._memory)
+        if version != self._version:
+            self._version = version
+            self._moments.fade(20.0)
         deviation = self._moments.deviation
         score = 0.5
         if self._moments.count >= 20 and deviation > 0:
@@ -77,15 +86,18 @@ class ScenarioDetector:
     Declares a scenario change when recent frames look different from those of the scenario.
 
     Each frame comes as its *appearance*: mean and deviation of every channel of the network's
-    first block. Lighting, background, clutter and distance show there at once, and training hardly
-    moves it, so the score needs no correction when weights are swapped. (The energy score, which
-    the paper watches, moves with every swap, and less and less between scenarios the better the
-    model has become.)
+    middle block. Lighting, background, clutter and distance show there (NI), and so do new kinds
+    of objects (NC), while training hardly moves it, so the score needs no correction when weights
+    are swapped. (The energy score, which the paper watches, jumps with every swap, and moves less
+    and less between scenarios the better the model has become; the first block sees new
+    surroundings a few frames earlier, but not new kinds.)
 
     The scenario is described by mean and variance of each value, the newest `window` frames left
     out. With the window's mean m, the score is the mean over values of `(m - mean)^2 / (variance *
-    (1/window + 1/n))`: near 1 within a scenario. A change is declared when it exceeds `threshold`
-    for `patience` requests in a row.
+    r * (1/window + 1/n))`: near 1 within a scenario. A video has far fewer independent frames than
+    frames: r is the inflation `(1 + a) / (1 - a)` of the variance of a mean by the lag-one
+    autocorrelation a, measured on the scenario so far. A change is declared when the score exceeds
+    `threshold` for `patience` requests in a row.
     """
 
     def __init__(self, config: ScenarioConfig | None = None) -> None:
@@ -98,6 +110,14 @@ class ScenarioDetector:
     def _begin(self, size: int) -> None:
         self._size, self._count, self._over = size, 0.0, 0
         self._mean, self._m2 = np.zeros(size), np.zeros(size)
+        self._before: Vector | None = None  # the frame that was described last
+        self._lagged = np.zeros(size)  # sum of products of neighbours
+
+    @property
+    def correlation(self) -> float:
+        """Lag-one autocorrelation of frames in this scenario, in [0, 0.99]."""
+        total = float(self._m2.sum())
+        return min(max(float(self._lagged.sum()) / total, 0.0), 0.99) if total > 0 else 0.0
 
     def update(self, appearance: Sequence[float] | Vector) -> bool:
         """
@@ -121,12 +141,9 @@ class ScenarioDetector:
             return False
         variance = self._m2 / (self._count - 1.0) + 1e-8
         mean = np.mean(list(self._window), axis=0)
-        self.score = float(
-            np.mean(
-                (mean - self._mean) ** 2
-                / (variance * (1.0 / len(self._window) + 1.0 / self._count))
-            )
-        )
+        inflation = (1.0 + self.correlation) / (1.0 - self.correlation)
+        spread = inflation * (1.0 / len(self._window) + 1.0 / self._count)
+        self.score = float(np.mean((mean - self._mean) ** 2 / (variance * spread)))
         self._over = self._over + 1 if self.score > self.config.threshold else 0
         if self._over < self.config.patience:
             return False
@@ -138,7 +155,11 @@ class ScenarioDetector:
         if self._count >= self.config.memory:
             keep = 1.0 - 1.0 / self.config.memory
             self._count, self._m2 = self._count * keep, self._m2 * keep
+            self._lagged = self._lagged * keep
         self._count += 1.0
         change = values - self._mean
         self._mean = self._mean + change / self._count
         self._m2 = self._m2 + change * (values - self._mean)
+        if self._before is not None:
+            self._lagged = self._lagged + change * (self._before - self._mean)
+        self._before = values

@@ -21,11 +21,14 @@ class SimFreeze:
     """
     Turns the history of each block's CKA into the set of frozen blocks.
 
-    A block is stable when its CKA moved by at most `threshold` in `patience` probes in a row
-    (paper: 1 %). Stable blocks among the first `max_frozen_share` of the network freeze once the
-    scenario has seen `min_iterations`. On a scenario change a frozen block thaws when its CKA on
-    data of the new scenario moved by more than `threshold`; the others stay. Pinned blocks are
-    left as they are.
+    A block is stable when its CKA moved by at most `threshold` (paper: 1 %), and by at most
+    `relative_move` of the largest move that any block made in this scenario, in `patience` probes
+    in a row. (At a small learning rate every block moves by less than 1 %, the ones that learn
+    included; only the comparison tells them apart.) Stable blocks among the first
+    `max_frozen_share` of the network freeze once the scenario has seen `min_iterations`; before
+    the first accepted version that share is `first_frozen_share`. On a scenario change a frozen
+    block thaws when its CKA on data of the new scenario moved by more than `threshold`; the others
+    stay. Pinned blocks are left as they are.
     """
 
     def __init__(self, units: Iterable[str], config: SimFreezeConfig | None = None) -> None:
@@ -34,14 +37,19 @@ class SimFreeze:
         self.frozen: set[str] = set()
         self.pinned: set[str] = set()
         self.cka: dict[str, float] = {}
+        self.accepted = False  # a version that was trained here has gone live
         self._stable: dict[str, int] = {}
+        self._largest = 0.0  # move in this scenario
         self._iterations = 0
         self._changed = False
 
     @property
     def may_freeze(self) -> list[str]:
         """Blocks that may be frozen at all, from the input on."""
-        return self.units[: int(self.config.max_frozen_share * len(self.units) + 1e-9)]
+        share = self.config.max_frozen_share
+        if not self.accepted:
+            share = min(share, self.config.first_frozen_share)
+        return self.units[: int(share * len(self.units) + 1e-9)]
 
     def set_layers(self, frozen: Iterable[str], pinned: Iterable[str]) -> None:
         """Take over the frozen state that the operator sees, and which blocks are pinned to it."""
@@ -50,7 +58,7 @@ class SimFreeze:
 
     def on_scenario_change(self) -> None:
         """Start anew; the next probe decides which frozen blocks thaw."""
-        self._changed, self._iterations = True, 0
+        self._changed, self._iterations, self._largest = True, 0, 0.0
         self._stable.clear()
 
     def on_probe(self, cka: Mapping[str, float], iterations: int) -> set[str]:
@@ -65,20 +73,14 @@ class SimFreeze:
         moved = {
             name: abs(value - self.cka[name]) for name, value in cka.items() if name in self.cka
         }
-        for name in self.units:
-            if name not in moved:
-                continue
-            if self._changed:
-                if (
-                    name in self.frozen
-                    and name not in self.pinned
-                    and moved[name] > self.config.threshold
-                ):
-                    self.frozen.discard(name)
-            elif iterations > 0:
-                self._stable[name] = (
-                    self._stable.get(name, 0) + 1 if moved[name] <= self.config.threshold else 0
-                )
+        if self._changed:
+            far = {name for name, move in moved.items() if move > self.config.threshold}
+            self.frozen -= far - self.pinned
+        elif iterations > 0:
+            self._largest = max([self._largest, *moved.values()])
+            limit = min(self.config.threshold, self.config.relative_move * self._largest)
+            for name, move in moved.items():
+                self._stable[name] = self._stable.get(name, 0) + 1 if move <= limit else 0
         self.cka = dict(cka)
         if self._changed:
             self._changed = False
@@ -99,6 +101,8 @@ class SimFreeze:
             'pinned': sorted(self.pinned),
             'cka': dict(self.cka),
             'stable': dict(self._stable),
+            'largest': self._largest,
+            'accepted': self.accepted,
             'iterations': self._iterations,
             'changed': self._changed,
         }
@@ -108,3 +112,4 @@ class SimFreeze:
         self.frozen, self.pinned = set(state['frozen']), set(state['pinned'])
         self.cka, self._stable = dict(state['cka']), dict(state['stable'])
         self._iterations, self._changed = int(state['iterations']), bool(state['changed'])
+        self._largest, self.accepted = float(state['largest']), bool(state['accepted'])

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 import math
+import zlib
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from etuner_ros.core.config import TrainConfig
@@ -29,15 +32,19 @@ class Step:
     loss: float
 
 
-def make_optimiser(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimiser(
+    model: Classifier, config: TrainConfig, extra: torch.nn.Module | None = None
+) -> torch.optim.Optimizer:
     """
     Return Adam with decoupled weight decay: one step size for the backbone, a larger one for the
-    head.
+    head and for heads that only training has.
     """
     groups = [
         {'params': list(model.backbone.parameters()), 'lr': config.learning_rate},
         {'params': list(model.head.parameters()), 'lr': config.head_learning_rate},
     ]
+    if extra is not None:
+        groups.append({'params': list(extra.parameters()), 'lr': config.head_learning_rate})
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
 
@@ -81,6 +88,20 @@ def planned_iterations(new_samples: int, config: TrainConfig) -> int:
     return max(1, min(config.max_iterations, math.ceil(config.epochs * new_samples / per_batch)))
 
 
+def view(sample: Sample, index: int, seed: int) -> Image:
+    """
+    Return a view of a sample, the same for the same arguments: 0 is the picture itself, the others
+    are augmented.
+    """
+    if index == 0:
+        return sample.image
+    key = zlib.crc32(f'{seed}/{index}/{sample.sample_id}'.encode())
+    return augment(sample.image, np.random.default_rng(key))
+
+
+Chosen = list[tuple[Sample, int]]  # samples of a training batch with the view of each
+
+
 def train_round(
     model: Classifier,
     optimiser: torch.optim.Optimizer,
@@ -89,6 +110,8 @@ def train_round(
     scenario: int,
     config: TrainConfig,
     rng: np.random.Generator,
+    logits: Callable[[Chosen], Tensor],
+    extra_loss: Callable[[], Tensor] | None = None,
 ) -> Iterator[Step]:
     """
     Train on new samples beside replayed ones; yields after each batch, so the caller can probe,
@@ -97,6 +120,9 @@ def train_round(
     Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which
     `scenario_share` come from the current scenario and the rest with every class equally likely.
     Blocks in `model.frozen` are not touched.
+
+    :param logits: runs the model on chosen views, with gradient
+    :param extra_loss: added to the loss of each batch, for what is learned without labels
     """
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
@@ -106,12 +132,19 @@ def train_round(
     for iteration in range(1, total + 1):
         while len(order) < fresh:
             order += rng.permutation(len(new)).tolist()
-        chosen = [new[i] for i in order[:fresh]]
+        samples = [new[i] for i in order[:fresh]]
         del order[:fresh]
-        chosen += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
-        images = [augment(s.image, rng) if config.augment else s.image for s in chosen]
-        target = torch.tensor([index[s.label] for s in chosen], device=model.head.weight.device)
-        loss = functional.cross_entropy(model(model.tensor(images)), target)
+        samples += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
+        # Views that are new each time are numbered, and never asked for again.
+        views = rng.integers(0, config.views or 2**31, len(samples))
+        target = torch.tensor(
+            [index[s.label] for s in samples], device=model.head.weight.device
+        )
+        loss = functional.cross_entropy(
+            logits([(s, int(v)) for s, v in zip(samples, views)]), target
+        )
+        if extra_loss is not None:
+            loss = loss + extra_loss()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(

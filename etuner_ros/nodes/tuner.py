@@ -7,6 +7,7 @@ new weights.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
@@ -20,9 +21,11 @@ from rclpy.action import CancelResponse
 from rclpy.action import GoalResponse
 from rclpy.node import Node
 from rclpy.task import Future
+from std_msgs.msg import Header
 
 from etuner_ros.action import FineTune
 from etuner_ros.core.config import Checked
+from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.config import ScenarioConfig
 from etuner_ros.core.config import setting
@@ -31,11 +34,14 @@ from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.lazy_tune import LazyTune
 from etuner_ros.core.scenario_log import ScenarioLog
 from etuner_ros.core.weights import sha256
+from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import LabelledBatch
+from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import LayerStates
 from etuner_ros.msg import ModelCandidate
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.msg import ModelVerdict
+from etuner_ros.msg import PredictedFrame
 from etuner_ros.msg import Prediction
 from etuner_ros.msg import ScenarioChange
 from etuner_ros.msg import TunerStatus
@@ -55,6 +61,8 @@ from etuner_ros.srv import GetBatches
 from etuner_ros.worker import WorkerClient
 
 ANSWER_TIMEOUT_S = 10.0  # after this a collector that was asked is taken to be gone
+UNLABELLED_PERIOD_S = 0.5
+MOST_FEATURES = 2000  # of frames that may still be labelled: 5 MB at 1,280 values
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,11 @@ class TunerNode(Node):
     """
     Tunes.
 
-    Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `model`
-    (ModelUpdate), `layers` (LayerStates), `verdicts` (ModelVerdict). Publishes `candidate`
-    (ModelCandidate), `scenario_changes` (ScenarioChange), `~/status` (TunerStatus, latched).
-    Action `~/fine_tune` (FineTune).
+    Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `frame_feature`
+    (FrameFeature), `label_receipts` (LabelReceipt), `model` (ModelUpdate), `layers` (LayerStates),
+    `verdicts` (ModelVerdict), and with `train.unlabelled_weight` `predicted_frame`
+    (PredictedFrame). Publishes `candidate` (ModelCandidate), `scenario_changes`
+    (ScenarioChange), `~/status` (TunerStatus, latched). Action `~/fine_tune` (FineTune).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -96,12 +105,16 @@ class TunerNode(Node):
         self._model = declare(self, 'model', ModelSettings)
         self._train = declare(self, 'train', TrainConfig)
         self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
+        self._head = declare(self, 'head', HeadConfig)
         self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
         self._state, self._note = TunerStatus.STARTING, 'the worker loads the model'
         self._round: _Round | None = None
-        self._rounds = self._refused = 0
+        self._rounds = self._refused = self._heads = 0
+        self._next_unlabelled = 0.0
+        self._head_candidate = ''  # digest of the head that waits for its verdict
+        self._frame_features: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._update: ModelUpdate | None = None
         self._layers: LayerStates | None = None
         self._base_sha256 = ''  # of the base weights that the worker has
@@ -124,6 +137,17 @@ class TunerNode(Node):
         self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
         self.create_subscription(LabelledBatch, 'labelled_batches', self._on_batch, LATCHED)
         self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
+        if self._head.enabled:
+            self.create_subscription(
+                FrameFeature, 'frame_feature', self._on_feature, reliable(30)
+            )
+            self.create_subscription(
+                LabelReceipt, 'label_receipts', self._on_receipt, reliable(100)
+            )
+        if self._train.unlabelled_weight > 0:
+            self.create_subscription(
+                PredictedFrame, 'predicted_frame', self._on_frame, reliable(30)
+            )
         self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
         self.create_subscription(LayerStates, 'layers', self._on_layers, LATCHED)
         self.create_subscription(ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
@@ -151,7 +175,7 @@ class TunerNode(Node):
             self._inbox.put({**message, 'from': client})
             self._arrived.trigger()
 
-        client = WorkerClient(self._train, self._sim_freeze, receive)
+        client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
         client.send(
             {
                 'op': 'open',
@@ -294,9 +318,9 @@ class TunerNode(Node):
         new = message.batch_id > learned.get(message.collector, 0)
         samples = [
             {
-                'id': f'{message.collector}/{s.sample_id}'
-                if not s.source
-                else f'{s.source}/{stamp_ns(s.header)}/{s.header.frame_id}',
+                'id': frame_name(s.source, s.header)
+                if s.source
+                else f'{message.collector}/{s.sample_id}',
                 'label': s.label,
                 'predicted': s.predicted_label,
                 'image': bytes(s.image.data),
@@ -314,6 +338,40 @@ class TunerNode(Node):
                 errors=sum(s['label'] != s['predicted'] for s in samples),
             )
             self._maybe_start_round()
+
+    @guarded
+    def _on_feature(self, message: FrameFeature) -> None:
+        """Keep the feature of a frame for when it is labelled."""
+        name = frame_name(message.source, message.header)
+        self._frame_features[name] = (message.model_version, bytes(message.feature))
+        while len(self._frame_features) > MOST_FEATURES:
+            self._frame_features.popitem(last=False)
+
+    @guarded
+    def _on_receipt(self, message: LabelReceipt) -> None:
+        """Have the instant head learn a label at once; its picture comes with a batch."""
+        name = frame_name(message.source, message.header)
+        kept = self._frame_features.get(name)
+        ready = self._state not in (TunerStatus.STARTING, TunerStatus.DOWN)
+        if message.code == LabelReceipt.ACCEPTED and message.label and kept and ready:
+            version, feature = kept
+            self._worker.send(
+                {
+                    'op': 'correction',
+                    'id': name,
+                    'label': message.label,
+                    'version': version,
+                    'feature': feature,
+                }
+            )
+
+    @guarded
+    def _on_frame(self, message: PredictedFrame) -> None:
+        """Pass on frames for learning without labels, two a second."""
+        if self._loaded < 0 or time.monotonic() < self._next_unlabelled:
+            return
+        self._next_unlabelled = time.monotonic() + UNLABELLED_PERIOD_S
+        self._worker.send({'op': 'unlabelled', 'image': bytes(message.image.data)})
 
     # When: requests, scenarios, rounds
 
@@ -367,14 +425,30 @@ class TunerNode(Node):
         if self._round is None or self._update is None:
             return
         self._round.candidate, self._round.sent = message, time.monotonic()
+        self._propose(message, str(self._round.number), self._round.cursors)
+        self._say(TunerStatus.PROPOSED, f'round {self._round.number} waits for its verdict')
+
+    def _worker_head(self, message: dict[str, Any]) -> None:
+        """Propose the instant head; what rounds have learned stays as it is."""
+        if self._update is None:
+            self._worker.send({'op': 'head_refused'})
+            return
+        self._head_candidate = sha256(message['weights'])[:12]
+        cursors = dict(zip(self._update.collectors, self._update.batch_ids))
+        self._propose(message, 'head', cursors)
+
+    def _propose(self, message: dict[str, Any], name: str, cursors: Mapping[str, int]) -> None:
+        """Publish a candidate of the worker."""
+        assert self._update is not None
         weights = message['weights']
         layers = [s.name for s in self._layers.layers] if self._layers else list(message['cka'])
+        digest = sha256(weights)
         self._candidates.publish(
             ModelCandidate(
-                candidate_id=f'{self.get_fully_qualified_name()}/{self._round.number}/{sha256(weights)[:12]}',
+                candidate_id=f'{self.get_fully_qualified_name()}/{name}/{digest[:12]}',
                 parent=message['parent'],
                 base_sha256=self._base_sha256,
-                sha256=sha256(weights),
+                sha256=digest,
                 architecture=self._update.architecture,
                 classes=message['classes'],
                 frozen_layers=message['frozen'],
@@ -385,8 +459,8 @@ class TunerNode(Node):
                 seconds=message['seconds'],
                 iterations=message['iterations'],
                 new_samples=message['new_samples'],
-                collectors=list(self._round.cursors),
-                batch_ids=list(self._round.cursors.values()),
+                collectors=list(cursors),
+                batch_ids=list(cursors.values()),
                 outcomes=[
                     ValidationOutcome(
                         sample_id=i,
@@ -399,15 +473,24 @@ class TunerNode(Node):
                 ],
             )
         )
-        self._say(TunerStatus.PROPOSED, f'round {self._round.number} waits for its verdict')
 
     @guarded
     def _on_verdict(self, message: ModelVerdict) -> None:
+        *node, kind, digest = message.candidate_id.split('/')
+        accepted = message.code == ModelVerdict.ACCEPTED
+        if '/'.join(node) != self.get_fully_qualified_name():
+            return
+        if kind == 'head':
+            if digest == self._head_candidate:
+                self._head_candidate = ''
+                self._heads += accepted
+                if not accepted:
+                    self._worker.send({'op': 'head_refused'})
+            return
         if self._round is None or self._round.candidate is None:
             return
-        if message.candidate_id.split('/')[-1] != sha256(self._round.candidate['weights'])[:12]:
+        if digest != sha256(self._round.candidate['weights'])[:12]:
             return
-        accepted = message.code == ModelVerdict.ACCEPTED
         candidate = self._round.candidate
         self._before, self._after = (
             candidate['accuracy_before'],
@@ -536,6 +619,7 @@ class TunerNode(Node):
             model_version=self._update.version if self._update else 0,
             rounds=self._rounds,
             refused=self._refused,
+            heads=self._heads,
             progress=self._progress if state == TunerStatus.TUNING else 0.0,
             last_round_s=self._last_round_s,
             tuning_s=self._tuning_s,
@@ -552,6 +636,7 @@ class TunerNode(Node):
             'state': self._note,
             'rounds': self._rounds,
             'refused': self._refused,
+            'head updates': self._heads,
             'tuning s': self._tuning_s,
             'scenario': self._scenarios.current,
             'worker pid': self._worker.process.pid,
@@ -562,6 +647,11 @@ class TunerNode(Node):
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
+
+
+def frame_name(source: str, header: Header) -> str:
+    """Return what a frame is called in the worker."""
+    return f'{source}/{stamp_ns(header)}/{header.frame_id}'
 
 
 def main() -> int:

@@ -77,28 +77,28 @@ def test_without_samples_nothing_speaks_against_a_candidate():
 
 
 def test_the_replay_stays_within_its_bytes_and_keeps_small_classes():
-    replay = Replay(capacity_bytes=20 * picture().nbytes)
+    replay = Replay(capacity_bytes=20 * len(Sample.of('', '', 0, picture()).jpeg))
     for i in range(3):
-        replay.add(Sample(f'rare{i}', 'rare', 0, picture()))
+        replay.add(Sample.of(f'rare{i}', 'rare', 0, picture()))
     for i in range(200):
-        replay.add(Sample(f'common{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'common{i}', 'common', 0, picture()))
     assert replay.bytes <= replay.capacity_bytes
     assert replay.counts() == {'rare': 3, 'common': 17}
 
 
 def test_a_corrected_correction_replaces_the_first_one():
     replay = Replay(10**6)
-    replay.add(Sample('x', 'mug', 0, picture()))
-    replay.add(Sample('x', 'duck', 0, picture()))
+    replay.add(Sample.of('x', 'mug', 0, picture()))
+    replay.add(Sample.of('x', 'duck', 0, picture()))
     assert replay.counts() == {'duck': 1}
 
 
 def test_replay_draws_the_asked_share_from_the_current_scenario_and_balances_the_rest():
     replay = Replay(10**9)
     for i in range(90):
-        replay.add(Sample(f'a{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'a{i}', 'common', 0, picture()))
     for i in range(10):
-        replay.add(Sample(f'b{i}', 'rare', 1, picture()))
+        replay.add(Sample.of(f'b{i}', 'rare', 1, picture()))
     rng = np.random.default_rng(0)
     drawn = replay.draw(1000, rng, scenario=1, scenario_share=0.0)
     assert 400 < sum(s.label == 'rare' for s in drawn) < 600
@@ -120,6 +120,24 @@ def test_a_change_of_surroundings_is_found_soon_and_only_once():
     assert sum(after) == 1
     assert after.index(True) < detector.config.window + detector.config.patience
     assert detector.scenario == 1
+
+
+def video(rng: np.random.Generator, centre: float, count: int, correlation: float) -> np.ndarray:
+    """Frames of a camera that moves slowly: each is much like the one before."""
+    frames = looks(rng, 0.0, count)
+    for i in range(1, count):
+        frames[i] = correlation * frames[i - 1] + math.sqrt(1 - correlation**2) * frames[i]
+    return centre + frames
+
+
+def test_frames_of_a_video_that_hang_together_are_no_change_of_surroundings():
+    detector = ScenarioDetector()
+    rng = np.random.default_rng(1)
+    alarms = sum(detector.update(x) for x in video(rng, 30.0, 3000, 0.97))
+    assert alarms <= 1
+    assert detector.correlation > 0.8
+    found = [detector.update(x) for x in video(rng, 60.0, 60, 0.97)]
+    assert found.index(True) < 2 * detector.config.window
 
 
 def test_appearance_that_is_not_finite_or_missing_is_ignored():

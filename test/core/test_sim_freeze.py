@@ -23,6 +23,8 @@ from etuner_ros.core.weights import ModelSpec
 
 UNITS = [f'block{i}' for i in range(10)]
 ALL_AT_ONCE = 10
+# The rule of the paper alone; what we add has tests of its own.
+PAPER = {'relative_move': 1.0, 'first_frozen_share': 1.0}
 
 
 def cka_by_features(x: np.ndarray, y: np.ndarray) -> float:
@@ -82,7 +84,7 @@ def test_cka_needs_the_same_samples():
 def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0),
     )
     assert freeze.on_probe(stable(1.0), 8) == set()
     assert freeze.on_probe(stable(0.995), 8) == set()
@@ -92,7 +94,7 @@ def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
 def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
     )
     freeze.on_probe(stable(1.0), 8)
     moved = stable(1.0) | {'block3': 0.985}
@@ -102,7 +104,7 @@ def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
 def test_nothing_freezes_before_the_least_number_of_iterations():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=24, max_frozen_share=1.0),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=24, max_frozen_share=1.0),
     )
     for expected in (set(), set(), set(UNITS)):
         assert freeze.on_probe(stable(1.0), 8) == expected
@@ -111,14 +113,14 @@ def test_nothing_freezes_before_the_least_number_of_iterations():
 def test_the_share_of_frozen_blocks_is_bounded_from_the_input_on():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
     )
     freeze.on_probe(stable(1.0), 8)
     assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:6])
 
 
 def test_blocks_freeze_a_few_at_a_time_from_the_input_on():
-    config = SimFreezeConfig(patience=1, min_iterations=0, max_frozen_share=0.8, max_new=3)
+    config = SimFreezeConfig(**PAPER, patience=1, min_iterations=0, max_frozen_share=0.8, max_new=3)
     freeze = SimFreeze(UNITS, config)
     freeze.on_probe(stable(1.0), 8)
     sizes = [3, 6, 8, 8]
@@ -128,7 +130,7 @@ def test_blocks_freeze_a_few_at_a_time_from_the_input_on():
 def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.5),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.5),
     )
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
@@ -139,7 +141,7 @@ def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
 def test_pinned_layers_are_left_alone():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
     )
     freeze.set_layers(frozen=['block9'], pinned=['block9', 'block0'])
     freeze.on_probe(stable(1.0), 8)
@@ -159,7 +161,7 @@ def test_pinned_layers_are_left_alone():
 def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
     )
     for i, values in enumerate(probes):
         before = set(freeze.frozen)
@@ -171,7 +173,7 @@ def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
 
 
 def test_a_restored_instance_decides_alike():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(max_new=ALL_AT_ONCE, patience=2, min_iterations=0))
+    freeze = SimFreeze(UNITS, SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0))
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
     other = SimFreeze(UNITS, freeze.config)
@@ -214,3 +216,52 @@ def test_frozen_is_bitwise_still_through_train_mode_momentum_and_decay(architect
     )
     for unit in model.units[:4]:
         assert all(p.grad is None and p not in optimiser.state for p in unit.parameters())
+
+
+def test_what_moves_as_much_as_anything_is_not_stable_however_little_that_is():
+    """With a small step size all blocks move by less than 1 %; the later ones still learn."""
+    moves = [0.00009 * (1 + i) ** 2 for i in range(10)]
+    frozen = {}
+    for relative in (1.0, 0.1):
+        config = SimFreezeConfig(
+            relative_move=relative,
+            first_frozen_share=1.0,
+            max_frozen_share=1.0,
+            max_new=10,
+            patience=2,
+            min_iterations=0,
+        )
+        freeze = SimFreeze(UNITS, config)
+        for step in range(5):
+            result = freeze.on_probe({n: 1 - step * m for n, m in zip(UNITS, moves)}, 8)
+        frozen[relative] = result
+    assert max(moves) <= 0.01
+    assert frozen[1.0] == set(UNITS)
+    assert frozen[0.1] == set(UNITS[:3]), 'those that move by a tenth of the last one'
+
+
+def test_the_largest_move_is_that_of_this_scenario():
+    config = SimFreezeConfig(
+        first_frozen_share=1.0, max_frozen_share=1.0, max_new=10, patience=1, min_iterations=0
+    )
+    freeze = SimFreeze(UNITS, config)
+    freeze.on_probe(stable(1.0), 8)
+    freeze.on_probe(stable(1.0) | {'block9': 0.8}, 8)
+    assert freeze.frozen == set(UNITS) - {'block9'}
+    freeze = SimFreeze(UNITS, config)
+    freeze.on_probe(stable(1.0), 8)
+    freeze.on_probe(stable(0.8), 8)
+    freeze.on_scenario_change()
+    freeze.on_probe(stable(0.8), 0)
+    assert freeze.on_probe(stable(0.795), 8) == set(), 'small, but the largest seen here'
+
+
+def test_little_freezes_before_the_first_version_that_was_trained_here():
+    config = SimFreezeConfig(
+        **PAPER | {'first_frozen_share': 0.2}, max_new=10, patience=1, min_iterations=0
+    )
+    freeze = SimFreeze(UNITS, config)
+    freeze.on_probe(stable(1.0), 8)
+    assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:2])
+    freeze.accepted = True
+    assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:6])

@@ -28,6 +28,7 @@ from etuner_ros.core.weights import read_base
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
 from etuner_ros.msg import LabelReceipt
+from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import Prediction
 from etuner_ros.msg import TunerStatus
 from etuner_ros.nodes.common import LATCHED
@@ -104,13 +105,15 @@ def test_corrections_end_in_a_new_version_that_knows_the_new_class(ros, deployed
         assert receipt.predicted_label != 'race_car'
     ros.until(lambda: robot.batches, 'a batch')
     assert [s.label for s in robot.batches[0].samples] == ['race_car'] * 4
-    ros.until(lambda: robot.show(cars[5]).model_version == 1, 'version 1 in predictions')
-    assert robot.show(cars[5]).labels[0] == 'race_car'
     status = ros.until(
-        lambda: robot.statuses[-1] if robot.statuses[-1].model_version == 1 else None, 'the status'
+        lambda: robot.statuses[-1] if robot.statuses[-1].last_round_s > 0 else None, 'the round'
     )
     assert (status.rounds, status.refused) == (1, 0)
-    assert status.last_round_s > 0
+    ros.until(
+        lambda: robot.manager._store.manifests[robot.show(cars[5]).model_version].learned,
+        'the version that the round made in predictions',
+    )
+    assert robot.show(cars[5]).labels[0] == 'race_car'
     assert all(list(p.header.frame_id) for p in robot.predictions)
 
 
@@ -130,8 +133,51 @@ def test_a_robot_that_knows_nothing_learns_its_first_kinds(ros, frames, tmp_path
     for duck, ball in zip(ducks[:2], balls[:2]):
         assert robot.teach(duck, 'duck').code == LabelReceipt.ACCEPTED
         assert robot.teach(ball, 'ball').code == LabelReceipt.ACCEPTED
-    ros.until(lambda: robot.show(ducks[0]).model_version == 1, 'version 1 in predictions')
-    assert set(robot.predictions[-1].labels) == {'duck', 'ball'}
+    ros.until(lambda: set(robot.show(ducks[0]).labels) == {'duck', 'ball'}, 'both kinds')
+
+
+def test_one_correction_shows_in_predictions_without_batch_or_round(ros, deployed, frames):
+    robot = Robot(ros, deployed)
+    cars = pictures(frames, 'race_car')
+    assert robot.teach(cars[0], 'race_car').code == LabelReceipt.ACCEPTED
+    ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'the correction to show')
+    status = ros.until(
+        lambda: robot.statuses[-1] if robot.statuses[-1].heads == 1 else None, 'the status'
+    )
+    assert (status.rounds, status.batches_waiting) == (0, 0)
+    assert not robot.batches
+    assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck', 'nothing is forgotten'
+
+
+def test_a_correction_shows_while_a_round_runs(ros, deployed, frames):
+    robot = Robot(
+        ros, deployed, train__epochs=1000.0, train__max_iterations=100000, head__interval_s=0.0
+    )
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(
+        lambda: robot.statuses[-1].state == TunerStatus.TUNING and robot.statuses[-1].progress > 0,
+        'a round that runs for long',
+    )
+    car = pictures(frames, 'race_car')[0]
+    robot.teach(car, 'race_car')
+    ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show')
+    assert robot.state == TunerStatus.TUNING
+    assert robot.statuses[-1].rounds == 1
+
+
+def test_while_weights_are_pinned_no_head_goes_live_and_afterwards_it_does(ros, deployed, frames):
+    robot = Robot(ros, deployed, head__interval_s=0.0)
+    verdicts = ros.listen(ModelVerdict, 'verdicts')
+    robot.manager.trigger_deactivate()
+    cars = pictures(frames, 'race_car')
+    robot.teach(cars[0], 'race_car')
+    ros.until(lambda: verdicts, 'the verdict')
+    assert verdicts[0].code == ModelVerdict.PINNED
+    assert robot.show(cars[0]).model_version == 0
+    robot.manager.trigger_activate()
+    robot.teach(cars[1], 'race_car')
+    ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'both corrections to show')
 
 
 def test_a_round_that_can_not_start_says_why(ros, deployed, frames):
@@ -165,6 +211,7 @@ def test_the_action_reports_progress_and_is_cancelled_within_a_batch(ros, deploy
         train__max_iterations=100000,
         lazy_tune__max_batches=50,
         scenario__warm_up=100000,
+        head__enabled=False,
     )
     robot.tuner._lazy._needed = 50.0  # nothing starts by itself
     for image in pictures(frames, 'mug')[:4]:
@@ -186,7 +233,9 @@ def test_the_action_reports_progress_and_is_cancelled_within_a_batch(ros, deploy
 
 
 def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, frames):
-    robot = Robot(ros, deployed, restart_delay_s=0.1, lazy_tune__max_batches=6)
+    robot = Robot(
+        ros, deployed, restart_delay_s=0.1, lazy_tune__max_batches=6, head__enabled=False
+    )
     for image in pictures(frames, 'tray')[:3]:
         robot.teach(image, 'tray')
     first = robot.tuner._worker.process.pid
@@ -205,7 +254,7 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
 
 
 def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, deployed, frames):
-    robot = Robot(ros, deployed)
+    robot = Robot(ros, deployed, head__enabled=False)
     trays = pictures(frames, 'tray')
     for image in trays[:4]:
         robot.teach(image, 'tray')
@@ -215,7 +264,8 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
         robot.teach(image, 'tray')
     robot.teach(pictures(frames, 'race_car')[0], 'race_car')
     ros.until(lambda: len(robot.batches) == 2, 'the second batch')
-    late = ros.add(TunerNode, model__weights=str(deployed), train__batch_size=8, train__epochs=2.0)
+    settings = {'train__batch_size': 8, 'train__epochs': 2.0, 'head__enabled': False}
+    late = ros.add(TunerNode, model__weights=str(deployed), **settings)
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
     assert late._received == {robot.collector.get_fully_qualified_name(): 2}
     manifest = robot.manager._store.manifests[2]

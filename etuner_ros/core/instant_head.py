@@ -1,0 +1,176 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The instant head: a linear classifier on the features of the live backbone that learns from one
+correction in milliseconds and takes a new class from one example (etuner.md section 5.2).
+
+Weighted ridge regression onto one-hot targets. Its inverse second-moment matrix is kept and
+updated by rank one (recursive least squares), so after any sequence of samples the head is the
+exact minimiser, not an approximation by gradient steps. As it is linear, it is deployed by writing
+it into the network's own head: a prediction costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import math
+
+import torch
+from torch import Tensor
+
+from etuner_ros.core.config import HeadConfig
+
+_BIAS_PENALTY = 1e-6  # of the penalty on weights: the bias is practically free
+_SCALES = [2.0**e for e in (0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6)]
+
+
+class InstantHead:
+    """
+    Solves `min_W sum_i a_i ||y_i - W [x_i; 1]||^2 + penalty ||W||^2` and keeps it solved.
+
+    The sample weight `a_i` is `n_c ** -balance` with the number of samples of its class at that
+    time: with 1 every class counts the same, with 0 every sample. The penalty is
+    `config.ridge * C * v`, v being the mean variance of a feature: relative, so it fits any
+    network.
+
+    >>> head = InstantHead(2)
+    >>> _ = head.rebuild(torch.tensor([[0.0, 1.0], [0.1, 1.1]]), ['cup', 'cup'])
+    >>> _ = head.learn(torch.tensor([1.0, 0.0]), 'ball')  # a new class from one example
+    >>> head.classes[int(head.logits(torch.tensor([[0.9, 0.1]])).argmax())]
+    'ball'
+
+    :param features: length D of a feature vector
+    """
+
+    def __init__(self, features: int, config: HeadConfig | None = None) -> None:
+        self.config = config or HeadConfig()
+        self.features = features
+        self.classes: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.scale = 1.0  # of the scores, so that their softmax is a calibrated probability
+        self.accuracy = math.nan  # leave-one-out, in [0, 1], of the last rebuild
+        self._inverse = torch.zeros(0)
+        self._weights = torch.zeros(features + 1, 0, dtype=torch.float64)
+
+    def rebuild(
+        self, features: Tensor, labels: Sequence[str], weights: Tensor | None = None
+    ) -> list[float]:
+        """
+        Start anew from all samples, as after a swap of the backbone.
+
+        Also measures, from the closed form of leave-one-out prediction, how right the head is on
+        samples that it has not seen, and sets `scale` to the likeliest one.
+
+        :param features: (n, D), any float type
+        :param labels: n labels
+        :param weights: (n,) further weight of each sample; None for 1
+        :return: the weight that each sample got, which `unlearn` needs
+        :raises ValueError: when the sizes do not fit or there is no sample
+        """
+        if features.ndim != 2 or features.shape[1] != self.features or not len(labels):
+            raise ValueError(
+                f'features must be (n, {self.features}) with n > 0, got {tuple(features.shape)}'
+            )
+        if len(labels) != len(features):
+            raise ValueError(f'{len(features)} features but {len(labels)} labels')
+        self.classes = list(dict.fromkeys(labels))
+        self.counts = dict.fromkeys(self.classes, 0)
+        for label in labels:
+            self.counts[label] += 1
+        index = {label: i for i, label in enumerate(self.classes)}
+        target = torch.tensor([index[label] for label in labels])
+        rows = self._rows(features)
+        weight = torch.tensor([self._weight(label) for label in labels], dtype=torch.float64)
+        if weights is not None:
+            weight = weight * weights.double()
+        mean = (weight[:, None] * rows[:, :-1]).sum(dim=0) / weight.sum()
+        variance = float(
+            (weight[:, None] * (rows[:, :-1] - mean).square()).sum()
+            / (weight.sum() * self.features)
+        )
+        # A single sample has no variance; its own size stands in.
+        variance = variance or float(rows[:, :-1].square().mean()) or 1.0
+        penalty = self.config.ridge * len(self.classes) * variance
+        moment = rows.T @ (weight[:, None] * rows)
+        diagonal = moment.diagonal()
+        diagonal[:-1] += penalty
+        diagonal[-1] += penalty * _BIAS_PENALTY
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
+        self._weights = self._inverse @ (rows.T @ (weight[:, None] * hot))
+        leverage = (weight * ((rows @ self._inverse) * rows).sum(dim=1)).clamp_max(1.0 - 1e-9)
+        unseen = hot - (hot - rows @ self._weights) / (1.0 - leverage)[:, None]
+        self.accuracy = float((unseen.argmax(dim=1) == target).double().mean())
+        losses = [
+            float(torch.nn.functional.cross_entropy(unseen * s, target)) for s in _SCALES
+        ]
+        self.scale = _SCALES[losses.index(min(losses))] if len(self.classes) > 1 else 1.0
+        return [float(w) for w in weight]
+
+    def learn(self, feature: Tensor, label: str, weight: float = 1.0) -> float:
+        """
+        Learn one sample; a label never seen before adds a class.
+
+        :param feature: (D,)
+        :param weight: further weight of the sample
+        :return: the weight that it got, which `unlearn` needs
+        :raises ValueError: when the feature has another length or is not finite
+        """
+        if not len(self.classes):
+            return self.rebuild(feature[None], [label], torch.tensor([weight]))[0]
+        row = self._checked(feature)
+        if label not in self.counts:
+            self.classes.append(label)
+            self.counts[label] = 0
+            empty = torch.zeros(self.features + 1, 1, dtype=torch.float64)
+            self._weights = torch.cat([self._weights, empty], dim=1)
+        self.counts[label] += 1
+        given = self._weight(label) * weight
+        self._update(row, self._target(label), given)
+        return given
+
+    def unlearn(self, feature: Tensor, label: str, weight: float) -> None:
+        """Forget one sample that was learned with this label and weight."""
+        self.counts[label] -= 1
+        self._update(self._checked(feature), self._target(label), -weight)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Map features (n, D) to calibrated logits (n, C), in the order of `classes`."""
+        return self.scale * (self._rows(features) @ self._weights)
+
+    def linear(self, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """
+        Return the head as weight (C, D) and bias (C,), float32, with rows in the order of
+        `classes`.
+
+        :raises KeyError: for a class that was never learned
+        """
+        index = {label: i for i, label in enumerate(self.classes)}
+        chosen = self.scale * self._weights[:, [index[label] for label in classes]]
+        return chosen[:-1].T.float().contiguous(), chosen[-1].float()
+
+    def _weight(self, label: str) -> float:
+        return float(max(self.counts[label], 1) ** -self.config.balance)
+
+    def _target(self, label: str) -> Tensor:
+        target = torch.zeros(len(self.classes), dtype=torch.float64)
+        target[self.classes.index(label)] = 1.0
+        return target
+
+    def _rows(self, features: Tensor) -> Tensor:
+        rows = features.detach().double().cpu()
+        return torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+
+    def _checked(self, feature: Tensor) -> Tensor:
+        if feature.shape != (self.features,) or not bool(torch.isfinite(feature).all()):
+            raise ValueError(
+                f'a feature must be ({self.features},) and finite, got {tuple(feature.shape)}'
+            )
+        return self._rows(feature[None])[0]
+
+    def _update(self, row: Tensor, target: Tensor, weight: float) -> None:
+        """Recursive least squares: Sherman-Morrison on the inverse, gain times error on W."""
+        gain = self._inverse @ row
+        scale = weight / (1.0 + weight * float(row @ gain))
+        self._weights.addr_(gain, target - row @ self._weights, alpha=scale)
+        self._inverse.addr_(gain, gain, alpha=-scale)

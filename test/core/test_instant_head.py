@@ -1,0 +1,187 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The instant head: exact after any sequence, new classes at once, calibrated, checked."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies
+import numpy as np
+import pytest
+import torch
+
+from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.instant_head import InstantHead
+
+SIZE = 6
+
+
+def clusters(seed: int, per_class: int, classes: int = 3) -> tuple[torch.Tensor, list[str]]:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, SIZE)) * 2
+    rows = [centres[c] + rng.normal(size=SIZE) * 0.3 for c in range(classes)] * per_class
+    rows = [r + rng.normal(size=SIZE) * 0.3 for r in rows]
+    names = [f'kind{c}' for c in range(classes)] * per_class
+    return torch.tensor(np.array(rows)), names
+
+
+def solve(
+    features: torch.Tensor, labels: list[str], weights: list[float], ridge: float, bias: float
+) -> np.ndarray:
+    """Weighted ridge by the normal equations, in NumPy, with its penalties given."""
+    x = np.c_[features.numpy(), np.ones(len(labels))]
+    classes = list(dict.fromkeys(labels))
+    y = np.eye(len(classes))[[classes.index(n) for n in labels]]
+    a = np.array(weights)[:, None]
+    return np.linalg.solve(x.T @ (a * x) + np.diag([ridge] * SIZE + [bias]), x.T @ (a * y))
+
+
+def penalties(head: InstantHead, features: torch.Tensor, weights: list[float]) -> tuple:
+    a = np.array(weights)[:, None]
+    x = features.numpy()
+    mean = (a * x).sum(0) / a.sum()
+    variance = (a * (x - mean) ** 2).sum() / (a.sum() * SIZE)
+    ridge = head.config.ridge * len(head.classes) * variance
+    return ridge, 1e-6 * ridge
+
+
+@pytest.mark.parametrize('balance', [0.0, 0.5, 1.0])
+def test_it_is_the_weighted_ridge_solution(balance):
+    features, labels = clusters(0, 4)
+    features, labels = features[:10], labels[:10]  # classes of unequal size
+    head = InstantHead(SIZE, HeadConfig(balance=balance, ridge=0.5))
+    weights = head.rebuild(features, labels)
+    counts = {n: labels.count(n) for n in labels}
+    assert weights == pytest.approx([counts[n] ** -balance for n in labels])
+    expected = solve(features, labels, weights, *penalties(head, features, weights))
+    weight, bias = head.linear(head.classes)
+    assert weight.numpy() == pytest.approx(head.scale * expected[:-1].T, rel=1e-4, abs=1e-6)
+    assert bias.numpy() == pytest.approx(head.scale * expected[-1], rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(0, 29), strategies.booleans()), max_size=25
+    )
+)
+def test_after_any_sequence_of_learning_and_forgetting_it_is_what_a_rebuild_gives(steps):
+    """Checked against the normal equations of the samples that it knows in the end."""
+    features, labels = clusters(1, 10)
+    head = InstantHead(SIZE, HeadConfig(balance=0.0))
+    first = head.rebuild(features[:6], labels[:6])
+    ridge, bias = penalties(head, features[:6], first)
+    known = {i: (labels[i], 1.0) for i in range(6)}
+    for i, forget in steps:
+        if i in known and forget and len(known) > 1:
+            head.unlearn(features[i], *known.pop(i))
+        elif i not in known:
+            known[i] = (labels[i], head.learn(features[i], labels[i]))
+    rows = list(known)
+    order = [*rows]
+    expected = solve(
+        features[order],
+        [known[i][0] for i in order],
+        [known[i][1] for i in order],
+        ridge,
+        bias,
+    )
+    names = list(dict.fromkeys(known[i][0] for i in order))
+    weight, _ = head.linear(names)
+    assert (weight / head.scale).numpy() == pytest.approx(expected[:-1].T, rel=1e-3, abs=1e-4)
+
+
+def test_one_example_adds_a_class_and_leaves_the_others_recognised():
+    features, labels = clusters(2, 8, classes=4)
+    old = [i for i, n in enumerate(labels) if n != 'kind3']
+    new = [i for i, n in enumerate(labels) if n == 'kind3']
+    head = InstantHead(SIZE)
+    head.rebuild(features[old], [labels[i] for i in old])
+    assert 'kind3' not in head.classes
+    head.learn(features[new[0]], 'kind3')
+    said = [head.classes[i] for i in head.logits(features).argmax(dim=1)]
+    assert [said[i] for i in new] == ['kind3'] * len(new)
+    assert np.mean([said[i] == labels[i] for i in old]) > 0.9
+
+
+def test_a_label_that_was_wrong_can_be_taken_back():
+    features, labels = clusters(3, 5)
+    head = InstantHead(SIZE)
+    head.rebuild(features, labels)
+    before, _ = head.linear(head.classes)
+    weight = head.learn(features[0] + 1.0, 'kind2')
+    assert not torch.allclose(head.linear(head.classes)[0], before, atol=1e-4)
+    head.unlearn(features[0] + 1.0, 'kind2', weight)
+    assert torch.allclose(head.linear(head.classes)[0], before, atol=1e-5)
+
+
+def test_rare_classes_are_not_drowned():
+    """With balance, one class with fifty times the samples does not swallow its neighbour."""
+    rng = np.random.default_rng(4)
+    common, rare = rng.normal(size=(500, SIZE)), rng.normal(size=(10, SIZE))
+    rare[:, 0] += 2.0
+    features = torch.tensor(np.r_[common, rare])
+    labels = ['common'] * 500 + ['rare'] * 10
+    found = {}
+    for balance in (0.0, 1.0):
+        head = InstantHead(SIZE, HeadConfig(balance=balance))
+        head.rebuild(features, labels)
+        said = head.logits(features[500:]).argmax(dim=1)
+        found[balance] = int((said == head.classes.index('rare')).sum())
+    assert found[0.0] <= 2
+    assert found[1.0] >= 8
+
+
+def test_it_knows_how_good_it_is_on_samples_it_has_not_seen():
+    rng = np.random.default_rng(5)
+    noise = torch.tensor(rng.normal(size=(60, SIZE)))
+    head = InstantHead(SIZE)
+    head.rebuild(noise, [f'kind{i % 3}' for i in range(60)])
+    assert head.accuracy < 0.5, 'labels without meaning can not be predicted'
+    features, labels = clusters(6, 20)
+    head.rebuild(features, labels)
+    assert head.accuracy > 0.9
+    left_out = InstantHead(SIZE, HeadConfig(balance=0.0))
+    left_out.rebuild(features, labels)
+    exact = left_out.accuracy
+    right = 0
+    for i in range(len(labels)):
+        keep = [j for j in range(len(labels)) if j != i]
+        other = InstantHead(SIZE, HeadConfig(balance=0.0))
+        other.rebuild(features[keep], [labels[j] for j in keep])
+        right += other.classes[int(other.logits(features[i : i + 1]).argmax())] == labels[i]
+    assert exact == pytest.approx(right / len(labels), abs=0.02)
+
+
+def test_confidence_is_high_only_where_it_is_right():
+    features, labels = clusters(7, 30)
+    head = InstantHead(SIZE)
+    head.rebuild(features, labels)
+    sure = torch.softmax(head.logits(features), dim=1).max(dim=1).values.mean()
+    noise = torch.tensor(np.random.default_rng(8).normal(size=(90, SIZE)))
+    head.rebuild(noise, labels)
+    unsure = torch.softmax(head.logits(noise), dim=1).max(dim=1).values.mean()
+    assert sure > 0.9
+    assert unsure < 0.6
+
+
+@pytest.mark.parametrize(
+    ('feature', 'text'),
+    [
+        (torch.zeros(SIZE + 1), r'must be \(6,\)'),
+        (torch.full((SIZE,), float('nan')), 'finite'),
+    ],
+)
+def test_a_feature_that_does_not_fit_is_refused_and_nothing_changes(feature, text):
+    features, labels = clusters(9, 3)
+    head = InstantHead(SIZE)
+    head.rebuild(features, labels)
+    before = head.linear(head.classes)[0].clone()
+    with pytest.raises(ValueError, match=text):
+        head.learn(feature, 'kind0')
+    assert torch.equal(head.linear(head.classes)[0], before)
+    with pytest.raises(ValueError, match='labels'):
+        head.rebuild(features, labels[:-1])
+    with pytest.raises(ValueError, match='n > 0'):
+        head.rebuild(features[:0], [])
