@@ -69,6 +69,16 @@ def _bench_costs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_scenarios(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.scenarios import HEADER
+    from etuner_ros.bench.scenarios import measure
+    from etuner_ros.demo import recorded_stream
+
+    found = measure(arguments.stream or recorded_stream(), arguments.input_size, arguments.seeds)
+    print(HEADER, *found, sep='\n')
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -159,6 +169,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
     costs.set_defaults(run=_bench_costs)
+
+    scenarios = benches.add_parser(
+        'scenarios', help='how soon changes of scenario are found, and how often there is none'
+    )
+    scenarios.add_argument(
+        '--stream',
+        type=Path,
+        help='recording, or folder <scenario>/<kind>/*.jpg; default: the recording of the package',
+    )
+    scenarios.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    scenarios.set_defaults(run=_bench_scenarios)
 
     parsed = parser.parse_args(arguments)
     try:

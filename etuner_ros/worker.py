@@ -174,6 +174,7 @@ class Worker:
         from etuner_ros.core.images import decode
         from etuner_ros.core.images import resize_square
         from etuner_ros.core.learner import Learner
+        from etuner_ros.core.models import choose_device
         from etuner_ros.core.models import from_base
         from etuner_ros.core.replay import Sample
         from etuner_ros.core.weights import read_base
@@ -185,7 +186,8 @@ class Worker:
             message['architecture'], message['input_size'], message['weights']
         )
         base = read_base(Path(path))
-        self._learner = Learner(from_base(base.state, base.spec), train, sim_freeze, head)
+        model = from_base(base.state, base.spec).to(choose_device(train.device))
+        self._learner = Learner(model, train, sim_freeze, head)
         size = base.spec.input_size
         self._learner.add_exemplars(
             [

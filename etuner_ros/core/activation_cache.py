@@ -106,9 +106,7 @@ class ActivationCache:
             self._remove(key)
         return self.border
 
-    def fetch(
-        self, keys: Sequence[Hashable], images: Callable[[Sequence[int]], Tensor]
-    ) -> Tensor:
+    def fetch(self, keys: Sequence[Hashable], images: Callable[[Sequence[int]], Tensor]) -> Tensor:
         """
         Return the activations of samples at `border`, float32, on the model's device.
 
@@ -181,5 +179,5 @@ def digest(unit: Unit) -> bytes:
     result = hashlib.sha256()
     for tensor in (*unit.parameters(), *unit.module.buffers()):
         values = tensor.detach().cpu().contiguous()
-        result.update(values.reshape(-1).view(torch.uint8).numpy())
+        result.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return result.digest()

@@ -125,6 +125,13 @@ class TrainConfig(Checked):
     )
     epochs: float = setting(8.0, 'passes over the new samples in one round', 0.1, 1000.0)
     max_iterations: int = setting(48, 'most training batches in one round', 1, 1000000)
+    early_stop: float = setting(
+        0.05,
+        'a round ends when a pass lowers the loss of its new samples by less than this share; 0 '
+        '= never early',
+        0.0,
+        1.0,
+    )
     weight_decay: float = setting(1e-4, 'decoupled weight decay', 0.0, 1.0)
     gradient_clip: float = setting(5.0, 'largest norm of the gradient', 1e-3, 1e6)
     views: int = setting(
@@ -157,6 +164,10 @@ class TrainConfig(Checked):
     )
     cache_precision: str = setting(
         'float16', "'float32' is exact; 'float16' and 'uint8' take a half and a quarter of it"
+    )
+    device: str = setting('auto', "'auto' takes CUDA where there is one; 'cpu', 'cuda', 'cuda:1'")
+    mixed_precision: bool = setting(
+        True, 'train in bfloat16 where the device is a GPU that has it; never on a CPU'
     )
     threads: int = setting(1, 'CPU threads of the training process', 1, 256)
     niceness: int = setting(
@@ -210,8 +221,55 @@ class GateConfig(Checked):
         0.05, 'one-sided level of the exact McNemar test that refuses a worse candidate', 1e-6, 0.5
     )
     few_samples: int = setting(
+        30, 'below this many validation samples few_significance holds instead', 0, 100000
+    )
+    few_significance: float = setting(
+        0.2, 'level of the test with few samples, where it seldom finds anything', 1e-6, 0.5
+    )
+    very_few_samples: int = setting(
         12, 'below this many validation samples the mean must not drop either', 0, 100000
     )
     tolerated_drop: float = setting(
-        0.0, 'drop of the mean that is tolerated with few samples, as a fraction of 1', 0.0, 1.0
+        0.0, 'drop of the mean that is tolerated with very few samples, as a fraction', 0.0, 1.0
+    )
+
+
+@dataclass(frozen=True)
+class BudgetConfig(Checked):
+    """How much tuning the robot can afford."""
+
+    seconds_per_hour: float = setting(
+        0.0, 'time that rounds may take in an hour, in s; 0 = no limit', 0.0, 3600.0
+    )
+    joules_per_hour: float = setting(
+        0.0,
+        'energy above idle that rounds may take in an hour, in J; counts where there is a meter; '
+        '0 = no limit',
+        0.0,
+        1e9,
+    )
+    min_battery: float = setting(0.0, 'charge below which no round starts, in [0, 1]', 0.0, 1.0)
+    battery_margin: float = setting(0.05, 'charge above that before rounds start again', 0.0, 1.0)
+    max_temperature: float = setting(
+        1000.0, 'temperature above which no round starts, in degrees Celsius', -50.0, 1000.0
+    )
+    temperature_margin: float = setting(
+        5.0, 'degrees Celsius below that before rounds start again', 0.0, 100.0
+    )
+
+
+@dataclass(frozen=True)
+class LabelValueConfig(Checked):
+    """Which frames are worth a label."""
+
+    count: int = setting(8, 'frames that are chosen from a stretch of the stream', 1, 1000)
+    diversity: float = setting(
+        1.0, 'weight of being different from each other against being uncertain', 0.0, 1000.0
+    )
+    reluctance: float = setting(
+        0.1,
+        'gain that an exchange needs, in mean values of a chosen frame; at 1 the choice is proven '
+        'to be worth a quarter of the best one, at less it is better in practice',
+        0.0,
+        100.0,
     )

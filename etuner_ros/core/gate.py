@@ -55,8 +55,9 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
     Decide on a candidate (docs: architecture, "The gate").
 
     Refused when the exact McNemar test says worse, when a class with at least three samples falls
-    to zero, or, with few samples, when the mean drops. Without validation samples there is nothing
-    against the candidate.
+    to zero, or, with very few samples, when the mean drops. With few samples the test is stricter:
+    below thirty even a loss of three against none is not significant at 5 %. Without validation
+    samples there is nothing against the candidate.
     """
     config = config or GateConfig()
     n = len(outcomes)
@@ -74,7 +75,8 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
 
     if not config.enabled:
         return verdict(True, 'accepted: the gate is off')
-    if p < config.significance:
+    few = n < config.few_samples
+    if p < (config.few_significance if few else config.significance):
         return verdict(False, 'refused: worse by the paired test')
     for label in sorted({o.label for o in outcomes}):
         mine = [o for o in outcomes if o.label == label]
@@ -84,6 +86,7 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
             and not any(o.candidate_correct for o in mine)
         ):
             return verdict(False, f"refused: class '{label[:60]}' would be lost")
-    if n < config.few_samples and (live - candidate) / n > config.tolerated_drop + 1e-9:
-        return verdict(False, 'refused: the mean drops and there are few samples')
+    drop = (live - candidate) / n
+    if n < config.very_few_samples and drop > config.tolerated_drop + 1e-9:
+        return verdict(False, 'refused: the mean drops and there are very few samples')
     return verdict(True, 'accepted')

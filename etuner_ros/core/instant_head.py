@@ -101,9 +101,7 @@ class InstantHead:
         leverage = (weight * ((rows @ self._inverse) * rows).sum(dim=1)).clamp_max(1.0 - 1e-9)
         unseen = hot - (hot - rows @ self._weights) / (1.0 - leverage)[:, None]
         self.accuracy = float((unseen.argmax(dim=1) == target).double().mean())
-        losses = [
-            float(torch.nn.functional.cross_entropy(unseen * s, target)) for s in _SCALES
-        ]
+        losses = [float(torch.nn.functional.cross_entropy(unseen * s, target)) for s in _SCALES]
         self.scale = _SCALES[losses.index(min(losses))] if len(self.classes) > 1 else 1.0
         return [float(w) for w in weight]
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.activation_cache import ActivationCache
+from etuner_ros.core.activation_cache import digest
 from etuner_ros.core.cka import cka_of_grams
 from etuner_ros.core.cka import gram
 from etuner_ros.core.config import HeadConfig
@@ -39,12 +40,14 @@ from etuner_ros.core.instant_head import InstantHead
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
 from etuner_ros.core.replay import Sample
+from etuner_ros.core.scenario import compressed
 from etuner_ros.core.sim_freeze import SimFreeze
 from etuner_ros.core.simsiam import SimSiam
 from etuner_ros.core.trainer import augment
 from etuner_ros.core.trainer import Chosen
 from etuner_ros.core.trainer import grow_optimiser
 from etuner_ros.core.trainer import make_optimiser
+from etuner_ros.core.trainer import precision
 from etuner_ros.core.trainer import Step
 from etuner_ros.core.trainer import train_round
 from etuner_ros.core.trainer import view
@@ -56,6 +59,7 @@ VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current
 MOST_HELD = 1000  # held-back samples that are kept at all
 # Corrected frames whose outcome, as predicted live, counts towards the accuracy.
 PREQUENTIAL_WINDOW = 40
+APPEARANCE_SAMPLES = 32  # that the move of the appearance by a round is measured on
 LEAST_PROBE = 8  # images; with fewer of the current scenario nothing is probed
 
 
@@ -82,6 +86,7 @@ class RoundResult:
     validation_seconds: float
     accuracy: float  # validation and prequential, current scenario, in [0, 1]; NaN when unknown
     accuracy_before: float
+    appearance_move: tuple[float, ...] = ()  # from the parent's; empty when there is none
 
 
 @dataclass
@@ -125,8 +130,7 @@ class Learner:
         self.base_state = base.state()
         self.reference = copy.deepcopy(base).eval()
         self.live = copy.deepcopy(base).eval()
-        # Channels last: the same values, and a training batch takes two thirds of the time.
-        self.training = copy.deepcopy(base).to(memory_format=torch.channels_last)
+        self.training = copy.deepcopy(base).channels_last()
         self.version = 0
         self.scenario = 0
         self.sim_freeze = SimFreeze(base.unit_names, sim_freeze)
@@ -298,9 +302,7 @@ class Learner:
         weights = state.head.rebuild(
             torch.stack([state.features[s.sample_id] for s in kept]), labels
         )
-        state.learned = {
-            s.sample_id: (s.label, weight) for s, weight in zip(kept, weights)
-        }
+        state.learned = {s.sample_id: (s.label, weight) for s, weight in zip(kept, weights)}
         return state
 
     def _head_samples(self) -> list[Sample]:
@@ -482,6 +484,7 @@ class Learner:
             self.training.eval()
             started = time.perf_counter()
             state = self._fit_round_head(new) if self.head_config.enabled else None
+            move = self._appearance_move(new)
             head_seconds = time.perf_counter() - started
         except BaseException:
             self.training.load_state({k: v.cpu().numpy() for k, v in before.items()}, classes)
@@ -525,6 +528,7 @@ class Learner:
             validation_seconds=ended - started,
             accuracy=self.accuracy({o.sample_id: o.candidate_correct for o in outcomes}),
             accuracy_before=self.accuracy({o.sample_id: o.live_correct for o in outcomes}),
+            appearance_move=move,
         )
         self._proposed = (result, state)
         yield result
@@ -554,6 +558,28 @@ class Learner:
         samples = {s.sample_id: s for s in [*self._head_samples(), *new]}
         return self._fit_head(list(samples.values()))
 
+    def _appearance_move(self, new: list[Sample]) -> tuple[float, ...]:
+        """
+        Return how far this round moved the appearance of the same samples, on average.
+
+        :return: in the `compressed` values that scenario changes are found from; empty when the
+            blocks up to the middle one are as they were
+        """
+        first = self.live.middle + 1
+        pairs = zip(self.live.units[:first], self.training.units[:first])
+        if all(digest(old) == digest(new) for old, new in pairs):
+            return ()
+        here = [s for s in [*self.replay.samples, *new] if s.scenario == self.scenario]
+        samples = here[-APPEARANCE_SAMPLES:]
+        if not samples:
+            return ()
+        images = [s.image for s in samples]
+        means = []
+        for model in (self.live, self.training):
+            rows = model.appearance(model.tensor(images)).double().cpu().numpy()
+            means.append(compressed(rows).mean(axis=0))
+        return tuple(float(v) for v in means[1] - means[0])
+
     def _activations(self, chosen: Chosen) -> Tensor:
         """Return the activations of views at the cache's border, on the training model."""
 
@@ -568,9 +594,11 @@ class Learner:
 
     def _logits(self, chosen: Chosen) -> Tensor:
         """Run the training model on views, with gradient behind the frozen prefix."""
-        features = self.cuts.run(self._activations(chosen), self.cache.border).flatten(1)
-        logits: Tensor = self.training.head(features)
-        return logits
+        start = self._activations(chosen)
+        with precision(self.train_config, start.device):
+            features = self.cuts.run(start, self.cache.border).flatten(1)
+            logits: Tensor = self.training.head(features)
+        return logits.to(torch.float32)
 
     def _unlabelled_loss(self) -> Tensor:
         """Return the weighted SimSiam loss of two new views each of some unlabelled frames."""
@@ -700,9 +728,7 @@ def _same(a: State, b: State) -> bool:
     return a.keys() == b.keys() and not difference(a, b)
 
 
-def unit_grams(
-    model: Classifier, run: Callable[[Tensor], Tensor], x: Tensor
-) -> dict[str, Tensor]:
+def unit_grams(model: Classifier, run: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
     """
     Return the Gram matrix (n, n) of the output of each block that runs, in one forward pass that
     keeps no activation.

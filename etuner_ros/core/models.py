@@ -20,6 +20,7 @@ from torch import nn
 from torch import Tensor
 
 from etuner_ros.core import efficientnet_lite
+from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images import Image
 from etuner_ros.core.weights import check_update
@@ -118,6 +119,22 @@ def _linear(features: int, classes: int) -> nn.Linear:
     return layer
 
 
+class _SeenEnoughError(Exception):
+    """Ends a forward pass in its middle."""
+
+
+def appearance_of(activation: Tensor) -> Tensor:
+    """
+    Return mean and deviation of each channel, (N, 2C).
+
+    :param activation: (N, C, H, W), tokens (N, T, C), or (N, C), whose deviation is 0
+    """
+    if activation.dim() == 3:
+        activation = activation.transpose(1, 2)
+    values = activation.reshape(*activation.shape[:2], -1)
+    return torch.cat([values.mean(dim=2), values.std(dim=2, unbiased=False)], dim=1)
+
+
 class Classifier(nn.Module):
     """
     A backbone to pooled features and a linear head with named classes.
@@ -168,6 +185,11 @@ class Classifier(nn.Module):
         batch = torch.from_numpy(np.stack(list(images))).to(self.head.weight.device)
         return batch.permute(0, 3, 1, 2).float() * self._scale + self._shift
 
+    def channels_last(self) -> Classifier:
+        """Lay the weights out channels last: the same values, trained in two thirds of the time."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
     def features(self, batch: Tensor) -> Tensor:
         """Map a normalised batch (N, 3, S, S) to features (N, D)."""
         features: Tensor = self.backbone(batch)
@@ -187,21 +209,37 @@ class Classifier(nn.Module):
             channel of the middle block
         """
         seen: list[Tensor] = []
-        hook = self.units[len(self.units) // 2].module.register_forward_hook(
-            lambda _m, _i, output: seen.append(output.clone())
+        hook = self.units[self.middle].module.register_forward_hook(
+            lambda _m, _i, output: seen.append(appearance_of(output))
         )
         try:
             features = self.features(batch)
         finally:
             hook.remove()
-        middle = seen[0].flatten(2) if seen[0].dim() != 3 else seen[0].transpose(1, 2)  # tokens
-        if middle.dim() == 2:
-            middle = middle.unsqueeze(2)
-        return (
-            self.head(features),
-            features,
-            torch.cat([middle.mean(dim=2), middle.std(dim=2, unbiased=False)], dim=1),
-        )
+        return self.head(features), features, seen[0]
+
+    @torch.inference_mode()
+    def appearance(self, batch: Tensor) -> Tensor:
+        """Return the appearance (N, 2A) of a normalised batch; runs no further than it has to."""
+        seen: list[Tensor] = []
+
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(appearance_of(output))
+            raise _SeenEnoughError
+
+        handle = self.units[self.middle].module.register_forward_hook(hook)
+        try:
+            self.features(batch)
+        except _SeenEnoughError:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
+    @property
+    def middle(self) -> int:
+        """Index of the block whose output describes the appearance of a frame."""
+        return len(self.units) // 2
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training mode, except what is frozen and BatchNorm statistics."""
@@ -321,6 +359,25 @@ def pretrained_spec(architecture: str, input_size: int) -> ModelSpec:
             architecture, input_size, (), (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
         )
     return ModelSpec(architecture, input_size, (), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def choose_device(name: str) -> torch.device:
+    """
+    Return the device that a setting names; 'auto' takes CUDA where there is one.
+
+    :raises ConfigError: for CUDA where there is none, or a name that torch does not know
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is unknown; use 'auto', 'cpu' or 'cuda'") from error
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device is '{name}' but torch sees no CUDA device; set device to 'auto' or 'cpu'"
+        )
+    return device
 
 
 def from_base(state: State, spec: ModelSpec) -> Classifier:

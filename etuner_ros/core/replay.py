@@ -27,9 +27,7 @@ class Sample:
     predicted: str = ''  # what the robot said when it saw the frame; empty when unknown
 
     @staticmethod
-    def of(
-        sample_id: str, label: str, scenario: int, image: Image, predicted: str = ''
-    ) -> Sample:
+    def of(sample_id: str, label: str, scenario: int, image: Image, predicted: str = '') -> Sample:
         """Encode RGB uint8 (S, S, 3) of the network's size; at 128 px some 8 KB instead of 49."""
         return Sample(sample_id, label, scenario, encode_jpeg(image, QUALITY), predicted)
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from etuner_ros.core.config import ScenarioConfig
 
+LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by
+
 Vector = npt.NDArray[np.float64]
 
 
@@ -81,16 +83,21 @@ class NoveltyScore:
         return score
 
 
+def compressed(appearance: Vector) -> Vector:
+    """Return the signed square root: channels are heavy-tailed."""
+    return np.sign(appearance) * np.sqrt(np.abs(appearance))
+
+
 class ScenarioDetector:
     """
     Declares a scenario change when recent frames look different from those of the scenario.
 
     Each frame comes as its *appearance*: mean and deviation of every channel of the network's
     middle block. Lighting, background, clutter and distance show there (NI), and so do new kinds
-    of objects (NC), while training hardly moves it, so the score needs no correction when weights
-    are swapped. (The energy score, which the paper watches, jumps with every swap, and moves less
-    and less between scenarios the better the model has become; the first block sees new
-    surroundings a few frames earlier, but not new kinds.)
+    of objects (NC). When weights are swapped it moves a little; that move is measured on stored
+    samples, and frames are compared without it (`offset`). (The energy score, which the paper
+    watches, jumps with every swap, and moves less and less between scenarios the better the model
+    has become; the first block sees new surroundings a few frames earlier, but not new kinds.)
 
     The scenario is described by mean and variance of each value, the newest `window` frames left
     out. With the window's mean m, the score is the mean over values of `(m - mean)^2 / (variance *
@@ -119,17 +126,25 @@ class ScenarioDetector:
         total = float(self._m2.sum())
         return min(max(float(self._lagged.sum()) / total, 0.0), 0.99) if total > 0 else 0.0
 
-    def update(self, appearance: Sequence[float] | Vector) -> bool:
+    def restart(self) -> None:
+        """Forget what the scenario looks like, without declaring a change."""
+        self._window.clear()
+        self._begin(self._size)
+
+    def update(self, appearance: Sequence[float] | Vector, offset: Vector | None = None) -> bool:
         """
         Take the appearance of one request.
 
+        :param offset: how far swaps of weights have moved `compressed` appearance so far
         :return: True when a change is declared with this request; values that are not finite are
             ignored
         """
         values = np.asarray(appearance, np.float64)
         if values.size == 0 or not np.isfinite(values).all():
             return False
-        values = np.sign(values) * np.sqrt(np.abs(values))  # channels are heavy-tailed
+        values = compressed(values)
+        if offset is not None and offset.shape == values.shape:
+            values = values - offset
         if values.size != self._size:  # another network
             self._window.clear()
             self._begin(values.size)
@@ -142,6 +157,8 @@ class ScenarioDetector:
         variance = self._m2 / (self._count - 1.0) + 1e-8
         mean = np.mean(list(self._window), axis=0)
         inflation = (1.0 + self.correlation) / (1.0 - self.correlation)
+        if self._count < inflation * LEAST_INDEPENDENT:
+            return False
         spread = inflation * (1.0 / len(self._window) + 1.0 / self._count)
         self.score = float(np.mean((mean - self._mean) ** 2 / (variance * spread)))
         self._over = self._over + 1 if self.score > self.config.threshold else 0

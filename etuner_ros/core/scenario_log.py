@@ -10,8 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+import numpy as np
+
 from etuner_ros.core.config import ScenarioConfig
 from etuner_ros.core.scenario import ScenarioDetector
+from etuner_ros.core.scenario import Vector
+
+MOST_VERSIONS = 1000
 
 
 class ScenarioLog:
@@ -21,22 +26,49 @@ class ScenarioLog:
         self._config = config or ScenarioConfig()
         self._detectors: dict[str, ScenarioDetector] = {}
         self._changes: dict[str, list[tuple[int, int]]] = {}
+        self._offsets: dict[int, Vector] = {}  # of the appearance, by version of the weights
+        self._versions: dict[str, int] = {}
         self.current = 0
         self.score = 0.0
 
-    def on_request(self, source: str, stamp_ns: int, appearance: Sequence[float]) -> bool:
+    def on_version(self, version: int, parent: int, move: Sequence[float]) -> None:
+        """
+        Note how far the appearance of the same frames moved from one version to its child.
+
+        :param move: of the `compressed` appearance; empty when it is the same
+        """
+        before = self._offsets.get(parent, np.zeros(len(move)))
+        same = not len(move) or before.size not in (0, len(move))
+        self._offsets[version] = before if same else before + np.asarray(move)
+        self._offsets.setdefault(parent, np.zeros(0))
+        for old in sorted(self._offsets)[:-MOST_VERSIONS]:
+            del self._offsets[old]
+
+    def on_request(
+        self, source: str, stamp_ns: int, appearance: Sequence[float], version: int = 0
+    ) -> bool:
         """
         Take a request of a camera.
 
+        :param version: of the weights; those that nothing is known of start the description of the
+            scenario anew
         :return: True when its surroundings changed
         """
         detector = self._detectors.setdefault(source, ScenarioDetector(self._config))
-        changed = detector.update(appearance)
+        if self._versions.setdefault(source, version) != version:
+            if version not in self._offsets or self._versions[source] not in self._offsets:
+                detector.restart()
+            self._versions[source] = version
+        changed = detector.update(appearance, self._offset(version, len(appearance)))
         self.score = detector.score
         if changed:
             self.current += 1
             self._changes.setdefault(source, []).append((stamp_ns, self.current))
         return changed
+
+    def _offset(self, version: int, size: int) -> Vector | None:
+        offset = self._offsets.get(version)
+        return offset if offset is not None and offset.size == size else None
 
     def at(self, source: str, stamp_ns: int) -> int:
         """Return the scenario of a camera at a time."""

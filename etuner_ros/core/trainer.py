@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass
 import math
 import zlib
@@ -22,13 +24,15 @@ from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
 from etuner_ros.core.replay import Sample
 
+LEAST_SPAN = 6  # batches
+
 
 @dataclass(frozen=True)
 class Step:
     """One training batch that was done."""
 
     iteration: int  # counted from 1
-    total: int
+    total: int  # planned; equal to `iteration` in the last step, whether planned or stopped early
     loss: float
 
 
@@ -46,6 +50,18 @@ def make_optimiser(
     if extra is not None:
         groups.append({'params': list(extra.parameters()), 'lr': config.head_learning_rate})
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+
+def precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """
+    Return the context that a training forward runs in.
+
+    bfloat16 has the range of float32, so no loss has to be scaled. On CPUs without instructions
+    for it it is slower than float32, so it is used on GPUs only.
+    """
+    if config.mixed_precision and device.type == 'cuda' and torch.cuda.is_bf16_supported():
+        return torch.autocast('cuda', torch.bfloat16)
+    return nullcontext()
 
 
 def grow_optimiser(optimiser: torch.optim.Optimizer, model: Classifier) -> None:
@@ -102,6 +118,14 @@ def view(sample: Sample, index: int, seed: int) -> Image:
 Chosen = list[tuple[Sample, int]]  # samples of a training batch with the view of each
 
 
+def _has_settled(losses: list[float], span: int, share: float) -> bool:
+    """Return whether the mean of the last `span` losses is hardly below that of those before."""
+    if share <= 0 or len(losses) < 2 * span:
+        return False
+    last, before = sum(losses[-span:]), sum(losses[-2 * span : -span])
+    return last > (1.0 - share) * before
+
+
 def train_round(
     model: Classifier,
     optimiser: torch.optim.Optimizer,
@@ -119,7 +143,8 @@ def train_round(
 
     Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which
     `scenario_share` come from the current scenario and the rest with every class equally likely.
-    Blocks in `model.frozen` are not touched.
+    Blocks in `model.frozen` are not touched. The round ends early when the loss of the new samples
+    no longer falls from one pass to the next by `early_stop` of itself.
 
     :param logits: runs the model on chosen views, with gradient
     :param extra_loss: added to the loss of each batch, for what is learned without labels
@@ -127,6 +152,9 @@ def train_round(
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
     total = planned_iterations(len(new), config)
+    # A pass over the new samples; a few batches more where a pass is too short to be compared.
+    span = max(math.ceil(len(new) / fresh), LEAST_SPAN)
+    history: list[float] = []
     order: list[int] = []
     model.train()
     for iteration in range(1, total + 1):
@@ -137,12 +165,11 @@ def train_round(
         samples += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
-        target = torch.tensor(
-            [index[s.label] for s in samples], device=model.head.weight.device
+        target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)
+        losses = functional.cross_entropy(
+            logits([(s, int(v)) for s, v in zip(samples, views)]), target, reduction='none'
         )
-        loss = functional.cross_entropy(
-            logits([(s, int(v)) for s, v in zip(samples, views)]), target
-        )
+        loss = losses.mean()
         if extra_loss is not None:
             loss = loss + extra_loss()
         optimiser.zero_grad(set_to_none=True)
@@ -151,5 +178,9 @@ def train_round(
             [p for p in model.parameters() if p.grad is not None], config.gradient_clip
         )
         optimiser.step()
-        yield Step(iteration, total, float(loss.detach()))
+        history.append(float(losses[:fresh].detach().mean()))
+        done = iteration == total or _has_settled(history, span, config.early_stop)
+        yield Step(iteration, iteration if done else total, float(loss.detach()))
+        if done:
+            break
     model.eval()

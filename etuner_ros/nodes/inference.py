@@ -33,6 +33,7 @@ from etuner_ros.core.images import encode_jpeg
 from etuner_ros.core.images import Image as Array
 from etuner_ros.core.live_model import LiveModel
 from etuner_ros.core.live_model import Result
+from etuner_ros.core.models import choose_device
 from etuner_ros.core.weights import read_base
 from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import ModelUpdate
@@ -127,16 +128,8 @@ class InferenceNode(AutostartNode):
             raise ConfigError(
                 f"image_transport must be 'raw' or 'compressed', got '{settings.image_transport}'"
             )
-        device = settings.device
-        if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        elif device.startswith('cuda') and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device is '{device}' but torch sees no CUDA device; set device to 'auto' or "
-                f"'cpu'"
-            )
+        self._device = str(choose_device(settings.device))
         torch.set_num_threads(settings.threads)
-        self._device = device
         self._open(base_weights.prepare(model.architecture, model.input_size, model.weights))
         self._predictions = self.create_lifecycle_publisher(
             Prediction, 'predictions', reliable(10)

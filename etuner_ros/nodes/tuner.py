@@ -24,6 +24,8 @@ from rclpy.task import Future
 from std_msgs.msg import Header
 
 from etuner_ros.action import FineTune
+from etuner_ros.core.budget import Budget
+from etuner_ros.core.config import BudgetConfig
 from etuner_ros.core.config import Checked
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import LazyTuneConfig
@@ -106,6 +108,7 @@ class TunerNode(Node):
         self._train = declare(self, 'train', TrainConfig)
         self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
         self._head = declare(self, 'head', HeadConfig)
+        self._budget = Budget(declare(self, 'budget', BudgetConfig))
         self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
@@ -113,6 +116,7 @@ class TunerNode(Node):
         self._round: _Round | None = None
         self._rounds = self._refused = self._heads = 0
         self._next_unlabelled = 0.0
+        self._head_parent = 0
         self._head_candidate = ''  # digest of the head that waits for its verdict
         self._frame_features: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._update: ModelUpdate | None = None
@@ -138,9 +142,7 @@ class TunerNode(Node):
         self.create_subscription(LabelledBatch, 'labelled_batches', self._on_batch, LATCHED)
         self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
-            self.create_subscription(
-                FrameFeature, 'frame_feature', self._on_feature, reliable(30)
-            )
+            self.create_subscription(FrameFeature, 'frame_feature', self._on_feature, reliable(30))
             self.create_subscription(
                 LabelReceipt, 'label_receipts', self._on_receipt, reliable(100)
             )
@@ -379,7 +381,7 @@ class TunerNode(Node):
     def _on_prediction(self, message: Prediction) -> None:
         self._lazy.on_request()
         if self._scenarios.on_request(
-            message.source, stamp_ns(message.header), message.appearance
+            message.source, stamp_ns(message.header), message.appearance, message.model_version
         ):
             self._lazy.on_scenario_change()
             change = ScenarioChange(
@@ -397,6 +399,8 @@ class TunerNode(Node):
 
     def _maybe_start_round(self, forced: bool = False) -> bool:
         if self._state != TunerStatus.WAITING or not (forced or self._lazy.should_tune):
+            return False
+        if not forced and self._budget.refusal(time.monotonic()):
             return False
         self._rounds += 1
         self._round = _Round(self._rounds, self._lazy.on_round_start(), dict(self._received))
@@ -434,6 +438,7 @@ class TunerNode(Node):
             self._worker.send({'op': 'head_refused'})
             return
         self._head_candidate = sha256(message['weights'])[:12]
+        self._head_parent = message['parent']
         cursors = dict(zip(self._update.collectors, self._update.batch_ids))
         self._propose(message, 'head', cursors)
 
@@ -484,7 +489,9 @@ class TunerNode(Node):
             if digest == self._head_candidate:
                 self._head_candidate = ''
                 self._heads += accepted
-                if not accepted:
+                if accepted:
+                    self._scenarios.on_version(message.version, self._head_parent, ())
+                else:
                     self._worker.send({'op': 'head_refused'})
             return
         if self._round is None or self._round.candidate is None:
@@ -500,6 +507,9 @@ class TunerNode(Node):
             self.health.problem(message.reason)
         self._lazy.on_round_end(candidate['iterations'], self._after)
         if accepted:
+            self._scenarios.on_version(
+                message.version, candidate['parent'], candidate['appearance_move']
+            )
             if self._loaded < message.version:
                 self._awaited, self._awaited_since = message.version, time.monotonic()
             self._end_round(FineTune.Result.NONE, message.reason, version=message.version)
@@ -534,6 +544,7 @@ class TunerNode(Node):
         seconds = self._round.candidate['seconds'] if self._round.candidate else 0.0
         if seconds:
             self._last_round_s, self._tuning_s = seconds, self._tuning_s + seconds
+            self._budget.on_round(time.monotonic(), seconds)
         self._round = None
         if self._goal_done is not None:
             live = self._update.version if self._update else 0
@@ -601,7 +612,14 @@ class TunerNode(Node):
             self._say(TunerStatus.WAITING, self._lazy.reason)
             return
         waiting_now = self._state == TunerStatus.WAITING
-        self._say(self._state, self._lazy.reason if waiting_now else self._note)
+        self._say(self._state, self._reason if waiting_now else self._note)
+        self._maybe_start_round()
+
+    @property
+    def _reason(self) -> str:
+        """Why no round runs."""
+        refusal = self._budget.refusal(time.monotonic())
+        return f'{self._lazy.reason}; {refusal}' if refusal else self._lazy.reason
 
     def _say(self, state: int, note: str) -> None:
         """Publish what the tuner is doing and why."""

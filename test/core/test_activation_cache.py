@@ -244,7 +244,9 @@ def test_the_loss_of_a_training_step_is_the_same_with_and_without():
     assert losses[0][-1] < losses[0][0], 'it does learn'
 
 
-@pytest.mark.parametrize(('precision', 'share', 'error'), [('float16', 0.5, 1e-3), ('uint8', 0.4, 5e-3)])
+@pytest.mark.parametrize(
+    ('precision', 'share', 'error'), [('float16', 0.5, 1e-3), ('uint8', 0.4, 5e-3)]
+)
 def test_half_and_quarter_precision_take_less_and_stay_close(precision, share, error):
     sizes, values = {}, {}
     for kind in ('float32', precision):

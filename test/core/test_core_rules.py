@@ -56,10 +56,17 @@ def test_the_gate_accepts_a_small_loss_that_chance_explains_when_there_are_many_
     assert judge(outcomes([(True, False)] * 2 + [(False, True)] + [(True, True)] * 60)).accepted
 
 
-def test_with_few_samples_the_mean_may_not_drop():
+def test_with_few_samples_the_paired_test_is_stricter():
+    lost_three = [(True, False)] * 3
+    assert not judge(outcomes([*lost_three, *[(True, True)] * 17])).accepted, 'p = 0.125 on 20'
+    assert judge(outcomes([*lost_three, *[(True, True)] * 37])).accepted, 'on 40 it may be chance'
+    assert judge(outcomes([(True, False), *[(True, True)] * 19])).accepted, 'one is always chance'
+
+
+def test_with_very_few_samples_the_mean_may_not_drop():
     few = outcomes([(True, False), *[(True, True)] * 9])
     assert not judge(few).accepted
-    assert judge(few, GateConfig(few_samples=5)).accepted
+    assert judge(few, GateConfig(very_few_samples=5)).accepted
     assert judge(outcomes([(False, True), (True, False)])).accepted
 
 
@@ -162,13 +169,16 @@ def test_a_late_label_counts_in_the_scenario_of_its_frame():
     assert log.at('rear', 150) == 0
 
 
-def test_novelty_is_high_for_an_unfamiliar_frame_and_starts_anew_with_other_weights():
+def test_novelty_is_high_for_an_unfamiliar_frame_and_follows_other_weights():
     rng = np.random.default_rng(0)
     novelty = NoveltyScore()
     for energy in rng.normal(-8, 1, 200):
         assert 0 <= novelty.update(energy, 1) <= 1
     assert novelty.update(-3.0, 1) > 0.99
-    assert novelty.update(-3.0, 2) == 0.5
+    for energy in rng.normal(-3, 1, 60):  # another scale, after a swap
+        last = novelty.update(energy, 2)
+    assert last < 0.95
+    assert novelty.update(2.0, 2) > 0.97
 
 
 def frame(stamp_ns: int, size: int = 10) -> Frame:

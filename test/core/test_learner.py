@@ -48,7 +48,8 @@ def model(deployed: Path) -> Classifier:
 def samples(frames: list, labels: tuple[str, ...], scenario: int = 0) -> list[Sample]:
     chosen = [f for f in frames if f.label in labels]
     return [
-        Sample.of(str(i), f.label, scenario, resize_square(f.image, 64)) for i, f in enumerate(chosen)
+        Sample.of(str(i), f.label, scenario, resize_square(f.image, 64))
+        for i, f in enumerate(chosen)
     ]
 
 
@@ -316,7 +317,10 @@ def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
     before = learner.training.state()
     learner.set_live(first.update, first.classes, 1)
     learner.add_samples(
-        [Sample.of(f'x{s.sample_id}', s.label, 0, s.image) for s in samples(frames, ('duck', 'tray'))]
+        [
+            Sample.of(f'x{s.sample_id}', s.label, 0, s.image)
+            for s in samples(frames, ('duck', 'tray'))
+        ]
     )
     finish(learner)
     after = learner.training.state()

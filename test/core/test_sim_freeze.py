@@ -84,7 +84,9 @@ def test_cka_needs_the_same_samples():
 def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0
+        ),
     )
     assert freeze.on_probe(stable(1.0), 8) == set()
     assert freeze.on_probe(stable(0.995), 8) == set()
@@ -94,7 +96,9 @@ def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
 def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0
+        ),
     )
     freeze.on_probe(stable(1.0), 8)
     moved = stable(1.0) | {'block3': 0.985}
@@ -104,7 +108,9 @@ def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
 def test_nothing_freezes_before_the_least_number_of_iterations():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=24, max_frozen_share=1.0),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=24, max_frozen_share=1.0
+        ),
     )
     for expected in (set(), set(), set(UNITS)):
         assert freeze.on_probe(stable(1.0), 8) == expected
@@ -113,14 +119,18 @@ def test_nothing_freezes_before_the_least_number_of_iterations():
 def test_the_share_of_frozen_blocks_is_bounded_from_the_input_on():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6
+        ),
     )
     freeze.on_probe(stable(1.0), 8)
     assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:6])
 
 
 def test_blocks_freeze_a_few_at_a_time_from_the_input_on():
-    config = SimFreezeConfig(**PAPER, patience=1, min_iterations=0, max_frozen_share=0.8, max_new=3)
+    config = SimFreezeConfig(
+        **PAPER, patience=1, min_iterations=0, max_frozen_share=0.8, max_new=3
+    )
     freeze = SimFreeze(UNITS, config)
     freeze.on_probe(stable(1.0), 8)
     sizes = [3, 6, 8, 8]
@@ -130,7 +140,9 @@ def test_blocks_freeze_a_few_at_a_time_from_the_input_on():
 def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.5),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.5
+        ),
     )
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
@@ -141,7 +153,9 @@ def test_a_scenario_change_thaws_what_moved_and_freezes_nothing():
 def test_pinned_layers_are_left_alone():
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=1.0
+        ),
     )
     freeze.set_layers(frozen=['block9'], pinned=['block9', 'block0'])
     freeze.on_probe(stable(1.0), 8)
@@ -161,7 +175,9 @@ def test_pinned_layers_are_left_alone():
 def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
     freeze = SimFreeze(
         UNITS,
-        SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6),
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=1, min_iterations=0, max_frozen_share=0.6
+        ),
     )
     for i, values in enumerate(probes):
         before = set(freeze.frozen)
@@ -173,7 +189,9 @@ def test_the_frozen_set_only_shrinks_on_a_scenario_change(probes):
 
 
 def test_a_restored_instance_decides_alike():
-    freeze = SimFreeze(UNITS, SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0))
+    freeze = SimFreeze(
+        UNITS, SimFreezeConfig(**PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0)
+    )
     freeze.on_probe(stable(1.0), 8)
     freeze.on_probe(stable(1.0), 8)
     other = SimFreeze(UNITS, freeze.config)
