@@ -131,6 +131,7 @@ class Learner:
         self.reference = copy.deepcopy(base).eval()
         self.live = copy.deepcopy(base).eval()
         self.training = copy.deepcopy(base).channels_last()
+        self.training.batchnorm_statistics = config.batchnorm_statistics
         self.version = 0
         self.scenario = 0
         self.sim_freeze = SimFreeze(base.unit_names, sim_freeze)
@@ -155,6 +156,7 @@ class Learner:
         )
         self._served = self._new_head()
         self._proposed: tuple[RoundResult, _HeadState | None] | None = None
+        self._live_update: State = {}
         self._backbones = {0: 0}  # which backbone each version has
         self._in_round = False
         self._head_is_new = False  # something was learned since the live head was made
@@ -271,7 +273,16 @@ class Learner:
                 return
             state.head.unlearn(feature, old, weight)
         state.learned[sample_id] = (label, state.head.learn(feature, label))
-        self._head_is_new = True
+        # What the live head says already need not be sent; it goes with the next update.
+        self._head_is_new |= self._says(feature) != label
+
+    def _says(self, feature: Tensor) -> str:
+        """Return what the live head makes of a feature."""
+        head = self.live.head
+        if not self.live.classes:
+            return ''
+        with torch.no_grad():
+            return self.live.classes[int(head(feature.to(head.weight)).argmax())]
 
     def _learn_instantly(self, samples: list[Sample]) -> None:
         """Have the served head learn samples; features that are not known yet are computed."""
@@ -328,8 +339,8 @@ class Learner:
         """
         Return a candidate with the live backbone and the instant head as it is now.
 
-        :return: None when nothing was learned since the last one, or the head does not know all
-            classes of the live model yet
+        :return: None when nothing was learned since the last one that the live head does not say
+            already, or the head does not know all classes of the live model yet
         """
         started = time.perf_counter()
         live, head = self.live, self._served.head
@@ -340,12 +351,12 @@ class Learner:
         classes = (*live.classes, *new)
         weight, bias = head.linear(classes)
         self._head_is_new = False
-        state = {**live.state(), HEAD[0]: weight.numpy(), HEAD[1]: bias.numpy()}
+        rows = {HEAD[0]: weight.numpy().copy(), HEAD[1]: bias.numpy().copy()}
         fitted = time.perf_counter()
         outcomes = self._validate(self._served, weight, bias, classes)
         ended = time.perf_counter()
         result = RoundResult(
-            update=difference(self.base_state, state),
+            update={**self._live_update, **rows},
             classes=classes,
             parent=self.version,
             frozen=tuple(n for n in live.unit_names if n in self.sim_freeze.frozen),
@@ -367,8 +378,10 @@ class Learner:
 
     def is_head_only(self, update: State) -> bool:
         """Return whether weights differ from the live ones in nothing but the head."""
-        state = {**self.base_state, **update}
-        return all(k in HEAD for k in difference(self.live.state(), state))
+        new, live = (
+            {k: v for k, v in u.items() if k not in HEAD} for u in (update, self._live_update)
+        )
+        return _same(new, live)
 
     def set_live(self, update: State, classes: tuple[str, ...], version: int) -> None:
         """
@@ -386,6 +399,7 @@ class Learner:
         proposed, self._proposed = self._proposed, None
         self.live.load_state(state, classes)
         self.live.eval()
+        self._live_update = update
         if self._in_round:
             self._proposed = proposed
         elif proposed and _same(proposed[0].update, update):

@@ -30,6 +30,8 @@ from etuner_ros.core.weights import BaseWeights
 from etuner_ros.core.weights import read_base
 from etuner_ros.core.weights import sha256
 
+KEPT_HEADS = 3  # versions with a new head only, besides what `keep` allows
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -45,6 +47,7 @@ class Manifest:
     seconds: float = 0.0  # the round that made it
     created_ns: int = 0  # ROS time
     learned: dict[str, int] = field(default_factory=dict)  # collector: last batch learned
+    head_only: bool = False  # a new head on the backbone of its parent, not a round
 
     @staticmethod
     def from_json(text: str) -> Manifest:
@@ -60,7 +63,7 @@ class ModelStore:
 
     :param root: folder of all stores
     :param base: file of the base weights; it is copied into the store
-    :param keep: how many versions are kept beside the live one and its parent
+    :param keep: how many versions made by rounds are kept beside the live one and its parent
     :raises WeightsError: when the base weights can't be read
     :raises StoreError: when the folder can't be written
     """
@@ -193,7 +196,9 @@ class ModelStore:
             0,
             self.live,
             self.manifests[self.live].parent,
-            *sorted(self.manifests)[-self.keep :],
+            # A head is made with every correction; they must not push out what rounds made.
+            *[v for v in sorted(self.manifests) if not self.manifests[v].head_only][-self.keep :],
+            *[v for v in sorted(self.manifests) if self.manifests[v].head_only][-KEPT_HEADS:],
         }
         for version in [v for v in self.manifests if v not in keep]:
             shutil.rmtree(self._version_folder(version), ignore_errors=True)

@@ -186,7 +186,7 @@ class Classifier(nn.Module):
         return batch.permute(0, 3, 1, 2).float() * self._scale + self._shift
 
     def channels_last(self) -> Classifier:
-        """Lay the weights out channels last: the same values, trained in two thirds of the time."""
+        """Lay the weights out channels last: trained in two thirds of the time."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 

@@ -157,11 +157,15 @@ def unpack(data: bytes) -> State:
 
 def difference(base: State, state: State) -> State:
     """Return the tensors of `state` that differ from `base` in shape or in any bit."""
-    return {
-        k: v
-        for k, v in state.items()
-        if k not in base or base[k].shape != v.shape or base[k].tobytes() != v.tobytes()
-    }
+    return {k: v for k, v in state.items() if k not in base or not same_bits(base[k], v)}
+
+
+def same_bits(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> bool:
+    """Return whether two arrays have the same shape, type and bits; NaN equals itself."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    rows = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
+    return bool(np.array_equal(*rows))
 
 
 def check_update(base: State, update: State, classes: int) -> None:

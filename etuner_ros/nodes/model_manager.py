@@ -62,7 +62,9 @@ class StoreSettings(Checked):
     """Parameters of the model store."""
 
     folder: str = setting('', 'folder of the model store; empty = $ROS_HOME/etuner/models')
-    keep: int = setting(10, 'versions kept beside the live one and its parent', 1, 100000)
+    keep: int = setting(
+        10, 'versions made by rounds that are kept beside the live one and its parent', 1, 100000
+    )
 
 
 class ModelManagerNode(AutostartNode):
@@ -334,6 +336,7 @@ class ModelManagerNode(AutostartNode):
                 reason=verdict.reason,
                 accuracy=verdict.candidate_accuracy,
                 seconds=float(message.seconds),
+                head_only=message.iterations == 0,
                 created_ns=int(self.get_clock().now().nanoseconds),
                 learned={str(k): int(v) for k, v in zip(message.collectors, message.batch_ids)},
             )

@@ -108,6 +108,15 @@ def test_a_head_update_teaches_a_new_class_without_a_round_and_forgets_nothing(m
     assert learner.pending == new[:3], 'the next round still learns it'
 
 
+def test_a_confirmation_is_learned_but_makes_no_new_version(model, frames):
+    learner = deployed_learner(model, frames)
+    learner.add_samples(
+        [Sample.of('new', 'duck', 0, samples(frames, ('duck',))[-1].image, predicted='duck')]
+    )
+    assert learner.instant.counts['duck'] > sum(s.label == 'duck' for s in learner.replay.samples)
+    assert learner.propose_head() is None
+
+
 def test_a_correction_is_learned_from_the_feature_of_its_frame_and_once_only(model, frames):
     learner = deployed_learner(model, frames)
     new = samples(frames, ('race_car',))[:2]
@@ -134,7 +143,7 @@ def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, fram
     learner.set_live(result.update, result.classes, 1)
     assert not learner.correct('x', 'race_car', feature, version=0), 'the round changed features'
     now = extract_features(learner.live, [new[0].image])[0]
-    assert learner.correct('x', 'race_car', now, version=1)
+    assert learner.correct('x', 'duck', now, version=1)
     head = learner.propose_head()
     learner.set_live(head.update, head.classes, 2)
     assert learner.correct('y', 'race_car', now, version=1), 'a new head keeps the features valid'
@@ -206,6 +215,42 @@ def test_a_model_without_samples_of_its_classes_keeps_its_trained_head(model, fr
     assert learner.propose_head() is None
     result = finish(learner)
     assert np.array_equal(result.update['head.weight'], learner.training.state()['head.weight'])
+
+
+def test_batchnorm_statistics_move_only_when_that_is_asked_for(model, frames):
+    moved = {}
+    for wanted in (False, True):
+        learner = Learner(
+            model, TrainConfig(batch_size=8, epochs=1.0, batchnorm_statistics=wanted)
+        )
+        learner.add_samples(samples(frames, ('duck', 'tray')))
+        moved[wanted] = any('running_mean' in k for k in finish(learner).update)
+    assert moved == {False: False, True: True}
+
+
+def test_a_round_ends_early_when_its_loss_no_longer_falls(model, frames):
+    lengths = {}
+    for share in (0.0, 1.0):
+        learner = Learner(
+            model, TrainConfig(batch_size=8, epochs=20.0, max_iterations=30, early_stop=share)
+        )
+        learner.add_samples(samples(frames, ('duck',))[:5])
+        *steps, result = learner.run_round()
+        assert steps[-1].iteration == steps[-1].total == result.iterations
+        lengths[share] = result.iterations
+    assert lengths == {0.0: 25, 1.0: 12}
+
+
+def test_frames_without_labels_train_the_backbone_when_that_is_switched_on(model, frames):
+    states = []
+    for weight in (0.0, 1.0):
+        learner = Learner(model, TrainConfig(batch_size=8, epochs=1.0, unlabelled_weight=weight))
+        learner.add_unlabelled(samples(frames, ('table',)))
+        learner.add_samples(samples(frames, ('duck',)))
+        result = finish(learner)
+        assert not any('projector' in name for name in result.update)
+        states.append(pack(result.update))
+    assert states[0] != states[1]
 
 
 def test_a_round_is_deterministic_with_a_seed(model, frames):

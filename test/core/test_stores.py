@@ -146,6 +146,16 @@ def test_old_versions_make_room_but_not_the_live_one_and_its_parent(base, tmp_pa
     assert len(list(store.folder.glob('v*'))) == 2
 
 
+def test_many_heads_do_not_push_out_what_rounds_made(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=2)
+    for parent in range(3):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    for parent in range(3, 20):
+        store.commit(pack(UPDATE), parent, ('a', 'b'), head_only=True)
+    assert sorted(store.manifests) == [0, 2, 3, 18, 19, 20]
+    assert ModelStore(tmp_path / 'models', base).manifests[20].head_only
+
+
 def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
     (tmp_path / 'file').write_text('in the way')
     with pytest.raises(StoreError, match=r'models\.folder'):

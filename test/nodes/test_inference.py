@@ -74,7 +74,7 @@ def test_an_image_becomes_a_prediction_with_its_header(ros, deployed, duck):
     assert said.confidence == pytest.approx(said.scores[0])
     assert said.model_version == 0
     assert said.kept
-    assert len(said.appearance) == 64
+    assert len(said.appearance) == 224
     assert said.latency_ms >= said.inference_ms > 0
     assert (kept[0].header, kept[0].label, kept[0].source) == (head, 'duck', 'camera')
     assert bytes(kept[0].image.data).startswith(b'\xff\xd8'), 'the frame is a JPEG'
