@@ -1,0 +1,98 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A whole round on every family of networks: probes, freezing, cache, instant head."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.freezing import frozen_prefix
+from etuner_ros.core.learner import Learner
+from etuner_ros.core.learner import RoundResult
+from etuner_ros.core.models import build
+from etuner_ros.core.models import Classifier
+from etuner_ros.core.models import pretrained_spec
+from etuner_ros.core.models import torchvision_models
+from etuner_ros.core.replay import Sample
+from etuner_ros.core.weights import ModelSpec
+
+EAGER = SimFreezeConfig(
+    threshold=1.0,
+    relative_move=1.0,
+    first_frozen_share=0.5,
+    freeze_interval=1,
+    patience=1,
+    min_iterations=1,
+    probe_size=8,
+    max_new=100,
+)
+
+
+def network(name: str) -> Classifier:
+    torch.manual_seed(0)
+    if name != 'deit_tiny':
+        return build(pretrained_spec(name, 64))
+    backbone = torchvision_models().VisionTransformer(
+        image_size=64, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768
+    )
+    backbone.heads = torch.nn.Identity()
+    spec = ModelSpec('deit_tiny', 64, (), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Classifier(spec, backbone, 192).eval()
+
+
+def pictures(count: int) -> list[Sample]:
+    """Red and blue noise: any network tells them apart."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(count):
+        image = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+        image[..., 0 if i % 2 else 2] += 120
+        made.append(Sample.of(str(i), 'red' if i % 2 else 'blue', 0, image))
+    return made
+
+
+@pytest.mark.parametrize(
+    'name', ['efficientnet_lite0', 'mobilenet_v2', 'mobilenet_v3_small', 'resnet18', 'deit_tiny']
+)
+def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
+    learner = Learner(
+        network(name),
+        TrainConfig(batch_size=4, epochs=1.0, views=1, validation_share=0.0, early_stop=0.0),
+        EAGER,
+    )
+    learner.add_samples(pictures(16))
+    frozen_after = 0
+    before = learner.training.state()
+    for item in learner.run_round():
+        if not isinstance(item, RoundResult) and item.iteration == 2:
+            frozen_after = frozen_prefix(learner.training)
+            before = learner.training.state()
+    assert isinstance(item, RoundResult)
+    units = learner.training.unit_names
+    assert list(item.frozen) == units[: len(units) // 2], 'the front half, in order'
+    assert set(item.cka) == set(units)
+    assert all(-0.01 <= v <= 1.0 + 1e-6 for v in item.cka.values())
+    assert 0 < frozen_after
+    after = learner.training.state()
+    named = {
+        unit.name: [
+            k
+            for k, p in learner.training.named_parameters()
+            if any(p is q for q in unit.parameters())
+        ]
+        for unit in learner.training.units
+    }
+    for position, unit in enumerate(units):
+        same = all(np.array_equal(before[k], after[k]) for k in named[unit])
+        if position < frozen_after:
+            assert same, f'{unit} was frozen'
+    assert not all(np.array_equal(before[k], after[k]) for k in named[units[-1]])
+    assert learner.cache.border > 0
+    assert learner.cache.uses['hits'] > 0, 'samples start behind the frozen blocks'
+    learner.set_live(item.update, item.classes, 1)
+    said = learner.predictions(learner.live, pictures(16))
+    assert np.mean([p == s.label for p, s in zip(said, pictures(16))]) > 0.9
