@@ -395,11 +395,11 @@ class Learner:
         head_only = self.is_head_only(update)
         if self._in_round and not head_only:
             raise LearnerError('other weights can not be taken over while a round runs')
-        backbone = self._backbones[self.version]
-        proposed, self._proposed = self._proposed, None
         self.live.load_state(state, classes)
         self.live.eval()
         self._live_update = update
+        backbone = self._backbones[self.version]
+        proposed, self._proposed = self._proposed, None
         if self._in_round:
             self._proposed = proposed
         elif proposed and _same(proposed[0].update, update):
@@ -519,6 +519,7 @@ class Learner:
         weight, bias = self._served_head(
             state or self._served, self.training.classes, self.training
         )
+        weight, bias = self._with_late_classes(weight, bias)
         candidate = {
             **self.training.state(),
             HEAD[0]: weight.numpy().copy(),
@@ -566,6 +567,21 @@ class Learner:
             else:
                 self.training.add_class(label)
         grow_optimiser(self._optimiser, self.training)
+
+    def _with_late_classes(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Append the rows of classes that corrections brought while the round ran.
+
+        Their pictures have not come yet, so the rows are those of the features before the round.
+        """
+        late = [c for c in self.live.classes if c not in self.training.classes]
+        if not late:
+            return weight, bias
+        rows, offsets = self._served.head.linear(late)
+        for label, row, offset in zip(late, rows, offsets):
+            self.training.add_class(label, row, float(offset))
+        grow_optimiser(self._optimiser, self.training)
+        return torch.cat([weight, rows]), torch.cat([bias, offsets])
 
     def _fit_round_head(self, new: list[Sample]) -> _HeadState:
         """Return the instant head for the backbone that a round made."""

@@ -123,7 +123,7 @@ def _has_settled(losses: list[float], span: int, share: float) -> bool:
     if share <= 0 or len(losses) < 2 * span:
         return False
     last, before = sum(losses[-span:]), sum(losses[-2 * span : -span])
-    return last > (1.0 - share) * before
+    return last >= (1.0 - share) * before
 
 
 def train_round(

@@ -192,6 +192,14 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
     held = list(learner.validation.values())
     said = learner.predictions(learner.live, held)
     assert live == {s.sample_id: p == s.label for s, p in zip(held, said)}
+    learner.set_live(result.update, result.classes, 2)
+    assert learner.live.classes[-1] == 'race_car', 'what was said in between is not lost'
+    learner.add_samples([Sample.of('car', 'race_car', 0, car.image)])
+    assert learner.instant.counts['race_car'] == 1, 'and is learned anew when its picture comes'
+    again = learner.propose_head()
+    if again is not None:
+        learner.set_live(again.update, again.classes, 3)
+    assert learner.predictions(learner.live, [car]) == ['race_car']
 
 
 def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_what_goes_live(
@@ -290,6 +298,16 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_keeps_its_samples_new
     learner.set_live({}, model.classes, 0)
     assert pack(learner.training.state()) == pack(model.state())
     assert len(learner.pending) == waiting
+
+
+def test_weights_that_do_not_fit_change_nothing(model, frames):
+    learner = deployed_learner(model, frames)
+    learner.add_samples(samples(frames, ('tray',)))
+    finish(learner)
+    with pytest.raises(WeightsError):
+        learner.set_live({'head.weight': np.zeros((9, 9), np.float32)}, model.classes, 1)
+    assert learner.waits_for_verdict
+    assert (learner.version, learner.live.classes) == (0, model.classes)
 
 
 def test_after_a_roll_back_a_class_that_only_the_replay_knows_comes_back(model, frames):
