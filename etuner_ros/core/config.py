@@ -114,6 +114,9 @@ class TrainConfig(Checked):
     head_learning_rate: float = setting(
         2e-3, 'Adam step size of the classification head', 1e-8, 1.0
     )
+    final_rate: float = setting(
+        1.0, 'share of the step size that a round falls to, evenly; 1 = constant', 0.0, 1.0
+    )
     batch_size: int = setting(
         16, 'images in one training batch, new and replayed together', 2, 4096
     )

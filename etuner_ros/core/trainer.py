@@ -154,6 +154,10 @@ def train_round(
     total = planned_iterations(len(new), config)
     # A pass over the new samples; a few batches more where a pass is too short to be compared.
     span = max(math.ceil(len(new) / fresh), LEAST_SPAN)
+    rates = [
+        config.learning_rate,
+        *[config.head_learning_rate] * (len(optimiser.param_groups) - 1),
+    ]
     history: list[float] = []
     order: list[int] = []
     model.train()
@@ -172,6 +176,8 @@ def train_round(
         loss = losses.mean()
         if extra_loss is not None:
             loss = loss + extra_loss()
+        for group, rate in zip(optimiser.param_groups, rates):
+            group['lr'] = rate * (1.0 - (1.0 - config.final_rate) * (iteration - 1) / total)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
