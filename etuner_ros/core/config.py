@@ -17,19 +17,26 @@ from typing import Any
 from etuner_ros.core.errors import ConfigError
 
 
-def setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """Return a dataclass field with its description and closed bounds."""
-    return field(default=default, metadata={'help': text, 'min': low, 'max': high})
+def setting(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Return a dataclass field with its description and its closed bounds or its choices."""
+    metadata = {'help': text, 'min': low, 'max': high, 'choices': choices}
+    return field(default=default, metadata=metadata)
 
 
 class Checked:
-    """Mixin: refuses values outside the bounds of their field."""
+    """Mixin: refuses values outside the bounds or the choices of their field."""
 
     def __post_init__(self) -> None:
         """
-        Check every bounded field.
+        Check every field.
 
-        :raises ConfigError: naming the field, its bounds and the value it got
+        :raises ConfigError: naming the field, what it allows and the value it got
         """
         for item in fields(self):  # type: ignore[arg-type]
             value, low, high = (
@@ -37,6 +44,10 @@ class Checked:
                 item.metadata.get('min'),
                 item.metadata.get('max'),
             )
+            choices = item.metadata.get('choices', ())
+            if choices and value not in choices:
+                allowed = ', '.join(repr(c) for c in choices)
+                raise ConfigError(f'{item.name} must be one of {allowed}, got {value!r}')
             if low is None and high is None:
                 continue
             if (
@@ -166,7 +177,9 @@ class TrainConfig(Checked):
         256.0, 'memory for activations behind the frozen layers, in MB; 0 = no cache', 0.0, 1e6
     )
     cache_precision: str = setting(
-        'float16', "'float32' is exact; 'float16' and 'uint8' take a half and a quarter of it"
+        'float16',
+        "'float32' is exact; 'float16' and 'uint8' take a half and a quarter of it",
+        choices=('float32', 'float16', 'uint8'),
     )
     device: str = setting('auto', "'auto' takes CUDA where there is one; 'cpu', 'cuda', 'cuda:1'")
     mixed_precision: bool = setting(

@@ -37,9 +37,11 @@ class ScenarioLog:
 
         :param move: of the `compressed` appearance; empty when it is the same
         """
-        before = self._offsets.get(parent, np.zeros(len(move)))
-        same = not len(move) or before.size not in (0, len(move))
-        self._offsets[version] = before if same else before + np.asarray(move)
+        before, moved = self._offsets.get(parent, np.zeros(0)), np.asarray(move, np.float64)
+        if before.size == moved.size:
+            self._offsets[version] = before + moved
+        else:  # one of the two is empty, or it is another network
+            self._offsets[version] = moved if moved.size else before
         self._offsets.setdefault(parent, np.zeros(0))
         for old in sorted(self._offsets)[:-MOST_VERSIONS]:
             del self._offsets[old]

@@ -164,8 +164,8 @@ def same_bits(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> bool:
     """Return whether two arrays have the same shape, type and bits; NaN equals itself."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    rows = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
-    return bool(np.array_equal(*rows))
+    one, other = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return bool(np.array_equal(one, other))
 
 
 def check_update(base: State, update: State, classes: int) -> None:

@@ -26,7 +26,6 @@ from std_msgs.msg import Header
 from etuner_ros.core import base_weights
 from etuner_ros.core.config import Checked
 from etuner_ros.core.config import setting
-from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images import decode
 from etuner_ros.core.images import encode_jpeg
@@ -70,7 +69,9 @@ class InferenceSettings(Checked):
 
     source: str = setting('camera', 'name of this camera pipeline in predictions and labels')
     image_transport: str = setting(
-        'raw', "'raw' subscribes image_raw, 'compressed' image_raw/compressed"
+        'raw',
+        "'raw' subscribes image_raw, 'compressed' image_raw/compressed",
+        choices=('raw', 'compressed'),
     )
     device: str = setting('auto', "'auto' takes CUDA where there is one; 'cpu', 'cuda', 'cuda:1'")
     threads: int = setting(1, 'CPU threads of a prediction', 1, 256)
@@ -124,10 +125,6 @@ class InferenceNode(AutostartNode):
         """Load the base weights, make publishers and subscriptions."""
         settings = self.settings = declare(self, '', InferenceSettings)
         model = declare(self, 'model', ModelSettings)
-        if settings.image_transport not in ('raw', 'compressed'):
-            raise ConfigError(
-                f"image_transport must be 'raw' or 'compressed', got '{settings.image_transport}'"
-            )
         self._device = str(choose_device(settings.device))
         torch.set_num_threads(settings.threads)
         self._open(base_weights.prepare(model.architecture, model.input_size, model.weights))

@@ -23,6 +23,7 @@ from etuner_ros.core.images import resize_square
 from etuner_ros.core.nearest_mean import NearestClassMean
 from etuner_ros.core.replay import Replay
 from etuner_ros.core.replay import Sample
+from etuner_ros.core.scenario import compressed
 from etuner_ros.core.scenario import NoveltyScore
 from etuner_ros.core.scenario import ScenarioDetector
 from etuner_ros.core.scenario_log import ScenarioLog
@@ -167,6 +168,34 @@ def test_a_late_label_counts_in_the_scenario_of_its_frame():
     assert log.at('front', changes[0] - 1) == 0
     assert log.at('front', changes[0]) == 1
     assert log.at('rear', 150) == 0
+
+
+def test_a_swap_of_weights_is_no_change_of_surroundings_when_its_move_is_known():
+    rng = np.random.default_rng(2)
+    move = rng.normal(0, 0.6, 32)
+    frames = looks(rng, 25.0, 300)
+    swapped = compressed(frames) + move  # as other weights would describe the same frames
+    swapped = np.sign(swapped) * swapped**2
+    alarms = {}
+    for known in (True, False):
+        log = ScenarioLog()
+        log.on_version(5, 0, ())  # a new head only
+        log.on_version(6, 5, move if known else ())
+        alarms[known] = [
+            log.on_request('front', i, (frames if i < 150 else swapped)[i], 5 if i < 150 else 6)
+            for i in range(300)
+        ]
+    assert not any(alarms[True])
+    assert any(alarms[False])
+
+
+def test_weights_that_nothing_is_known_of_start_the_description_anew():
+    rng = np.random.default_rng(3)
+    log = ScenarioLog()
+    before = [log.on_request('front', i, x, 0) for i, x in enumerate(looks(rng, 5.0, 100))]
+    after = [log.on_request('front', 100 + i, x, 9) for i, x in enumerate(looks(rng, 9.0, 100))]
+    assert not any(before + after), 'weights and surroundings can not be told apart here'
+    assert any(log.on_request('front', 200 + i, x, 9) for i, x in enumerate(looks(rng, 5.0, 60)))
 
 
 def test_novelty_is_high_for_an_unfamiliar_frame_and_follows_other_weights():

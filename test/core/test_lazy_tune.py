@@ -13,6 +13,7 @@ import pytest
 from scipy.optimize import nnls
 
 from etuner_ros.core.config import LazyTuneConfig
+from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.lazy_tune import fit_line_nnls
 from etuner_ros.core.lazy_tune import fit_progress
@@ -187,3 +188,5 @@ def test_settings_out_of_range_are_refused_with_name_and_bounds():
         LazyTuneConfig(max_batches=0)
     with pytest.raises(ConfigError, match='gain_share'):
         LazyTuneConfig(gain_share=math.nan)
+    with pytest.raises(ConfigError, match=r"cache_precision must be one of 'float32'.*got 'int4'"):
+        TrainConfig(cache_precision='int4')

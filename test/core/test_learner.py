@@ -27,6 +27,7 @@ from etuner_ros.core.models import Classifier
 from etuner_ros.core.models import from_base
 from etuner_ros.core.models import pretrained_spec
 from etuner_ros.core.replay import Sample
+from etuner_ros.core.scenario import compressed
 from etuner_ros.core.trainer import grow_optimiser
 from etuner_ros.core.trainer import make_optimiser
 from etuner_ros.core.trainer import planned_iterations
@@ -425,6 +426,24 @@ def test_a_grown_head_keeps_its_moments(model):
     assert torch.equal(new[:4], old)
     assert not new[4].any()
     assert optimiser.param_groups[1]['params'] == list(model.head.parameters())
+
+
+def test_a_round_says_how_far_it_moved_the_appearance_of_frames(model, frames):
+    learner = Learner(model, QUICK)
+    shown = samples(frames, ('duck', 'tray'))
+    learner.add_samples(shown)
+    result = finish(learner)
+    batch = model.tensor(s.image for s in shown)
+    old, new = (
+        compressed(m.appearance(batch).double().numpy()).mean(axis=0)
+        for m in (model, learner.training)
+    )
+    assert np.allclose(result.appearance_move, new - old, atol=1e-4)
+    assert np.abs(result.appearance_move).max() > 0
+    learner.set_live(result.update, result.classes, 1)
+    learner.sim_freeze.set_layers(model.unit_names[:10], [])
+    learner.add_samples([Sample.of('one more', 'duck', 0, shown[0].image)])
+    assert finish(learner).appearance_move == (), 'all blocks up to the middle were frozen'
 
 
 def test_the_network_starts_without_classes_and_learns_its_first_one(frames):

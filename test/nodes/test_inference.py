@@ -288,6 +288,6 @@ def test_a_wrong_parameter_is_named(ros, deployed):
     logs = ros.logs()
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     ros.until(
-        lambda: any("image_transport must be 'raw' or 'compressed'" in m.msg for m in logs),
+        lambda: any("image_transport must be one of 'raw', 'compressed'" in m.msg for m in logs),
         'the sentence',
     )
