@@ -599,8 +599,10 @@ class Learner:
         pairs = zip(self.live.units[:first], self.training.units[:first])
         if all(digest(old) == digest(new) for old, new in pairs):
             return ()
-        here = [s for s in [*self.replay.samples, *new] if s.scenario == self.scenario]
-        samples = here[-APPEARANCE_SAMPLES:]
+        # The newest of the current scenario; few of them are made up for by others.
+        everything = [*self.replay.samples, *new]
+        samples = sorted(everything, key=lambda s: s.scenario == self.scenario)
+        samples = samples[-APPEARANCE_SAMPLES:]
         if not samples:
             return ()
         images = [s.image for s in samples]

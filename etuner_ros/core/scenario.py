@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from etuner_ros.core.config import ScenarioConfig
 
+AFTER_SWAP = 40  # frames that the description of a scenario counts as after a swap
 LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by
 
 Vector = npt.NDArray[np.float64]
@@ -131,6 +132,17 @@ class ScenarioDetector:
         self._window.clear()
         self._begin(self._size)
 
+    def on_swap(self) -> None:
+        """
+        Note that weights were swapped that describe frames otherwise.
+
+        The correction for that (`offset`) is an estimate, so what was described before counts as
+        few frames only: the score is smaller at first and the description follows sooner.
+        """
+        keep = min(1.0, AFTER_SWAP / max(self._count, 1.0))
+        self._count, self._m2 = self._count * keep, self._m2 * keep
+        self._lagged = self._lagged * keep
+
     def update(self, appearance: Sequence[float] | Vector, offset: Vector | None = None) -> bool:
         """
         Take the appearance of one request.
@@ -165,7 +177,7 @@ class ScenarioDetector:
         if self._over < self.config.patience:
             return False
         self.scenario += 1
-        self._begin(self._size)  # the window belongs to the new scenario
+        self.restart()  # the window still holds frames from before the change
         return True
 
     def _describe(self, values: Vector) -> None:

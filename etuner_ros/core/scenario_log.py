@@ -57,10 +57,13 @@ class ScenarioLog:
         :return: True when its surroundings changed
         """
         detector = self._detectors.setdefault(source, ScenarioDetector(self._config))
-        if self._versions.setdefault(source, version) != version:
-            if version not in self._offsets or self._versions[source] not in self._offsets:
-                detector.restart()
+        before = self._versions.setdefault(source, version)
+        if before != version:
             self._versions[source] = version
+            if version not in self._offsets or before not in self._offsets:
+                detector.restart()
+            elif not np.array_equal(self._offsets[version], self._offsets[before]):
+                detector.on_swap()
         changed = detector.update(appearance, self._offset(version, len(appearance)))
         self.score = detector.score
         if changed:
