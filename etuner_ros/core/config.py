@@ -223,7 +223,7 @@ class ScenarioConfig(Checked):
     )
     window: int = setting(24, 'recent requests that are compared with the scenario', 4, 10000)
     threshold: float = setting(
-        2.3, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0
+        2.6, 'score over which a change is suspected; it is near 1 within a scenario', 1.0, 1000.0
     )
     patience: int = setting(4, 'requests in a row over the threshold', 1, 1000)
 
