@@ -119,8 +119,9 @@ class ActivationCache:
             return images(range(len(keys)))
         found: dict[int, Tensor] = {}
         depths: dict[int, list[int]] = {}
-        for position, key in enumerate(keys):
-            entry = self._entries.get(key)
+        # What making room for one sample throws out may be needed for the next.
+        entries = [self._entries.get(key) for key in keys]
+        for position, entry in enumerate(entries):
             depths.setdefault(0 if entry is None else entry.depth, []).append(position)
         device = self._model.head.weight.device
         for depth, positions in depths.items():
@@ -128,17 +129,18 @@ class ActivationCache:
                 start = images(positions)
                 self.uses['misses'] += len(positions)
             else:
-                start = torch.stack([self._entries[keys[p]].real() for p in positions]).to(device)
+                kept = [e.real() for e in (entries[p] for p in positions) if e is not None]
+                start = torch.stack(kept).to(device)
                 kind = 'hits' if depth == self.border else 'advanced'
                 self.uses[kind] += len(positions)
             with torch.no_grad():
                 reached = self._cuts.run(start, depth, self.border)
             for row, position in enumerate(positions):
                 found[position] = reached[row]
-                if depth == self.border:
-                    self._entries.move_to_end(keys[position])
-                else:
+                if depth != self.border:
                     self._keep(keys[position], reached[row])
+                elif keys[position] in self._entries:
+                    self._entries.move_to_end(keys[position])
         return torch.stack([found[p] for p in range(len(keys))])
 
     def discard(self, key: Hashable) -> None:

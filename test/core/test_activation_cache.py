@@ -277,6 +277,19 @@ def test_the_least_recently_used_goes_first():
     assert cache.bytes == one
 
 
+def test_a_batch_that_does_not_fit_throws_out_its_own_samples_and_is_right_all_the_same():
+    model, _, cache = make()
+    freeze(model, cache, 3)
+    fetch(cache, model, [0])
+    cache = ActivationCache(model, cache._cuts, 2 * cache.bytes, 'float32')
+    freeze(model, cache, 3)
+    fetch(cache, model, [0, 1])
+    fetch(cache, model, [2, 0, 3, 1, 4])
+    freeze(model, cache, 4)
+    fetch(cache, model, [5, 3, 4, 6])
+    assert cache.bytes <= cache._capacity
+
+
 def test_training_never_writes_into_what_is_kept():
     """The block behind the border begins with an operation in place, as in a ResNet."""
     torch.manual_seed(0)
