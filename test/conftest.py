@@ -5,12 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 import sys
 
+from hypothesis import settings
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers.py
+
+# The same examples in every run, so that CI fails for a reason; HYPOTHESIS_PROFILE=explore looks further.
+settings.register_profile('repeatable', derandomize=True, deadline=None)
+settings.register_profile('explore', max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'repeatable'))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
