@@ -258,7 +258,8 @@ class Learner:
         )
         if not usable:
             return False
-        self._served.features[sample_id] = feature.float()
+        # A feature that was learned from already is needed unchanged, to take the label back.
+        self._served.features.setdefault(sample_id, feature.float())
         if sample_id not in self.replay and self._holds_back(sample_id, label):
             return False
         self._teach(self._served, sample_id, label)
@@ -411,24 +412,29 @@ class Learner:
             self.sim_freeze.accepted = True
         elif not head_only or proposed:
             # A roll-back, a swap by hand, or a candidate that was refused.
-            self.training.load_state(state, classes)
-            self._optimiser = self._make_optimiser()
+            self._reset_training(state, classes)
             # What the lost round learned is new again.
             waiting = {s.sample_id for s in self.pending}
             self.pending = [s for s in self._last_new if s.sample_id not in waiting] + self.pending
             self._last_new = []
-            if self._probe is not None:
-                self._probe.last = {}
             if not head_only:
                 backbone = max(self._backbones.values()) + 1
                 self._served = self._new_head()
-                self.cache.follow()
                 self._learn_instantly(self._head_samples())
         self._backbones[version] = backbone
         for old in sorted(self._backbones)[:-1000]:
             del self._backbones[old]
         self.version = version
         self._learn_instantly(self.pending)  # what came while a candidate waited
+
+    def _reset_training(self, state: State, classes: tuple[str, ...]) -> None:
+        """Put other weights into the training model; nothing that was made with the old stays."""
+        self.training.load_state(state, classes)
+        self.training.eval()
+        self._optimiser = self._make_optimiser()
+        if self._probe is not None:
+            self._probe.last = {}
+        self.cache.follow()
 
     def set_scenario(self, scenario: int) -> None:
         """Note a scenario change: probes are drawn anew and frozen blocks may thaw."""
@@ -501,12 +507,7 @@ class Learner:
             move = self._appearance_move(new)
             head_seconds = time.perf_counter() - started
         except BaseException:
-            self.training.load_state({k: v.cpu().numpy() for k, v in before.items()}, classes)
-            self.training.eval()
-            self._optimiser = self._make_optimiser()
-            if self._probe is not None:
-                self._probe.last = {}
-            self.cache.follow()
+            self._reset_training({k: v.cpu().numpy() for k, v in before.items()}, classes)
             raise
         finally:
             self._in_round = False

@@ -217,6 +217,42 @@ def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_wha
     assert torch.allclose(got, extract_features(model, [late[0].image])[0], atol=1e-3)
 
 
+def test_a_refused_round_leaves_no_activation_of_its_weights_in_the_cache(model, frames):
+    eager = SimFreezeConfig(
+        threshold=1.0,
+        relative_move=1.0,
+        first_frozen_share=0.6,
+        freeze_interval=2,
+        patience=1,
+        min_iterations=2,
+        probe_size=8,
+        max_new=18,
+    )
+    train = TrainConfig(
+        batch_size=8, epochs=3.0, views=1, validation_share=0.0, learning_rate=1e-2
+    )
+    learner = Learner(model, train, eager)
+    shown = samples(frames, ('duck', 'tray', 'mug'))
+    learner.add_samples(shown)
+    finish(learner)
+    assert learner.cache.border > 0
+    learner.set_live({}, model.classes, 0)
+    got = learner._features(shown)
+    assert torch.allclose(got, extract_features(model, [s.image for s in shown]), atol=1e-2)
+
+
+def test_a_change_of_mind_takes_back_exactly_what_was_learned(model, frames):
+    learner = deployed_learner(model, frames)
+    before = learner.instant.linear(learner.instant.classes)[0].clone()
+    picture = samples(frames, ('tray',))[0]
+    learner.add_samples([Sample.of('x', 'duck', 0, picture.image)])
+    other = learner._served.features['x'] + 0.1  # as another decoding of the frame gives
+    learner.correct('x', 'mug', other, version=0)
+    label, weight = learner._served.learned['x']
+    learner.instant.unlearn(learner._served.features['x'], label, weight)
+    assert torch.allclose(learner.instant.linear(learner.instant.classes)[0], before, atol=1e-5)
+
+
 def test_a_model_without_samples_of_its_classes_keeps_its_trained_head(model, frames):
     """Without exemplars the instant head does not know what the old classes look like."""
     learner = Learner(model, QUICK)
