@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import fx
 from torch import nn
 from torch import Tensor
@@ -126,17 +125,3 @@ class Cuts:
         piece.graph.eliminate_dead_code()
         piece.recompile()
         return piece
-
-
-def check_borders(cuts: Cuts, network: nn.Module, batch: Tensor) -> None:
-    """
-    Check that each border gives what the whole network gives.
-
-    :raises ValueError: naming the first border that does not
-    """
-    with torch.inference_mode():
-        whole = network(batch)
-        for border in cuts.borders[1:]:
-            parts = cuts.run(cuts.run(batch, 0, border), border)
-            if not torch.allclose(parts, whole, rtol=1e-4, atol=1e-5):
-                raise ValueError(f'the network can not be cut behind block {border}')
