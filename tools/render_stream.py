@@ -130,6 +130,34 @@ NEW = (
     Kind('robot_dog', 'aliengo/aliengo.urdf', joints=0.45),
 )
 
+# Other things, for a second stream that settings are searched on and that no report shows. Two
+# of them join in each scenario after the first (NIC).
+SECOND = (
+    Kind('bicycle', 'bicycle/bike.urdf', tumble=0.05),
+    Kind('temple', 'samurai.urdf', tumble=0.05),
+    Kind(
+        'jenga_block',
+        'jenga/jenga.obj',
+        colours=((1, 1, 1), (1, 0.9, 0.75), (0.8, 0.7, 0.6)),
+        tumble=0.4,
+    ),
+    Kind('panda_arm', 'franka_panda/panda.urdf', tumble=0.05, joints=0.8),
+    Kind('cheetah', 'mini_cheetah/mini_cheetah.urdf', joints=0.4),
+    Kind('gripper', 'pr2_gripper.urdf', joints=0.4, tumble=0.5),
+    *(Kind(f'thing_{i}', f'random_urdfs/{i}/{i}.urdf', tumble=0.3) for i in ('000', '007', '021')),
+    Kind('square_table', 'table_square/table_square.urdf', tumble=0.05),
+    Kind('humanoid', 'humanoid/humanoid.urdf', (math.pi / 2, 0, 0), joints=0.6),
+)
+SECOND_NEW = (
+    Kind('laikago', 'laikago/laikago_toes_zup.urdf', joints=0.4),
+    Kind('minitaur', 'quadruped/minitaur.urdf', joints=0.5),
+    Kind('gear', 'differential/diff_ring.urdf', tumble=0.5),
+    *(
+        Kind(f'thing_{i}', f'random_urdfs/{i}/{i}.urdf', tumble=0.3)
+        for i in ('104', '233', '377', '512', '640')
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -700,12 +728,12 @@ def contact_sheet(
     for scenario in dict.fromkeys(f[0] for f in frames):
         for turn in range(per_kind):
             row = []
-            for kind in KNOWN + NEW:
-                mine = [f[3] for f in frames if f[0] == scenario and f[1] == kind.name]
+            for kind in dict.fromkeys(f[1] for f in frames):
+                mine = [f[3] for f in frames if f[0] == scenario and f[1] == kind]
                 picture = mine[turn].copy() if len(mine) > turn else np.zeros_like(frames[0][3])
                 cv2.putText(
                     picture,
-                    kind.name,
+                    kind,
                     (3, 12),
                     cv2.FONT_HERSHEY_SIMPLEX,
                     0.4,
@@ -736,10 +764,18 @@ def main() -> int:
         help='frames per scenario instead of the full number (for a look)',
     )
     parser.add_argument('--sheet', type=Path, help='also write a picture of sample frames')
+    parser.add_argument(
+        '--second', action='store_true', help='other kinds, two new ones in each later scenario'
+    )
     arguments = parser.parse_args()
     scenarios: tuple[Scenario, ...] = SCENARIOS
+    if arguments.second:
+        scenarios = tuple(
+            Scenario(**{**vars(s), 'kinds': SECOND + SECOND_NEW[: 2 * i]})
+            for i, s in enumerate(SCENARIOS)
+        )
     if arguments.frames:
-        scenarios = tuple(Scenario(**{**vars(s), 'frames': arguments.frames}) for s in SCENARIOS)
+        scenarios = tuple(Scenario(**{**vars(s), 'frames': arguments.frames}) for s in scenarios)
     frames = render(
         arguments.seed, scenarios, arguments.quality, lambda line: print(line, file=sys.stderr)
     )

@@ -20,6 +20,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from etuner_ros.core.cost import CACHE
+from etuner_ros.core.cost import part
 from etuner_ros.core.cuts import Cuts
 from etuner_ros.core.freezing import frozen_prefix
 from etuner_ros.core.models import Classifier
@@ -92,12 +94,12 @@ class ActivationCache:
 
         :return: the border that samples now start from
         """
-        prefix = frozen_prefix(self._model)
+        prefix = frozen_prefix(self._model) if self._capacity > 0 else 0
         chain = [b'']
         for unit in self._model.units[:prefix]:
             chain.append(hashlib.sha256(chain[-1] + digest(unit)).digest())
         self._chain = chain
-        self.border = self._cuts.border(prefix) if self._capacity > 0 else 0
+        self.border = self._cuts.border(prefix)
         for key in [
             k
             for k, e in self._entries.items()
@@ -117,6 +119,10 @@ class ActivationCache:
         """
         if self.border == 0:
             return images(range(len(keys)))
+        with part(CACHE):
+            return self._fetch(keys, images)
+
+    def _fetch(self, keys: Sequence[Hashable], images: Callable[[Sequence[int]], Tensor]) -> Tensor:
         found: dict[int, Tensor] = {}
         depths: dict[int, list[int]] = {}
         # What making room for one sample throws out may be needed for the next.
@@ -142,6 +148,20 @@ class ActivationCache:
                 elif keys[position] in self._entries:
                     self._entries.move_to_end(keys[position])
         return torch.stack([found[p] for p in range(len(keys))])
+
+    def offer(self, key: Hashable, activation: Tensor, made_by: Sequence[Unit]) -> bool:
+        """
+        Keep an activation at `border` that another network made, when its blocks up to there hold
+        the same values as those of this model.
+
+        :param made_by: the blocks of that network
+        :return: whether it was kept
+        """
+        if self.border == 0 or not same_values(made_by, self._model.units, self.border):
+            return False
+        self._keep(key, activation)
+        self.uses['offered'] += 1
+        return True
 
     def discard(self, key: Hashable) -> None:
         """Forget a sample."""
@@ -183,3 +203,13 @@ def digest(unit: Unit) -> bytes:
         values = tensor.detach().cpu().contiguous()
         result.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return result.digest()
+
+
+def same_values(one: Sequence[Unit], other: Sequence[Unit], count: int) -> bool:
+    """Return whether the first `count` blocks of two networks are equal bit for bit."""
+    for a, b in zip(one[:count], other[:count]):
+        ours = (*a.parameters(), *a.module.buffers())
+        theirs = (*b.parameters(), *b.module.buffers())
+        if not all(torch.equal(x, y) for x, y in zip(ours, theirs)):
+            return False
+    return True

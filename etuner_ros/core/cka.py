@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from etuner_ros.core.cost import charge
+
 
 def gram(activations: Tensor) -> Tensor:
     """
@@ -22,6 +24,7 @@ def gram(activations: Tensor) -> Tensor:
     # the small matrix the precision.
     rows = activations.flatten(1)
     rows = (rows - rows.mean(dim=0, keepdim=True)).double()
+    charge(2.0 * rows.numel() * (len(rows) + 1))
     return rows @ rows.T
 
 

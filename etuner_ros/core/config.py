@@ -205,6 +205,16 @@ class HeadConfig(Checked):
     balance: float = setting(
         1.0, 'weight of a sample is its class count to the power of minus this', 0.0, 1.0
     )
+    prior: float = setting(
+        0.0,
+        'how much more likely classes are that were labelled lately: exponent of their share; 0 = '
+        'all equally likely',
+        0.0,
+        2.0,
+    )
+    prior_memory: float = setting(
+        64.0, 'labels after which what was labelled has faded to a third', 1.0, 1e6
+    )
     interval_s: float = setting(1.0, 'least time between two updates of the head, in s', 0.0, 1e6)
     max_samples: int = setting(
         1000, 'most samples that the head is rebuilt from after a round', 10, 1000000

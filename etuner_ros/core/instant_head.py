@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.cost import charge
+from etuner_ros.core.cost import HEAD
 
 _BIAS_PENALTY = 1e-6  # of the penalty on weights: the bias is practically free
 _SCALES = [2.0**e for e in (0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6)]
@@ -95,6 +97,9 @@ class InstantHead:
         diagonal = moment.diagonal()
         diagonal[:-1] += penalty
         diagonal[-1] += penalty * _BIAS_PENALTY
+        n, d = rows.shape
+        # Moments, factor and inverse, leverages, scores.
+        charge(2.0 * n * d * d + d**3 + 2.0 * n * d * d + 6.0 * n * d * len(self.classes), HEAD)
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
         hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
         self._weights = self._inverse @ (rows.T @ (weight[:, None] * hot))
@@ -168,6 +173,7 @@ class InstantHead:
 
     def _update(self, row: Tensor, target: Tensor, weight: float) -> None:
         """Recursive least squares: Sherman-Morrison on the inverse, gain times error on W."""
+        charge(4.0 * row.numel() * (row.numel() + len(target)), HEAD)
         gain = self._inverse @ row
         scale = weight / (1.0 + weight * float(row @ gain))
         self._weights.addr_(gain, target - row @ self._weights, alpha=scale)

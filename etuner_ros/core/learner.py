@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import copy
@@ -31,6 +32,12 @@ from etuner_ros.core.cka import gram
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.cost import DECODE
+from etuner_ros.core.cost import HEAD as HEAD_PART
+from etuner_ros.core.cost import OTHER
+from etuner_ros.core.cost import part
+from etuner_ros.core.cost import PROBE
+from etuner_ros.core.cost import VALIDATION
 from etuner_ros.core.cuts import Cuts
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.freezing import apply_frozen
@@ -116,6 +123,8 @@ class Learner:
     what is served is the instant head, what gradients flow through is the trained one.
 
     :param base: the deployed model; it is copied
+    :param follow_appearance: measure how far each round moves the appearance of frames, which the
+        detector of scenarios needs when it looks through the live model
     """
 
     def __init__(
@@ -124,7 +133,9 @@ class Learner:
         train: TrainConfig | None = None,
         sim_freeze: SimFreezeConfig | None = None,
         head: HeadConfig | None = None,
+        follow_appearance: bool = True,
     ) -> None:
+        self._follow_appearance = follow_appearance
         config = self.train_config = train or TrainConfig()
         self.head_config = head or HeadConfig()
         self.base_state = base.state()
@@ -151,6 +162,7 @@ class Learner:
         self._optimiser = self._make_optimiser()
         self._probe: _Probe | None = None
         self.cuts = Cuts(self.training.backbone, self.training.units)
+        self._live_cuts = Cuts(self.live.backbone, self.live.units)
         self.cache = ActivationCache(
             self.training, self.cuts, int(config.cache_mb * 1e6), config.cache_precision
         )
@@ -239,6 +251,32 @@ class Learner:
         for index in range(self.train_config.views):
             self.cache.discard((sample_id, index))
 
+    def foresee(self, samples: list[Sample]) -> tuple[list[str], dict[str, Tensor]]:
+        """
+        Do what the robot does when it predicts frames, before anybody labels them.
+
+        What it makes on the way is kept: the activation at the frozen border goes to the cache.
+
+        :return: the labels said, and the features (D,) of the live backbone by sample id
+        """
+        live = self.live
+        border = self.cache.border
+        said: list[str] = []
+        features: dict[str, Tensor] = {}
+        for start in range(0, len(samples), 32):
+            part_of = samples[start : start + 32]
+            x = self._tensor([s.image for s in part_of])
+            with torch.inference_mode():
+                middle = self._live_cuts.run(x, 0, border)
+                rows = self._live_cuts.run(middle, border).flatten(1)
+                best = live.head(rows).argmax(dim=1).tolist() if live.classes else []
+            said += [live.classes[i] for i in best] if best else [''] * len(part_of)
+            for index, sample in enumerate(part_of):
+                features[sample.sample_id] = rows[index].clone()
+                if border:
+                    self.cache.offer((sample.sample_id, 0), middle[index], live.units)
+        return said, features
+
     # The instant head
 
     def correct(self, sample_id: str, label: str, feature: Tensor, version: int) -> bool:
@@ -262,7 +300,8 @@ class Learner:
         self._served.features.setdefault(sample_id, feature.float())
         if sample_id not in self.replay and self._holds_back(sample_id, label):
             return False
-        self._teach(self._served, sample_id, label)
+        with part(HEAD_PART):
+            self._teach(self._served, sample_id, label)
         return True
 
     def _teach(self, state: _HeadState, sample_id: str, label: str) -> None:
@@ -289,13 +328,14 @@ class Learner:
         """Have the served head learn samples; features that are not known yet are computed."""
         if not self.head_config.enabled or not samples or self._in_round or self._proposed:
             return  # the training backbone is not the live one
-        if not self._served.learned:
-            self._served = self._fit_head(samples)
-            self._head_is_new = True
-            return
-        self._fill(self._served, samples)
-        for sample in samples:
-            self._teach(self._served, sample.sample_id, sample.label)
+        with part(HEAD_PART):
+            if not self._served.learned:
+                self._served = self._fit_head(samples)
+                self._head_is_new = True
+                return
+            self._fill(self._served, samples)
+            for sample in samples:
+                self._teach(self._served, sample.sample_id, sample.label)
 
     def _fill(self, state: _HeadState, samples: list[Sample]) -> None:
         """Compute the features of samples that have none yet."""
@@ -354,7 +394,8 @@ class Learner:
         self._head_is_new = False
         rows = {HEAD[0]: weight.numpy().copy(), HEAD[1]: bias.numpy().copy()}
         fitted = time.perf_counter()
-        outcomes = self._validate(self._served, weight, bias, classes)
+        with part(VALIDATION):
+            outcomes = self._validate(self._served, weight, bias, classes)
         ended = time.perf_counter()
         result = RoundResult(
             update={**self._live_update, **rows},
@@ -427,6 +468,10 @@ class Learner:
         self.version = version
         self._learn_instantly(self.pending)  # what came while a candidate waited
 
+    def go_back(self) -> None:
+        """Give up the candidate that was proposed last; training goes on from what is live."""
+        self.set_live(self._live_update, self.live.classes, self.version)
+
     def _reset_training(self, state: State, classes: tuple[str, ...]) -> None:
         """Put other weights into the training model; nothing that was made with the old stays."""
         self.training.load_state(state, classes)
@@ -442,6 +487,19 @@ class Learner:
             self.scenario = scenario
             self._probe = None
             self.sim_freeze.on_scenario_change()
+
+    def set_frozen(self, names: Iterable[str], keep_state: bool = False) -> None:
+        """
+        Freeze exactly these blocks now, between two training batches or two rounds.
+
+        For other rules than SimFreeze, which must be switched off then.
+
+        :param keep_state: the optimiser keeps its moments of frozen blocks
+        """
+        self.sim_freeze.set_layers(names, self.sim_freeze.pinned)
+        optimiser = None if keep_state else self._optimiser
+        apply_frozen(self.training, self.sim_freeze.frozen, optimiser)
+        self.cache.follow()
 
     def accuracy(self, correct: dict[str, bool]) -> float:
         """
@@ -498,13 +556,16 @@ class Learner:
                     yield step
                     if cancelled():
                         raise RoundCancelled
-                    if since_probe >= self.sim_freeze.config.freeze_interval:
+                    enabled = self.sim_freeze.config.enabled
+                    if enabled and since_probe >= self.sim_freeze.config.freeze_interval:
                         probe_seconds += self._freeze_by_probe(since_probe)
                         since_probe = 0
             self.training.eval()
             started = time.perf_counter()
-            state = self._fit_round_head(new) if self.head_config.enabled else None
-            move = self._appearance_move(new)
+            with part(HEAD_PART):
+                state = self._fit_round_head(new) if self.head_config.enabled else None
+            with part(OTHER):
+                move = self._appearance_move(new) if self._follow_appearance else ()
             head_seconds = time.perf_counter() - started
         except BaseException:
             self._reset_training({k: v.cpu().numpy() for k, v in before.items()}, classes)
@@ -526,7 +587,10 @@ class Learner:
             HEAD[0]: weight.numpy().copy(),
             HEAD[1]: bias.numpy().copy(),
         }
-        outcomes = self._validate(state or self._new_head(), weight, bias, self.training.classes)
+        with part(VALIDATION):
+            outcomes = self._validate(
+                state or self._new_head(), weight, bias, self.training.classes
+            )
         ended = time.perf_counter()
         result = RoundResult(
             update=difference(self.base_state, candidate),
@@ -618,7 +682,8 @@ class Learner:
 
         def images(positions: Sequence[int]) -> Tensor:
             seed = self.train_config.seed
-            return self._tensor([view(*chosen[p], seed) for p in positions])
+            with part(DECODE):
+                return self._tensor([view(*chosen[p], seed) for p in positions])
 
         return self.cache.fetch([(s.sample_id, index) for s, index in chosen], images)
 
@@ -718,6 +783,14 @@ class Learner:
         Measure every block's CKA, let SimFreeze decide and apply it; return the seconds it took.
         """
         started = time.perf_counter()
+        with part(PROBE):
+            self._probe_blocks(iterations)
+        apply_frozen(self.training, self.sim_freeze.frozen, self._optimiser)
+        self.cache.follow()
+        return time.perf_counter() - started
+
+    def _probe_blocks(self, iterations: int) -> None:
+        """Measure every block's CKA and tell SimFreeze."""
         config = self.sim_freeze.config
         if config.enabled:
             if self._probe is None:
@@ -731,9 +804,6 @@ class Learner:
                     )
             if self._probe is not None:
                 self.sim_freeze.on_probe(self._similarities(self._probe), iterations)
-        apply_frozen(self.training, self.sim_freeze.frozen, self._optimiser)
-        self.cache.follow()
-        return time.perf_counter() - started
 
     def _similarities(self, probe: _Probe) -> dict[str, float]:
         """

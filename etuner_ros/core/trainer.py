@@ -19,6 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.cost import BACKWARD
+from etuner_ros.core.cost import FORWARD
+from etuner_ros.core.cost import OPTIMISER
+from etuner_ros.core.cost import part
 from etuner_ros.core.images import Image
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
@@ -170,20 +174,23 @@ def train_round(
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
         target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)
-        losses = functional.cross_entropy(
-            logits([(s, int(v)) for s, v in zip(samples, views)]), target, reduction='none'
-        )
-        loss = losses.mean()
-        if extra_loss is not None:
-            loss = loss + extra_loss()
+        with part(FORWARD):
+            losses = functional.cross_entropy(
+                logits([(s, int(v)) for s, v in zip(samples, views)]), target, reduction='none'
+            )
+            loss = losses.mean()
+            if extra_loss is not None:
+                loss = loss + extra_loss()
         for group, rate in zip(optimiser.param_groups, rates):
             group['lr'] = rate * (1.0 - (1.0 - config.final_rate) * (iteration - 1) / total)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            [p for p in model.parameters() if p.grad is not None], config.gradient_clip
-        )
-        optimiser.step()
+        with part(BACKWARD):
+            loss.backward()
+        with part(OPTIMISER):
+            torch.nn.utils.clip_grad_norm_(
+                [p for p in model.parameters() if p.grad is not None], config.gradient_clip
+            )
+            optimiser.step()
         history.append(float(losses[:fresh].detach().mean()))
         done = iteration == total or _has_settled(history, span, config.early_stop)
         yield Step(iteration, iteration if done else total, float(loss.detach()))

@@ -1,0 +1,77 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every method of the benchmark is: told of requests and labels, asked for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from etuner_ros.core.cost import CostMeter
+from etuner_ros.core.models import Classifier
+from etuner_ros.core.replay import Sample
+
+
+@dataclass(frozen=True)
+class World:
+    """What a method starts from, the same for all on one stream and seed."""
+
+    base: Classifier  # the deployed model
+    exemplars: tuple[Sample, ...]  # what it was fitted to
+    features: Callable[[Sequence[Sample]], Tensor]  # of the deployed backbone, (n, D); free
+    meter: CostMeter
+    seed: int
+
+
+class Method:
+    """
+    One way to keep a deployed model up to date.
+
+    The runner calls: `on_request` for each request, `on_change` when the detector says so,
+    `on_batch` for labels, `wants_round` while no round runs, then `round`, `make_candidate` and
+    `finish_round`, each when its virtual time has come. What predictions come from may change in `on_batch` and
+    `finish_round` only.
+    """
+
+    source = ''  # where the method is from
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rounds = 0
+        self.refused = 0
+
+    @property
+    def frozen(self) -> int:
+        """Blocks that do not train now."""
+        return len(self.world.base.units)
+
+    def on_request(self) -> None:
+        """Note that a request was served."""
+
+    def on_change(self, true: bool) -> None:
+        """Note a change of scenario; `true` marks the real border, which only oracles may use."""
+
+    def on_batch(self, samples: list[Sample]) -> None:
+        """Take labelled samples that arrived."""
+
+    def wants_round(self) -> bool:
+        """Return whether a round of training should start now."""
+        return False
+
+    def round(self) -> Iterator[None]:
+        """Train; yields after each training batch."""
+        yield from ()
+
+    def make_candidate(self) -> None:
+        """Make what may go live of a round, and measure it."""
+
+    def finish_round(self) -> None:
+        """Bring what the round made live."""
+
+    def predict(self, samples: Sequence[Sample]) -> list[str]:
+        """Return the label that the live model gives each sample."""
+        raise TypeError(f'{type(self).__name__} does not predict')

@@ -1,0 +1,108 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Egeria: freeze the frontmost blocks whose plasticity has levelled off (Wang et al., EuroSys 2023,
+arXiv 2201.06227).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etuner_ros.bench.methods.tuned import Policy
+from etuner_ros.core.cost import part
+from etuner_ros.core.cost import PROBE
+from etuner_ros.core.freezing import frozen_prefix
+from etuner_ros.core.learner import Learner
+from etuner_ros.core.models import Classifier
+
+INTERVAL = 8  # training batches between two evaluations
+SNAPSHOT = 4  # evaluations after which the reference is taken anew
+WINDOW = 5  # evaluations that the moving average and the line span
+TOLERANCE = 0.1  # of the slope, relative to the first plasticity of the block
+HITS = 3  # evaluations in a row with a slope below that
+PROBE_SIZE = 32
+
+
+def similarity_loss(one: Tensor, other: Tensor) -> float:
+    """
+    Return the SP loss of two activations (b, ...) of the same samples: the squared Frobenius
+    distance of their row-normalised Gram matrices over b squared (Tung & Mori, ICCV 2019).
+    """
+    grams = []
+    for activation in (one, other):
+        rows = activation.flatten(1).double()
+        grams.append(torch.nn.functional.normalize(rows @ rows.T, dim=1))
+    return float((grams[0] - grams[1]).square().sum() / len(one) ** 2)
+
+
+def slope(values: Sequence[float]) -> float:
+    """Return the slope of the least-squares line through evenly spaced values."""
+    return float(np.polyfit(np.arange(len(values)), np.asarray(values), 1)[0])
+
+
+class Egeria(Policy):
+    """The front module is frozen when its plasticity no longer changes; then the next is watched."""
+
+    def __init__(self) -> None:
+        self._reference: Classifier | None = None
+        self._evaluations = self._batches = self._hits = 0
+        self._raw: deque[float] = deque(maxlen=WINDOW)
+        self._smooth: deque[float] = deque(maxlen=WINDOW)
+        self._scale = 0.0
+
+    def begin(self, learner: Learner) -> None:
+        """Draw the batch that plasticity is measured on."""
+        samples = (learner.replay.samples + learner.pending)[-PROBE_SIZE:]
+        self._batch = learner.training.tensor(s.image for s in samples)
+
+    def step(self, learner: Learner) -> None:
+        """Evaluate every few training batches."""
+        self._batches += 1
+        if self._batches % INTERVAL:
+            return
+        with part(PROBE):
+            self._evaluate(learner)
+
+    def _evaluate(self, learner: Learner) -> None:
+        model = learner.training
+        if self._reference is None or self._evaluations % SNAPSHOT == 0:
+            self._reference = copy.deepcopy(model).eval()
+        self._evaluations += 1
+        front = frozen_prefix(model)
+        if front >= len(model.units) - 1:  # the last block always trains
+            return
+        mode = model.training
+        model.eval()
+        now, then = (_activation(m, front, self._batch) for m in (model, self._reference))
+        model.train(mode)
+        self._raw.append(similarity_loss(now, then))
+        self._smooth.append(float(np.mean(self._raw)))
+        if len(self._smooth) < WINDOW:
+            return
+        self._scale = self._scale or max(self._smooth)
+        still = abs(slope(list(self._smooth))) <= TOLERANCE * self._scale
+        self._hits = self._hits + 1 if still else 0
+        if self._hits >= HITS:
+            learner.set_frozen(model.unit_names[: front + 1])
+            self._hits, self._scale = 0, 0.0
+            self._raw.clear()
+            self._smooth.clear()
+
+
+def _activation(model: Classifier, index: int, batch: Tensor) -> Tensor:
+    """Return the output of a block."""
+    seen: list[Tensor] = []
+    hook = model.units[index].module.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    try:
+        with torch.inference_mode():
+            model.features(batch)
+    finally:
+        hook.remove()
+    return seen[0]

@@ -1,0 +1,282 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Methods that train: when (a trigger), which blocks (a policy), and what of ours they use, all on
+the learner that runs on the robot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+
+import torch
+
+from etuner_ros.bench.methods.base import Method
+from etuner_ros.bench.methods.base import World
+from etuner_ros.core.config import GateConfig
+from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.config import LazyTuneConfig
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.gate import judge
+from etuner_ros.core.lazy_tune import LazyTune
+from etuner_ros.core.learner import Learner
+from etuner_ros.core.learner import RoundResult
+from etuner_ros.core.replay import Sample
+from etuner_ros.core.trainer import Step
+
+
+class Trigger:
+    """When a round starts: once `count` batches wait."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self.waiting = 0
+
+    def on_batch(self, errors: int, new_classes: bool) -> None:
+        """Note a labelled batch and how many of its samples were predicted wrong."""
+        self.waiting += 1
+
+    def on_request(self) -> None:
+        """Note a request."""
+
+    def on_change(self, true: bool) -> None:
+        """Note a change of scenario."""
+
+    @property
+    def due(self) -> bool:
+        """Whether a round should start."""
+        return self.waiting >= self.count
+
+    def on_start(self) -> None:
+        """Note that a round starts over all that waits."""
+        self.waiting = 0
+
+    def on_end(self, result: RoundResult, accepted: bool) -> None:
+        """Note how the round ended."""
+
+
+class Lazy(Trigger):
+    """LazyTune decides."""
+
+    def __init__(self, config: LazyTuneConfig) -> None:
+        super().__init__()
+        self.lazy = LazyTune(config)
+
+    def on_batch(self, errors: int, new_classes: bool) -> None:
+        """Pass on."""
+        self.lazy.on_batch(new_classes=new_classes, errors=errors)
+
+    def on_request(self) -> None:
+        """Pass on."""
+        self.lazy.on_request()
+
+    def on_change(self, true: bool) -> None:
+        """Pass on what the detector says."""
+        if not true:
+            self.lazy.on_scenario_change()
+
+    @property
+    def due(self) -> bool:
+        """Whether LazyTune wants a round."""
+        return self.lazy.should_tune
+
+    def on_start(self) -> None:
+        """Pass on."""
+        self.lazy.on_round_start()
+
+    def on_end(self, result: RoundResult, accepted: bool) -> None:
+        """Pass on the accuracy that is live now."""
+        accuracy = result.accuracy if accepted else result.accuracy_before
+        self.lazy.on_round_end(result.iterations, accuracy)
+
+
+class Oracle(Trigger):
+    """One round at each true change, with the first batch that comes after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = False
+
+    def on_change(self, true: bool) -> None:
+        """Look at real borders only."""
+        self._changed |= true
+
+    @property
+    def due(self) -> bool:
+        """Whether a batch of the new scenario is there."""
+        return self._changed and self.waiting > 0 and self._fresh
+
+    _fresh = False
+
+    def on_batch(self, errors: int, new_classes: bool) -> None:
+        """Count; only what comes after the border starts the round."""
+        super().on_batch(errors, new_classes)
+        self._fresh = self._changed
+
+    def on_start(self) -> None:
+        """Wait for the next border."""
+        super().on_start()
+        self._changed = self._fresh = False
+
+
+class Policy:
+    """Which blocks train; this one leaves it to SimFreeze, or trains all when that is off."""
+
+    def begin(self, learner: Learner) -> None:
+        """Act before a round."""
+
+    def step(self, learner: Learner) -> None:
+        """Act after a training batch; gradients of it are still there."""
+
+    def end(self, learner: Learner) -> None:
+        """Act when the training of a round is over."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a method that trains."""
+
+    train: TrainConfig
+    trigger: int = 1
+    lazy: LazyTuneConfig | None = None
+    oracle: bool = False
+    sim_freeze: SimFreezeConfig = field(default_factory=lambda: SimFreezeConfig(enabled=False))
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(enabled=False))
+    gate: GateConfig = field(default_factory=lambda: GateConfig(enabled=False))
+    policy: type[Policy] = Policy
+
+
+class Tuned(Method):
+    """A learner, a trigger and a policy."""
+
+    def __init__(self, world: World, recipe: Recipe) -> None:
+        super().__init__(world)
+        self.recipe = recipe
+        torch.manual_seed(world.seed)
+        self.learner = Learner(
+            world.base,
+            replace(recipe.train, seed=world.seed),
+            recipe.sim_freeze,
+            recipe.head,
+            follow_appearance=False,  # the detector is the same for all, and sees the base model
+        )
+        self.learner.add_exemplars(list(world.exemplars))
+        self.trigger: Trigger = Trigger(recipe.trigger)
+        if recipe.lazy is not None:
+            self.trigger = Lazy(recipe.lazy)
+        elif recipe.oracle:
+            self.trigger = Oracle()
+        self.policy = recipe.policy()
+        self._scenario = 0
+        self._steps: Iterator[Step | RoundResult] | None = None
+        self._version = 0
+
+    @property
+    def frozen(self) -> int:
+        """Blocks that are frozen now."""
+        return len(self.learner.training.frozen)
+
+    def on_request(self) -> None:
+        """Tell the trigger."""
+        self.trigger.on_request()
+
+    def on_change(self, true: bool) -> None:
+        """Number the scenarios as the detector sees them."""
+        self.trigger.on_change(true)
+        if not true:
+            self._scenario += 1
+            if self._steps is None:
+                self.learner.set_scenario(self._scenario)
+
+    def on_batch(self, samples: list[Sample]) -> None:
+        """
+        Learn instantly where there is such a head, and tell the trigger.
+
+        The frames were predicted when they were seen, so what the live model made of them is
+        there: prediction, feature, and the activation at its frozen border.
+        """
+        learner = self.learner
+        with self.world.meter.paused():
+            said = self._know(samples)
+        samples = [
+            replace(s, scenario=self._scenario, predicted=p) for s, p in zip(samples, said)
+        ]
+        known = set(learner.live.classes)
+        if self.recipe.head.enabled:
+            for sample in samples:
+                feature = self._seen[sample.sample_id]
+                learner.correct(sample.sample_id, sample.label, feature, learner.version)
+        learner.add_samples(samples)
+        self._offer_head()
+        self.trigger.on_batch(
+            errors=sum(s.label != s.predicted for s in samples),
+            new_classes=any(s.label not in known for s in samples),
+        )
+
+    def _know(self, samples: list[Sample]) -> list[str]:
+        """Predict frames as the robot did when it saw them; keep what that made."""
+        learner = self.learner
+        said, self._seen = learner.foresee(samples)
+        return said
+
+    def _offer_head(self) -> None:
+        """Bring the instant head live, unless a candidate waits for its verdict."""
+        if self.learner.waits_for_verdict:
+            return
+        result = self.learner.propose_head()
+        if result is not None:
+            self._decide(result)
+
+    def wants_round(self) -> bool:
+        """Ask the trigger."""
+        return self.trigger.due and bool(self.learner.pending)
+
+    def round(self) -> Iterator[None]:
+        """Train, up to the last batch."""
+        self.rounds += 1
+        self.trigger.on_start()
+        self.learner.set_scenario(self._scenario)
+        self.policy.begin(self.learner)
+        self._steps = self.learner.run_round()
+        for item in self._steps:
+            assert isinstance(item, Step)
+            self.policy.step(self.learner)
+            yield
+            if item.iteration == item.total:
+                break
+        self.policy.end(self.learner)
+
+    def make_candidate(self) -> None:
+        """Make the candidate and measure it."""
+        assert self._steps is not None
+        result = next(self._steps)
+        assert isinstance(result, RoundResult)
+        self._steps, self._candidate = None, result
+
+    def finish_round(self) -> None:
+        """Judge the candidate and bring it live."""
+        accepted = self._decide(self._candidate)
+        self.refused += not accepted
+        self.trigger.on_end(self._candidate, accepted)
+        self.learner.set_scenario(self._scenario)
+        self._offer_head()
+
+    def _decide(self, result: RoundResult) -> bool:
+        learner = self.learner
+        accepted = judge(result.outcomes, self.recipe.gate).accepted
+        if accepted:
+            self._version += 1
+            learner.set_live(result.update, result.classes, self._version)
+        elif result.iterations:
+            learner.go_back()
+        return accepted
+
+    def predict(self, samples: Sequence[Sample]) -> list[str]:
+        """Ask the live model."""
+        return self.learner.predictions(self.learner.live, list(samples))
+
