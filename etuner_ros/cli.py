@@ -79,6 +79,58 @@ def _bench_scenarios(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_table(bench: argparse.ArgumentParser) -> None:
+    """Add the options of the table."""
+    add = bench.add_argument
+    add('--output', type=Path, default=Path('results'), help='folder of the runs and the report')
+    add('--quick', action='store_true', help='a small table in 3 minutes, for a first look')
+    add('--grocery', type=Path, help='tar file of the grocery store photographs: NC and NIC')
+    add('--images', type=Path, help='folder <scenario>/<class>/*.jpg, scenarios in name order')
+    add('--core50', type=Path, help='folder of CORe50, s1/o1/*.png')
+    add('--openloris', type=Path, help='folder of OpenLORIS-Object, train/<task>/<object>/*.jpg')
+    add('--recording', type=Path, help='recording with ground truth instead of the one shipped')
+    add('--kind', default='NI', choices=('NI', 'NC', 'NIC'), help='of a folder of one scenario')
+    add('--streams', nargs='+', help='only these streams')
+    add('--methods', nargs='+', help='only these methods; default: all')
+    add('--seeds', type=int, default=5, help='class orders, splits, arrivals, initialisations')
+    add('--rival-seeds', type=int, default=2, help='seeds of the methods that are not main ones')
+    add('--model', default='efficientnet_lite0', help="or a torchvision model's name")
+    add(
+        '--also',
+        nargs='*',
+        default=[],
+        metavar='MODEL[=FILE]',
+        help='also the main methods with these networks on recordings, one seed',
+    )
+    add('--weights', default='', help='state-dict file of a torchvision model')
+    add('--input-size', type=int, default=112, help='side of the square input, in px')
+    add('--batches', type=int, help='labelled batches of a scenario at most')
+    add('--requests', type=int, help='requests of a scenario at most')
+    add('--arrivals', default='poisson', help='poisson, uniform, normal, or a file of times')
+    add('--load', type=float, default=0.5, help='share of the stream that `immediate` is busy')
+    add('--processes', type=int, default=0, help='runs at a time; 0 = one for each core')
+    add('--budget-min', type=float, default=float('inf'), help='start no run after so long, min')
+    add('--time', action='store_true', help='also take seconds: one seed, serial, main methods')
+    add('--search', action='store_true', help='settings are searched here: pictures of no report')
+    bench.set_defaults(run=_bench_table)
+
+
+def _bench_serving(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.serving import serve
+    from etuner_ros.bench.serving import table
+    from etuner_ros.demo import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    print(table(serve(stream, arguments.output, arguments.frames, arguments.repetitions)))
+    return 0
+
+
+def _bench_table(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.run import run_table
+
+    return run_table(arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -149,8 +201,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     deploy.set_defaults(run=_deploy)
 
-    bench = commands.add_parser('bench', help='measure the core, without ROS')
-    benches = bench.add_subparsers(required=True, metavar='WHAT')
+    bench = commands.add_parser(
+        'bench',
+        help='compare with every rival on streams of pictures; or measure single parts',
+    )
+    _add_table(bench)
+    benches = bench.add_subparsers(metavar='PART')
     costs = benches.add_parser(
         'costs', help='what probes, cache and instant head cost, side by side on one thread'
     )
@@ -183,6 +239,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_bench_scenarios)
+
+    serving = benches.add_parser(
+        'serving', help='latency of predictions while the robot idles, tunes and swaps'
+    )
+    serving.add_argument('--stream', type=Path, help='labelled pictures to publish and to tune on')
+    serving.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    serving.add_argument(
+        '--frames', type=int, default=3000, help='of each mode, over all repetitions'
+    )
+    serving.add_argument('--repetitions', type=int, default=3, help='turns of all modes')
+    serving.set_defaults(run=_bench_serving)
 
     parsed = parser.parse_args(arguments)
     try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import partial
 import hashlib
 from pathlib import Path
 import tarfile
@@ -176,6 +177,7 @@ READERS: dict[str, Callable[[Path], list[Picture]]] = {
     'recording': recording,
     'images': image_folder,
     'grocery': grocery,
+    'grocery_search': partial(grocery, reported=False),
     'core50': core50,
     'openloris': openloris,
 }

@@ -11,6 +11,7 @@ never fed back, so the outcome does not depend on the machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ from etuner_ros.bench.streams import Stream
 from etuner_ros.core.config import ScenarioConfig
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.cost import CostMeter
+from etuner_ros.core.cost import OTHER
 from etuner_ros.core.deploy import fit_head
-from etuner_ros.core.files import replace_file
 from etuner_ros.core.models import build
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.models import pretrained_spec
@@ -45,7 +46,7 @@ from etuner_ros.core.trainer import planned_iterations
 
 LOAD = 0.5  # share of the stream's time that `immediate` is busy
 FIXED_SHARE = 0.1  # of an immediate round's time that is its fixed part
-TESTED = 60  # scored pictures of each scenario that it is tested on at each border
+TESTED = 40  # scored pictures of each scenario that it is tested on at each border
 EXEMPLARS = 10  # deployment pictures of a class that replay knows
 
 
@@ -203,6 +204,39 @@ class Outcome:
         return sum(drops) / len(drops) if drops else 0.0
 
 
+class Playing:
+    """
+    A method on its way over a stream; `step` plays one event.
+
+    Several can take turns in one process, so that a machine that slows down slows all of them.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        library: Library,
+        make: Callable[[World], Method],
+        clock: Clock,
+        changes: Sequence[float],
+        seed: int,
+        deployed: tuple[Classifier, tuple[Sample, ...]],
+    ) -> None:
+        self._meter = CostMeter()
+        world = World(deployed[0], deployed[1], library.features, self._meter, seed)
+        # What happens before the first event is deployment, not tuning, and is not counted.
+        self._run = _Run(stream, library, make(world), clock, changes, self._meter)
+        self._events = self._run.run()
+
+    def step(self) -> Outcome | None:
+        """Play the next event; return the outcome after the last one."""
+        with self._meter:
+            try:
+                next(self._events)
+            except StopIteration:
+                return self._run.outcome
+        return None
+
+
 def play(
     stream: Stream,
     library: Library,
@@ -211,14 +245,12 @@ def play(
     changes: Sequence[float],
     seed: int,
     deployed: tuple[Classifier, tuple[Sample, ...]],
-    progress: Callable[[float], None] = lambda _share: None,
 ) -> Outcome:
     """Run a method over a stream."""
-    with CostMeter() as meter:
-        world = World(deployed[0], deployed[1], library.features, meter, seed)
-        with meter.paused():  # what happens before the first event is deployment, not tuning
-            method = make(world)
-        return _Run(stream, library, method, clock, changes, meter).run(progress)
+    playing = Playing(stream, library, make, clock, changes, seed, deployed)
+    while (outcome := playing.step()) is None:
+        pass
+    return outcome
 
 
 class _Run:
@@ -233,7 +265,7 @@ class _Run:
     ) -> None:
         self._stream, self._library, self._method = stream, library, method
         self._clock, self._meter = clock, meter
-        self._outcome = Outcome(changes=list(changes))
+        self.outcome = Outcome(changes=list(changes))
         self._waiting: list[Sample] = []  # requests that the live weights have not answered yet
         self._phase = 'idle'  # or training, or proposed: the candidate is being made and judged
         self._until = self._began = 0.0  # of the phase, of the round
@@ -242,13 +274,13 @@ class _Run:
         self._best: list[float] = []
         self._last: list[float] = []
 
-    def run(self, progress: Callable[[float], None]) -> Outcome:
-        stream, outcome = self._stream, self._outcome
+    def run(self) -> Iterator[None]:
+        """Play all events; yields after each."""
+        stream, outcome = self._stream, self.outcome
         marks = [(t, 0, 'true') for t in stream.borders]
         marks += [(t, 2, 'declared') for t in outcome.changes]
         marks.sort()
-        total = len(stream.events)
-        for number, event in enumerate(stream.events):
+        for event in stream.events:
             while marks and marks[0][0] <= event.time:
                 time, _, sort = marks.pop(0)
                 self._advance(time)
@@ -259,14 +291,15 @@ class _Run:
             if event.labelled:
                 self._answer()
                 self._newest = event.time
-                self._method.on_batch([self._library.samples[p.name] for p in event.pictures])
+                with self._meter.part(OTHER):
+                    self._method.on_batch([self._library.samples[p.name] for p in event.pictures])
                 outcome.frozen.append((event.time, self._method.frozen))
             else:
                 self._waiting.append(self._library.samples[event.pictures[0].name])
                 self._ages.append(event.time - self._newest_live)
                 self._method.on_request()
             self._maybe_start(event.time)
-            progress((number + 1) / total)
+            yield
         self._answer()
         with self._meter.paused():
             self._test()
@@ -276,15 +309,15 @@ class _Run:
         outcome.age = sum(self._ages) / len(self._ages)
         outcome.rounds, outcome.refused = self._method.rounds, self._method.refused
         outcome.flops, outcome.seconds = dict(self._meter.flops), dict(self._meter.seconds)
-        return outcome
 
     def _maybe_start(self, time: float) -> None:
         """Train, when the method wants to; what it made goes live when its time has passed."""
         if self._phase == 'idle' and self._method.wants_round():
             before = self._meter.total_flops
             self._began, self._newest_taken = time, self._newest
-            for _ in self._method.round():
-                pass
+            with self._meter.part(OTHER):
+                for _ in self._method.round():
+                    pass
             self._phase = 'training'
             self._until = time + self._clock.duration(self._meter.total_flops - before)
 
@@ -293,14 +326,16 @@ class _Run:
         while self._phase != 'idle' and self._until <= time:
             if self._phase == 'training':
                 before = self._meter.total_flops
-                self._method.make_candidate()
+                with self._meter.part(OTHER):
+                    self._method.make_candidate()
                 self._phase = 'proposed'
                 self._until += (self._meter.total_flops - before) / self._clock.rate
                 continue
             self._answer()
-            self._method.finish_round()
+            with self._meter.part(OTHER):
+                self._method.finish_round()
             self._phase = 'idle'
-            outcome = self._outcome
+            outcome = self.outcome
             outcome.round_times.append((self._began, self._until))
             outcome.busy += self._until - self._began
             outcome.fixed += self._clock.fixed
@@ -313,7 +348,7 @@ class _Run:
         if self._waiting:
             with self._meter.paused():
                 said = self._method.predict(self._waiting)
-            self._outcome.correct += [a == s.label for a, s in zip(said, self._waiting)]
+            self.outcome.correct += [a == s.label for a, s in zip(said, self._waiting)]
             self._waiting = []
 
     def _test(self) -> None:

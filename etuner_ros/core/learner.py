@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from etuner_ros.core.activation_cache import ActivationCache
 from etuner_ros.core.activation_cache import digest
+from etuner_ros.core.activation_cache import same_values
 from etuner_ros.core.cka import cka_of_grams
 from etuner_ros.core.cka import gram
 from etuner_ros.core.config import HeadConfig
@@ -44,6 +46,7 @@ from etuner_ros.core.freezing import apply_frozen
 from etuner_ros.core.gate import Outcome
 from etuner_ros.core.images import Image
 from etuner_ros.core.instant_head import InstantHead
+from etuner_ros.core.label_prior import LabelPrior
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
 from etuner_ros.core.replay import Sample
@@ -166,12 +169,19 @@ class Learner:
         self.cache = ActivationCache(
             self.training, self.cuts, int(config.cache_mb * 1e6), config.cache_precision
         )
+        self.prior = LabelPrior(self.head_config)
+        self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
+        self._offered: dict[bytes, Tensor] = {}  # prior in the biases that were proposed last
+        self._live_prior = torch.zeros(len(base.classes))
+        self._passing: dict[str, Tensor] = {}  # features of this round's last pass, by sample id
         self._served = self._new_head()
         self._proposed: tuple[RoundResult, _HeadState | None] | None = None
         self._live_update: State = {}
         self._backbones = {0: 0}  # which backbone each version has
         self._in_round = False
         self._head_is_new = False  # something was learned since the live head was made
+        apply_frozen(self.training, self.sim_freeze.frozen)
+        self.cache.follow()
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         return make_optimiser(self.training, self.train_config, self._simsiam)
@@ -205,6 +215,8 @@ class Learner:
         `new=False` (seen in an earlier life) only replayed.
         """
         for sample in samples:
+            if new:
+                self._note_label(sample.sample_id, sample.label)
             if new and sample.predicted:
                 self._prequential.append((sample.scenario, sample.predicted == sample.label))
             self.pending = [s for s in self.pending if s.sample_id != sample.sample_id]
@@ -233,6 +245,14 @@ class Learner:
         """Take frames that nobody labelled; rounds learn from them when that is switched on."""
         if self._simsiam is not None:
             self._unlabelled.extend(samples)
+
+    def _note_label(self, sample_id: str, label: str) -> None:
+        """Tell the prior of a label, once."""
+        if self._noted.get(sample_id) != label:
+            self._noted[sample_id] = label
+            self.prior.on_label(label)
+            for key in list(self._noted)[: -10 * MOST_HELD]:
+                del self._noted[key]
 
     def _holds_back(self, sample_id: str, label: str) -> bool:
         """Decide once for each sample whether it is held back for validation."""
@@ -296,6 +316,7 @@ class Learner:
         )
         if not usable:
             return False
+        self._note_label(sample_id, label)
         # A feature that was learned from already is needed unchanged, to take the label back.
         self._served.features.setdefault(sample_id, feature.float())
         if sample_id not in self.replay and self._holds_back(sample_id, label):
@@ -344,9 +365,16 @@ class Learner:
             for sample, row in zip(missing, self._features(missing)):
                 state.features[sample.sample_id] = row
 
-    def _fit_head(self, samples: list[Sample]) -> _HeadState:
-        """Return an instant head for the training backbone, from scratch."""
+    def _fit_head(
+        self, samples: list[Sample], known: Mapping[str, Tensor] | None = None
+    ) -> _HeadState:
+        """
+        Return an instant head for the training backbone, from scratch.
+
+        :param known: features by sample id that need not be computed
+        """
         state = self._new_head()
+        state.features.update(known or {})
         unique = {s.sample_id: s for s in samples}
         kept = list(unique.values())
         self._fill(state, kept)
@@ -363,7 +391,12 @@ class Learner:
         for sample in [*self.replay.samples, *self.pending]:
             by_label.setdefault(sample.label, []).append(sample)
         quota = max(1, self.head_config.max_samples // max(len(by_label), 1))
-        return [s for group in by_label.values() for s in group[-quota:]]
+        # What this round has passed costs nothing; then the newest.
+        return [
+            s
+            for group in by_label.values()
+            for s in sorted(group, key=lambda s: s.sample_id in self._passing)[-quota:]
+        ]
 
     def _served_head(
         self, state: _HeadState, classes: tuple[str, ...], trained: Classifier
@@ -375,6 +408,15 @@ class Learner:
         if self.head_config.enabled and set(classes) <= set(state.head.classes):
             return state.head.linear(classes)
         return trained.head.weight.detach().cpu(), trained.head.bias.detach().cpu()
+
+    def _head_rows(self, weight: Tensor, bias: Tensor, classes: tuple[str, ...]) -> State:
+        """Return the head as it is served: with the prior of the classes, which is kept in mind."""
+        prior = self.prior.offsets(classes) if self.head_config.enabled else 0.0 * bias
+        served = (bias + prior).numpy().copy()
+        self._offered[served.tobytes()] = prior
+        for old in list(self._offered)[:-4]:
+            del self._offered[old]
+        return {HEAD[0]: weight.numpy().copy(), HEAD[1]: served}
 
     def propose_head(self) -> RoundResult | None:
         """
@@ -392,7 +434,7 @@ class Learner:
         classes = (*live.classes, *new)
         weight, bias = head.linear(classes)
         self._head_is_new = False
-        rows = {HEAD[0]: weight.numpy().copy(), HEAD[1]: bias.numpy().copy()}
+        rows = self._head_rows(weight, bias, classes)
         fitted = time.perf_counter()
         with part(VALIDATION):
             outcomes = self._validate(self._served, weight, bias, classes)
@@ -440,6 +482,8 @@ class Learner:
         self.live.load_state(state, classes)
         self.live.eval()
         self._live_update = update
+        bias = state[HEAD[1]]
+        self._live_prior = self._offered.get(bias.tobytes(), torch.zeros(len(bias)))
         backbone = self._backbones[self.version]
         proposed, self._proposed = self._proposed, None
         if self._in_round:
@@ -454,9 +498,12 @@ class Learner:
         elif not head_only or proposed:
             # A roll-back, a swap by hand, or a candidate that was refused.
             self._reset_training(state, classes)
-            # What the lost round learned is new again.
-            waiting = {s.sample_id for s in self.pending}
-            self.pending = [s for s in self._last_new if s.sample_id not in waiting] + self.pending
+            # What the lost round learned is new again, unless the instant head knows it: then
+            # replay has it, and trying the same again would cost the same again.
+            if not self.head_config.enabled:
+                waiting = {s.sample_id for s in self.pending}
+                lost = [s for s in self._last_new if s.sample_id not in waiting]
+                self.pending = lost + self.pending
             self._last_new = []
             if not head_only:
                 backbone = max(self._backbones.values()) + 1
@@ -486,6 +533,7 @@ class Learner:
         if scenario != self.scenario:
             self.scenario = scenario
             self._probe = None
+            self.prior.on_scenario_change()
             self.sim_freeze.on_scenario_change()
 
     def set_frozen(self, names: Iterable[str], keep_state: bool = False) -> None:
@@ -536,6 +584,7 @@ class Learner:
         classes = self.training.classes
         probe_seconds, loss, iterations, since_probe = 0.0, math.nan, 0, 0
         self._in_round = True
+        self._passing = {}
         try:
             self._prepare_head(new)
             probe_seconds += self._freeze_by_probe(0)
@@ -584,8 +633,7 @@ class Learner:
         weight, bias = self._with_late_classes(weight, bias)
         candidate = {
             **self.training.state(),
-            HEAD[0]: weight.numpy().copy(),
-            HEAD[1]: bias.numpy().copy(),
+            **self._head_rows(weight, bias, self.training.classes),
         }
         with part(VALIDATION):
             outcomes = self._validate(
@@ -651,7 +699,7 @@ class Learner:
     def _fit_round_head(self, new: list[Sample]) -> _HeadState:
         """Return the instant head for the backbone that a round made."""
         samples = {s.sample_id: s for s in [*self._head_samples(), *new]}
-        return self._fit_head(list(samples.values()))
+        return self._fit_head(list(samples.values()), self._passing)
 
     def _appearance_move(self, new: list[Sample]) -> tuple[float, ...]:
         """
@@ -693,9 +741,15 @@ class Learner:
     def _logits(self, chosen: Chosen) -> Tensor:
         """Run the training model on views, with gradient behind the frozen prefix."""
         start = self._activations(chosen)
+        if self.train_config.flip and start.dim() == 4:
+            mirrored = torch.from_numpy(self._rng.random(len(start)) < 0.5).to(start.device)
+            start = torch.where(mirrored[:, None, None, None], start.flip(3), start)
         with precision(self.train_config, start.device):
             features = self.cuts.run(start, self.cache.border).flatten(1)
             logits: Tensor = self.training.head(features)
+        if self.head_config.reuse:
+            for (sample, _), row in zip(chosen, features.detach().float().cpu()):
+                self._passing[sample.sample_id] = row
         return logits.to(torch.float32)
 
     def _unlabelled_loss(self) -> Tensor:
@@ -768,9 +822,11 @@ class Learner:
             rows = torch.stack([features[s.sample_id] for s in held])
             return [names[i] for i in (rows @ w.cpu().T + b.cpu()).argmax(dim=1).tolist()]
 
+        # Compared without the prior, which favours the current scenario on purpose.
         live = self.live
+        bias_before = live.head.bias.detach().cpu() - self._live_prior
         was = says(
-            self._served.features, live.head.weight.detach(), live.head.bias.detach(), live.classes
+            self._served.features, live.head.weight.detach(), bias_before, live.classes
         )
         now = says(state.features, weight, bias, classes)
         return [
@@ -790,9 +846,15 @@ class Learner:
         return time.perf_counter() - started
 
     def _probe_blocks(self, iterations: int) -> None:
-        """Measure every block's CKA and tell SimFreeze."""
+        """
+        Measure every block's CKA and tell SimFreeze, when that can change anything.
+
+        A frozen block that still has the values of the reference has a CKA of 1 on any data. When
+        all blocks that may be frozen are such, there is nothing to measure.
+        """
         config = self.sim_freeze.config
-        if config.enabled:
+        open_ = [n for n in self.sim_freeze.may_freeze if n not in self.sim_freeze.frozen]
+        if config.enabled and (open_ or not self._frozen_as_deployed()):
             if self._probe is None:
                 here = [
                     s for s in self.pending + self.replay.samples if s.scenario == self.scenario
@@ -804,6 +866,14 @@ class Learner:
                     )
             if self._probe is not None:
                 self.sim_freeze.on_probe(self._similarities(self._probe), iterations)
+
+    def _frozen_as_deployed(self) -> bool:
+        """Return whether every frozen block has the values of the reference."""
+        return all(
+            same_values([ours], [theirs], 1)
+            for ours, theirs in zip(self.training.units, self.reference.units)
+            if ours.name in self.sim_freeze.frozen
+        )
 
     def _similarities(self, probe: _Probe) -> dict[str, float]:
         """

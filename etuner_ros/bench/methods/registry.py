@@ -1,19 +1,28 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every method of the benchmark by name."""
+"""Every method of the benchmark by name, with its settings and where it is from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from etuner_ros.bench.methods.autofreeze import AutoFreeze
 from etuner_ros.bench.methods.base import Method
 from etuner_ros.bench.methods.base import World
+from etuner_ros.bench.methods.egeria import Egeria
+from etuner_ros.bench.methods.ekya import Ekya
 from etuner_ros.bench.methods.frozen_features import DeepSLDA
 from etuner_ros.bench.methods.frozen_features import NearestMean
 from etuner_ros.bench.methods.frozen_features import Never
 from etuner_ros.bench.methods.frozen_features import Ridge
+from etuner_ros.bench.methods.latent_replay import LatentReplay
+from etuner_ros.bench.methods.rigl import RigL
+from etuner_ros.bench.methods.slimfit import SlimFit
 from etuner_ros.bench.methods.tuned import Recipe
 from etuner_ros.bench.methods.tuned import Tuned
 from etuner_ros.core.config import GateConfig
@@ -22,42 +31,117 @@ from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
 
-# The recipe of every rival that trains: new views each time, no early stop, all labels are learned
-# from.
+# How every rival trains: new views each time, no early stop, every label is learned from. Step
+# size and epochs are the best of the search for `immediate`.
 RIVAL = TrainConfig(
-    epochs=2.0,
+    epochs=4.0,
     max_iterations=100000,
     early_stop=0.0,
     views=0,
+    flip=False,
     cache_mb=0.0,
     validation_share=0.0,
     device='cpu',
 )
+HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure themselves
+PAPER_FREEZE = SimFreezeConfig(start_frozen_share=0.0, max_frozen_share=0.6)
+# The system as it runs on the robot: nothing here but its own defaults.
 OURS = TrainConfig(device='cpu')
 
 
-def recipes() -> dict[str, Recipe]:
+@dataclass(frozen=True)
+class Entry:
+    """A method of the table."""
+
+    make: Callable[[World], Method]
+    source: str
+    settings: Any = None
+
+
+def _tuned(recipe: Recipe, source: str, kind: type[Tuned] = Tuned) -> Entry:
+    return Entry(partial(kind, recipe=recipe), source, recipe)
+
+
+def entries() -> dict[str, Entry]:
+    """Return all methods in the order of the table."""
     immediate = Recipe(RIVAL)
-    lazy = LazyTuneConfig()
-    held = replace(RIVAL, validation_share=0.1)
-    etuner = replace(immediate, train=held, lazy=lazy, sim_freeze=SimFreezeConfig())
-    head = HeadConfig()
-    return {
-        'immediate': immediate,
-        'immediate+head': replace(immediate, head=head),
-        **{f's{k}': replace(immediate, trigger=k) for k in (1, 2, 4, 8, 16)},
-        'oracle': replace(immediate, oracle=True),
-        'lazytune': replace(immediate, train=held, lazy=lazy),
-        'simfreeze': replace(immediate, sim_freeze=SimFreezeConfig()),
-        'etuner': etuner,
-        'etuner+head': replace(etuner, head=head),
-        'full': Recipe(OURS, lazy=lazy, sim_freeze=SimFreezeConfig(), head=head, gate=GateConfig()),
+    head, gate, lazy = HeadConfig(), GateConfig(), LazyTuneConfig()
+    etuner = Recipe(HELD, lazy=replace(lazy, pays=False), sim_freeze=PAPER_FREEZE)
+    cached = replace(
+        HELD, views=OURS.views, flip=OURS.flip, cache_mb=OURS.cache_mb
+    )
+    full = Recipe(OURS, lazy=lazy, sim_freeze=SimFreezeConfig(), head=head, gate=gate)
+    mensink = 'nearest class mean; Mensink et al., TPAMI 2013'
+    found = {
+        'never': Entry(Never, 'the deployed model, untouched'),
+        'ncm': Entry(NearestMean, mensink),
+        'slda': Entry(DeepSLDA, 'Deep SLDA; Hayes & Kanan, CVPRW 2020'),
+        'ridge': Entry(Ridge, 'ridge regression on frozen features'),
+        'immediate': _tuned(immediate, 'fine-tuning on every batch as it arrives'),
+        'immediate+head': _tuned(
+            replace(immediate, head=head), 'the same, served by our instant head'
+        ),
     }
+    for k in (1, 2, 4, 8, 16):
+        found[f's{k}'] = _tuned(replace(immediate, trigger=k), f'a round for every {k} batches')
+    found.update(
+        {
+            'oracle': _tuned(
+                replace(immediate, oracle=True), 'one round at each true change of scenario'
+            ),
+            'egeria': _tuned(
+                replace(immediate, policy=Egeria), 'Egeria; Wang et al., EuroSys 2023'
+            ),
+            'slimfit': _tuned(
+                replace(immediate, policy=SlimFit), 'SlimFit; Ardakani et al., NAACL 2024'
+            ),
+            'autofreeze': _tuned(
+                replace(immediate, policy=AutoFreeze), 'AutoFreeze; Liu et al. 2021'
+            ),
+            'rigl': _tuned(replace(immediate, policy=RigL), 'RigL; Evci et al., ICML 2020'),
+            'ekya': _tuned(
+                replace(immediate, train=HELD, trigger=4), 'Ekya; Bhardwaj et al., NSDI 2022', Ekya
+            ),
+            'latent_replay': _tuned(
+                replace(
+                    immediate,
+                    train=replace(RIVAL, views=1, cache_mb=OURS.cache_mb),
+                    policy=LatentReplay,
+                ),
+                'latent replay; Pellegrini et al., IROS 2020',
+            ),
+            'lazytune': _tuned(
+                replace(immediate, train=HELD, lazy=replace(lazy, pays=False)), 'LazyTune alone'
+            ),
+            'simfreeze': _tuned(
+                replace(immediate, sim_freeze=PAPER_FREEZE), 'SimFreeze alone, on every batch'
+            ),
+            'etuner': _tuned(etuner, 'ETuner: LazyTune and SimFreeze (arXiv 2401.16694)'),
+            'etuner+cache': _tuned(replace(etuner, train=cached), 'with the activation cache'),
+            'etuner+head': _tuned(replace(etuner, head=head), 'with the instant head'),
+            'etuner+gate': _tuned(replace(etuner, gate=gate), 'with the gate'),
+            'etuner+front': _tuned(
+                replace(etuner, sim_freeze=SimFreezeConfig()), 'with the front frozen from the start'
+            ),
+            'etuner+pays': _tuned(
+                replace(etuner, lazy=lazy, head=head), 'with the instant head, and rounds only where they pay'
+            ),
+            'full': _tuned(full, 'all of it, as on the robot'),
+        }
+    )
+    return found
 
 
 def methods() -> dict[str, Callable[[World], Method]]:
-    found: dict[str, Callable[[World], Method]] = {
-        'never': Never, 'slda': DeepSLDA, 'ncm': NearestMean, 'ridge': Ridge}
-    for name, recipe in recipes().items():
-        found[name] = partial(Tuned, recipe=recipe)
-    return found
+    """Return what makes each method, by name."""
+    return {name: entry.make for name, entry in entries().items()}
+
+
+def describe(name: str) -> str:
+    """Return the settings of a method as text, the same as long as they are."""
+    entry = entries()[name]
+    settings = entry.settings
+    if settings is None:
+        return f'{name}: {entry.source}'
+    values = {**asdict(settings), 'policy': settings.policy.__name__}
+    return f'{name}: {values}'

@@ -92,7 +92,9 @@ class Lazy(Trigger):
     def on_end(self, result: RoundResult, accepted: bool) -> None:
         """Pass on the accuracy that is live now."""
         accuracy = result.accuracy if accepted else result.accuracy_before
-        self.lazy.on_round_end(result.iterations, accuracy)
+        gained = sum(o.candidate_correct and not o.live_correct for o in result.outcomes)
+        lost = sum(o.live_correct and not o.candidate_correct for o in result.outcomes)
+        self.lazy.on_round_end(result.iterations, accuracy, gained, lost)
 
 
 class Oracle(Trigger):

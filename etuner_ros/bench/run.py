@@ -1,0 +1,154 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`etuner bench`: from the command line to runs, and from runs to the report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from dataclasses import replace
+import json
+import os
+from pathlib import Path
+import sys
+import time
+
+from etuner_ros.bench.methods.registry import entries
+from etuner_ros.bench.methods.registry import variants
+from etuner_ros.bench.report import markdown
+from etuner_ros.bench.report import write
+from etuner_ros.bench.streams import Setting
+from etuner_ros.bench.table import Job
+from etuner_ros.bench.table import load_runs
+from etuner_ros.bench.table import machine
+from etuner_ros.bench.table import MAIN
+from etuner_ros.bench.table import Run
+from etuner_ros.bench.table import run_all
+from etuner_ros.bench.table import Source
+from etuner_ros.bench.table import STATIC
+from etuner_ros.bench.table import summarise
+from etuner_ros.bench.table import time_side_by_side
+from etuner_ros.bench.table import TIMED
+from etuner_ros.core.errors import ConfigError
+
+QUICK = ('never', 'ncm', 'ridge', 'immediate', 'etuner', 'full')
+
+
+def sources(arguments: argparse.Namespace) -> list[Source]:
+    """Return the streams that the command line asks for."""
+    setting = Setting('NI', arrivals=arguments.arrivals)
+    if arguments.quick:
+        setting = replace(setting, batches=2, requests=40)
+    if arguments.batches:
+        setting = replace(setting, batches=arguments.batches)
+    if arguments.requests:
+        setting = replace(setting, requests=arguments.requests)
+    load, kind = arguments.load, arguments.kind
+    found = []
+    for name, reader in (
+        ('images', 'images'),
+        ('core50', 'core50'),
+        ('openloris', 'openloris'),
+    ):
+        path = getattr(arguments, name)
+        if path is not None:
+            wanted = replace(setting, kind=kind if name == 'images' else 'NI')
+            label = f'{name}_{wanted.kind.lower()}'
+            found.append(Source(label, reader, str(path.resolve()), wanted, load))
+    if arguments.grocery is not None:
+        reader = 'grocery_search' if arguments.search else 'grocery'
+        for sort in ('NC', 'NIC'):
+            name = f'{reader}_{sort.lower()}'
+            path = str(arguments.grocery.resolve())
+            found.append(Source(name, reader, path, replace(setting, kind=sort), load))
+    if arguments.recording is not None:
+        name = 'sim_search' if arguments.search else 'recording'
+        found.append(Source(name, 'recording', str(arguments.recording.resolve()), setting, load))
+    elif not arguments.search and not any(s.name.startswith('images') for s in found):
+        from etuner_ros.demo import recorded_stream
+
+        found.append(Source('sim_ni', 'recording', str(recorded_stream()), setting, load))
+    if arguments.streams:
+        unknown = set(arguments.streams) - {s.name for s in found}
+        if unknown:
+            raise ConfigError(
+                f'no stream is called {", ".join(sorted(unknown))}; there are: '
+                f'{", ".join(s.name for s in found)}'
+            )
+        found = [s for s in found if s.name in arguments.streams]
+    return found
+
+
+def plan(
+    streams: Sequence[Source], names: Sequence[str], arguments: argparse.Namespace
+) -> list[Job]:
+    """Return all runs, the most important first: main methods with all seeds, then rivals."""
+    seeds = 1 if arguments.quick else arguments.seeds
+    few = min(seeds, arguments.rival_seeds)
+
+    def job(stream: Source, method: str, seed: int) -> Job:
+        return Job(
+            stream, arguments.model, arguments.input_size, method, seed, arguments.weights
+        )
+
+    main = [n for n in names if n in MAIN]
+    static = [n for n in names if n in STATIC]
+    rest = [n for n in names if n not in MAIN and n not in STATIC]
+    jobs = [job(s, m, seed) for seed in range(seeds) for s in streams for m in main]
+    for other in arguments.also:
+        model, _, weights = other.partition('=')
+        jobs += [
+            Job(s, model, arguments.input_size, m, 0, weights)
+            for s in streams
+            if s.reader == 'recording'
+            for m in main
+        ]
+    jobs += [job(s, m, 0) for m in [*static, *rest] for s in streams]
+    for seed in range(1, few):
+        jobs += [job(s, m, seed) for m in [*static, *rest] for s in streams]
+    jobs += [job(s, m, seed) for seed in range(few, seeds) for m in static for s in streams]
+    return jobs
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    """Run what is missing and write the report."""
+    streams = sources(arguments)
+    known = list(entries()) + (list(variants()) if arguments.search else [])
+    names = arguments.methods or (list(QUICK) if arguments.quick else list(entries()))
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise ConfigError(f'no method is called {", ".join(unknown)}; there are: {", ".join(known)}')
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f'{(time.monotonic() - began) / 60:5.1f} min  {line}', file=sys.stderr, flush=True)
+
+    folder = arguments.output
+    jobs = plan(streams, names, arguments)
+    processes = arguments.processes or os.cpu_count() or 1
+    runs = run_all(jobs, folder / 'runs.jsonl', processes, 60 * arguments.budget_min, say)
+    timing = folder / 'seconds.jsonl'
+    if arguments.time:
+        for stream in streams:
+            timed_jobs = [j for j in jobs if j.source == stream and j.seed == 0]
+            timed_jobs = [
+                j for j in timed_jobs if j.method in TIMED and j.model == arguments.model
+            ]
+            with timing.open('a') as out:
+                for run in time_side_by_side(timed_jobs, say):
+                    out.write(json.dumps(asdict(run)) + '\n')
+    wanted_keys = {job.key for job in jobs}
+    timed = [run for key, run in load_runs(timing).items() if key in wanted_keys]
+    rows = summarise(list(runs.values()), timed, jobs)
+    facts = {'command': 'etuner ' + ' '.join(_command()), **machine()}
+    write(folder, rows, list(runs.values()), timed, facts)
+    for stream in streams:
+        print(f'\n{stream.name}\n{markdown(rows, stream.name, arguments.model)}')
+    print(f'\nreport: {folder / "report.html"}')
+    return 0
+
+
+def _command() -> list[str]:
+    """Return the arguments that were given, without paths of this machine."""
+    return [Path(a).name if '/' in a else a for a in sys.argv[1:]]

@@ -1,0 +1,472 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Serving under load: how long a prediction takes, from image stamp to the subscriber, at 640 x 480
+and 30 Hz, while the robot idles, tunes and swaps; `make bench-serving`.
+
+The modes take turns, several times over; the median of a mode's repetitions counts. Beside the
+real nodes stand the bare model (same resize, normalise and forward on an array in memory) and
+tuning in a thread of the inference process, which is what this package does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from dataclasses import dataclass
+import json
+import os
+from pathlib import Path
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+from etuner_ros.bench.table import machine
+from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.files import replace_file
+from etuner_ros.core.frame_sources import open_source
+from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.images import Image
+from etuner_ros.core.images import resize_square
+from etuner_ros.core.live_model import LiveModel
+from etuner_ros.core.weights import difference
+from etuner_ros.core.weights import pack
+from etuner_ros.core.weights import pack_base
+from etuner_ros.core.weights import read_base
+from etuner_ros.core.weights import sha256
+from etuner_ros.msg import ModelUpdate
+from etuner_ros.msg import Prediction
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.nodes.common import reliable
+from etuner_ros.nodes.common import to_bytes
+from etuner_ros.worker import WorkerClient
+
+WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
+MODES = ('bare_model', 'idle', 'tuning', 'tuning_in_thread', 'swapping')
+LABELLED = 200  # pictures that rounds train on
+SWAP_PERIOD_S = 2.0
+ANSWER_S = 1.0  # after the last frame, how long its prediction is waited for
+INPUT_SIZE = 128
+
+
+@dataclass
+class Measured:
+    """What one repetition of a mode gave."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    frames: int
+    dropped: int
+    train_samples_per_s: float | None = None
+    versions: int = 1
+
+
+def measured(latencies: list[float], sent: int) -> Measured:
+    """Return percentiles of latencies in s."""
+    if not latencies:
+        raise EtunerError('no prediction came: look at the log of inference')
+    values = 1e3 * np.asarray(latencies)
+    p50, p95, p99 = (float(np.percentile(values, q)) for q in (50, 95, 99))
+    return Measured(p50, p95, p99, float(values.max()), sent, sent - len(latencies))
+
+
+class Stage:
+    """A camera, a subscriber, and what the modes need."""
+
+    def __init__(self, stream: Path, folder: Path) -> None:
+        self.folder, self.source = folder, stream
+        self.frames = [f for f in open_source(str(stream)) if f.label][: LABELLED + 40]
+        self.base = folder / 'deployed.safetensors'
+        self._deploy()
+        self.pictures = [_camera_picture(f.image) for f in self.frames[:40]]
+        rclpy.init()
+        self.node = rclpy.create_node('bench_camera')
+        self.camera = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
+        self.models = self.node.create_publisher(ModelUpdate, 'model', LATCHED)
+        self.node.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(50))
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        self.latencies: list[float] = []
+        self.versions: set[int] = set()
+        self.version = 0
+
+    def _deploy(self) -> None:
+        import torch
+
+        from etuner_ros.core.deploy import fit_head
+        from etuner_ros.core.models import build
+        from etuner_ros.core.models import pretrained_spec
+
+        torch.set_num_threads(1)
+        model = build(pretrained_spec('efficientnet_lite0', INPUT_SIZE), 'pretrained')
+        images = [resize_square(f.image, INPUT_SIZE) for f in self.frames]
+        fit_head(model, images, [f.label for f in self.frames])
+        replace_file(self.base, pack_base(model.state(), model.spec, model.unit_sizes))
+
+    def _on_prediction(self, message: Prediction) -> None:
+        stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+        self.latencies.append(time.time() - stamp)
+        self.versions.add(message.model_version)
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Spin until a condition holds."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self.executor.spin_once(timeout_sec=0.05)
+        return True
+
+    def publish(self, number: int) -> None:
+        """Publish a picture, stamped now."""
+        now = time.time()
+        header = Header(frame_id='camera')
+        header.stamp.sec, header.stamp.nanosec = int(now), int((now % 1.0) * 1e9)
+        self.camera.publish(
+            ImageMessage(
+                header=header,
+                width=WIDTH,
+                height=HEIGHT,
+                encoding='rgb8',
+                step=3 * WIDTH,
+                data=to_bytes(self.pictures[number % len(self.pictures)].tobytes()),
+            )
+        )
+
+    def stream(self, frames: int, beside: Callable[[], None] = lambda: None) -> Measured:
+        """Publish so many pictures at the camera's rate and collect what comes back."""
+        self.spin_until(lambda: False, 0.3)
+        self.latencies.clear()
+        self.versions.clear()
+        begin = time.monotonic()
+        for number in range(frames):
+            due = begin + number / RATE_HZ
+            while (left := due - time.monotonic()) > 0:
+                self.executor.spin_once(timeout_sec=left)
+            self.publish(number)
+            beside()
+        self.spin_until(lambda: len(self.latencies) >= frames, ANSWER_S)
+        result = measured(self.latencies, frames)
+        result.versions = len(self.versions)
+        return result
+
+    def swap(self) -> None:
+        """Announce another version: weights that differ a little in every tensor."""
+        base = read_base(self.base)
+        self.version += 1
+        rng = np.random.default_rng(self.version)
+        state = {
+            k: (v * (1.0 + 1e-3 * rng.standard_normal(v.shape))).astype(v.dtype)
+            if v.dtype == np.float32 and v.ndim > 1
+            else v
+            for k, v in base.state.items()
+        }
+        weights = pack(difference(base.state, state))
+        self.models.publish(
+            ModelUpdate(
+                version=self.version,
+                base_sha256=base.sha256,
+                sha256=sha256(weights),
+                architecture=base.spec.architecture,
+                classes=list(base.spec.classes),
+                weights=to_bytes(weights),
+            )
+        )
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+
+def _camera_picture(image: Image) -> Image:
+    import cv2
+
+    return np.asarray(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+@contextmanager
+def inference(stage: Stage, train_in_thread: bool = False) -> Iterator[Path]:
+    """Run the inference node in a process of its own; yields the file that it counts samples in."""
+    counts = stage.folder / 'trained'
+    counts.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        '-m',
+        'etuner_ros.bench.inference_process',
+        str(counts) if train_in_thread else '',
+        str(stage.base),
+        str(stage.source),
+        str(LABELLED),
+        '--ros-args',
+        '-p',
+        'autostart:=true',
+        '-p',
+        f'model.weights:={stage.base}',
+        '-p',
+        f'model.input_size:={INPUT_SIZE}',
+        '-p',
+        'threads:=1',
+    ]
+    log = (stage.folder / 'inference.log').open('ab')
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        stage.latencies.clear()
+        number = 0
+
+        def answered() -> bool:
+            nonlocal number
+            number += 1
+            stage.publish(number)
+            return len(stage.latencies) >= 10
+
+        if not stage.spin_until(answered, 60.0):
+            raise EtunerError(f'inference does not answer: see {stage.folder / "inference.log"}')
+        yield counts
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+class Training:
+    """The tuner's worker, kept busy: one round after the other on the same labelled pictures."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.samples = 0
+        self._round = 0
+        self._ready = threading.Event()
+        self._train = TrainConfig()
+        # Nothing is frozen and every batch is as expensive as it can be: the hardest neighbour.
+        freeze = SimFreezeConfig(enabled=False)
+        self._client = WorkerClient(self._train, freeze, HeadConfig(), self._on_message)
+        self._client.send(
+            {
+                'op': 'open',
+                'path': str(stage.base),
+                'architecture': 'efficientnet_lite0',
+                'input_size': INPUT_SIZE,
+                'weights': '',
+            }
+        )
+        self._samples = [
+            {
+                'id': str(i),
+                'label': f.label,
+                'predicted': '',
+                'image': encode_jpeg(f.image),
+                'scenario': 0,
+            }
+            for i, f in enumerate(stage.frames[:LABELLED])
+        ]
+        base = read_base(stage.base)
+        self._model = {
+            'op': 'model',
+            'version': 0,
+            'classes': list(base.spec.classes),
+            'weights': pack({}),
+        }
+        if not self._ready.wait(60.0):
+            raise EtunerError('the worker did not load the model')
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if message['op'] == 'ready':
+            self._client.send(self._model)
+        elif message['op'] == 'model_loaded':
+            self._next()
+            self._ready.set()
+        elif message['op'] == 'progress':
+            self.samples += self._train.batch_size
+        elif message['op'] in ('candidate', 'nothing', 'failed'):
+            self._client.send(self._model)  # back to what is live, and again
+
+    def _next(self) -> None:
+        self._round += 1
+        # Other names each time: a sample is new once.
+        samples = [{**s, 'id': f'{s["id"]}/{self._round}'} for s in self._samples]
+        self._client.send({'op': 'samples', 'samples': samples, 'new': True})
+        self._client.send({'op': 'round', 'id': self._round, 'scenario': 0})
+
+    def rate(self, run: Callable[[], Any]) -> tuple[float, Any]:
+        """Return the samples trained a second while something runs, and what that returned."""
+        before, began = self.samples, time.monotonic()
+        value = run()
+        return (self.samples - before) / (time.monotonic() - began), value
+
+    def close(self) -> None:
+        """End the worker."""
+        self._client.close()
+
+
+def bare_model(stage: Stage, frames: int) -> Measured:
+    """Resize, normalise and run the model on arrays in memory, at the camera's rate."""
+    import torch
+
+    torch.set_num_threads(1)
+    live = LiveModel(read_base(stage.base))
+    latencies = []
+    begin = time.monotonic()
+    for number in range(frames):
+        time.sleep(max(0.0, begin + number / RATE_HZ - time.monotonic()))
+        started = time.perf_counter()
+        live.predict(stage.pictures[number % len(stage.pictures)], 3)
+        latencies.append(time.perf_counter() - started)
+    return measured(latencies, frames)
+
+
+def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
+    """Run one repetition of a mode."""
+    if mode == 'bare_model':
+        return bare_model(stage, frames)
+    if mode == 'tuning_in_thread':
+        with inference(stage, train_in_thread=True) as counts:
+            before, began = _count(counts), time.monotonic()
+            result = stage.stream(frames)
+            rate = (_count(counts) - before) / (time.monotonic() - began)
+            result.train_samples_per_s = rate
+            return result
+    with inference(stage):
+        if mode == 'tuning':
+            training = Training(stage)
+            try:
+                training.rate(lambda: stage.spin_until(lambda: training.samples > 0, 30.0))
+                rate, result = training.rate(lambda: stage.stream(frames))
+            finally:
+                training.close()
+            result.train_samples_per_s = rate
+            return result  # type: ignore[no-any-return]
+        if mode == 'swapping':
+            last = time.monotonic()
+
+            def beside() -> None:
+                nonlocal last
+                if time.monotonic() - last >= SWAP_PERIOD_S:
+                    last = time.monotonic()
+                    stage.swap()
+
+            return stage.stream(frames, beside)
+        return stage.stream(frames)
+
+
+def _count(file: Path) -> int:
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
+def unloaded(stage: Stage, seconds: float) -> float:
+    """Return the samples the worker trains a second with nothing beside it."""
+    training = Training(stage)
+    try:
+        stage.spin_until(lambda: training.samples > 0, 30.0)
+        rate, _ = training.rate(lambda: time.sleep(seconds))
+    finally:
+        training.close()
+    return rate
+
+
+def serve(stream: Path, output: Path, frames: int, repetitions: int) -> dict[str, Any]:
+    """
+    Measure all modes in turns and write `serving.json`.
+
+    :param frames: of each mode, over all repetitions
+    """
+    each = -(-frames // repetitions)
+    found: dict[str, list[Measured]] = {mode: [] for mode in MODES}
+    free: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Stage(stream, Path(folder))
+        try:
+            for repetition in range(repetitions):
+                for mode in MODES:
+                    result = run_mode(stage, mode, each)
+                    found[mode].append(result)
+                    print(
+                        f'{repetition + 1} of {repetitions}, {mode}: p50 {result.p50_ms:.1f}, '
+                        f'p99 {result.p99_ms:.1f} ms, {result.dropped} of {each} dropped',
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                free.append(unloaded(stage, each / RATE_HZ))
+        finally:
+            stage.close()
+    modes = {mode: _median(results) for mode, results in found.items()}
+    baseline = statistics.median(free)
+    answer = {
+        'modes': modes,
+        'unloaded_train_samples_per_s': baseline,
+        'p99_tuning_vs_idle': modes['tuning']['p99_ms'] / modes['idle']['p99_ms'],
+        'training_vs_unloaded': modes['tuning']['train_samples_per_s'] / baseline,
+        'ros_overhead_p50_ms': modes['idle']['p50_ms'] - modes['bare_model']['p50_ms'],
+        'frames_per_repetition': each,
+        'repetitions': {mode: [asdict(r) for r in results] for mode, results in found.items()},
+        'setting': {
+            'image': f'{WIDTH}x{HEIGHT} rgb8',
+            'rate_hz': RATE_HZ,
+            'model': 'efficientnet_lite0',
+            'input_size': INPUT_SIZE,
+            'threads': 1,
+        },
+        'machine': machine(),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / 'serving.json').write_text(json.dumps(answer, indent=1) + '\n')
+    return answer
+
+
+def _median(results: list[Measured]) -> dict[str, Any]:
+    """Return the medians over repetitions; frames and drops are sums."""
+    rates = [r.train_samples_per_s for r in results if r.train_samples_per_s is not None]
+    return {
+        **{
+            key: statistics.median(getattr(r, key) for r in results)
+            for key in ('p50_ms', 'p95_ms', 'p99_ms', 'max_ms')
+        },
+        'frames': sum(r.frames for r in results),
+        'dropped': sum(r.dropped for r in results),
+        'train_samples_per_s': statistics.median(rates) if rates else None,
+        'versions': max(r.versions for r in results),
+    }
+
+
+def table(answer: dict[str, Any]) -> str:
+    """Return the modes as a Markdown table, and the three figures that matter."""
+    lines = [
+        '| mode | p50, ms | p95, ms | p99, ms | longest, ms | frames | dropped | samples trained '
+        'a second |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for mode, m in answer['modes'].items():
+        rate = '-' if m['train_samples_per_s'] is None else f'{m["train_samples_per_s"]:.1f}'
+        lines.append(
+            f'| {mode} | {m["p50_ms"]:.1f} | {m["p95_ms"]:.1f} | {m["p99_ms"]:.1f} | '
+            f'{m["max_ms"]:.1f} | {m["frames"]} | {m["dropped"]} | {rate} |'
+        )
+    return '\n'.join(lines) + (
+        f'\n\np99 while tuning: {answer["p99_tuning_vs_idle"]:.2f} of idle, with '
+        f'{100 * answer["training_vs_unloaded"]:.0f} % of the unloaded training throughput; ROS '
+        f'and conversion: {answer["ros_overhead_p50_ms"]:.1f} ms at p50'
+    )
