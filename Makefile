@@ -31,6 +31,15 @@ demo: build  ## watch the robot learn from corrections (under 5 minutes); page i
 demo-seeds: build  ## three runs of the demo, and the table over all of them
 	@$(RUN) etuner demo --output demo_output --seeds 0 1 2
 
+.PHONY: bench-serving
+bench-serving: build  ## latency of predictions while idle, tuning and swapping; results/serving.json
+	@$(RUN) etuner bench serving --output results
+
+.PHONY: bench
+GROCERY ?=
+bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)
+	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery $(GROCERY))
+
 .PHONY: test
 test: build lint  ## check style and types, then run all tests
 	@$(RUN) pytest test

@@ -95,7 +95,7 @@ def plan(
     main = [n for n in names if n in MAIN]
     static = [n for n in names if n in STATIC]
     rest = [n for n in names if n not in MAIN and n not in STATIC]
-    jobs = [job(s, m, seed) for seed in range(seeds) for s in streams for m in main]
+    jobs = [job(s, m, seed) for seed in range(seeds) for m in main for s in streams]
     for other in arguments.also:
         model, _, weights = other.partition('=')
         jobs += [

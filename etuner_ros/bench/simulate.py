@@ -46,7 +46,7 @@ from etuner_ros.core.trainer import planned_iterations
 
 LOAD = 0.5  # share of the stream's time that `immediate` is busy
 FIXED_SHARE = 0.1  # of an immediate round's time that is its fixed part
-TESTED = 40  # scored pictures of each scenario that it is tested on at each border
+TESTED = 30  # scored pictures of each scenario that it is tested on at each border
 EXEMPLARS = 10  # deployment pictures of a class that replay knows
 
 

@@ -28,8 +28,8 @@ class Setting:
     kind: str  # NI: new instances; NC: new classes; NIC: both
     scenarios: int = 5  # groups that NC and NIC make; NI has those of the pictures
     batch_size: int = 16
-    batches: int = 5  # labelled batches of a scenario at most
-    requests: int = 160  # inference requests of a scenario at most
+    batches: int = 4  # labelled batches of a scenario at most
+    requests: int = 120  # inference requests of a scenario at most
     deployed: float = 0.5  # share of the first scenario's labelled pictures the model starts from
     arrivals: str = 'poisson'  # or uniform, normal, or the file of a trace
 

@@ -32,6 +32,7 @@ from typing import Any
 
 from etuner_ros import __version__
 from etuner_ros.bench.methods.registry import entries
+from etuner_ros.bench.methods.registry import variants
 from etuner_ros.bench.streams import Setting
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -41,7 +42,6 @@ MAIN = (
     'immediate',
     'immediate+head',
     'full',
-    'etuner',
     'never',
     'ncm',
     'slda',
@@ -296,9 +296,10 @@ def summarise(
 
     :param jobs: all runs that were wanted; a method that has none is named as missing
     """
+    order = [*entries(), *variants()]
     wanted = sorted(
         {(j.source.name, j.model, j.method) for j in jobs},
-        key=lambda w: (w[0], w[1] != jobs[0].model, w[1], list(entries()).index(w[2])),
+        key=lambda w: (w[0], w[1] != jobs[0].model, w[1], order.index(w[2])),
     )
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}
     for run in runs:

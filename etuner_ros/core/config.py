@@ -80,7 +80,7 @@ class LazyTuneConfig(Checked):
     )
     max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
     pays: bool = setting(
-        True,
+        False,
         'wait twice as long after each round as long as the last rounds did not make the model '
         'better on held-back samples',
     )
@@ -245,7 +245,7 @@ class HeadConfig(Checked):
         64.0, 'labels after which what was labelled has faded to a third', 1.0, 1e6
     )
     reuse: bool = setting(
-        True,
+        False,
         'after a round, take the features of samples that it trained on from their last pass '
         'instead of computing them again',
     )

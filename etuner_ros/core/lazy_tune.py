@@ -203,8 +203,9 @@ class LazyTune:
         if self.config.pays:
             self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
             pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)
-            step = -1 if pays else 1
-            self._doublings = min(max(self._doublings + step, 0), MOST_DOUBLINGS)
+            if len(self._outcomes) > 1:  # one round says little
+                step = -1 if pays else 1
+                self._doublings = min(max(self._doublings + step, 0), MOST_DOUBLINGS)
         self._iterations += max(iterations, 0)
         if math.isnan(accuracy):
             return

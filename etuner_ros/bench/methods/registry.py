@@ -34,7 +34,9 @@ from etuner_ros.core.config import TrainConfig
 # How every rival trains: new views each time, no early stop, every label is learned from. Step
 # size and epochs are the best of the search for `immediate`.
 RIVAL = TrainConfig(
+    learning_rate=1e-4,
     epochs=4.0,
+    batch_size=16,
     max_iterations=100000,
     early_stop=0.0,
     views=0,
@@ -45,8 +47,19 @@ RIVAL = TrainConfig(
 )
 HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure themselves
 PAPER_FREEZE = SimFreezeConfig(start_frozen_share=0.0, max_frozen_share=0.6)
-# The system as it runs on the robot: nothing here but its own defaults.
-OURS = TrainConfig(device='cpu')
+# The whole system, as it runs on the robot with config/thrifty.yaml.
+OURS = TrainConfig(
+    learning_rate=5e-4,
+    epochs=1.0,
+    max_iterations=100000,
+    batch_size=8,
+    views=1,
+    flip=True,
+    device='cpu',
+)
+OUR_LAZY = LazyTuneConfig(min_batches=4, max_batches=8, pays=True)
+OUR_FREEZE = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
+OUR_HEAD = HeadConfig(prior=1.0, prior_memory=48.0, max_samples=200, reuse=True)
 
 
 @dataclass(frozen=True)
@@ -65,12 +78,13 @@ def _tuned(recipe: Recipe, source: str, kind: type[Tuned] = Tuned) -> Entry:
 def entries() -> dict[str, Entry]:
     """Return all methods in the order of the table."""
     immediate = Recipe(RIVAL)
-    head, gate, lazy = HeadConfig(), GateConfig(), LazyTuneConfig()
-    etuner = Recipe(HELD, lazy=replace(lazy, pays=False), sim_freeze=PAPER_FREEZE)
+    head, gate = OUR_HEAD, GateConfig()
+    lazy = LazyTuneConfig(max_batches=OUR_LAZY.max_batches)
+    etuner = Recipe(HELD, lazy=lazy, sim_freeze=PAPER_FREEZE)
     cached = replace(
         HELD, views=OURS.views, flip=OURS.flip, cache_mb=OURS.cache_mb
     )
-    full = Recipe(OURS, lazy=lazy, sim_freeze=SimFreezeConfig(), head=head, gate=gate)
+    full = Recipe(OURS, lazy=OUR_LAZY, sim_freeze=OUR_FREEZE, head=head, gate=gate)
     mensink = 'nearest class mean; Mensink et al., TPAMI 2013'
     found = {
         'never': Entry(Never, 'the deployed model, untouched'),
@@ -111,7 +125,7 @@ def entries() -> dict[str, Entry]:
                 'latent replay; Pellegrini et al., IROS 2020',
             ),
             'lazytune': _tuned(
-                replace(immediate, train=HELD, lazy=replace(lazy, pays=False)), 'LazyTune alone'
+                replace(immediate, train=HELD, lazy=lazy), 'LazyTune alone'
             ),
             'simfreeze': _tuned(
                 replace(immediate, sim_freeze=PAPER_FREEZE), 'SimFreeze alone, on every batch'
@@ -121,10 +135,11 @@ def entries() -> dict[str, Entry]:
             'etuner+head': _tuned(replace(etuner, head=head), 'with the instant head'),
             'etuner+gate': _tuned(replace(etuner, gate=gate), 'with the gate'),
             'etuner+front': _tuned(
-                replace(etuner, sim_freeze=SimFreezeConfig()), 'with the front frozen from the start'
+                replace(etuner, sim_freeze=OUR_FREEZE), 'with the front frozen from the start'
             ),
             'etuner+pays': _tuned(
-                replace(etuner, lazy=lazy, head=head), 'with the instant head, and rounds only where they pay'
+                replace(etuner, lazy=OUR_LAZY, head=head),
+                'with the instant head, and rounds only where they pay',
             ),
             'full': _tuned(full, 'all of it, as on the robot'),
         }
@@ -132,14 +147,36 @@ def entries() -> dict[str, Entry]:
     return found
 
 
+def variants() -> dict[str, Entry]:
+    """Return the whole system with one of its choices changed, for its sensitivity."""
+    full = entries()['full'].settings
+    train, lazy, freeze, head = full.train, full.lazy, full.sim_freeze, full.head
+    open_ = replace(freeze, start_frozen_share=0.39, max_frozen_share=0.39)
+    shut = replace(freeze, start_frozen_share=0.67, max_frozen_share=0.67)
+    changed = {
+        'no prior': replace(full, head=replace(head, prior=0.0)),
+        'features computed anew': replace(full, head=replace(head, reuse=False)),
+        'half the step size': replace(full, train=replace(train, learning_rate=2.5e-4)),
+        'two passes': replace(full, train=replace(train, epochs=2.0)),
+        'batches of 16': replace(full, train=replace(train, batch_size=16)),
+        'no flips': replace(full, train=replace(train, flip=False)),
+        'front third frozen': replace(full, sim_freeze=open_),
+        'front two thirds frozen': replace(full, sim_freeze=shut),
+        'rounds of 2 batches': replace(full, lazy=replace(lazy, min_batches=2)),
+        'never asks whether it pays': replace(full, lazy=replace(lazy, pays=False)),
+        'no gate': replace(full, gate=GateConfig(enabled=False)),
+    }
+    return {f'full, {name}': _tuned(recipe, name) for name, recipe in changed.items()}
+
+
 def methods() -> dict[str, Callable[[World], Method]]:
     """Return what makes each method, by name."""
-    return {name: entry.make for name, entry in entries().items()}
+    return {name: entry.make for name, entry in {**entries(), **variants()}.items()}
 
 
 def describe(name: str) -> str:
     """Return the settings of a method as text, the same as long as they are."""
-    entry = entries()[name]
+    entry = {**entries(), **variants()}[name]
     settings = entry.settings
     if settings is None:
         return f'{name}: {entry.source}'
