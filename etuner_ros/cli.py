@@ -115,6 +115,14 @@ def _add_table(bench: argparse.ArgumentParser) -> None:
     bench.set_defaults(run=_bench_table)
 
 
+def _bench_growth(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.growth import measure
+    from etuner_ros.bench.growth import table
+
+    print(table(measure(arguments.output)))
+    return 0
+
+
 def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.serving import serve
     from etuner_ros.bench.serving import table
@@ -239,6 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_bench_scenarios)
+
+    growth = benches.add_parser('growth', help='how cost grows with images, classes and depth')
+    growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    growth.set_defaults(run=_bench_growth)
 
     serving = benches.add_parser(
         'serving', help='latency of predictions while the robot idles, tunes and swaps'

@@ -34,7 +34,10 @@ def tune_for_ever(base: Path, stream: str, count: int, counts: Path) -> None:
     while True:
         number += 1
         learner.add_samples(
-            [Sample.of(f'{i}/{number}', f.label, 0, x) for i, (f, x) in enumerate(zip(frames, images))]
+            [
+                Sample.of(f'{i}/{number}', f.label, 0, x)
+                for i, (f, x) in enumerate(zip(frames, images))
+            ]
         )
         for item in learner.run_round():
             if isinstance(item, Step):

@@ -84,7 +84,9 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
             )
         if key == 'flops_vs_immediate':
             front = set(pareto(points))
-            line = sorted((max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front)
+            line = sorted(
+                (max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front
+            )
             axes.step([x for x, _ in line], [y for _, y in line], where='post', color=OURS, lw=0.8)
         axes.axvline(0.15, color='black', lw=0.6, ls=':')
         axes.set_xscale('log')
@@ -114,7 +116,10 @@ def curve_figure(runs: Sequence[Run], stream: str, model: str) -> Any:
         ends = np.arange(1, len(right) + 1)
         starts = np.maximum(ends - WINDOW, 0)
         panes[0].plot(
-            times, 100 * (sums[ends] - sums[starts]) / (ends - starts), color=palette[name], label=name
+            times,
+            100 * (sums[ends] - sums[starts]) / (ends - starts),
+            color=palette[name],
+            label=name,
         )
         if name == 'full':
             for began, ended in run.outcome['round_times']:
@@ -133,7 +138,7 @@ def curve_figure(runs: Sequence[Run], stream: str, model: str) -> Any:
     panes[1].set_ylabel(f'frozen of {facts["blocks"]}')
     panes[1].set_xlabel('virtual seconds')
     figure.suptitle(
-        f'{stream}, seed {seed}: borders (lines), declared changes (dotted), rounds of full (green)'
+        f'{stream}, seed {seed}: borders, declared changes (dotted), rounds of full (green)'
     )
     return figure
 

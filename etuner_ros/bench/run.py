@@ -23,7 +23,6 @@ from etuner_ros.bench.table import Job
 from etuner_ros.bench.table import load_runs
 from etuner_ros.bench.table import machine
 from etuner_ros.bench.table import MAIN
-from etuner_ros.bench.table import Run
 from etuner_ros.bench.table import run_all
 from etuner_ros.bench.table import Source
 from etuner_ros.bench.table import STATIC
@@ -88,9 +87,7 @@ def plan(
     few = min(seeds, arguments.rival_seeds)
 
     def job(stream: Source, method: str, seed: int) -> Job:
-        return Job(
-            stream, arguments.model, arguments.input_size, method, seed, arguments.weights
-        )
+        return Job(stream, arguments.model, arguments.input_size, method, seed, arguments.weights)
 
     main = [n for n in names if n in MAIN]
     static = [n for n in names if n in STATIC]
@@ -118,7 +115,9 @@ def run_table(arguments: argparse.Namespace) -> int:
     names = arguments.methods or (list(QUICK) if arguments.quick else list(entries()))
     unknown = [n for n in names if n not in known]
     if unknown:
-        raise ConfigError(f'no method is called {", ".join(unknown)}; there are: {", ".join(known)}')
+        raise ConfigError(
+            f'no method is called {", ".join(unknown)}; there are: {", ".join(known)}'
+        )
     began = time.monotonic()
 
     def say(line: str) -> None:

@@ -174,12 +174,11 @@ class Stage:
         base = read_base(self.base)
         self.version += 1
         rng = np.random.default_rng(self.version)
-        state = {
-            k: (v * (1.0 + 1e-3 * rng.standard_normal(v.shape))).astype(v.dtype)
-            if v.dtype == np.float32 and v.ndim > 1
-            else v
-            for k, v in base.state.items()
-        }
+        state = dict(base.state)
+        for name, value in base.state.items():
+            if value.dtype == np.float32 and value.ndim > 1:
+                noise = rng.standard_normal(value.shape, np.float32)
+                state[name] = np.multiply(value, 1.0 + 1e-3 * noise, dtype=np.float32)
         weights = pack(difference(base.state, state))
         self.models.publish(
             ModelUpdate(
@@ -207,7 +206,7 @@ def _camera_picture(image: Image) -> Image:
 
 @contextmanager
 def inference(stage: Stage, train_in_thread: bool = False) -> Iterator[Path]:
-    """Run the inference node in a process of its own; yields the file that it counts samples in."""
+    """Run the inference node in a process; yields the file that it counts samples in."""
     counts = stage.folder / 'trained'
     counts.unlink(missing_ok=True)
     command = [

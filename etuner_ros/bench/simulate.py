@@ -90,8 +90,7 @@ class Library:
         rows = torch.from_numpy(stored['features'])
         self._features = {p.name: rows[i] for i, p in enumerate(self.pictures)}
         self.appearance = {
-            p.name: stored['appearance'][i].astype(np.float64)
-            for i, p in enumerate(self.pictures)
+            p.name: stored['appearance'][i].astype(np.float64) for i, p in enumerate(self.pictures)
         }
 
     def _look(self, progress: Callable[[str], None]) -> tuple[Any, Any]:
@@ -138,9 +137,7 @@ class Clock:
         return self.fixed + flops / self.rate
 
 
-def calibrate(
-    model: Classifier, train: TrainConfig, batch_size: int, load: float = LOAD
-) -> Clock:
+def calibrate(model: Classifier, train: TrainConfig, batch_size: int, load: float = LOAD) -> Clock:
     """
     Return the clock on which `immediate` is busy for a share of the stream.
 

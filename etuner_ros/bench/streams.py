@@ -8,6 +8,7 @@ A stream is made from pictures and a seed alone, so every method meets the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 import math
@@ -182,7 +183,7 @@ def _groups(
     return tuple(f'group {i + 1}' for i in range(setting.scenarios)), groups
 
 
-def _appearance(pictures: Sequence[Picture]) -> object:
+def _appearance(pictures: Sequence[Picture]) -> Callable[[str], str]:
     """Return the sort key of scenarios: as recorded where frames are numbered, else by name."""
     first: dict[str, str] = {}
     for picture in pictures:

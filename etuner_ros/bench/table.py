@@ -233,9 +233,7 @@ def run_all(
     return {key: run for key, run in done.items() if key in wanted}
 
 
-def _time_left(
-    queue: Sequence[Job], running: Sequence[Job], done: Any, processes: int
-) -> str:
+def _time_left(queue: Sequence[Job], running: Sequence[Job], done: Any, processes: int) -> str:
     by_method: dict[str, list[float]] = {}
     for run in done:
         by_method.setdefault(run.method, []).append(run.wall_s)
@@ -304,9 +302,7 @@ def summarise(
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}
     for run in runs:
         groups.setdefault((run.stream, run.model, run.method), {})[run.seed] = run
-    seconds = {
-        (r.stream, r.model, r.method): sum(r.outcome['seconds'].values()) for r in timed
-    }
+    seconds = {(r.stream, r.model, r.method): sum(r.outcome['seconds'].values()) for r in timed}
     rows = []
     for stream, model, method in wanted:
         mine = groups.get((stream, model, method), {})

@@ -122,7 +122,9 @@ class ActivationCache:
         with part(CACHE):
             return self._fetch(keys, images)
 
-    def _fetch(self, keys: Sequence[Hashable], images: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    def _fetch(
+        self, keys: Sequence[Hashable], images: Callable[[Sequence[int]], Tensor]
+    ) -> Tensor:
         found: dict[int, Tensor] = {}
         depths: dict[int, list[int]] = {}
         # What making room for one sample throws out may be needed for the next.

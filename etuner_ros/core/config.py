@@ -73,8 +73,8 @@ class LazyTuneConfig(Checked):
     )
     min_batches: int = setting(
         1,
-        'fewest batches that a round waits for; 1 = the paper. More where the instant head answers '
-        'corrections at once, so that nothing is urgent',
+        'fewest batches that a round waits for; 1 = the paper. More where the instant head '
+        'answers corrections at once, so that nothing is urgent',
         1,
         1000,
     )

@@ -17,7 +17,6 @@ Without an active meter all of this costs next to nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 import time
@@ -55,8 +54,8 @@ class CostMeter:
     """
 
     def __init__(self) -> None:
-        self.flops = Counter[str]()
-        self.seconds = Counter[str]()
+        self.flops: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self._stack: list[str] = []
         self._since = 0.0
         self._paused = 0
@@ -105,12 +104,14 @@ class CostMeter:
     def charge(self, flops: float, name: str = '') -> None:
         """Add operations to a part, or to the current one."""
         if not self._paused:
-            self.flops[name or (self._stack[-1] if self._stack else FORWARD)] += float(flops)
+            key = name or (self._stack[-1] if self._stack else FORWARD)
+            self.flops[key] = self.flops.get(key, 0.0) + float(flops)
 
     def _clock(self) -> None:
         now = time.perf_counter()
         if self._stack and not self._paused:
-            self.seconds[self._stack[-1]] += now - self._since
+            key = self._stack[-1]
+            self.seconds[key] = self.seconds.get(key, 0.0) + now - self._since
         self._since = now
 
     @contextmanager

@@ -5,9 +5,9 @@ The instant head: a linear classifier on the features of the live backbone that 
 correction in milliseconds and takes a new class from one example (etuner.md section 5.2).
 
 Weighted ridge regression onto one-hot targets. Its inverse second-moment matrix is kept, in
-factors, and updated by rank one (recursive least squares), so after any sequence of samples the head is the
-exact minimiser, not an approximation by gradient steps. As it is linear, it is deployed by writing
-it into the network's own head: a prediction costs nothing more.
+factors, and updated by rank one (recursive least squares), so after any sequence of samples the
+head is the exact minimiser, not an approximation by gradient steps. As it is linear, it is
+deployed by writing it into the network's own head: a prediction costs nothing more.
 """
 
 from __future__ import annotations
@@ -197,19 +197,21 @@ class _Inverse:
         self._full: Tensor | None = None
         self._factors = torch.zeros(0, size, dtype=torch.float64)
         self._signs = torch.zeros(0, dtype=torch.float64)
-        if n > size:
+        if 0 < n <= size:
+            scaled = rows * self._diagonal  # Woodbury
+            small = scaled @ rows.T
+            small.diagonal().add_(1.0)
+            root, failed = torch.linalg.cholesky_ex(small)
+            if not int(failed):
+                self._factors = torch.linalg.solve_triangular(root, scaled, upper=False)
+                self._signs = torch.ones(n, dtype=torch.float64)
+            charge(3.0 * n**2 * size + n**3 / 3.0, HEAD)
+        # Features that hardly differ leave a tiny penalty, and the small matrix ill-conditioned.
+        if n > len(self._factors):
             moment = rows.T @ rows
             moment.diagonal().add_(penalty)
             self._full = torch.cholesky_inverse(torch.linalg.cholesky(moment))
             charge(2.0 * n * size**2 + size**3, HEAD)
-        elif n:
-            scaled = rows * self._diagonal  # Woodbury
-            small = scaled @ rows.T
-            small.diagonal().add_(1.0)
-            root = torch.linalg.cholesky(small)
-            self._factors = torch.linalg.solve_triangular(root, scaled, upper=False)
-            self._signs = torch.ones(n, dtype=torch.float64)
-            charge(3.0 * n**2 * size + n**3 / 3.0, HEAD)
 
     def times(self, values: Tensor) -> Tensor:
         """Return the product with a vector (D,) or a matrix (D, m)."""

@@ -410,7 +410,7 @@ class Learner:
         return trained.head.weight.detach().cpu(), trained.head.bias.detach().cpu()
 
     def _head_rows(self, weight: Tensor, bias: Tensor, classes: tuple[str, ...]) -> State:
-        """Return the head as it is served: with the prior of the classes, which is kept in mind."""
+        """Return the head as it is served: with the prior of the classes, which is noted."""
         prior = self.prior.offsets(classes) if self.head_config.enabled else 0.0 * bias
         served = (bias + prior).numpy().copy()
         self._offered[served.tobytes()] = prior
@@ -825,9 +825,7 @@ class Learner:
         # Compared without the prior, which favours the current scenario on purpose.
         live = self.live
         bias_before = live.head.bias.detach().cpu() - self._live_prior
-        was = says(
-            self._served.features, live.head.weight.detach(), bias_before, live.classes
-        )
+        was = says(self._served.features, live.head.weight.detach(), bias_before, live.classes)
         now = says(state.features, weight, bias, classes)
         return [
             Outcome(s.sample_id, s.label, s.scenario, a == s.label, b == s.label)

@@ -37,6 +37,29 @@ class Sample:
         return decode(self.jpeg)
 
 
+class _Names:
+    """Sample ids of which one can be added, removed or picked by number at once, however many."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, number: int) -> str:
+        return self._ids[number]
+
+    def add(self, sample_id: str) -> None:
+        self._places[sample_id] = len(self._ids)
+        self._ids.append(sample_id)
+
+    def remove(self, sample_id: str) -> None:
+        place, last = self._places.pop(sample_id), self._ids.pop()
+        if last != sample_id:  # the last one takes the empty place
+            self._ids[place], self._places[last] = last, place
+
+
 class Replay:
     """
     Keeps samples until `capacity_bytes` are full; then each newcomer displaces a random sample of
@@ -49,7 +72,8 @@ class Replay:
         self.capacity_bytes = capacity_bytes
         self._rng = np.random.default_rng(seed)
         self._samples: dict[str, Sample] = {}
-        self._by_label: dict[str, list[str]] = defaultdict(list)
+        self._by_label: dict[str, _Names] = defaultdict(_Names)
+        self._by_scenario: dict[int, _Names] = defaultdict(_Names)
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -67,13 +91,14 @@ class Replay:
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples per label."""
-        return {label: len(ids) for label, ids in self._by_label.items() if ids}
+        return {label: len(ids) for label, ids in self._by_label.items() if len(ids)}
 
     def discard(self, sample_id: str) -> None:
         """Forget a sample, if it is there."""
         sample = self._samples.pop(sample_id, None)
         if sample is not None:
             self._by_label[sample.label].remove(sample_id)
+            self._by_scenario[sample.scenario].remove(sample_id)
             self.bytes -= len(sample.jpeg)
 
     def add(self, sample: Sample) -> None:
@@ -83,7 +108,8 @@ class Replay:
             largest = max(self._by_label.values(), key=len)
             self.discard(largest[int(self._rng.integers(len(largest)))])
         self._samples[sample.sample_id] = sample
-        self._by_label[sample.label].append(sample.sample_id)
+        self._by_label[sample.label].add(sample.sample_id)
+        self._by_scenario[sample.scenario].add(sample.sample_id)
         self.bytes += len(sample.jpeg)
 
     def draw(
@@ -97,10 +123,12 @@ class Replay:
         """
         if not self._samples:
             return []
-        here = [s for s in self._samples.values() if s.scenario == scenario]
-        near = int(round(count * scenario_share)) if here else 0
-        drawn = [here[int(i)] for i in rng.integers(0, len(here), near)] if near else []
-        labels = [ids for ids in self._by_label.values() if ids]
+        here = self._by_scenario[scenario]
+        near = int(round(count * scenario_share)) if len(here) else 0
+        drawn: list[Sample] = []
+        if near:
+            drawn = [self._samples[here[int(i)]] for i in rng.integers(0, len(here), near)]
+        labels = [ids for ids in self._by_label.values() if len(ids)]
         for index in rng.integers(0, len(labels), count - near):
             ids = labels[int(index)]
             drawn.append(self._samples[ids[int(rng.integers(len(ids)))]])

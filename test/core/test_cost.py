@@ -79,13 +79,12 @@ def test_parts_and_pauses() -> None:
     """What runs in a part counts for it, the inner one of two; nothing counts in a pause."""
     layer = nn.Linear(2, 2)
     x = torch.rand(1, 2)
-    with CostMeter() as meter, torch.no_grad():
-        with part('outer'):
+    with CostMeter() as meter, torch.no_grad(), part('outer'):
+        layer(x)
+        with part('inner'):
             layer(x)
-            with part('inner'):
-                layer(x)
-            with meter.paused():
-                layer(x)
+        with meter.paused():
+            layer(x)
     assert meter.flops == {'outer': 8.0, 'inner': 8.0}
     assert set(meter.seconds) == {'outer', 'inner'}
     layer(x)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.deploy import extract_features
@@ -66,7 +67,7 @@ def test_a_round_teaches_a_new_class(model, frames):
     learner.add_samples(new)
     result = finish(learner)
     assert result.classes == (*model.classes, 'race_car')
-    assert result.update['head.weight'].shape == (5, 1280)
+    assert result.update['head.weight'].shape == (5, model.feature_size)
     right = learner.predictions(learner.training, new)
     assert right.count('race_car') >= 0.75 * len(new)
     assert learner.live.classes == model.classes, 'the live model waits for the verdict'
@@ -157,7 +158,7 @@ def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):
     learner.set_live(result.update, result.classes, 1)
     everything = learner.replay.samples
     features = extract_features(learner.live, [s.image for s in everything])
-    fresh = InstantHead(1280)
+    fresh = InstantHead(model.feature_size)
     fresh.rebuild(features, [s.label for s in everything])
     weight, _ = fresh.linear(result.classes)
     assert torch.allclose(learner.live.head.weight, weight, rtol=0.05, atol=0.02)
@@ -326,15 +327,18 @@ def test_a_cancelled_round_leaves_everything_as_it_was(model, frames):
     assert finish(learner).new_samples == waiting
 
 
-def test_a_refused_round_goes_back_to_the_live_weights_and_keeps_its_samples_new(model, frames):
-    learner = Learner(model, QUICK)
+@pytest.mark.parametrize('head', [False, True])
+def test_a_refused_round_goes_back_to_the_live_weights_and_loses_no_sample(model, frames, head):
+    """What only the round had learned is new again; what the instant head knows is replayed."""
+    learner = Learner(model, QUICK, head=HeadConfig(enabled=head))
     learner.add_samples(samples(frames, ('duck', 'tray')))
     waiting = len(learner.pending)
     finish(learner)
     assert not learner.pending
     learner.set_live({}, model.classes, 0)
     assert pack(learner.training.state()) == pack(model.state())
-    assert len(learner.pending) == waiting
+    assert len(learner.pending) == (0 if head else waiting)
+    assert len(learner.replay) >= waiting
 
 
 def test_weights_that_do_not_fit_change_nothing(model, frames):
@@ -453,7 +457,7 @@ def test_a_round_is_as_long_as_its_new_samples_ask(samples_, expected):
 
 def test_a_grown_head_keeps_its_moments(model):
     optimiser = make_optimiser(model, TrainConfig())
-    model.head(torch.randn(3, 1280)).sum().backward()
+    model.head(torch.randn(3, 1904)).sum().backward()
     optimiser.step()
     old = optimiser.state[model.head.weight]['exp_avg'].clone()
     model.add_class('new')

@@ -78,7 +78,7 @@ def test_an_image_becomes_a_prediction_with_its_header(ros, deployed, duck):
     assert said.latency_ms >= said.inference_ms > 0
     assert (kept[0].header, kept[0].label, kept[0].source) == (head, 'duck', 'camera')
     assert bytes(kept[0].image.data).startswith(b'\xff\xd8'), 'the frame is a JPEG'
-    assert len(features[0].feature) == 2 * 1280
+    assert len(features[0].feature) == 2 * 1904
 
 
 def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):

@@ -55,9 +55,7 @@ class AutoFreeze(Policy):
         active = model.unit_names[frozen_prefix(model) :]
         both = [n for n in active if n in self._last and n in self._sums]
         if len(both) == len(active) and len(active) > 1:
-            eta = [
-                abs(self._sums[n] - self._last[n]) / max(self._last[n], 1e-12) for n in active
-            ]
+            eta = [abs(self._sums[n] - self._last[n]) / max(self._last[n], 1e-12) for n in active]
             count = len(model.units) - len(active) + growth(eta)
             learner.set_frozen(model.unit_names[:count])
         self._last, self._sums = self._sums, {}

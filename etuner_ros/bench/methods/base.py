@@ -33,8 +33,8 @@ class Method:
 
     The runner calls: `on_request` for each request, `on_change` when the detector says so,
     `on_batch` for labels, `wants_round` while no round runs, then `round`, `make_candidate` and
-    `finish_round`, each when its virtual time has come. What predictions come from may change in `on_batch` and
-    `finish_round` only.
+    `finish_round`, each when its virtual time has come. What predictions come from may change in
+    `on_batch` and `finish_round` only.
     """
 
     source = ''  # where the method is from

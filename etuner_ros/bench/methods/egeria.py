@@ -48,7 +48,7 @@ def slope(values: Sequence[float]) -> float:
 
 
 class Egeria(Policy):
-    """The front module is frozen when its plasticity no longer changes; then the next is watched."""
+    """Freezes the front module when its plasticity has levelled off; then watches the next."""
 
     def __init__(self) -> None:
         self._reference: Classifier | None = None

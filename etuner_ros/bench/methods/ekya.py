@@ -42,9 +42,7 @@ class Candidate:
     accuracy: float = 0.0  # afterwards
 
 
-CANDIDATES = tuple(
-    Candidate(share, epochs) for share in (0.0, 0.5, 0.9) for epochs in (2.0, 4.0)
-)
+CANDIDATES = tuple(Candidate(share, epochs) for share in (0.0, 0.5, 0.9) for epochs in (2.0, 4.0))
 
 
 def window_accuracy(
@@ -76,7 +74,9 @@ def thief(
     """
 
     def best(share: float) -> tuple[float, Candidate | None]:
-        options = [(window_accuracy(now, c, share, serve_need), i) for i, c in enumerate(candidates)]
+        options = [
+            (window_accuracy(now, c, share, serve_need), i) for i, c in enumerate(candidates)
+        ]
         value, index = max(options, default=(-1.0, -1))
         idle = window_accuracy(now, None, 0.0, serve_need)
         return (value, candidates[index]) if value > idle else (idle, None)
@@ -133,7 +133,13 @@ class Ekya(Tuned):
             points = [(0.0, now)]
             for epoch in range(1, PROFILE_EPOCHS + 1):
                 for _ in train_round(
-                    model, optimiser, some, learner.replay, learner.scenario, config, rng,
+                    model,
+                    optimiser,
+                    some,
+                    learner.replay,
+                    learner.scenario,
+                    config,
+                    rng,
                     lambda chosen, m=model: m(m.tensor(s.image for s, _ in chosen)),  # type: ignore[misc]
                 ):
                     pass

@@ -81,9 +81,7 @@ def entries() -> dict[str, Entry]:
     head, gate = OUR_HEAD, GateConfig()
     lazy = LazyTuneConfig(max_batches=OUR_LAZY.max_batches)
     etuner = Recipe(HELD, lazy=lazy, sim_freeze=PAPER_FREEZE)
-    cached = replace(
-        HELD, views=OURS.views, flip=OURS.flip, cache_mb=OURS.cache_mb
-    )
+    cached = replace(HELD, views=OURS.views, flip=OURS.flip, cache_mb=OURS.cache_mb)
     full = Recipe(OURS, lazy=OUR_LAZY, sim_freeze=OUR_FREEZE, head=head, gate=gate)
     mensink = 'nearest class mean; Mensink et al., TPAMI 2013'
     found = {
@@ -124,9 +122,7 @@ def entries() -> dict[str, Entry]:
                 ),
                 'latent replay; Pellegrini et al., IROS 2020',
             ),
-            'lazytune': _tuned(
-                replace(immediate, train=HELD, lazy=lazy), 'LazyTune alone'
-            ),
+            'lazytune': _tuned(replace(immediate, train=HELD, lazy=lazy), 'LazyTune alone'),
             'simfreeze': _tuned(
                 replace(immediate, sim_freeze=PAPER_FREEZE), 'SimFreeze alone, on every batch'
             ),

@@ -73,7 +73,7 @@ class RigL(Policy):
         self._masks: dict[str, Tensor] = {}
         self._batches = 0
 
-    def _layers(self, learner: Learner) -> dict[str, nn.Parameter]:
+    def _layers(self, learner: Learner) -> dict[str, Tensor]:
         return {
             n: m.weight
             for n, m in learner.training.backbone.named_modules()
@@ -104,7 +104,7 @@ class RigL(Policy):
                     self._masks[name] = mask
         self._apply(layers)
 
-    def _apply(self, layers: dict[str, nn.Parameter]) -> None:
+    def _apply(self, layers: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, weight in layers.items():
                 weight.mul_(self._masks[name])

@@ -205,9 +205,7 @@ class Tuned(Method):
         learner = self.learner
         with self.world.meter.paused():
             said = self._know(samples)
-        samples = [
-            replace(s, scenario=self._scenario, predicted=p) for s, p in zip(samples, said)
-        ]
+        samples = [replace(s, scenario=self._scenario, predicted=p) for s, p in zip(samples, said)]
         known = set(learner.live.classes)
         if self.recipe.head.enabled:
             for sample in samples:
@@ -281,4 +279,3 @@ class Tuned(Method):
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Ask the live model."""
         return self.learner.predictions(self.learner.live, list(samples))
-
