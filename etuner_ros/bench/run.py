@@ -111,7 +111,7 @@ def plan(
 def run_table(arguments: argparse.Namespace) -> int:
     """Run what is missing and write the report."""
     streams = sources(arguments)
-    known = list(entries()) + (list(variants()) if arguments.search else [])
+    known = [*entries(), *variants()]
     names = arguments.methods or (list(QUICK) if arguments.quick else list(entries()))
     unknown = [n for n in names if n not in known]
     if unknown:
