@@ -190,3 +190,33 @@ def test_settings_out_of_range_are_refused_with_name_and_bounds():
         LazyTuneConfig(gain_share=math.nan)
     with pytest.raises(ConfigError, match=r"cache_precision must be one of 'float32'.*got 'int4'"):
         TrainConfig(cache_precision='int4')
+
+
+def test_rounds_that_do_not_pay_make_it_patient_and_those_that_do_take_that_back():
+    lazy = LazyTune(LazyTuneConfig(min_batches=2, max_batches=4, pays=True))
+    lazy.on_round_end(10, 0.5, gained=0, lost=3)
+    assert lazy.batches_needed == 2, 'one round says little'
+    lazy.on_round_end(10, 0.5, gained=1, lost=1)
+    assert lazy.batches_needed == 4
+    lazy.on_round_end(10, 0.5, gained=1, lost=2)
+    assert lazy.batches_needed == 8
+    assert 'not paid' in lazy.reason
+    lazy.on_scenario_change()
+    assert lazy.batches_needed == 8, 'a change of scenario is no reason to forget'
+    again = LazyTune(lazy.config)
+    again.load_state_dict(lazy.state_dict())
+    assert again.batches_needed == 8
+    lazy.on_round_end(10, 0.6, gained=9, lost=0)
+    lazy.on_round_end(10, 0.7, gained=9, lost=0)
+    lazy.on_scenario_change()
+    assert lazy.batches_needed == 2
+
+
+def test_fewest_batches_hold_for_new_classes_and_after_many_requests_too():
+    lazy = LazyTune(LazyTuneConfig(min_batches=3, request_decay=10.0))
+    lazy.on_request(100000)
+    lazy.on_batch(new_classes=True)
+    lazy.on_batch()
+    assert not lazy.should_tune
+    lazy.on_batch()
+    assert lazy.should_tune

@@ -14,6 +14,8 @@ import torch
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.cost import CostMeter
+from etuner_ros.core.cost import PROBE
 from etuner_ros.core.deploy import extract_features
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.errors import WeightsError
@@ -569,3 +571,57 @@ def test_features_and_appearance_come_from_the_one_forward_pass(model, frames):
     assert torch.allclose(features, expected, atol=1e-4)
     assert torch.allclose(logits, model.head(expected), atol=1e-4)
     assert appearance.shape == (4, 224), 'two values for each of the 112 channels of the middle'
+
+
+THRIFTY = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
+
+
+def test_what_prediction_computed_is_not_computed_again(model, frames):
+    """Neither the feature nor the activation at the frozen border of a frame that was seen."""
+    learner = Learner(model, TrainConfig(validation_share=0.0, views=1, epochs=1.0), THRIFTY)
+    seen = samples(frames, ('duck', 'tray'))[:12]
+    said, features = learner.foresee(seen)
+    assert said == learner.predictions(learner.live, seen)
+    expected = extract_features(model, [s.image for s in seen])
+    for sample, row in zip(seen, expected):
+        assert torch.allclose(features[sample.sample_id], row, rtol=1e-3, atol=1e-4)
+        assert learner.correct(sample.sample_id, sample.label, features[sample.sample_id], 0)
+    with CostMeter() as meter:
+        learner.add_samples(seen)
+        finish(learner)
+    assert learner.cache.uses['offered'] == 12
+    assert not learner.cache.uses['misses']
+    assert PROBE not in meter.flops, 'nothing else may freeze, so nothing is probed'
+
+
+def test_other_front_weights_are_not_taken_for_the_same(model, frames):
+    learner = Learner(model, TrainConfig(validation_share=0.0, views=1), THRIFTY)
+    other = {k: v for k, v in model.state().items() if k.startswith('backbone.stem')}
+    other = {k: v * 1.01 if v.dtype == np.float32 else v for k, v in other.items()}
+    learner.live.load_state(other, model.classes)
+    learner.foresee(samples(frames, ('duck',))[:3])
+    assert len(learner.cache) == 0
+
+
+def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
+    """Many labels of one class move what is said, not how a candidate is judged."""
+    head = HeadConfig(prior=1.0, prior_memory=20.0)
+    learner = Learner(model, TrainConfig(views=1, validation_share=0.3), head=head)
+    learner.add_exemplars(samples(frames, model.classes))
+    again = [
+        Sample(f'new {s.sample_id}', s.label, 0, s.jpeg)
+        for s in samples(frames, ('duck',)) + samples(frames, ('tray',))[:1]
+    ]
+    learner.add_samples(again)
+    result = learner.propose_head()
+    if result is None:  # the live head says all of it already
+        learner._head_is_new = True
+        result = learner.propose_head()
+    learner.set_live(result.update, result.classes, 1)
+    classes = list(result.classes)
+    _, plain = learner.instant.linear(classes)
+    moved = torch.from_numpy(result.update['head.bias']) - plain
+    assert moved[classes.index('duck')] == moved.max() > 0
+    learner._head_is_new = True
+    same = learner.propose_head()
+    assert all(o.live_correct == o.candidate_correct for o in same.outcomes)

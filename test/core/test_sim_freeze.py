@@ -283,3 +283,18 @@ def test_little_freezes_before_the_first_version_that_was_trained_here():
     assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:2])
     freeze.accepted = True
     assert freeze.on_probe(stable(1.0), 8) == set(UNITS[:6])
+
+
+def test_the_front_can_be_frozen_from_the_start():
+    config = SimFreezeConfig(start_frozen_share=0.5, max_frozen_share=0.5)
+    freeze = SimFreeze(['a', 'b', 'c', 'd'], config)
+    assert freeze.frozen == {'a', 'b'}
+    freeze.set_layers((), ())  # nobody has been told yet
+    assert freeze.frozen == {'a', 'b'}
+    freeze.set_layers((), ('a',))  # pinned, and not frozen
+    assert freeze.frozen == {'b'}
+    freeze.accepted = True  # from then on the robot's state counts
+    freeze.set_layers(('a',), ())
+    assert freeze.frozen == {'a'}
+    off = SimFreeze(['a', 'b'], SimFreezeConfig(enabled=False, start_frozen_share=0.5))
+    assert not off.frozen
