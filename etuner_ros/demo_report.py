@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 TUNED, UNTUNED, NEAREST, SWAP = '#12805c', '#c0392b', '#7f8c8d', '#2d6cdf'
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """Return a figure as SVG text, and close it."""
     stream = BytesIO()
     figure.savefig(stream, format='svg', bbox_inches='tight')
     pyplot.close(figure)
@@ -109,7 +110,7 @@ def accuracy_plot(deployed: Deployed, record: Record, nearest: list[str]) -> str
     axes.set_ylim(0, 102)
     axes.set_ylabel('accuracy of the last 50 frames (%)')
     axes.legend(loc='lower left', fontsize=8, ncol=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def tuning_plot(record: Record) -> str:
@@ -139,7 +140,7 @@ def tuning_plot(record: Record) -> str:
     _mark_scenarios(above, record)
     _mark_scenarios(below, record)
     above.set_xlabel('')
-    return _svg(figure)
+    return svg(figure)
 
 
 def _samples(deployed: Deployed, record: Record) -> list[dict[str, Any]]:

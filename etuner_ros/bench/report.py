@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 import json
 from pathlib import Path
 import statistics
@@ -17,6 +16,7 @@ import numpy as np
 
 from etuner_ros.bench.table import Run
 from etuner_ros.core.cost import PARTS
+from etuner_ros.demo_report import svg
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
@@ -32,15 +32,6 @@ def _colour(method: str) -> str:
     if method.startswith('immediate'):
         return STRONG
     return CHEAP if method in ('never', 'ncm', 'slda', 'ridge') else RIVAL
-
-
-def svg(figure: Any) -> str:
-    """Return a figure as SVG text."""
-    stream = BytesIO()
-    figure.savefig(stream, format='svg', bbox_inches='tight')
-    pyplot.close(figure)
-    text = stream.getvalue().decode()
-    return text[text.index('<svg') :]
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[str]:
