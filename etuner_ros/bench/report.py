@@ -163,6 +163,27 @@ def _mean_total(runs: Sequence[Run], unit: str) -> float:
     return statistics.mean(sum(r.outcome[unit].values()) for r in runs)
 
 
+def sensitivities(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what each changed choice of `full` makes of accuracy and operations, seed by seed."""
+    by_method: dict[str, dict[tuple[str, str, int], Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, {})[run.stream, run.model, run.seed] = run
+    full, rows = by_method.get('full', {}), []
+    for method, mine in by_method.items():
+        both = [key for key in mine if key in full]
+        if not method.startswith('full, ') or not both:
+            continue
+        points = [mine[k].outcome['accuracy'] - full[k].outcome['accuracy'] for k in both]
+        ours, theirs = (
+            sum(sum(group[k].outcome['flops'].values()) for k in both) for group in (mine, full)
+        )
+        choice = f'{method.removeprefix("full, ")} ({len(both)} runs)'
+        rows.append(
+            {'choice': choice, 'accuracy': 100 * statistics.mean(points), 'flops': ours / theirs}
+        )
+    return rows
+
+
 def sensitivity_figure(rows: Sequence[dict[str, Any]]) -> Any:
     """Draw the change of accuracy and of operations when one of our choices is another."""
     names = [r['choice'] for r in rows]
@@ -216,7 +237,6 @@ def write(
     runs: Sequence[Run],
     timed: Sequence[Run],
     facts: dict[str, Any],
-    sensitivity: Sequence[dict[str, Any]] = (),
 ) -> None:
     """
     Write summary.json, table.md, pareto PNGs and report.html.
@@ -248,6 +268,7 @@ def write(
         if any((r.stream, r.model) == (stream, model) for r in timed):
             figures.append(svg(cost_figure(timed, stream, model, 'seconds')))
         sections.append({'title': f'{stream}, {model}', 'rows': own, 'figures': figures})
+    sensitivity = sensitivities(runs)
     template = Path(__file__).resolve().parent.parent / 'templates' / 'bench.html'
     page = jinja2.Template(template.read_text(), autoescape=True).render(
         sections=sections,
