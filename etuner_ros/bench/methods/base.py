@@ -37,8 +37,6 @@ class Method:
     `on_batch` and `finish_round` only.
     """
 
-    source = ''  # where the method is from
-
     def __init__(self, world: World) -> None:
         self.world = world
         self.rounds = 0

@@ -95,16 +95,15 @@ def thief(
 class Ekya(Tuned):
     """A window is as many batches as the trigger waits for."""
 
-    source = 'Ekya; Bhardwaj et al., NSDI 2022'
     SERVE_NEED = 0.5
 
     def round(self) -> Iterator[None]:
-        """Profile, choose, train what was chosen; nothing when nothing pays."""
+        """Profile, choose, train what was chosen; the cheapest candidate when none pays."""
         with part(PROBE):
             now, profiled = self._profile()
-        chosen, self.share, _ = thief(now, profiled, self.SERVE_NEED)
+        chosen, _, _ = thief(now, profiled, self.SERVE_NEED)
         learner = self.learner
-        if chosen is None:  # the window's samples are replayed later
+        if chosen is None:  # the learner hands samples on to replay through a round only
             chosen = min(profiled, key=lambda c: c.cost)
         learner.train_config = replace(learner.train_config, epochs=chosen.epochs)
         names = learner.training.unit_names

@@ -25,8 +25,6 @@ SHRINKAGE = 1e-4  # of Deep SLDA's covariance towards the identity
 class Never(Method):
     """The deployed model, untouched."""
 
-    source = 'no tuning'
-
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Return what the deployed head says."""
         head, classes = self.world.base.head, self.world.base.classes
@@ -54,8 +52,6 @@ class _OnFeatures(Method):
 class NearestMean(_OnFeatures):
     """Nearest class mean of features scaled to length 1."""
 
-    source = 'nearest class mean; Mensink et al., TPAMI 2013'
-
     def __init__(self, world: World) -> None:
         self._means = NearestClassMean()
         super().__init__(world)
@@ -73,8 +69,6 @@ class NearestMean(_OnFeatures):
 
 class Ridge(_OnFeatures):
     """Ridge regression onto one-hot targets: our instant head without any tuning below it."""
-
-    source = 'ridge regression on frozen features'
 
     def __init__(self, world: World) -> None:
         self._head = InstantHead(world.base.feature_size, HeadConfig(prior=0.0))
@@ -135,8 +129,6 @@ class StreamingLDA:
 
 class DeepSLDA(_OnFeatures):
     """Streaming LDA on frozen features."""
-
-    source = 'Deep SLDA; Hayes & Kanan, CVPRW 2020'
 
     def __init__(self, world: World) -> None:
         self._lda = StreamingLDA(world.base.feature_size)
