@@ -13,9 +13,9 @@ from etuner_ros.core.errors import EtunerError
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
+    from etuner_ros.core.base_weights import write_base
     from etuner_ros.core.deploy import choose_exemplars
     from etuner_ros.core.deploy import fit_head
-    from etuner_ros.core.files import replace_file
     from etuner_ros.core.frame_sources import open_source
     from etuner_ros.core.images import Image
     from etuner_ros.core.images import resize_square
@@ -40,9 +40,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
         )
     accuracy = fit_head(model, images, labels)
     exemplars = choose_exemplars(images, labels, arguments.exemplars)
-    replace_file(
-        arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars)
-    )
+    write_base(arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
     print(
         f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, '
         f'{100 * accuracy:.1f} % of them right'

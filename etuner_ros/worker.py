@@ -39,6 +39,29 @@ HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be prop
 ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
 
 
+# What an allocation that fails says: torch on CPU and CUDA, cuBLAS and cuDNN, and the memory that
+# a Jetson's GPU shares with its CPU (NvMap), which torch reports as an internal error.
+_OUT_OF_MEMORY = (
+    'out of memory',
+    "can't allocate memory",
+    'cannot allocate memory',
+    'std::bad_alloc',
+    'cublas_status_alloc_failed',
+    'cudnn_status_alloc_failed',
+    'cudaerrormemoryallocation',
+    'nvmapmemalloc',
+    'nvml_success == r internal assert failed',
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, in any of the forms that it takes."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+    )
+
+
 class WorkerClient:
     """
     Starts a worker process and talks to it.
@@ -175,6 +198,7 @@ class Worker:
         from etuner_ros.core.images import resize_square
         from etuner_ros.core.learner import Learner
         from etuner_ros.core.models import choose_device
+        from etuner_ros.core.models import forward_shares
         from etuner_ros.core.models import from_base
         from etuner_ros.core.replay import Sample
         from etuner_ros.core.weights import read_base
@@ -200,6 +224,7 @@ class Worker:
             base_sha256=base.sha256,
             architecture=base.spec.architecture,
             units=self._learner.live.unit_names,
+            forward_shares=forward_shares(self._learner.live),
         )
 
     def _on_model(self, message: Message) -> None:
@@ -252,6 +277,9 @@ class Worker:
         from etuner_ros.core.images import resize_square
         from etuner_ros.core.replay import Sample
 
+        for label, new_label in message['renamed']:
+            self._learner.rename(label, new_label)
+        self._learner.withdraw(message['withdrawn'])
         samples = []
         for raw in message['samples']:
             try:
@@ -278,34 +306,46 @@ class Worker:
         self._learner.sim_freeze.set_layers(message['frozen'], message['pinned'])
 
     def _on_round(self, message: Message) -> None:
-        from etuner_ros.core.learner import RoundCancelled
-        from etuner_ros.core.trainer import Step
-
         self._cancelled.clear()
         self._learner.set_scenario(message['scenario'])
         if not self._learner.pending:
             self._reply(op='nothing', id=message['id'])
             return
         try:
+            while not self._run_round(message['id']):
+                pass
+        except (
+            Exception
+        ) as error:  # the round failed, its samples still wait; the process lives on
+            traceback.print_exc()
+            self._reply(op='failed', id=message['id'], text=f'{type(error).__name__}: {error}')
+
+    def _run_round(self, number: int) -> bool:
+        """Run a round; return False when memory ran out and it should be tried in halves."""
+        from etuner_ros.core.learner import RoundCancelled
+        from etuner_ros.core.trainer import Step
+
+        try:
             for item in self._learner.run_round(self._cancelled.is_set):
                 if not isinstance(item, Step):
-                    self._reply_candidate('candidate', message['id'], item)
+                    self._reply_candidate('candidate', number, item)
                     continue
                 self._reply(
                     op='progress',
-                    id=message['id'],
+                    id=number,
                     iteration=item.iteration,
                     total=item.total,
                     loss=item.loss,
                 )
                 self._between_steps(item.iteration == item.total)
         except RoundCancelled:
-            self._reply(op='cancelled', id=message['id'])
-        except (
-            Exception
-        ) as error:  # the round failed, its samples still wait; the process lives on
-            traceback.print_exc()
-            self._reply(op='failed', id=message['id'], text=f'{type(error).__name__}: {error}')
+            self._reply(op='cancelled', id=number)
+        except Exception as error:
+            if not (is_out_of_memory(error) and self._learner.halve_batches()):
+                raise
+            self._reply(op='shrunk', batch_size=self._learner.batch_size, text=str(error)[:300])
+            return False
+        return True
 
     def _between_steps(self, last: bool) -> None:
         """

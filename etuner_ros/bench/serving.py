@@ -308,7 +308,8 @@ class Training:
         self._round += 1
         # Other names each time: a sample is new once.
         samples = [{**s, 'id': f'{s["id"]}/{self._round}'} for s in self._samples]
-        self._client.send({'op': 'samples', 'samples': samples, 'new': True})
+        message = {'op': 'samples', 'samples': samples, 'new': True}
+        self._client.send({**message, 'renamed': [], 'withdrawn': []})
         self._client.send({'op': 'round', 'id': self._round, 'scenario': 0})
 
     def rate(self, run: Callable[[], Any]) -> tuple[float, Any]:

@@ -78,7 +78,9 @@ class Job:
         """What the run is known by; another setting or recipe is another run."""
         from etuner_ros.bench.methods.registry import describe
 
-        text = json.dumps([asdict(self), describe(self.method)], sort_keys=True, default=str)
+        facts = asdict(self)
+        facts['source']['path'] = Path(self.source.path).name  # the same pictures lie elsewhere
+        text = json.dumps([facts, describe(self.method)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

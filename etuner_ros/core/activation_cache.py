@@ -170,6 +170,11 @@ class ActivationCache:
         if key in self._entries:
             self._remove(key)
 
+    def clear(self) -> None:
+        """Forget all samples."""
+        self._entries.clear()
+        self.bytes = 0
+
     def _remove(self, key: Hashable) -> None:
         self.bytes -= self._entries.pop(key).bytes
 

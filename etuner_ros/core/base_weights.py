@@ -39,6 +39,38 @@ def cached(digest: str) -> Path:
     return cache_folder() / f'{digest}.safetensors'
 
 
+def checksum_file(path: Path) -> Path:
+    """Return the file beside base weights that holds their SHA-256."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def write_base(path: Path, data: bytes) -> None:
+    """Write base weights and, beside them, their checksum; durable, each in one step."""
+    checksum_file(path).unlink(missing_ok=True)  # of another content
+    replace_file(path, data)
+    replace_file(checksum_file(path), sha256(data).encode())
+
+
+def intact_file(path: Path) -> Path | None:
+    """
+    Return base weights that are whole: the file, or when it is damaged or gone a copy that the
+    cache or the default model store has. None when there is none.
+
+    A file without a checksum beside it is taken as it is.
+    """
+    try:
+        digest = checksum_file(path).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return path if path.exists() else None
+    for candidate in (path, cached(digest), home('models') / digest[:16] / 'base.safetensors'):
+        try:
+            if sha256(candidate.read_bytes()) == digest:
+                return candidate
+        except OSError:
+            continue
+    return None
+
+
 def prepare(architecture: str, input_size: int, weights: str) -> Path:
     """
     Return base weights, made from the pretrained network when they are not there yet; imports
@@ -49,8 +81,14 @@ def prepare(architecture: str, input_size: int, weights: str) -> Path:
     :raises WeightsError: when there are none
     """
     path = base_file(architecture, input_size, weights)
-    if path.exists():
-        return path
+    intact = intact_file(path)
+    if intact is not None:
+        return intact
+    if path.exists() and weights.endswith('.safetensors'):
+        raise WeightsError(
+            f'the weights file {path} does not have the checksum in {checksum_file(path)}, '
+            f'and there is no other copy: it is damaged; make it anew with `etuner deploy`'
+        )
     if weights.endswith('.safetensors'):
         raise WeightsError(
             f'the weights file {path} does not exist; set model.weights to base weights made by '
@@ -60,7 +98,7 @@ def prepare(architecture: str, input_size: int, weights: str) -> Path:
     from etuner_ros.core.models import pretrained_spec
 
     model = build(pretrained_spec(architecture, input_size), weights or 'pretrained')
-    replace_file(path, pack_base(model.state(), model.spec, model.unit_sizes))
+    write_base(path, pack_base(model.state(), model.spec, model.unit_sizes))
     return path
 
 
@@ -71,7 +109,7 @@ def prepare_in_process(
     Start making base weights in another process; None when they are there already. Its last line
     of stderr says what failed.
     """
-    if base_file(architecture, input_size, weights).exists():
+    if intact_file(base_file(architecture, input_size, weights)) is not None:
         return None
     command = [
         sys.executable,

@@ -23,5 +23,9 @@ class StoreError(EtunerError):
     """A store on disk can't be opened or written."""
 
 
+class MessageError(EtunerError):
+    """A received message can't be used."""
+
+
 class LearnerError(EtunerError):
     """The learner was asked for something that its state does not allow."""

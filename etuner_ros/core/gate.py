@@ -50,9 +50,14 @@ def mcnemar_worse(lost: int, gained: int) -> float:
     return sum(math.comb(n, k) for k in range(lost, n + 1)) / 2**n if n else 1.0
 
 
-def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verdict:
+def judge(
+    outcomes: Sequence[Outcome], config: GateConfig | None = None, scenario: int | None = None
+) -> Verdict:
     """
     Decide on a candidate (docs: architecture, "The gate").
+
+    :param scenario: the current one; its samples and those of earlier ones are then also tested
+        apart from each other, so that what is won here can not hide what is lost there
 
     Refused when the exact McNemar test says worse, when a class with at least three samples falls
     to zero, or, with very few samples, when the mean drops. With few samples the test is stricter:
@@ -86,6 +91,16 @@ def judge(outcomes: Sequence[Outcome], config: GateConfig | None = None) -> Verd
             and not any(o.candidate_correct for o in mine)
         ):
             return verdict(False, f"refused: class '{label[:60]}' would be lost")
+    if scenario is not None:
+        here = [o for o in outcomes if o.scenario == scenario]
+        earlier = [o for o in outcomes if o.scenario != scenario]
+        for name, mine in (('the current scenario', here), ('earlier scenarios', earlier)):
+            gone = sum(o.live_correct and not o.candidate_correct for o in mine)
+            won = sum(o.candidate_correct and not o.live_correct for o in mine)
+            # Two tests on top of the one above: each at half its level (Bonferroni).
+            if mcnemar_worse(gone, won) < config.significance / 2:
+                text = f'refused: worse in {name}, {gone} of {len(mine)} samples lost, {won} won'
+                return verdict(False, text)
     drop = (live - candidate) / n
     if n < config.very_few_samples and drop > config.tolerated_drop + 1e-9:
         return verdict(False, 'refused: the mean drops and there are very few samples')

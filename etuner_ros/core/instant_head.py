@@ -23,6 +23,7 @@ from etuner_ros.core.cost import charge
 from etuner_ros.core.cost import HEAD
 
 _BIAS_PENALTY = 1e-6  # of the penalty on weights: the bias is practically free
+_NEVER = -30.0  # logit of a class without samples
 _SCALES = [2.0**e for e in (0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6)]
 
 
@@ -143,12 +144,16 @@ class InstantHead:
     def linear(self, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
         """
         Return the head as weight (C, D) and bias (C,), float32, with rows in the order of
-        `classes`.
+        `classes`. A class that has lost all its samples (renamed, taken back) is never said.
 
         :raises KeyError: for a class that was never learned
         """
         index = {label: i for i, label in enumerate(self.classes)}
         chosen = self.scale * self._weights[:, [index[label] for label in classes]]
+        for row, label in enumerate(classes):
+            if not self.counts[label]:
+                chosen[:, row] = 0.0
+                chosen[-1, row] = _NEVER
         return chosen[:-1].T.float().contiguous(), chosen[-1].float()
 
     def _weight(self, label: str) -> float:

@@ -44,6 +44,12 @@ class LabelPrior:
             self._counts[known] *= self._keep
         self._counts[label] = self._counts.get(label, 0.0) + 1.0
 
+    def rename(self, label: str, new_label: str) -> None:
+        """Call a label otherwise."""
+        if label in self._counts:
+            count = self._counts.pop(label)
+            self._counts[new_label] = self._counts.get(new_label, 0.0) + count
+
     def on_scenario_change(self) -> None:
         """Trust what was labelled before less."""
         for known in self._counts:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 import math
 import time
 
@@ -233,6 +234,47 @@ class Learner:
         for key in list(self.validation)[:-MOST_HELD]:
             del self.validation[key]
         self._learn_instantly([s for s in samples if s.sample_id not in self.validation])
+
+    def withdraw(self, sample_ids: Iterable[str]) -> None:
+        """Forget samples: what was said of them was taken back, or people disagree."""
+        for sample_id in sample_ids:
+            self._forget_views(sample_id)
+            self.replay.discard(sample_id)
+            self.validation.pop(sample_id, None)
+            self._noted.pop(sample_id, None)
+            for waiting in (self.pending, self._last_new):
+                waiting[:] = [s for s in waiting if s.sample_id != sample_id]
+            for state in self._head_states():
+                if sample_id in state.learned:
+                    old, weight = state.learned.pop(sample_id)
+                    state.head.unlearn(state.features[sample_id], old, weight)
+                    self._head_is_new = True
+
+    def rename(self, label: str, new_label: str) -> None:
+        """
+        Call a label otherwise in all samples, exemplars included; two of one name are merged.
+
+        The old class stays a row of the head that is never said, as it has no sample.
+        """
+        for sample in [s for s in self.replay.samples if s.label == label]:
+            self.replay.add(replace(sample, label=new_label))
+        for waiting in (self.pending, self._last_new):
+            waiting[:] = [replace(s, label=new_label) if s.label == label else s for s in waiting]
+        for key, sample in self.validation.items():
+            if sample.label == label:
+                self.validation[key] = replace(sample, label=new_label)
+        self.prior.rename(label, new_label)
+        for key in [k for k, said in self._noted.items() if said == label]:
+            self._noted[key] = new_label
+        for state in self._head_states():
+            for key in [k for k, (said, _) in state.learned.items() if said == label]:
+                self._teach(state, key, new_label)
+                self._head_is_new = True
+
+    def _head_states(self) -> list[_HeadState]:
+        """Return the head that is served, and the one whose candidate waits for its verdict."""
+        proposed = self._proposed[1] if self._proposed else None
+        return [self._served] if proposed is None else [self._served, proposed]
 
     def add_exemplars(self, samples: list[Sample]) -> None:
         """Take samples that the deployed model was fitted to: for replay, not for the gate."""
@@ -514,6 +556,25 @@ class Learner:
             del self._backbones[old]
         self.version = version
         self._learn_instantly(self.pending)  # what came while a candidate waited
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a training batch."""
+        return self.train_config.batch_size
+
+    def halve_batches(self) -> bool:
+        """
+        Train in batches of half the size from now on, after memory ran out.
+
+        :return: False when they are of one image already
+        """
+        if self.batch_size == 1:
+            return False
+        self.train_config = replace(self.train_config, batch_size=self.batch_size // 2)
+        self.cache.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
 
     def go_back(self) -> None:
         """Give up the candidate that was proposed last; training goes on from what is live."""

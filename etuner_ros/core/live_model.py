@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+import threading
 import time
 
 import torch
@@ -17,7 +18,10 @@ from etuner_ros.core.models import Classifier
 from etuner_ros.core.models import from_base
 from etuner_ros.core.scenario import NoveltyScore
 from etuner_ros.core.weights import BaseWeights
+from etuner_ros.core.weights import check_update
+from etuner_ros.core.weights import HEAD
 from etuner_ros.core.weights import sha256
+from etuner_ros.core.weights import State
 from etuner_ros.core.weights import unpack
 
 
@@ -39,6 +43,7 @@ class Result:
 class _Slot:
     model: Classifier
     version: int
+    changed: frozenset[str]  # tensors that may differ from the base weights
 
 
 class LiveModel:
@@ -46,16 +51,24 @@ class LiveModel:
     Holds one version and predicts with it. `prepare` builds another beside it, `swap` makes it
     live by one assignment.
 
-    `predict` may run in one thread while `prepare` runs in another.
+    `predict` may run in one thread while `prepare` runs in another: there are two networks, and
+    the one that does not serve takes the tensors of the next version in place. Nothing is built or
+    allocated for a swap, which would hold Python's lock (with a network built anew, predictions
+    beside it took up to 0.1 s).
     """
 
     def __init__(self, base: BaseWeights, device: str = 'cpu') -> None:
         self.base = base
         self._device = torch.device(device)
-        self._deployed = from_base(base.state, base.spec).to(self._device).eval()
-        self._slot = _Slot(self._deployed, 0)
+        deployed = from_base(base.state, base.spec).to(self._device).eval()
+        self._base = {k: v.clone() for k, v in deployed.state_dict().items()}
+        self._slot = _Slot(deployed, 0, frozenset())
+        self._spare = _Slot(copy.deepcopy(deployed), 0, frozenset())
+        self._serving: _Slot | None = None  # in use by a prediction right now
+        self._lock = threading.Lock()
         self._novelty = NoveltyScore()
-        self._warm_up(self._deployed)
+        for slot in (self._slot, self._spare):
+            self._warm_up(slot.model)
 
     @property
     def version(self) -> int:
@@ -71,21 +84,45 @@ class LiveModel:
         self, version: int, classes: tuple[str, ...], weights: bytes, digest: str
     ) -> _Slot:
         """
-        Build a version beside the live one, warm it up and check that it works.
+        Make a version in the network that does not serve, run it once and check that it works.
+
+        One version at a time: what was prepared and not swapped in is given up.
 
         :param weights: safetensors of what differs from the base weights
         :param digest: SHA-256 of `weights`
-        :raises WeightsError: when it may not go live
+        :raises WeightsError: when it may not go live; the live version is as it was
         """
         if sha256(weights) != digest:
             raise WeightsError(f'version {version} is damaged on the way: its checksum is wrong')
-        model = copy.deepcopy(self._deployed)
-        model.load_state({**self.base.state, **unpack(weights)}, classes)
-        model.eval()
+        update = unpack(weights)
+        check_update(self.base.state, update, len(classes))
+        while self._is_serving(self._spare):  # a last prediction with the version before
+            time.sleep(0.001)
+        model, before = self._spare.model, self._spare.changed
+        changed = frozenset(update)
+        self._spare = _Slot(model, version, before | changed)  # whatever fails from here on
+        self._load(model, before, update, classes)
         logits, features = self._warm_up(model)
         if not (torch.isfinite(logits).all() and torch.isfinite(features).all()):
             raise WeightsError(f'version {version} gives values that are not finite')
-        return _Slot(model, version)
+        self._spare = _Slot(model, version, changed)
+        return self._spare
+
+    def _load(
+        self, model: Classifier, before: frozenset[str], update: State, classes: tuple[str, ...]
+    ) -> None:
+        """Write an update into a network; what differed before and is not in it goes back."""
+        model.resize_head(classes)
+        own = model.state_dict()
+        with torch.inference_mode():
+            for name, value in update.items():
+                own[name].copy_(torch.from_numpy(value))
+            for name in (before | set(HEAD)) - update.keys():
+                own[name].copy_(self._base[name])
+
+    def _is_serving(self, slot: _Slot) -> bool:
+        with self._lock:
+            return self._serving is not None and self._serving.model is slot.model
 
     def _warm_up(self, model: Classifier) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the model once, so that its first frame does not wait."""
@@ -96,7 +133,8 @@ class LiveModel:
 
     def swap(self, slot: _Slot) -> None:
         """Make a prepared version live."""
-        self._slot = slot
+        with self._lock:
+            self._slot, self._spare = slot, self._slot
 
     def predict(self, image: Image, top_k: int) -> Result:
         """
@@ -104,7 +142,14 @@ class LiveModel:
 
         :param image: RGB uint8, (H, W, 3)
         """
-        slot = self._slot
+        with self._lock:
+            slot = self._serving = self._slot
+        try:
+            return self._predict(slot, image, top_k)
+        finally:
+            self._serving = None
+
+    def _predict(self, slot: _Slot, image: Image, top_k: int) -> Result:
         began = time.perf_counter()
         model = slot.model
         logits, features, appearance = model.examine(

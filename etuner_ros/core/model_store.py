@@ -5,8 +5,8 @@ Versions of the weights on disk. The store always opens: a version is there whol
 and a damaged one is skipped.
 
 Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), and
-one folder `v00000012` for each version with `weights.safetensors` and `manifest.json`. Version 0
-is the base weights.
+one folder `v00000012` for each version with `weights.safetensors`, `manifest.json` and, when it is
+kept for ever, an empty file `pinned`. Version 0 is the base weights.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import fields
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from etuner_ros.core.weights import BaseWeights
 from etuner_ros.core.weights import read_base
 from etuner_ros.core.weights import sha256
 
+PIN = 'pinned'
 KEPT_HEADS = 3  # versions with a new head only, besides what `keep` allows
 
 
@@ -44,7 +46,10 @@ class Manifest:
     frozen_layers: tuple[str, ...] = ()
     reason: str = ''
     accuracy: float = math.nan  # on validation samples when it was accepted
+    scenario_accuracy: dict[str, float] = field(default_factory=dict)  # the same, by scenario
     seconds: float = 0.0  # the round that made it
+    iterations: int = 0  # training batches of that round
+    new_samples: int = 0  # labelled samples that it learned
     created_ns: int = 0  # ROS time
     learned: dict[str, int] = field(default_factory=dict)  # collector: last batch learned
     head_only: bool = False  # a new head on the backbone of its parent, not a round
@@ -54,7 +59,8 @@ class Manifest:
         """Read a manifest; raises ValueError, KeyError or TypeError when it is damaged."""
         raw: dict[str, Any] = json.loads(text)
         raw['classes'], raw['frozen_layers'] = tuple(raw['classes']), tuple(raw['frozen_layers'])
-        return Manifest(**raw)
+        known = {f.name for f in fields(Manifest)}  # a later release may have written more
+        return Manifest(**{k: v for k, v in raw.items() if k in known})
 
 
 class ModelStore:
@@ -63,19 +69,33 @@ class ModelStore:
 
     :param root: folder of all stores
     :param base: file of the base weights; it is copied into the store
-    :param keep: how many versions made by rounds are kept beside the live one and its parent
+    :param keep: how many versions made by rounds are kept beside the live one, its parent and the
+        pinned
+    :param read_only: look at a store that another process owns: nothing is cleared or written
     :raises WeightsError: when the base weights can't be read
     :raises StoreError: when the folder can't be written
     """
 
-    def __init__(self, root: Path, base: Path, keep: int = 10) -> None:
+    def __init__(self, root: Path, base: Path, keep: int = 10, read_only: bool = False) -> None:
         self.warnings: list[str] = []
         self.keep = keep
         self.base: BaseWeights = read_base(base)
         self.folder = root / self.base.sha256[:16]
+        if not read_only:
+            self._make_ready(base)
+        root_manifest = Manifest(0, 0, sha256(b''), self.base.spec.classes, reason='deployed')
+        self.manifests: dict[int, Manifest] = {0: root_manifest}
+        self.pinned: set[int] = set()
+        self._highest = 0
+        for folder in sorted(self.folder.glob('v*')):
+            self._open_version(folder)
+        self.live = self._open_live()
+
+    def _make_ready(self, base: Path) -> None:
+        """Make the folder, clear what a crash left in the middle of a write, keep the base."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob('.*'):  # of a crash in the middle of a write
+            for leftover in [*self.folder.glob('.*'), *self.folder.glob('v*/.*')]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             if (
                 not self.base_path.exists()
@@ -87,12 +107,6 @@ class ModelStore:
                 f'the model store {self.folder} can not be written: {error.strerror or error}; '
                 f'check models.folder'
             ) from error
-        root_manifest = Manifest(0, 0, sha256(b''), self.base.spec.classes, reason='deployed')
-        self.manifests: dict[int, Manifest] = {0: root_manifest}
-        self._highest = 0
-        for folder in sorted(self.folder.glob('v*')):
-            self._open_version(folder)
-        self.live = self._open_live()
 
     @property
     def base_path(self) -> Path:
@@ -110,7 +124,11 @@ class ModelStore:
             manifest = Manifest.from_json((folder / 'manifest.json').read_text())
             if sha256((folder / 'weights.safetensors').read_bytes()) != manifest.sha256:
                 raise ValueError('the checksum of its weights is wrong')
+            if manifest.version != int(folder.name[1:]):
+                raise ValueError(f'its manifest is that of version {manifest.version}')
             self.manifests[manifest.version] = manifest
+            if (folder / PIN).exists():
+                self.pinned.add(manifest.version)
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.warnings.append(f'version {folder.name} is damaged and skipped: {error}')
 
@@ -120,15 +138,52 @@ class ModelStore:
         try:
             wanted = int(path.read_text())
         except FileNotFoundError:
-            return 0
+            if not self._highest:
+                return 0
+            wanted = self._highest
+            self.warnings.append('the name of the live version is missing')
         except (OSError, ValueError) as error:
             wanted = self._highest
             self.warnings.append(f'the name of the live version is damaged ({error})')
         if wanted in self.manifests:
             return wanted
-        best = max((v for v in self.manifests if v <= wanted), default=0)
+        best = self._before(wanted)
         self.warnings.append(f'version {wanted} can not be used; version {best} is live instead')
         return best
+
+    def _before(self, version: int) -> int:
+        """Return the last good version before one that can't be used."""
+        return max((v for v in self.manifests if v < version), default=0)
+
+    def drop_damaged(self, version: int) -> int:
+        """Give up a version that turned out to be damaged; return the one to use instead."""
+        self.manifests.pop(version, None)
+        self.pinned.discard(version)
+        return self._before(version)
+
+    def pin(self, version: int, pinned: bool) -> None:
+        """
+        Keep a version for ever, or no longer.
+
+        :raises WeightsError: when there is no such version
+        :raises StoreError: when the disk does not take it
+        """
+        if version not in self.manifests:
+            raise WeightsError(f'version {version} is not in the store')
+        if version == 0:
+            return  # always kept
+        file = self._version_folder(version) / PIN
+        try:
+            if pinned:
+                replace_file(file, b'')
+            else:
+                file.unlink(missing_ok=True)
+                sync_folder(file.parent)
+        except OSError as error:
+            raise StoreError(
+                f'the pin of version {version} could not be stored: {error.strerror or error}'
+            ) from error
+        (self.pinned.add if pinned else self.pinned.discard)(version)
 
     def weights(self, version: int) -> bytes:
         """
@@ -140,7 +195,12 @@ class ModelStore:
             raise WeightsError(f'version {version} is not in the store')
         if version == 0:
             return b''
-        data = (self._version_folder(version) / 'weights.safetensors').read_bytes()
+        try:
+            data = (self._version_folder(version) / 'weights.safetensors').read_bytes()
+        except OSError as error:
+            raise WeightsError(
+                f'version {version} is damaged: {error.strerror or error}'
+            ) from error
         if sha256(data) != self.manifests[version].sha256:
             raise WeightsError(
                 f'version {version} is damaged: the checksum of its weights is wrong'
@@ -196,6 +256,7 @@ class ModelStore:
             0,
             self.live,
             self.manifests[self.live].parent,
+            *self.pinned,
             # A head is made with every correction; they must not push out what rounds made.
             *[v for v in sorted(self.manifests) if not self.manifests[v].head_only][-self.keep :],
             *[v for v in sorted(self.manifests) if self.manifests[v].head_only][-KEPT_HEADS:],

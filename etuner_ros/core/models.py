@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
 import importlib
+import statistics
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -271,6 +273,12 @@ class Classifier(nn.Module):
             self.spec.architecture, self.spec.input_size, classes, self.spec.mean, self.spec.std
         )
 
+    def resize_head(self, classes: tuple[str, ...]) -> None:
+        """Make the head as large as the classes ask for, and name its rows; loses its weights."""
+        if len(classes) != self.head.out_features:
+            self.head = _linear(self.head.in_features, len(classes)).to(self.head.weight)
+        self.set_classes(classes)
+
     def state(self) -> State:
         """Return all weights as contiguous NumPy arrays (copies)."""
         return {
@@ -284,9 +292,7 @@ class Classifier(nn.Module):
         :raises WeightsError: when they do not fit this network
         """
         check_update(self.state(), state, len(classes))
-        if len(classes) != self.head.out_features:
-            self.head = _linear(self.head.in_features, len(classes)).to(self.head.weight)
-        self.set_classes(classes)
+        self.resize_head(classes)
         self.load_state_dict(
             {k: torch.from_numpy(np.array(v)) for k, v in state.items()}, strict=False
         )
@@ -350,6 +356,50 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
         source = {'none': '', 'pretrained': 'download'}.get(weights, weights)
         model = Classifier(spec, *_torchvision_backbone(spec.architecture, source))
     return model.eval()
+
+
+def forward_shares(model: Classifier, passes: int = 5) -> list[float]:
+    """
+    Return the share of each block in the time of a forward pass of one image, here and now.
+
+    :return: in [0, 1], in the order of the blocks; the head and what lies between make up the rest
+    """
+    device = model.head.weight.device
+
+    def clock() -> float:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    started: dict[int, float] = {}
+    spent: list[list[float]] = [[] for _ in model.units]
+    hooks = []
+    for index, unit in enumerate(model.units):
+
+        def before(_module: nn.Module, _inputs: Any, index: int = index) -> None:
+            started[index] = clock()
+
+        def after(_module: nn.Module, _inputs: Any, _output: Any, index: int = index) -> None:
+            spent[index].append(clock() - started[index])
+
+        hooks += [
+            unit.module.register_forward_pre_hook(before),
+            unit.module.register_forward_hook(after),
+        ]
+    size, mode, totals = model.spec.input_size, model.training, []
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for _ in range(passes):
+                began = clock()
+                model(torch.zeros(1, 3, size, size, device=device))
+                totals.append(clock() - began)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(mode)
+    total = statistics.median(totals)
+    return [min(statistics.median(s) / total, 1.0) if s else 0.0 for s in spent]
 
 
 def pretrained_spec(architecture: str, input_size: int) -> ModelSpec:

@@ -38,6 +38,7 @@ from rclpy.qos import QoSProfile
 from rclpy.qos import ReliabilityPolicy
 from rclpy.service import Service
 from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from etuner_ros.core.config import Checked
@@ -56,6 +57,9 @@ LATCHED = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+
+
+LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
 
 
 def reliable(depth: int) -> QoSProfile:
@@ -278,6 +282,7 @@ class AutostartNode(LifecycleNode):
             Subscription: self.destroy_subscription,
             Service: self.destroy_service,
             GuardCondition: self.destroy_guard_condition,
+            Timer: self.destroy_timer,
         }
         for entity in self.entities:
             destroyers[type(entity)](entity)

@@ -7,9 +7,14 @@ labelled batches.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+import sqlite3
+import time
 from typing import Any
 
 from rclpy.node import Node
@@ -18,29 +23,42 @@ from std_msgs.msg import Header
 
 from etuner_ros.core.config import Checked
 from etuner_ros.core.config import setting
+from etuner_ros.core.errors import MessageError
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.files import home
 from etuner_ros.core.frame_buffer import Frame
 from etuner_ros.core.frame_buffer import FrameBuffer
 from etuner_ros.core.frame_buffer import FrameKey
 from etuner_ros.core.label_store import LabelStore
+from etuner_ros.core.label_store import Stored
 from etuner_ros.core.label_store import StoredSample
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
 from etuner_ros.msg import LabelledSample
 from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import LabelRequest
+from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import PredictedFrame
+from etuner_ros.msg import ScenarioChange
 from etuner_ros.nodes.common import declare
 from etuner_ros.nodes.common import guarded
 from etuner_ros.nodes.common import Health
 from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import LONGEST_NAME
 from etuner_ros.nodes.common import reliable
 from etuner_ros.nodes.common import run
 from etuner_ros.nodes.common import short
 from etuner_ros.nodes.common import stamp_ns
 from etuner_ros.nodes.common import to_bytes
 from etuner_ros.srv import GetBatches
+from etuner_ros.srv import GetLabelStatistics
+from etuner_ros.srv import RenameLabel
+
+MOST_WAITING = 1000  # corrections whose frame is still on its way
+MOST_AUTHORS = 1000  # whose rate is watched
+MOST_CHANGES = 1000  # of scenario, for each source
+ANSWER_BYTES = 16_000_000  # of pictures in one answer of get_batches
+BURST = 20  # corrections that an author may send at once
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,23 @@ class CollectorSettings(Checked):
     )
     max_label_length: int = setting(64, 'longest label, in characters', 1, 1000)
     authors: str = setting('', 'who may label, separated by commas; empty = everyone')
+    sources: str = setting(
+        '', 'camera pipelines whose frames are kept, separated by commas; empty = all'
+    )
+    author_rate_hz: float = setting(
+        10.0,
+        'corrections an author may send per second, beside a burst of 20; 0 = no limit',
+        0.0,
+        1e6,
+    )
+    max_frame_mb: float = setting(8.0, 'largest encoded frame that is kept, in MB', 0.001, 1e3)
+    budget_mb: float = setting(
+        4000.0,
+        'disk for pictures of labelled frames, in MB; those of the largest class that were '
+        'learned make room; 0 = no limit',
+        0.0,
+        1e9,
+    )
     store: str = setting(
         '', 'database file of the labels; empty = $ROS_HOME/etuner/labels/<node name>.db'
     )
@@ -73,9 +108,11 @@ class LabelCollectorNode(Node):
     """
     Collects labels.
 
-    Subscribes `predicted_frame` (PredictedFrame) and `labels` (LabelCorrection). Publishes
-    `label_receipts` (LabelReceipt), `label_requests` (LabelRequest), `labelled_batches`
-    (LabelledBatch, latched). Serves `~/get_batches` (GetBatches).
+    Subscribes `predicted_frame` (PredictedFrame), `labels` (LabelCorrection), `scenario_changes`
+    (ScenarioChange) and `verdicts` (ModelVerdict). Publishes `label_receipts` (LabelReceipt),
+    `label_requests` (LabelRequest), `labelled_batches` (LabelledBatch, latched). Serves
+    `~/get_batches` (GetBatches), `~/rename_label` (RenameLabel), `~/get_statistics`
+    (GetLabelStatistics).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -87,9 +124,12 @@ class LabelCollectorNode(Node):
             if self.settings.store
             else home('labels') / f'{name.strip("/").replace("/", ".")}.db'
         )
-        self._store = LabelStore(path)
+        self._store = LabelStore(path, int(self.settings.budget_mb * 1e6))
         self._buffer = FrameBuffer(self.settings.keep_s, int(self.settings.keep_mb * 1e6))
-        self._authors = {a.strip() for a in self.settings.authors.split(',') if a.strip()}
+        self._authors = names(self.settings.authors)
+        self._sources = names(self.settings.sources)
+        self._allowance: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._changes: dict[str, list[tuple[int, int]]] = {}  # source: (stamp, scenario)
         self._waiting: list[tuple[int, LabelCorrection]] = []
         self._accepted = self._refused = 0
         self._oldest_ns: int | None = self._now() if self._store.waiting() else None
@@ -100,14 +140,20 @@ class LabelCollectorNode(Node):
         self._batches = self.create_publisher(LabelledBatch, 'labelled_batches', LATCHED)
         self.create_subscription(PredictedFrame, 'predicted_frame', self._on_frame, reliable(30))
         self.create_subscription(LabelCorrection, 'labels', self._on_label, reliable(100))
+        self.create_subscription(
+            ScenarioChange, 'scenario_changes', self._on_scenario, reliable(10)
+        )
+        self.create_subscription(ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
         self.create_service(GetBatches, '~/get_batches', self._on_get_batches)
+        self.create_service(RenameLabel, '~/rename_label', self._on_rename)
+        self.create_service(GetLabelStatistics, '~/get_statistics', self._on_statistics)
         self.create_timer(0.1, self._on_tick)
         if self.settings.request_period_s > 0:
             self.create_timer(self.settings.request_period_s, self._request_label)
         last = self._store.last_batch()
         if last:  # a tuner that was away notices by the number that it missed some
             self._batches.publish(self._batch_message(last))
-        self.get_logger().info(f'{self._store.count()} labelled samples in {path}')
+        self.get_logger().info(f'{self._store.count()} labelled frames in {path}')
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -120,11 +166,23 @@ class LabelCollectorNode(Node):
             'labels refused': self._refused,
             'labels waiting for a batch': self._store.waiting(),
             'last batch': self._store.last_batch(),
+            'labels disputed': self._store.count_disputed(),
+            'pictures stored MB': self._store.stored_bytes / 1e6,
         }
 
     @guarded
     def _on_frame(self, message: PredictedFrame) -> None:
         key = FrameKey(message.source, stamp_ns(message.header), message.header.frame_id)
+        if self._sources and message.source not in self._sources:
+            raise MessageError(
+                f"a frame of source '{short(message.source)}' is ignored; see parameter sources"
+            )
+        if len(message.image.data) > self.settings.max_frame_mb * 1e6:
+            raise MessageError(
+                f'a frame of {len(message.image.data) / 1e6:.1f} MB is ignored; see max_frame_mb'
+            )
+        if max(map(len, (message.source, message.header.frame_id, message.label))) > LONGEST_NAME:
+            raise MessageError('a frame is ignored: its source, frame_id or label is too long')
         self._buffer.add(
             Frame(
                 key,
@@ -152,11 +210,11 @@ class LabelCollectorNode(Node):
         """Answer at once, or wait a moment for a frame that is still on its way."""
         stamp, now = stamp_ns(message.header), self._now()
         on_its_way = (
-            self._buffer.get(self._key(message)) is None
+            self._frame(self._key(message)) is None
             and abs(now - stamp) < 5e9
             and stamp > self._buffer.forgotten_ns
         )
-        if on_its_way and self.settings.join_wait_s > 0 and len(self._waiting) < 1000:
+        if on_its_way and self.settings.join_wait_s > 0 and len(self._waiting) < MOST_WAITING:
             self._waiting.append((now, message))
         else:
             self._answer(message)
@@ -175,7 +233,7 @@ class LabelCollectorNode(Node):
                     stamp=correction.header.stamp, frame_id=short(correction.header.frame_id)
                 ),
                 source=short(correction.source or self.settings.source),
-                label=short(correction.label.strip()),
+                label='' if correction.withdraw else short(correction.label.strip()),
                 author=short(correction.author),
                 code=code,
                 message=text,
@@ -191,10 +249,11 @@ class LabelCollectorNode(Node):
         """
         Return receipt code, reason, the frame if it is there, and the number of the stored sample.
         """
-        label, author = correction.label.strip(), correction.author.strip()
+        author = correction.author.strip()
+        label = '' if correction.withdraw else correction.label.strip()
         key = self._key(correction)
-        frame = self._buffer.get(key)
-        if not label:
+        frame = self._frame(key)
+        if not label and not correction.withdraw:
             return LabelReceipt.EMPTY_LABEL, 'the label is empty', frame, 0
         limit = self.settings.max_label_length
         if len(label) > limit:
@@ -204,7 +263,7 @@ class LabelCollectorNode(Node):
                 frame,
                 0,
             )
-        if not label.isprintable():
+        if label and not label.isprintable():
             return LabelReceipt.INVALID_LABEL, 'the label holds control characters', frame, 0
         if len(author) > 200 or (author and not author.isprintable()):
             return (
@@ -217,6 +276,14 @@ class LabelCollectorNode(Node):
             return (
                 LabelReceipt.NOT_ALLOWED,
                 f"'{short(author)}' may not label; see parameter authors",
+                frame,
+                0,
+            )
+        if not self._may_send(author):
+            return (
+                LabelReceipt.TOO_MANY,
+                f'more than {self.settings.author_rate_hz:g} corrections per second; see '
+                f'author_rate_hz',
                 frame,
                 0,
             )
@@ -244,15 +311,56 @@ class LabelCollectorNode(Node):
                 None,
                 0,
             )
-        if self._store.is_duplicate(frame, label, author):
-            return LabelReceipt.DUPLICATE, 'this frame has this label already', frame, 0
         try:
-            sample_id = self._store.add(frame, label, author, self._now())
-        except StoreError as error:
+            said = self._store.said(key).get(author)
+            if correction.withdraw and said is None:
+                text = 'this author had said nothing of this frame'
+                return LabelReceipt.NOTHING_TO_WITHDRAW, text, frame, 0
+            if said == label:
+                return LabelReceipt.DUPLICATE, 'this frame has this label already', frame, 0
+            stored = self._store.add(frame, label, author, self._now(), self._scenario(key))
+        except (StoreError, sqlite3.Error) as error:
             self.health.problem(str(error))
             return LabelReceipt.DISK_FULL, str(error), frame, 0
-        kind = 'confirmed' if label == frame.label else 'corrected'
-        return LabelReceipt.ACCEPTED, kind, frame, sample_id
+        return LabelReceipt.ACCEPTED, outcome(stored, label, frame), frame, stored.sample_id
+
+    def _frame(self, key: FrameKey) -> Frame | None:
+        """Return a frame that is kept in memory or, once it was labelled, in the store."""
+        return self._buffer.get(key) or self._store.find(key)
+
+    def _may_send(self, author: str) -> bool:
+        """Return whether an author keeps to the rate that is allowed (token bucket)."""
+        rate = self.settings.author_rate_hz
+        if rate <= 0:
+            return True
+        now = time.monotonic_ns()
+        then, tokens = self._allowance.pop(author, (now, float(BURST)))
+        tokens = min(float(BURST), tokens + rate * (now - then) / 1e9)
+        self._allowance[author] = (now, max(tokens - 1.0, 0.0))
+        while len(self._allowance) > MOST_AUTHORS:
+            self._allowance.popitem(last=False)
+        return tokens >= 1.0
+
+    @guarded
+    def _on_scenario(self, message: ScenarioChange) -> None:
+        if message.source in self._changes or len(self._changes) < MOST_CHANGES:
+            changes = self._changes.setdefault(message.source, [])
+            changes.append((stamp_ns(message.header), message.scenario))
+            changes.sort()
+            del changes[:-MOST_CHANGES]
+
+    def _scenario(self, key: FrameKey) -> int:
+        changes = self._changes.get(key.source, [])
+        index = bisect_right(changes, key.stamp_ns, key=itemgetter(0))
+        return changes[index - 1][1] if index else 0
+
+    @guarded
+    def _on_verdict(self, message: ModelVerdict) -> None:
+        """Note what a live version has learned."""
+        learned = dict(zip(message.collectors, message.batch_ids))
+        batch = learned.get(self.get_fully_qualified_name(), 0)
+        if message.code == ModelVerdict.ACCEPTED and 0 < batch <= self._store.last_batch():
+            self._store.note_learned(batch, message.version)
 
     @guarded
     def _on_tick(self) -> None:
@@ -267,6 +375,8 @@ class LabelCollectorNode(Node):
             and not 0 <= now - self._oldest_ns < self.settings.batch_timeout_s * 1e9
         ):
             self._hand_out(partial=True)
+        elif self._oldest_ns is None and self._store.waiting():
+            self._oldest_ns = now  # another process imported labels
 
     def _hand_out(self, partial: bool = False) -> None:
         """Publish full batches; with `partial` whatever waits."""
@@ -280,9 +390,13 @@ class LabelCollectorNode(Node):
             self._oldest_ns = None
 
     def _batch_message(self, batch: int) -> LabelledBatch:
-        samples = [sample_message(s) for s in self._store.batch(batch)]
+        stored = self._store.batch(batch)
         return LabelledBatch(
-            collector=self.get_fully_qualified_name(), batch_id=batch, samples=samples
+            collector=self.get_fully_qualified_name(),
+            batch_id=batch,
+            samples=[sample_message(s) for s in stored.samples],
+            renamed_from=[old for old, _ in stored.renamed],
+            renamed_to=[new for _, new in stored.renamed],
         )
 
     def _on_get_batches(
@@ -292,16 +406,67 @@ class LabelCollectorNode(Node):
         try:
             response.last_batch_id = self._store.last_batch()
             first, limit = max(request.from_batch_id, 1), min(request.limit or 16, 256)
-            response.batches = [
-                self._batch_message(b)
-                for b in range(first, min(first + limit, response.last_batch_id + 1))
-            ]
+            batches, size = [], 0
+            for number in range(first, min(first + limit, response.last_batch_id + 1)):
+                batches.append(self._batch_message(number))
+                size += sum(len(s.image.data) for s in batches[-1].samples)
+                if size > ANSWER_BYTES:  # the rest is asked for again
+                    break
+            response.batches = batches
         except Exception as error:  # a service has to answer
             self.health.problem(str(error))
             response.error_code, response.error_msg = (
                 GetBatches.Response.STORE,
                 f'the label store can not be read: {error}',
             )
+        return response
+
+    def _on_rename(
+        self, request: RenameLabel.Request, response: RenameLabel.Response
+    ) -> RenameLabel.Response:
+        old, new = request.label.strip(), request.new_label.strip()
+        if not new or len(new) > self.settings.max_label_length or not new.isprintable():
+            response.error_code, response.error_msg = (
+                response.INVALID_LABEL,
+                f'the new label must be printable, of 1 to {self.settings.max_label_length} '
+                f'characters',
+            )
+            return response
+        try:
+            known = [s.label for s in self._store.statistics()]
+            if old not in known:
+                response.error_code, response.error_msg = (
+                    response.UNKNOWN_LABEL,
+                    f"no frame is labelled '{short(old, 60)}'; labels: "
+                    f'{short(", ".join(known), 500)}',
+                )
+                return response
+            response.changed = self._store.rename(old, new)
+            self._batches.publish(self._batch_message(self._store.last_batch()))
+            text = 'merged with' if new in known else 'renamed to'
+            response.error_msg = f"'{old}' {text} '{new}' in {response.changed} frames"
+            self.get_logger().info(response.error_msg)
+        except Exception as error:  # a service has to answer
+            self.health.problem(str(error))
+            response.error_code, response.error_msg = response.STORE, str(error)
+        return response
+
+    def _on_statistics(
+        self, _request: GetLabelStatistics.Request, response: GetLabelStatistics.Response
+    ) -> GetLabelStatistics.Response:
+        try:
+            found = self._store.statistics()
+            response.labels = [s.label for s in found]
+            response.frames = [s.frames for s in found]
+            response.confirmed = [s.confirmed for s in found]
+            response.learned = [s.learned for s in found]
+            response.image_bytes = [s.image_bytes for s in found]
+            response.disputed = self._store.count_disputed()
+            response.stored_bytes = self._store.stored_bytes
+            response.budget_bytes = self._store.budget_bytes
+        except Exception as error:  # a service has to answer
+            self.health.problem(str(error))
+            response.error_code, response.error_msg = response.STORE, str(error)
         return response
 
     @guarded
@@ -329,6 +494,24 @@ class LabelCollectorNode(Node):
     def close(self) -> None:
         """Close the database."""
         self._store.close()
+
+
+def names(text: str) -> set[str]:
+    """Return the names in a list that is separated by commas."""
+    return {name.strip() for name in text.split(',') if name.strip()}
+
+
+def outcome(stored: Stored, label: str, frame: Frame) -> str:
+    """Return what a receipt says of an accepted correction."""
+    kind = 'confirmed' if label == frame.label else 'corrected'
+    if not label:
+        kind = 'withdrawn'
+    if not stored.label and stored.said:
+        said = ' or '.join(sorted(set(stored.said.values())))
+        return f'{kind}; disputed: {short(said)}; not learned until one is said more often'
+    if label and stored.label != label:
+        return f"{kind}; most say '{stored.label}', which counts"
+    return kind
 
 
 def header_of(key: FrameKey) -> Header:

@@ -8,16 +8,20 @@ commits, announces, rolls back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 import fnmatch
 import json
 import math
 from pathlib import Path
+import subprocess
 from typing import Any
 
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.task import Future
 
 from etuner_ros.core.base_weights import base_file
+from etuner_ros.core.base_weights import intact_file
 from etuner_ros.core.base_weights import prepare_in_process
 from etuner_ros.core.config import Checked
 from etuner_ros.core.config import GateConfig
@@ -25,6 +29,8 @@ from etuner_ros.core.config import setting
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.export import export_in_process
+from etuner_ros.core.export import FORMATS
 from etuner_ros.core.files import home
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.gate import judge
@@ -39,6 +45,7 @@ from etuner_ros.msg import LayerStates
 from etuner_ros.msg import ModelCandidate
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.msg import ModelVerdict
+from etuner_ros.msg import ValidationOutcome
 from etuner_ros.nodes.base_fetcher import PIECE
 from etuner_ros.nodes.common import AutostartNode
 from etuner_ros.nodes.common import declare
@@ -50,11 +57,16 @@ from etuner_ros.nodes.common import run
 from etuner_ros.nodes.common import short
 from etuner_ros.nodes.common import to_bytes
 from etuner_ros.nodes.common import transition
+from etuner_ros.srv import ExportVersion
 from etuner_ros.srv import GetModel
 from etuner_ros.srv import ListVersions
+from etuner_ros.srv import PinVersion
 from etuner_ros.srv import RollBack
 from etuner_ros.srv import SetFrozenLayers
 from etuner_ros.srv import SwapModel
+
+MOST_OUTCOMES, MOST_CLASSES, MOST_EXPORTS = 100_000, 10_000, 4
+NOT_ACTIVE = 'model_manager is not active: weights and layers are pinned'
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,13 @@ class StoreSettings(Checked):
 
     folder: str = setting('', 'folder of the model store; empty = $ROS_HOME/etuner/models')
     keep: int = setting(
-        10, 'versions made by rounds that are kept beside the live one and its parent', 1, 100000
+        10,
+        'versions made by rounds that are kept beside the live one, its parent and the pinned',
+        1,
+        100000,
+    )
+    export_folder: str = setting(
+        '', 'folder that ~/export_version may write to; empty = $ROS_HOME/etuner/exports'
     )
 
 
@@ -73,8 +91,9 @@ class ModelManagerNode(AutostartNode):
 
     Subscribes `candidate` (ModelCandidate). Publishes `model` (ModelUpdate, latched), `layers`
     (LayerStates, latched), `verdicts` (ModelVerdict). Serves `~/set_frozen_layers`, `~/swap`,
-    `~/roll_back`, `~/list_versions`, `~/get_model`. Deactivated, weights and layers are pinned:
-    candidates are refused, services that would change something say so.
+    `~/roll_back`, `~/list_versions`, `~/pin_version`, `~/export_version`, `~/get_model`.
+    Deactivated, weights and layers are pinned: candidates are refused, services that would change
+    something say so.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -84,6 +103,8 @@ class ModelManagerNode(AutostartNode):
         self._frozen: set[str] = set()
         self._pinned: set[str] = set()
         self._cka: dict[str, float] = {}
+        self._forward_shares: dict[str, float] = {}
+        self._exports: list[tuple[subprocess.Popen[str], Future]] = []
         self._accepted = self._refused = 0
         # Base weights of a pretrained network are made by a process with torch, started at once so
         # that configuring need not wait.
@@ -97,6 +118,7 @@ class ModelManagerNode(AutostartNode):
         return {
             'live version': store.live if store else 'none',
             'versions': len(store.manifests) if store else 0,
+            'versions pinned': len(store.pinned) if store else 0,
             'accepted': self._accepted,
             'refused': self._refused,
             'layers frozen': len(self._frozen),
@@ -116,18 +138,16 @@ class ModelManagerNode(AutostartNode):
             raise WeightsError(
                 'the base weights are still being made; configure again in a few seconds'
             )
-        settings = declare(self, 'models', StoreSettings)
+        settings = self._store_settings = declare(self, 'models', StoreSettings)
         self._gate = declare(self, 'gate', GateConfig)
-        base = base_file(self._model.architecture, self._model.input_size, self._model.weights)
-        if (
-            not base.exists()
-            and self._preparation is not None
-            and self._preparation.stderr is not None
-        ):
-            lines = self._preparation.stderr.read().strip().splitlines() or ['no reason given']
-            self._preparation = prepare_in_process(
-                self._model.architecture, self._model.input_size, self._model.weights
-            )
+        wanted = (self._model.architecture, self._model.input_size, self._model.weights)
+        base = intact_file(base_file(*wanted))
+        if base is None:
+            lines = ['they are gone; they are made anew']
+            if self._preparation is not None and self._preparation.stderr is not None:
+                lines = self._preparation.stderr.read().strip().splitlines() or ['no reason given']
+                self._preparation.stderr.close()
+            self._preparation = prepare_in_process(*wanted)
             raise WeightsError(f'there are no base weights: {lines[-1]}')
         folder = Path(settings.folder).expanduser() if settings.folder else home('models')
         self._store = ModelStore(folder, base, settings.keep)
@@ -149,7 +169,10 @@ class ModelManagerNode(AutostartNode):
             self.create_service(SwapModel, '~/swap', self._on_swap),
             self.create_service(RollBack, '~/roll_back', self._on_roll_back),
             self.create_service(ListVersions, '~/list_versions', self._on_list_versions),
+            self.create_service(PinVersion, '~/pin_version', self._on_pin),
+            self.create_service(ExportVersion, '~/export_version', self._on_export),
             self.create_service(GetModel, '~/get_model', self._on_get_model),
+            self.create_timer(0.2, self._look_after_exports),
         ]
         self.get_logger().info(
             f'version {self._store.live} of {len(self._store.manifests) - 1} stored, in '
@@ -168,10 +191,20 @@ class ModelManagerNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`."""
         self.active = False
+        for process, future in self._exports:
+            process.kill()
+            process.wait()
+            future.set_result('model_manager was cleaned up')
+        self._exports.clear()
         self.destroy_entities()
         self._store = None
 
-    close = release
+    def close(self) -> None:
+        """Let go of everything, at the end of the process."""
+        self.release()
+        if self._preparation is not None:
+            self._preparation.kill()
+            self._preparation.wait()
 
     @property
     def _open(self) -> ModelStore:
@@ -211,6 +244,7 @@ class ModelManagerNode(AutostartNode):
                 pinned=name in self._pinned,
                 cka=self._cka.get(name, math.nan),
                 parameters=size,
+                forward_share=self._forward_shares.get(name, math.nan),
             )
             for name, size in self._open.base.units
         ]
@@ -224,10 +258,7 @@ class ModelManagerNode(AutostartNode):
         self, request: SetFrozenLayers.Request, response: SetFrozenLayers.Response
     ) -> SetFrozenLayers.Response:
         if not self.active:
-            response.error_code, response.error_msg = (
-                response.NOT_ACTIVE,
-                'model_manager is not active: layers are pinned as they are',
-            )
+            response.error_code, response.error_msg = response.NOT_ACTIVE, NOT_ACTIVE
             return response
         names = [name for name, _ in self._open.base.units]
         matches = {wanted: fnmatch.filter(names, wanted) for wanted in request.names}
@@ -260,6 +291,7 @@ class ModelManagerNode(AutostartNode):
         self._accepted, self._refused = self._accepted + accepted, self._refused + (not accepted)
         if accepted:
             self._cka = dict(zip(message.layers, (float(v) for v in message.cka)))
+            self._forward_shares = dict(zip(message.layers, map(float, message.forward_share)))
             named = {name for name, _ in self._open.base.units}
             kept = self._frozen & self._pinned
             self._frozen = kept | ((set(message.frozen_layers) & named) - self._pinned)
@@ -276,6 +308,8 @@ class ModelManagerNode(AutostartNode):
                 live_accuracy=verdict.live_accuracy,
                 candidate_accuracy=verdict.candidate_accuracy,
                 p_worse=verdict.p_worse,
+                collectors=message.collectors if accepted else [],
+                batch_ids=message.batch_ids if accepted else [],
             )
         )
         # One call per level: rclpy takes the level of a call site from its first use.
@@ -297,6 +331,10 @@ class ModelManagerNode(AutostartNode):
             return refuse(ModelVerdict.PINNED, 'model_manager is not active: weights are pinned')
         store = self._open
         data, classes = bytes(message.weights), tuple(message.classes)
+        if len(message.outcomes) > MOST_OUTCOMES or len(classes) > MOST_CLASSES:
+            return refuse(ModelVerdict.DAMAGED, 'it has too many classes or validation samples')
+        if len(message.collectors) != len(message.batch_ids):
+            return refuse(ModelVerdict.DAMAGED, 'collectors and batch_ids differ in length')
         if message.base_sha256 != store.base.sha256:
             return refuse(
                 ModelVerdict.DAMAGED,
@@ -324,6 +362,7 @@ class ModelManagerNode(AutostartNode):
                 for o in message.outcomes
             ],
             self._gate,
+            message.scenario,
         )
         if not verdict.accepted:
             return ModelVerdict.WORSE, verdict
@@ -335,7 +374,10 @@ class ModelManagerNode(AutostartNode):
                 frozen_layers=tuple(message.frozen_layers),
                 reason=verdict.reason,
                 accuracy=verdict.candidate_accuracy,
+                scenario_accuracy=by_scenario(message.outcomes),
                 seconds=float(message.seconds),
+                iterations=message.iterations,
+                new_samples=message.new_samples,
                 head_only=message.iterations == 0,
                 created_ns=int(self.get_clock().now().nanoseconds),
                 learned={str(k): int(v) for k, v in zip(message.collectors, message.batch_ids)},
@@ -348,7 +390,8 @@ class ModelManagerNode(AutostartNode):
     def _announce(self, reason: str) -> None:
         """Publish the live weights."""
         store = self._open
-        manifest, data = store.manifests[store.live], store.weights(store.live)
+        data = self._good_weights()
+        manifest = store.manifests[store.live]
         message = ModelUpdate(
             version=store.live,
             parent=manifest.parent,
@@ -365,6 +408,21 @@ class ModelManagerNode(AutostartNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._models.publish(message)
 
+    def _good_weights(self) -> bytes:
+        """
+        Return the live weights; when they are damaged, those of the last good version, made live.
+        """
+        store = self._open
+        while True:
+            try:
+                return store.weights(store.live)
+            except WeightsError as error:
+                best = store.drop_damaged(store.live)
+                text = f'{error}; version {best} is live instead'
+                self.health.problem(text)
+                self.get_logger().warning(text)
+                store.set_live(best)
+
     # Versions
 
     def _go_live(self, version: int, reason: str, response: Any) -> None:
@@ -379,20 +437,81 @@ class ModelManagerNode(AutostartNode):
             self.health.problem(str(error))
             response.error_code, response.error_msg = response.DAMAGED, str(error)
 
+    def _on_pin(
+        self, request: PinVersion.Request, response: PinVersion.Response
+    ) -> PinVersion.Response:
+        if not self.active:
+            response.error_code, response.error_msg = response.NOT_ACTIVE, NOT_ACTIVE
+            return response
+        try:
+            self._open.pin(request.version, request.pinned)
+            response.error_msg = (
+                f'version {request.version} is {"kept for ever" if request.pinned else "free"}'
+            )
+        except WeightsError:
+            response.error_code, response.error_msg = (
+                response.UNKNOWN_VERSION,
+                self._unknown(request.version),
+            )
+        except StoreError as error:
+            response.error_code, response.error_msg = response.DISK, str(error)
+        return response
+
+    def _unknown(self, version: int) -> str:
+        known = ', '.join(map(str, sorted(self._open.manifests)))
+        return f'version {version} is not stored; stored: {known}'
+
+    async def _on_export(
+        self, request: ExportVersion.Request, response: ExportVersion.Response
+    ) -> ExportVersion.Response:
+        """Have a process with torch write the file; everything else goes on meanwhile."""
+        settings, store = self._store_settings, self._open
+        named = settings.export_folder
+        root = (Path(named).expanduser() if named else home('exports')).resolve()
+        path = (root / request.path).resolve()
+        if request.version not in store.manifests:
+            response.error_code = response.UNKNOWN_VERSION
+            response.error_msg = self._unknown(request.version)
+            return response
+        problem = ''
+        if request.format not in FORMATS:
+            problem = f"'{short(request.format)}' is none of {', '.join(FORMATS)}"
+        elif not request.path or path == root or not path.is_relative_to(root):
+            problem = f'the path must lie below {root}'
+        elif len(self._exports) >= MOST_EXPORTS:
+            problem = 'too many exports are under way; try again later'
+        if problem:
+            response.error_code, response.error_msg = response.BAD_REQUEST, problem
+            return response
+        future: Future = Future()
+        self._exports.append(
+            (export_in_process(store.folder, request.version, request.format, path), future)
+        )
+        failed = await future
+        if failed:
+            response.error_code, response.error_msg = response.FAILED, str(failed)
+        else:
+            response.path, response.error_msg = str(path), f'version {request.version} is written'
+        return response
+
+    @guarded
+    def _look_after_exports(self) -> None:
+        for item in [e for e in self._exports if e[0].poll() is not None]:
+            self._exports.remove(item)
+            process, future = item
+            assert process.stderr is not None
+            lines = process.stderr.read().strip().splitlines() or ['no reason given']
+            process.stderr.close()
+            future.set_result(short(lines[-1], 300) if process.returncode else '')
+
     def _on_swap(
         self, request: SwapModel.Request, response: SwapModel.Response
     ) -> SwapModel.Response:
         if not self.active:
-            response.error_code, response.error_msg = (
-                response.NOT_ACTIVE,
-                'model_manager is not active: weights are pinned',
-            )
+            response.error_code, response.error_msg = response.NOT_ACTIVE, NOT_ACTIVE
         elif request.version not in self._open.manifests:
-            known = ', '.join(map(str, sorted(self._open.manifests)))
-            response.error_code, response.error_msg = (
-                response.UNKNOWN_VERSION,
-                f'version {request.version} is not stored; stored: {known}',
-            )
+            response.error_code = response.UNKNOWN_VERSION
+            response.error_msg = self._unknown(request.version)
         else:
             self._go_live(request.version, 'swapped by hand', response)
         return response
@@ -401,10 +520,7 @@ class ModelManagerNode(AutostartNode):
         self, request: RollBack.Request, response: RollBack.Response
     ) -> RollBack.Response:
         if not self.active:
-            response.error_code, response.error_msg = (
-                response.NOT_ACTIVE,
-                'model_manager is not active: weights are pinned',
-            )
+            response.error_code, response.error_msg = response.NOT_ACTIVE, NOT_ACTIVE
             return response
         store = self._open
         if store.live == 0:
@@ -432,6 +548,8 @@ class ModelManagerNode(AutostartNode):
         response.parents = [m.parent for m in manifests]
         response.accuracies = [m.accuracy for m in manifests]
         response.reasons = [m.reason for m in manifests]
+        response.pinned = [m.version in self._open.pinned for m in manifests]
+        response.head_only = [m.head_only for m in manifests]
         return response
 
     def _on_get_model(
@@ -461,6 +579,14 @@ class ModelManagerNode(AutostartNode):
                 f'the base weights can not be read: {error}',
             )
         return response
+
+
+def by_scenario(outcomes: Sequence[ValidationOutcome]) -> dict[str, float]:
+    """Return a candidate's accuracy on the validation samples of each scenario."""
+    found: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        found.setdefault(str(outcome.scenario), []).append(outcome.candidate_correct)
+    return {scenario: sum(right) / len(right) for scenario, right in found.items()}
 
 
 def main() -> int:

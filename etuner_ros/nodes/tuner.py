@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace
 import math
 from pathlib import Path
 import queue
+import resource
 import time
 from typing import Any
 
@@ -38,6 +40,7 @@ from etuner_ros.core.scenario_log import ScenarioLog
 from etuner_ros.core.weights import sha256
 from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import LabelledBatch
+from etuner_ros.msg import LabelledSample
 from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import LayerStates
 from etuner_ros.msg import ModelCandidate
@@ -76,6 +79,13 @@ class TunerSettings(Checked):
     )
     restart_delay_s: float = setting(
         2.0, 'pause before a dead worker is started again, in s', 0.0, 3600.0
+    )
+    worker_memory_mb: float = setting(
+        0.0,
+        'resident memory above which the worker is started anew with half the batch size, in MB; '
+        '0 = no limit',
+        0.0,
+        1e7,
     )
 
 
@@ -129,6 +139,7 @@ class TunerNode(Node):
         self._awaited: int | None = None
         self._awaited_since = 0.0
         self._loaded = -1  # version that the worker has
+        self._forward_shares: dict[str, float] = {}  # by block, measured by the worker
         self._progress = self._last_round_s = self._tuning_s = 0.0
         self._before = self._after = math.nan
         self._goal: Any = None
@@ -206,6 +217,7 @@ class TunerNode(Node):
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self._base_sha256 = message['base_sha256']
+        self._forward_shares = dict(zip(message['units'], message['forward_shares']))
         self.get_logger().info(
             f'worker ready: {message["architecture"]}, {len(message["units"])} blocks'
         )
@@ -320,9 +332,7 @@ class TunerNode(Node):
         new = message.batch_id > learned.get(message.collector, 0)
         samples = [
             {
-                'id': frame_name(s.source, s.header)
-                if s.source
-                else f'{message.collector}/{s.sample_id}',
+                'id': self._sample_name(message, s),
                 'label': s.label,
                 'predicted': s.predicted_label,
                 'image': bytes(s.image.data),
@@ -331,15 +341,31 @@ class TunerNode(Node):
             for s in message.samples
             if s.label
         ]
-        self._worker.send({'op': 'samples', 'samples': samples, 'new': new})
+        self._worker.send(
+            {
+                'op': 'samples',
+                'samples': samples,
+                'new': new,
+                'renamed': list(zip(message.renamed_from, message.renamed_to)),
+                'withdrawn': [
+                    self._sample_name(message, s) for s in message.samples if not s.label
+                ],
+            }
+        )
         self._received[message.collector] = message.batch_id
-        if new:
+        if new and samples:
             known = set(self._update.classes) if self._update else set()
             self._lazy.on_batch(
                 new_classes=any(s['label'] not in known for s in samples),
                 errors=sum(s['label'] != s['predicted'] for s in samples),
             )
             self._maybe_start_round()
+
+    @staticmethod
+    def _sample_name(batch: LabelledBatch, sample: LabelledSample) -> str:
+        if sample.source:
+            return frame_name(sample.source, sample.header)
+        return f'{batch.collector}/{sample.sample_id}'
 
     @guarded
     def _on_feature(self, message: FrameFeature) -> None:
@@ -459,6 +485,7 @@ class TunerNode(Node):
                 frozen_layers=message['frozen'],
                 cka=[message['cka'].get(name, math.nan) for name in layers],
                 layers=layers,
+                forward_share=[self._forward_shares.get(name, math.nan) for name in layers],
                 weights=to_bytes(weights),
                 scenario=self._scenarios.current,
                 seconds=message['seconds'],
@@ -520,6 +547,28 @@ class TunerNode(Node):
             self._refused += 1
             self._end_round(FineTune.Result.REFUSED, message.reason)
             self._hand_over_model()  # the worker goes back to what is live
+
+    def _worker_shrunk(self, message: dict[str, Any]) -> None:
+        self._shrink(message['batch_size'], message['text'])
+
+    def _shrink(self, batch_size: int, why: str) -> None:
+        """Note that batches are smaller from now on, and say so."""
+        self._train = replace(self._train, batch_size=batch_size)
+        text = f'memory ran out: training batches are of {batch_size} now ({short(why, 150)})'
+        self.health.problem(text)
+        self.get_logger().warning(text)
+
+    def _watch_memory(self) -> None:
+        """Start a worker anew that has grown over its limit, with half the batch size."""
+        limit = self._settings.worker_memory_mb
+        used = resident_mb(self._worker.process.pid) if limit else 0.0
+        if used > limit > 0:
+            self._end_round(FineTune.Result.FAILED, 'the worker took too much memory', True)
+            self._shrink(
+                max(1, self._train.batch_size // 2),
+                f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}',
+            )
+            self._restart_worker()
 
     def _worker_nothing(self, message: dict[str, Any]) -> None:
         self._end_round(FineTune.Result.NOTHING_TO_LEARN, 'no labelled sample waits')
@@ -602,6 +651,7 @@ class TunerNode(Node):
     def _on_tick(self) -> None:
         if time.monotonic() >= self._restart_at:
             self._restart_worker()
+        self._watch_memory()
         waiting = self._round is not None and self._round.candidate is not None
         if waiting and time.monotonic() - self._round.sent > self._settings.verdict_timeout_s:  # type: ignore[union-attr]
             self.health.problem('no verdict: is model_manager running?')
@@ -661,6 +711,8 @@ class TunerNode(Node):
             'tuning s': self._tuning_s,
             'scenario': self._scenarios.current,
             'worker pid': self._worker.process.pid,
+            'worker MB': resident_mb(self._worker.process.pid),
+            'batch size': self._train.batch_size,
             'batches waiting': self._lazy.waiting,
             'batches needed': self._lazy.batches_needed,
         }
@@ -668,6 +720,15 @@ class TunerNode(Node):
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB; 0 where there is no /proc, or no process."""
+    try:
+        pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * resource.getpagesize() / 1e6
 
 
 def frame_name(source: str, header: Header) -> str:

@@ -268,7 +268,7 @@ class Tuned(Method):
 
     def _decide(self, result: RoundResult) -> bool:
         learner = self.learner
-        accepted = judge(result.outcomes, self.recipe.gate).accepted
+        accepted = judge(result.outcomes, self.recipe.gate, self._scenario).accepted
         if accepted:
             self._version += 1
             learner.set_live(result.update, result.classes, self._version)
