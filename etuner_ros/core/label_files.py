@@ -148,6 +148,8 @@ def import_(
     :param path: a folder, or the JSON file of the other two
     :raises StoreError: when there is nothing to import, or the disk does not take it
     """
+    if not path.exists():
+        raise StoreError(f'{path} does not exist')
     result, problems = Imported(), []
     for file, label, name in _pairs(path):
         label = label.strip()

@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import sqlite3
+import time
 
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.frame_buffer import Frame
@@ -119,23 +121,46 @@ class LabelStore:
 
     def __init__(self, path: Path, budget_bytes: int = 0) -> None:
         self.path, self.budget_bytes = path, budget_bytes
+        self.warnings: list[str] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=10.0
-            )
-            self._database.execute('PRAGMA journal_mode=WAL')
-            self._database.execute('PRAGMA synchronous=FULL')
-            self._open()
+            try:
+                self._open()
+            except sqlite3.OperationalError:  # locked, full, not allowed: not the file's fault
+                raise
+            except sqlite3.DatabaseError as error:
+                self._set_aside(error)
+                self._open()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f'the label store {path} can not be opened: {error}; check the parameter store'
             ) from error
 
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Keep a damaged file under another name: a robot must go on, and nothing is deleted."""
+        self._database.close()
+        aside = self.path.with_name(f'{self.path.name}.damaged-{time.time_ns()}')
+        for suffix in ('', '-wal', '-shm'):
+            file = self.path.with_name(self.path.name + suffix)
+            if file.exists():
+                os.replace(file, aside.with_name(aside.name + suffix))
+        self.warnings.append(
+            f'the label store was damaged ({error}); it is kept as {aside} and a new one is begun; '
+            f'what can be read of it: sqlite3 {aside} .recover'
+        )
+
     def _open(self) -> None:
+        self._database = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=10.0
+        )
+        self._database.execute('PRAGMA journal_mode=WAL')
+        self._database.execute('PRAGMA synchronous=FULL')
+        check = self._database.execute('PRAGMA quick_check(1)').fetchone()[0]
+        if check != 'ok':
+            raise sqlite3.DatabaseError(check)
         found = int(self._database.execute('PRAGMA user_version').fetchone()[0])
         if found > VERSION:
-            raise sqlite3.DatabaseError(
+            raise sqlite3.OperationalError(
                 f'it was written by a later etuner_ros (schema {found}, this one knows {VERSION})'
             )
         self._database.executescript(SCHEMA)

@@ -135,6 +135,9 @@ class LabelCollectorNode(Node):
         self._oldest_ns: int | None = self._now() if self._store.waiting() else None
         self._asked_ns = 0
         self.health = Health(self, self._diagnostics)
+        for warning in self._store.warnings:
+            self.health.problem(warning)
+            self.get_logger().error(warning)
         self._receipts = self.create_publisher(LabelReceipt, 'label_receipts', reliable(100))
         self._requests = self.create_publisher(LabelRequest, 'label_requests', reliable(10))
         self._batches = self.create_publisher(LabelledBatch, 'labelled_batches', LATCHED)

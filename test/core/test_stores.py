@@ -4,18 +4,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from etuner_ros.core.base_weights import intact_file
+from etuner_ros.core.base_weights import prepare
+from etuner_ros.core.base_weights import write_base
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.frame_buffer import Frame
 from etuner_ros.core.frame_buffer import FrameKey
+from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.label_files import export
+from etuner_ros.core.label_files import FORMATS
+from etuner_ros.core.label_files import import_
 from etuner_ros.core.label_store import LabelStore
 from etuner_ros.core.model_store import ModelStore
 from etuner_ros.core.weights import check_update
@@ -197,7 +209,7 @@ def frame(stamp_ns: int = 5, label: str = 'mug') -> Frame:
 
 def test_labels_survive_a_restart_and_come_in_numbered_batches(tmp_path):
     store = LabelStore(tmp_path / 'labels.db')
-    numbers = [store.add(frame(i), 'duck', 'ann', 0) for i in range(5)]
+    numbers = [store.add(frame(i), 'duck', 'ann', 0, scenario=2).sample_id for i in range(5)]
     assert numbers == [1, 2, 3, 4, 5]
     assert store.make_batch(2) == 1
     store.close()
@@ -205,27 +217,245 @@ def test_labels_survive_a_restart_and_come_in_numbered_batches(tmp_path):
     assert again.waiting() == 3
     assert again.make_batch(8) == 2
     assert again.make_batch(8) is None
-    assert [s.stamp_ns for s in again.batch(1)] == [0, 1]
-    sample = again.batch(2)[0]
-    assert (sample.label, sample.predicted, sample.author, sample.image) == (
+    assert [s.stamp_ns for s in again.batch(1).samples] == [0, 1]
+    sample = again.batch(2).samples[0]
+    assert (sample.label, sample.predicted, sample.author, sample.image, sample.scenario) == (
         'duck',
         'mug',
         'ann',
         b'picture',
+        2,
     )
 
 
 def test_a_duplicate_is_the_same_word_of_the_same_author(tmp_path):
+    store, key = LabelStore(tmp_path / 'labels.db'), frame().key
+    store.add(frame(), 'duck', 'ann', 0)
+    assert store.is_duplicate(key, 'duck', 'ann')
+    assert not store.is_duplicate(key, 'mug', 'ann')
+    assert not store.is_duplicate(key, 'duck', 'bob')
+    store.add(frame(), 'mug', 'ann', 0)
+    assert not store.is_duplicate(key, 'duck', 'ann'), 'who changes the mind back is heard'
+
+
+def end(store: LabelStore) -> dict[int, str]:
+    """Return the label of each frame for a tuner that takes all batches in order."""
+    while store.make_batch(2):
+        pass
+    labels: dict[int, str] = {}
+    for number in range(1, store.last_batch() + 1):
+        batch = store.batch(number)
+        for old, new in batch.renamed:
+            labels = {k: new if v == old else v for k, v in labels.items()}
+        for sample in batch.samples:
+            labels[sample.stamp_ns] = sample.label
+    return {k: v for k, v in labels.items() if v}
+
+
+def test_people_who_disagree_are_not_learned_from_until_one_label_leads(tmp_path):
     store = LabelStore(tmp_path / 'labels.db')
     store.add(frame(), 'duck', 'ann', 0)
-    assert store.is_duplicate(frame(), 'duck', 'ann')
-    assert not store.is_duplicate(frame(), 'mug', 'ann')
-    assert not store.is_duplicate(frame(), 'duck', 'bob')
-    store.add(frame(), 'mug', 'ann', 0)
-    assert not store.is_duplicate(frame(), 'duck', 'ann'), 'who changes the mind back is heard'
+    assert end(store) == {5: 'duck'}
+    stored = store.add(frame(), 'tray', 'bob', 0)
+    assert (stored.label, stored.said) == ('', {'ann': 'duck', 'bob': 'tray'})
+    assert end(store) == {}
+    assert store.disputed()[0][1] == ['duck', 'tray']
+    assert store.add(frame(), 'tray', 'eve', 0).label == 'tray'
+    assert end(store) == {5: 'tray'}
+    assert not store.disputed()
+
+
+def test_who_changes_the_mind_replaces_and_who_takes_it_back_removes(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    store.add(frame(), 'duck', 'ann', 0)
+    store.add(frame(), 'tray', 'ann', 0)
+    assert end(store) == {5: 'tray'}
+    assert store.add(frame(), '', 'ann', 0).said == {}
+    assert end(store) == {}
+    store.add(frame(), 'tray', 'ann', 0)
+    assert end(store) == {5: 'tray'}
+
+
+WORDS = st.sampled_from(['duck', 'tray', 'mug', ''])
+DEEDS = st.one_of(
+    st.tuples(st.just('say'), st.integers(0, 2), WORDS, st.sampled_from(['ann', 'bob'])),
+    st.tuples(st.just('rename'), WORDS.filter(bool), WORDS.filter(bool)),
+    st.tuples(st.just('batch')),
+)
+
+
+@given(st.lists(DEEDS, max_size=25))
+def test_a_tuner_that_takes_all_batches_ends_with_what_is_stored(deeds):
+    with tempfile.TemporaryDirectory() as folder:
+        store = LabelStore(Path(folder) / 'labels.db')
+        for kind, *values in deeds:
+            if kind == 'say':
+                number, label, author = values
+                store.add(frame(number), label, author, 0)
+            elif kind == 'rename':
+                store.rename(*values)
+            else:
+                store.make_batch(1)
+        assert end(store) == {s.stamp_ns: s.label for s in store.labelled()}
+        store.close()
+
+
+def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, label in enumerate(['duck', 'bird', 'mug']):
+        store.add(frame(number), label, 'ann', 0)
+    store.add(frame(0), 'bird', 'bob', 0)
+    store.make_batch(10)
+    assert store.rename('bird', 'duck') == 2
+    assert {s.label: s.frames for s in store.statistics()} == {'duck': 2, 'mug': 1}
+    assert end(store) == {0: 'duck', 1: 'duck', 2: 'mug'}
+
+
+def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=10 * len(b'picture'))
+    for number in range(8):
+        store.add(frame(number), 'duck', 'ann', 0)
+    for number in range(8, 10):
+        store.add(frame(number), 'mug', 'ann', 0)
+    with pytest.raises(StoreError, match='full.*no tuner got yet'):
+        store.add(frame(10), 'mug', 'ann', 0)
+    assert store.count() == 10, 'what was refused left nothing'
+    store.make_batch(100)
+    store.note_learned(1, 7)
+    for number in range(10, 14):
+        store.add(frame(number), 'mug', 'ann', 0)
+    kept = [s.stamp_ns for s in store.labelled()]
+    assert kept == [3, 4, 5, 6, 7, 9, 10, 11, 12, 13], 'both classes kept five, the newest'
+    assert store.stored_bytes <= store.budget_bytes
+    assert store.last_batch() == 1, 'numbers go on where they were'
+
+
+def test_labels_of_the_first_release_are_taken_over(tmp_path):
+    old = sqlite3.connect(tmp_path / 'labels.db')
+    old.executescript(
+        'CREATE TABLE samples (id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT, stamp_ns '
+        'INTEGER, frame_id TEXT, label TEXT, predicted TEXT, author TEXT, model_version INTEGER, '
+        'format TEXT, image BLOB, received_ns INTEGER, batch INTEGER)'
+    )
+    rows = [(1, 5, 'duck', 1), (2, 6, 'mug', 1), (3, 5, 'tray', 2), (4, 7, 'mug', None)]
+    for number, stamp, label, batch in rows:
+        values = (number, 'camera', stamp, 'eye', label, 'mug', 'ann', 3, 'jpeg', b'x', 9, batch)
+        old.execute(f'INSERT INTO samples VALUES ({",".join("?" * 12)})', values)
+    old.commit()
+    old.close()
+    store = LabelStore(tmp_path / 'labels.db')
+    assert store.last_batch() == 2
+    assert store.waiting() == 1
+    assert end(store) == {5: 'tray', 6: 'mug', 7: 'mug'}
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_what_was_exported_can_be_imported(tmp_path, kind):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    for number, label in enumerate(['duck', 'duck', 'a/b ~ ä.c']):
+        key = FrameKey('front/cam', number, 'opt.frame')
+        store.add(Frame(key, picture, 'jpeg', 'duck', 0.5, 0.5, 3), label, 'ann', 0)
+    assert export(store, tmp_path / 'out', kind) == 3
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
+    assert import_(other, tmp_path / 'out', 'ann', 0).known == 3, 'nothing twice'
+    mine, theirs = (
+        [(s.source, s.stamp_ns, s.frame_id, s.label, s.image) for s in x.labelled()]
+        for x in (store, other)
+    )
+    assert sorted(mine) == sorted(theirs)
+    with pytest.raises(StoreError, match='not empty'):
+        export(store, tmp_path / 'out', kind)
+
+
+def test_an_import_names_what_it_leaves_out(tmp_path):
+    folder = tmp_path / 'pictures'
+    (folder / 'duck').mkdir(parents=True)
+    (folder / 'duck' / 'good.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    (folder / 'duck' / 'bad.jpg').write_bytes(b'no picture')
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, folder, 'ann', 0)
+    assert found.added == 1
+    assert 'duck/bad.jpg' in found.problems[0]
+    with pytest.raises(StoreError, match='does not exist'):
+        import_(store, tmp_path / 'nowhere', 'ann', 0)
+    outside = {'data': {'image': '/data/local-files/?d=../secret.jpg'}, 'annotations': []}
+    outside['annotations'] = [{'result': [{'type': 'choices', 'value': {'choices': ['duck']}}]}]
+    (folder / 'tasks.json').write_text(json.dumps([outside]))
+    with pytest.raises(StoreError, match='outside its folder'):
+        import_(store, folder / 'tasks.json', 'ann', 0)
+
+
+@pytest.mark.parametrize('where', [0, 5000])
+def test_a_damaged_label_store_is_set_aside_and_a_new_one_begun(tmp_path, where):
+    path = tmp_path / 'labels.db'
+    store = LabelStore(path)
+    for number in range(50):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.close()
+    data = bytearray(path.read_bytes())
+    data[where : where + 2000] = b'x' * 2000
+    path.write_bytes(bytes(data))
+    again = LabelStore(path)
+    assert 'damaged' in again.warnings[0]
+    again.add(frame(), 'duck', 'ann', 0)
+    assert again.count() == 1
+    assert len(list(tmp_path.glob('labels.db.damaged-*'))) == 1, 'nothing was deleted'
 
 
 def test_a_label_store_that_can_not_be_opened_says_so(tmp_path):
-    (tmp_path / 'labels.db').write_bytes(b'not a database, but long enough to look at' * 30)
+    (tmp_path / 'labels.db').mkdir()
     with pytest.raises(StoreError, match='can not be opened'):
         LabelStore(tmp_path / 'labels.db')
+
+
+def test_a_pinned_version_is_never_removed(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=1)
+    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    store.pin(1, True)
+    for parent in range(1, 6):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    assert 1 in ModelStore(tmp_path / 'models', base, keep=1).manifests
+    store.pin(1, False)
+    store.commit(pack(UPDATE), 6, ('a', 'b'))
+    assert 1 not in store.manifests
+
+
+@pytest.mark.parametrize('damage', ['flip', 'cut', 'gone', 'manifest', 'live'])
+def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, damage):
+    store = ModelStore(tmp_path / 'models', base)
+    for parent in range(3):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    folder = store.folder / 'v00000003'
+    weights = folder / 'weights.safetensors'
+    if damage == 'flip':
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(bytes(data))
+    elif damage == 'cut':
+        weights.write_bytes(weights.read_bytes()[:10])
+    elif damage == 'gone':
+        weights.unlink()
+    elif damage == 'manifest':
+        (folder / 'manifest.json').write_text('{"version": ')
+    else:
+        (store.folder / 'live').write_bytes(b'\xff\xfe')
+    again = ModelStore(tmp_path / 'models', base)
+    assert again.live == (3 if damage == 'live' else 2)
+    assert again.warnings
+    assert again.commit(pack(UPDATE), again.live, ('a', 'b')).version == 4, 'no number twice'
+
+
+def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home):
+    write_base(base, base.read_bytes())
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    data = bytearray(base.read_bytes())
+    data[-1] ^= 1
+    base.write_bytes(bytes(data))
+    found = intact_file(base)
+    assert found != base
+    assert found.is_relative_to(ros_home)
+    found.unlink()
+    with pytest.raises(WeightsError, match='it is damaged'):
+        prepare('tiny', 32, str(base))
