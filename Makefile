@@ -35,6 +35,10 @@ demo-seeds: build  ## three runs of the demo, and the table over all of them
 bench-serving: build  ## latency of predictions while idle, tuning and swapping; results/serving.json
 	@$(RUN) etuner bench serving --output results
 
+.PHONY: soak
+soak: build  ## kill, damage and swap for half an hour; results/soak.json
+	@$(RUN) etuner soak --output results
+
 .PHONY: bench
 GROCERY ?=
 bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)

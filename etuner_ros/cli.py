@@ -7,9 +7,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 import sys
+from typing import Any
+from typing import TYPE_CHECKING
 
 from etuner_ros import __version__
 from etuner_ros.core.errors import EtunerError
+
+if TYPE_CHECKING:
+    from etuner_ros.core.label_store import LabelStore
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
@@ -131,10 +136,196 @@ def _bench_serving(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _soak(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from etuner_ros.bench.soak import soak
+    from etuner_ros.bench.soak import summary
+    from etuner_ros.demo import recorded_stream
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = soak(
+            arguments.stream or recorded_stream(),
+            arguments.output,
+            Path(folder),
+            arguments.kills,
+            arguments.minutes,
+            arguments.swaps,
+            arguments.seed,
+        )
+    print(summary(found))
+    bad = ('labels_lost', 'stores_unloadable', 'orphans', 'mixed_versions', 'not_resumed')
+    return int(any(found[name] for name in bad))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import json
+    import os
+
+    from etuner_ros import doctor
+    from etuner_ros.shared_memory import clean
+
+    removed = clean(os.getuid()) if arguments.clean else []
+    found = doctor.examine(arguments.image_topic, not arguments.offline)
+    if arguments.json:
+        rows = [vars(f) for f in found]
+        print(json.dumps({'findings': rows, 'removed': [str(p) for p in removed]}, indent=1))
+    else:
+        marks = {doctor.OK: '✔', doctor.WARNING: '!', doctor.ERROR: '✘', doctor.SKIPPED: '-'}
+        if arguments.clean:
+            print(f'{len(removed)} segments of shared memory removed')
+        for finding in found:
+            print(f'{marks[finding.state]} {finding.check}: {finding.text}')
+            if finding.advice:
+                print(f'    {finding.advice}')
+    return int(any(f.state == doctor.ERROR for f in found))
+
+
+def _label_store(arguments: argparse.Namespace) -> LabelStore:
+    """Open the label store that the arguments name, or the only one there is."""
+    from etuner_ros.core.errors import StoreError
+    from etuner_ros.core.files import home
+    from etuner_ros.core.label_store import LabelStore
+
+    path = arguments.store
+    if path is None:
+        found = sorted(home('labels').glob('*.db'))
+        if len(found) != 1:
+            names = ', '.join(map(str, found)) or f'none in {home("labels")}'
+            raise StoreError(f'name the label store with --store; found: {names}')
+        path = found[0]
+    if arguments.action != 'import' and not path.exists():
+        raise StoreError(f'there is no label store {path}')
+    return LabelStore(path)
+
+
+def _labels(arguments: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from etuner_ros.core.label_files import export
+    from etuner_ros.core.label_files import import_
+
+    store = _label_store(arguments)
+    try:
+        if arguments.action == 'stats':
+            found = [vars(s) for s in store.statistics()]
+            if arguments.json:
+                print(json.dumps({'classes': found, 'disputed': store.count_disputed()}))
+                return 0
+            print(f'{"label":24} {"frames":>7} {"right":>6} {"learned":>8} {"MB":>7}')
+            for row in found:
+                print(
+                    f'{row["label"]:24} {row["frames"]:7} {row["confirmed"]:6} '
+                    f'{row["learned"]:8} {row["image_bytes"] / 1e6:7.1f}'
+                )
+            print(f'{store.count_disputed()} disputed')
+        elif arguments.action == 'export':
+            count = export(store, arguments.folder, arguments.format)
+            print(f'{count} labelled pictures in {arguments.folder}')
+        elif arguments.action == 'import':
+            result = import_(store, arguments.folder, arguments.author, time.time_ns())
+            for problem in result.problems or []:
+                print(f'left out: {problem}', file=sys.stderr)
+            print(f'{result.added} labels taken, {result.known} were known')
+        else:
+            known = [s.label for s in store.statistics()]
+            if arguments.label not in known:
+                raise EtunerError(f"no frame is labelled '{arguments.label}': {', '.join(known)}")
+            print(f'{store.rename(arguments.label, arguments.new_label)} frames changed')
+    finally:
+        store.close()
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from etuner_ros.remote import models
+
+    return models(arguments)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from etuner_ros.remote import watch
+
+    return watch(arguments.namespace, arguments.json, arguments.count)
+
+
 def _bench_table(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.run import run_table
 
     return run_table(arguments)
+
+
+def _add_everyday(commands: Any) -> None:
+    """Add what people who run a robot use."""
+    doctor = commands.add_parser('doctor', help='find what usually goes wrong; 1 = something is')
+    doctor.add_argument('--json', action='store_true', help='for programs')
+    doctor.add_argument('--image-topic', default='image_raw', help="the camera's topic")
+    doctor.add_argument('--offline', action='store_true', help='leave the running graph out')
+    doctor.add_argument(
+        '--clean',
+        action='store_true',
+        help='remove what DDS left in shared memory: files of this user that no process maps',
+    )
+    doctor.set_defaults(run=_doctor)
+
+    labels = commands.add_parser('labels', help='look at, export, import or rename labels')
+    actions = labels.add_subparsers(required=True, dest='action', metavar='ACTION')
+    stats = actions.add_parser('stats', help='what is stored of each class')
+    stats.add_argument('--json', action='store_true', help='for programs')
+    export = actions.add_parser('export', help='write all labelled pictures')
+    export.add_argument('folder', type=Path, help='empty or new folder')
+    export.add_argument('--format', default='folder', choices=('folder', 'coco', 'labelstudio'))
+    take = actions.add_parser('import', help='take labelled pictures; a running robot learns them')
+    take.add_argument('folder', type=Path, help='folder <label>/*.jpg, COCO or Label Studio JSON')
+    take.add_argument('--author', default='import', help='who the labels are from')
+    rename = actions.add_parser('rename', help='call a label otherwise; an existing one: merge')
+    rename.add_argument('label')
+    rename.add_argument('new_label')
+    for action in (stats, export, take, rename):
+        action.add_argument('--store', type=Path, help='database; default: the only one there is')
+    labels.set_defaults(run=_labels)
+
+    models = commands.add_parser('models', help='list, swap, pin or export versions of weights')
+    steps = models.add_subparsers(required=True, dest='action', metavar='ACTION')
+    listing = steps.add_parser('list', help='the stored versions')
+    listing.add_argument('--json', action='store_true', help='for programs')
+    steps.add_parser('roll-back', help='make the parent of the live version live')
+    for name, text in (
+        ('swap', 'make a version live'),
+        ('pin', 'keep a version for ever'),
+        ('unpin', 'keep a version no longer than others'),
+    ):
+        steps.add_parser(name, help=text).add_argument('version', type=int)
+    write = steps.add_parser('export', help='write a version for other programs')
+    write.add_argument('version', type=int)
+    write.add_argument('path', type=Path)
+    write.add_argument('--format', default='torch', choices=('torch', 'torchscript', 'onnx'))
+    write.add_argument('--folder', type=Path, help='store; default: that of the running robot')
+    for name, text in (('freeze', 'freeze layers'), ('thaw', 'thaw layers')):
+        layers = steps.add_parser(name, help=text)
+        layers.add_argument('names', nargs='+', help='names or patterns such as block1*')
+        layers.add_argument('--pin', action='store_true', help='SimFreeze may not change them')
+    for step in steps.choices.values():
+        step.add_argument('--node', default='/model_manager', help='name of the node')
+    models.set_defaults(run=_models)
+
+    watch = commands.add_parser('watch', help='a live view of a running robot')
+    watch.add_argument('--namespace', default='', help='namespace of the robot')
+    watch.add_argument('--json', action='store_true', help='one line of JSON per second')
+    watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
+    watch.set_defaults(run=_watch)
+
+    soak = commands.add_parser(
+        'soak', help='kill nodes, damage files and swap weights by the hundred; 1 = a loss'
+    )
+    soak.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    soak.add_argument('--stream', type=Path, help='labelled pictures')
+    soak.add_argument('--kills', type=int, default=200, help='at least so many')
+    soak.add_argument('--minutes', type=float, default=30.0, help='at least so long')
+    soak.add_argument('--swaps', type=int, default=1000, help='swaps under a 30 Hz camera')
+    soak.add_argument('--seed', type=int, default=0, help='of what is killed when')
+    soak.set_defaults(run=_soak)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,6 +397,8 @@ def main(arguments: list[str] | None = None) -> int:
         help='images per class that travel with the weights for replay',
     )
     deploy.set_defaults(run=_deploy)
+
+    _add_everyday(commands)
 
     bench = commands.add_parser(
         'bench',

@@ -76,6 +76,20 @@ class Supervisor:
             preexec_fn=_die_with_parent,
         )
 
+    def pid(self, name: str) -> int | None:
+        """Return the process of an executable; None while it is down."""
+        for child in self._children:
+            if child.name == name and child.process.poll() is None:
+                return child.process.pid
+        return None
+
+    def kill(self, name: str) -> None:
+        """End an executable with SIGKILL; `check` starts it again."""
+        for child in self._children:
+            if child.name == name and child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()
+
     def check(self) -> list[str]:
         """Start again what has died; return what died since the last call."""
         died = []

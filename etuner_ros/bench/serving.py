@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
 import json
@@ -45,17 +46,16 @@ from etuner_ros.core.images import encode_jpeg
 from etuner_ros.core.images import Image
 from etuner_ros.core.images import resize_square
 from etuner_ros.core.live_model import LiveModel
-from etuner_ros.core.weights import difference
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import pack_base
 from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import sha256
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.msg import Prediction
 from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.common import reliable
 from etuner_ros.nodes.common import to_bytes
+from etuner_ros.nodes.common import use_dds_profile
 from etuner_ros.worker import WorkerClient
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
@@ -98,6 +98,7 @@ class Stage:
         self.base = folder / 'deployed.safetensors'
         self._deploy()
         self.pictures = [_camera_picture(f.image) for f in self.frames[:40]]
+        use_dds_profile()
         rclpy.init()
         self.node = rclpy.create_node('bench_camera')
         self.camera = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
@@ -168,28 +169,6 @@ class Stage:
         result = measured(self.latencies, frames)
         result.versions = len(self.versions)
         return result
-
-    def swap(self) -> None:
-        """Announce another version: weights that differ a little in every tensor."""
-        base = read_base(self.base)
-        self.version += 1
-        rng = np.random.default_rng(self.version)
-        state = dict(base.state)
-        for name, value in base.state.items():
-            if value.dtype == np.float32 and value.ndim > 1:
-                noise = rng.standard_normal(value.shape, np.float32)
-                state[name] = np.multiply(value, 1.0 + 1e-3 * noise, dtype=np.float32)
-        weights = pack(difference(base.state, state))
-        self.models.publish(
-            ModelUpdate(
-                version=self.version,
-                base_sha256=base.sha256,
-                sha256=sha256(weights),
-                architecture=base.spec.architecture,
-                classes=list(base.spec.classes),
-                weights=to_bytes(weights),
-            )
-        )
 
     def close(self) -> None:
         """Leave the graph."""
@@ -361,15 +340,19 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
             result.train_samples_per_s = rate
             return result  # type: ignore[no-any-return]
         if mode == 'swapping':
-            last = time.monotonic()
-
-            def beside() -> None:
-                nonlocal last
-                if time.monotonic() - last >= SWAP_PERIOD_S:
-                    last = time.monotonic()
-                    stage.swap()
-
-            return stage.stream(frames, beside)
+            count = int(frames / RATE_HZ / SWAP_PERIOD_S)
+            arguments = [str(stage.base), '1', str(count), str(SWAP_PERIOD_S)]
+            command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
+            # A process of its own, as model_manager is one.
+            swapper = subprocess.Popen(command, stdin=subprocess.PIPE)
+            with suppress(subprocess.TimeoutExpired):
+                swapper.communicate(b'go\n', timeout=0.0)
+            try:
+                stage.spin_until(lambda: stage.versions != {0}, 20.0)
+                return stage.stream(frames)
+            finally:
+                swapper.kill()
+                swapper.wait()
         return stage.stream(frames)
 
 

@@ -145,7 +145,7 @@ class LabelStore:
             if file.exists():
                 os.replace(file, aside.with_name(aside.name + suffix))
         self.warnings.append(
-            f'the label store was damaged ({error}); it is kept as {aside} and a new one is begun; '
+            f'the label store was damaged ({error}); it is kept as {aside}, a new one is begun; '
             f'what can be read of it: sqlite3 {aside} .recover'
         )
 

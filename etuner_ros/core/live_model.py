@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from array import array
 import copy
 from dataclasses import dataclass
 import threading
@@ -22,7 +23,7 @@ from etuner_ros.core.weights import check_update
 from etuner_ros.core.weights import HEAD
 from etuner_ros.core.weights import sha256
 from etuner_ros.core.weights import State
-from etuner_ros.core.weights import unpack
+from etuner_ros.core.weights import view
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class LiveModel:
         return self._slot.model.classes
 
     def prepare(
-        self, version: int, classes: tuple[str, ...], weights: bytes, digest: str
+        self, version: int, classes: tuple[str, ...], weights: bytearray | array[int], digest: str
     ) -> _Slot:
         """
         Make a version in the network that does not serve, run it once and check that it works.
@@ -94,7 +95,7 @@ class LiveModel:
         """
         if sha256(weights) != digest:
             raise WeightsError(f'version {version} is damaged on the way: its checksum is wrong')
-        update = unpack(weights)
+        update = view(weights) if len(weights) else {}
         check_update(self.base.state, update, len(classes))
         while self._is_serving(self._spare):  # a last prediction with the version before
             time.sleep(0.001)

@@ -10,11 +10,13 @@ enough for a receiver that has the base.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,7 @@ class ModelSpec:
             ) from error
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | bytearray | array[int]) -> str:
     """Return the SHA-256 of bytes as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
@@ -153,6 +155,41 @@ def unpack(data: bytes) -> State:
         return dict(load(data)) if data else {}
     except (SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f'the weights are damaged: {error}') from error
+
+
+_KINDS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'I64': 'i8', 'I32': 'i4', 'I16': 'i2', 'I8': 'i1'}
+_KINDS.update({'U64': 'u8', 'U32': 'u4', 'U16': 'u2', 'U8': 'u1', 'BOOL': '?'})
+
+
+def view(data: bytearray | array[int]) -> State:
+    """
+    Read tensors from safetensors bytes without copying them: the arrays are views of `data`.
+
+    For where an interpreter's lock must not be held for as long as a copy of all weights takes.
+
+    :raises WeightsError: when the bytes are damaged
+    """
+    buffer = memoryview(data).cast('B')
+    state: State = {}
+    try:
+        size = int.from_bytes(buffer[:8], 'little')
+        if len(buffer) < 8 or size > len(buffer) - 8:
+            raise ValueError('its header is cut short')
+        header = json.loads(bytes(buffer[8 : 8 + size]))
+        header.pop('__metadata__', None)
+        tensors = buffer[8 + size :]
+        for name, entry in header.items():
+            kind = np.dtype(_KINDS[entry['dtype']]).newbyteorder('<')
+            begin, end = entry['data_offsets']
+            shape = tuple(int(n) for n in entry['shape'])
+            if not 0 <= begin <= end <= len(tensors):
+                raise ValueError(f'tensor {name[:80]!r} lies outside the data')
+            if end - begin != math.prod(shape) * kind.itemsize or min(shape, default=0) < 0:
+                raise ValueError(f'tensor {name[:80]!r} has another size than its shape')
+            state[name] = np.frombuffer(tensors[begin:end], kind).reshape(shape)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f'the weights are damaged: {error}') from error
+    return state
 
 
 def difference(base: State, state: State) -> State:

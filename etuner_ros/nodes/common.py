@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import fields
 import functools
+import os
+from pathlib import Path
+import shutil
 import traceback
 from typing import Any
 from typing import TypeVar
 
+from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_msgs.msg import KeyValue
@@ -59,6 +63,7 @@ LATCHED = QoSProfile(
 )
 
 
+LEAST_SHM = 256_000_000  # free bytes of /dev/shm
 LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
 
 
@@ -336,8 +341,28 @@ class AutostartNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
 
+def use_dds_profile() -> None:
+    """
+    Have Fast DDS take room for camera pictures (config/fastdds.xml), before a context is made.
+
+    What the user has set wins, and a small /dev/shm (a container's) is left alone: a segment that
+    does not fit ends a process with SIGBUS.
+    """
+    names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+    if any(os.environ.get(n) for n in (*names, 'FASTDDS_BUILTIN_TRANSPORTS')):
+        return
+    try:
+        profile = Path(get_package_share_directory('etuner_ros')) / 'config' / 'fastdds.xml'
+        if shutil.disk_usage('/dev/shm').free < LEAST_SHM or not profile.exists():
+            return
+    except (OSError, LookupError):
+        return
+    os.environ.update(dict.fromkeys(names, str(profile)))
+
+
 def run(make: Callable[[], Node]) -> int:
     """Run one node until it is told to stop; the `main` of each executable."""
+    use_dds_profile()
     rclpy.init()
     node = None
     try:

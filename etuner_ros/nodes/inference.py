@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch  # isort: skip
 
 from collections.abc import Mapping
+import contextlib
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 import queue
@@ -18,6 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image
@@ -60,6 +63,7 @@ except ImportError:
     Classification = None
 
 
+QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 MOST_WAITING = 30  # kept frames that wait for their encoding
 
 
@@ -82,6 +86,21 @@ class InferenceSettings(Checked):
     jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
 
 
+class TakenByHand(CallbackGroup):
+    """Keeps a subscription out of the executor's hands; the node takes its messages itself."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """Never."""
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing to end."""
+
+
 class InferenceNode(AutostartNode):
     """
     Recognises what the camera sees.
@@ -96,6 +115,7 @@ class InferenceNode(AutostartNode):
         super().__init__('inference', **options)
         self._live: LiveModel | None = None
         self._frames = self._dropped = self._swaps = 0
+        self._last_frame = 0.0
         self._last_kept_ns = 0
         self._latency_ms = self._inference_ms = 0.0
         self._swapping = ''
@@ -150,10 +170,14 @@ class InferenceNode(AutostartNode):
             images = self.create_subscription(
                 CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS
             )
-        updates = self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
+        updates = self.create_subscription(
+            ModelUpdate, 'model', self._on_model, LATCHED, callback_group=TakenByHand()
+        )
+        self._updates = updates
+        idle = self.create_timer(QUIET_S / 2, self._on_idle)
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._ready = self.create_guard_condition(self._on_prepared)
-        self.entities += [*publishers, images, updates, self._ready]
+        self.entities += [*publishers, images, updates, idle, self._ready]
         self._encoder = threading.Thread(target=self._encode, name='encoder', daemon=True)
         self._encoder.start()
         return TransitionCallbackReturn.SUCCESS
@@ -225,6 +249,7 @@ class InferenceNode(AutostartNode):
             )
         )
         self._frames += 1
+        self._last_frame = time.monotonic()
         if kept:
             self._jobs.put((header, image, encoded, result))
         if self._annotated.get_subscription_count() > 0:
@@ -234,6 +259,27 @@ class InferenceNode(AutostartNode):
                 ObjectHypothesis(class_id=k, score=v) for k, v in zip(result.labels, result.scores)
             ]
             self._classification.publish(Classification(header=header, results=hypotheses))
+
+        self._take_update()
+
+    @guarded
+    def _on_idle(self) -> None:
+        """Without frames nothing waits for an update to be taken."""
+        if not self.active or time.monotonic() - self._last_frame > QUIET_S:
+            self._take_update()
+
+    def _take_update(self) -> None:
+        """
+        Take announced weights, if there are any.
+
+        Taking 13 MB from DDS holds the interpreter for 10 to 25 ms. Right after a frame was
+        answered there is most time until the next one.
+        """
+        handle = self._updates.handle
+        with handle:
+            taken = handle.take_message(self._updates.msg_type, False)
+        if taken is not None:
+            self._on_model(taken[0])
 
     def _keeps(self, stamp: int) -> bool:
         """
@@ -313,7 +359,7 @@ class InferenceNode(AutostartNode):
         began = time.perf_counter()
         try:
             slot = live.prepare(
-                message.version, tuple(message.classes), bytes(message.weights), message.sha256
+                message.version, tuple(message.classes), message.weights, message.sha256
             )
             live.swap(slot)
             self._swaps += 1
@@ -373,6 +419,20 @@ def annotate(image: Array, result: Result) -> Array:
     return picture
 
 
+def keep_memory() -> None:
+    """
+    Have glibc keep large blocks instead of giving them back to the system.
+
+    Weights that arrive need blocks of many MB each time; fresh pages for them cost more than half
+    of the time that taking a message holds the interpreter.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL(None)
+        for option, value in ((-3, 64 << 20), (-1, 256 << 20), (-2, 32 << 20)):
+            libc.mallopt(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
 def main() -> int:
     """Run the node."""
+    keep_memory()
     return run(InferenceNode)

@@ -153,7 +153,7 @@ class LabelCollectorNode(Node):
         self.create_timer(0.1, self._on_tick)
         if self.settings.request_period_s > 0:
             self.create_timer(self.settings.request_period_s, self._request_label)
-        last = self._store.last_batch()
+        self._published = last = self._store.last_batch()
         if last:  # a tuner that was away notices by the number that it missed some
             self._batches.publish(self._batch_message(last))
         self.get_logger().info(f'{self._store.count()} labelled frames in {path}')
@@ -380,6 +380,8 @@ class LabelCollectorNode(Node):
             self._hand_out(partial=True)
         elif self._oldest_ns is None and self._store.waiting():
             self._oldest_ns = now  # another process imported labels
+        if self._store.last_batch() > self._published:  # another process renamed some
+            self._publish_batch(self._store.last_batch())
 
     def _hand_out(self, partial: bool = False) -> None:
         """Publish full batches; with `partial` whatever waits."""
@@ -388,9 +390,13 @@ class LabelCollectorNode(Node):
         ):
             batch = self._store.make_batch(self.settings.batch_size)
             if batch is not None:
-                self._batches.publish(self._batch_message(batch))
+                self._publish_batch(batch)
         if not waiting:
             self._oldest_ns = None
+
+    def _publish_batch(self, batch: int) -> None:
+        self._published = batch
+        self._batches.publish(self._batch_message(batch))
 
     def _batch_message(self, batch: int) -> LabelledBatch:
         stored = self._store.batch(batch)
@@ -445,7 +451,7 @@ class LabelCollectorNode(Node):
                 )
                 return response
             response.changed = self._store.rename(old, new)
-            self._batches.publish(self._batch_message(self._store.last_batch()))
+            self._publish_batch(self._store.last_batch())
             text = 'merged with' if new in known else 'renamed to'
             response.error_msg = f"'{old}' {text} '{new}' in {response.changed} frames"
             self.get_logger().info(response.error_msg)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 import signal
@@ -36,7 +37,9 @@ from etuner_ros.core.weights import ModelSpec
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import pack_base
 from etuner_ros.core.weights import read_base
+from etuner_ros.core.weights import same_bits
 from etuner_ros.core.weights import unpack
+from etuner_ros.core.weights import view
 
 STATE = {
     'backbone.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -85,6 +88,21 @@ def test_an_update_carries_only_what_differs():
     changed = {**STATE, **UPDATE}
     assert list(difference(STATE, changed)) == ['head.bias']
     assert np.array_equal(unpack(pack(UPDATE))['head.bias'], UPDATE['head.bias'])
+
+
+def test_views_are_what_the_library_reads():
+    data = pack({**STATE, 'flags': np.array([True, False]), 'half': np.ones((2, 1), np.float16)})
+    seen, read = view(bytearray(data)), unpack(data)
+    assert seen.keys() == read.keys()
+    assert all(same_bits(seen[k], read[k]) for k in read)
+
+
+@given(st.binary(max_size=60), st.integers(0, 300))
+def test_damaged_bytes_give_one_clear_error_and_no_views(noise, place):
+    data = bytearray(pack(STATE))
+    data[place : place + len(noise)] = noise
+    with contextlib.suppress(WeightsError):  # anything else fails the test
+        assert all(v.nbytes <= len(data) for v in view(data).values())
 
 
 @pytest.mark.parametrize(

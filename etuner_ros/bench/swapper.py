@@ -1,0 +1,88 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Announces one version after the other, in a process of its own as `model_manager` is one.
+
+Arguments: base weights, first version, how many, seconds between two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import sys
+import time
+
+import numpy as np
+import rclpy
+
+from etuner_ros.core.weights import BaseWeights
+from etuner_ros.core.weights import pack
+from etuner_ros.core.weights import read_base
+from etuner_ros.core.weights import sha256
+from etuner_ros.msg import ModelUpdate
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import to_bytes
+from etuner_ros.nodes.common import use_dds_profile
+
+PERIOD = 70  # versions after which the marks repeat
+
+
+def swap_message(base: BaseWeights, version: int) -> ModelUpdate:
+    """
+    Announce weights by which a prediction shows from which version each part of it came.
+
+    The class, the score and the appearance (which the first blocks make) each follow the number
+    of the version with another period; a new class comes and goes.
+    """
+    mark = version % PERIOD
+    classes = [*base.spec.classes, *(['grown'] if mark % 2 else [])]
+    weight = base.state['head.weight']
+    bias = np.zeros(len(classes), np.float32)
+    bias[mark % len(base.spec.classes)] = 1.0 + 0.5 * (mark % 7)
+    state = {
+        k: np.multiply(v, 1.0 + 0.02 * (mark % 5), dtype=np.float32)
+        for k, v in base.state.items()
+        if v.dtype == np.float32 and v.ndim > 1 and k not in ('head.weight', 'head.bias')
+    }
+    state['head.weight'] = np.zeros((len(classes), weight.shape[1]), np.float32)
+    state['head.bias'] = bias
+    data = pack(state)
+    return ModelUpdate(
+        version=version,
+        base_sha256=base.sha256,
+        sha256=sha256(data),
+        architecture=base.spec.architecture,
+        classes=classes,
+        weights=to_bytes(data),
+    )
+
+
+def main() -> int:
+    """Announce; the first one when somebody listens."""
+    base, first, count = read_base(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    period = float(sys.argv[4])
+    messages = {
+        n % PERIOD: swap_message(base, n) for n in range(first, first + min(count, PERIOD))
+    }
+    use_dds_profile()
+    rclpy.init()
+    node = rclpy.create_node('swapper')
+    publisher = node.create_publisher(ModelUpdate, 'model', LATCHED)
+    while publisher.get_subscription_count() == 0:
+        rclpy.spin_once(node, timeout_sec=0.05)
+    print('ready', flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, began + number * period - time.monotonic()))
+        message = messages[(first + number) % PERIOD]
+        message.version = first + number
+        publisher.publish(message)
+    time.sleep(period)
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
