@@ -300,7 +300,7 @@ def _add_everyday(commands: Any) -> None:
     write = steps.add_parser('export', help='write a version for other programs')
     write.add_argument('version', type=int)
     write.add_argument('path', type=Path)
-    write.add_argument('--format', default='torch', choices=('torch', 'torchscript', 'onnx'))
+    write.add_argument('--format', default='torch', choices=('torch', 'onnx'))
     write.add_argument('--folder', type=Path, help='store; default: that of the running robot')
     for name, text in (('freeze', 'freeze layers'), ('thaw', 'thaw layers')):
         layers = steps.add_parser(name, help=text)

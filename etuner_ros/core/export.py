@@ -1,7 +1,7 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Stored versions as files for other programs: a state dict of torch, TorchScript, ONNX.
+Stored versions as files for other programs: a state dict of torch, ONNX.
 
 Run as a program it writes one; so a node without torch can have it done.
 """
@@ -24,16 +24,16 @@ if TYPE_CHECKING:  # a node without torch reads this file too
 
     from etuner_ros.core.models import Classifier
 
-FORMATS = ('torch', 'torchscript', 'onnx')
+FORMATS = ('torch', 'onnx')
 
 
 def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
     """
     Write a version of a store.
 
-    `torch` is `{'state_dict', 'classes', 'spec'}`, which loads with `weights_only=True`. The
-    other two map a picture (1, 3, S, S), normalised with `mean` and `std`, to logits (1, C); ONNX
-    has the description in its metadata, TorchScript in the extra file `etuner.json`.
+    `torch` is `{'state_dict', 'classes', 'spec'}`, which loads with `weights_only=True`. `onnx`
+    maps a picture (1, 3, S, S), normalised with `mean` and `std`, to logits (1, C), and has the
+    description in its metadata.
 
     :param folder: of the store: that of one set of base weights
     :raises EtunerError: when the version is not there or damaged, or can't be written
@@ -62,10 +62,6 @@ def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
                 'spec': spec,
             }
             torch.save(content, aside)
-        elif kind == 'torchscript':
-            with torch.inference_mode():
-                traced = torch.jit.trace(model, example)
-            torch.jit.save(traced, str(aside), _extra_files={'etuner.json': model.spec.to_json()})
         else:
             _export_onnx(model, example, aside)
         os.replace(aside, path)

@@ -29,7 +29,9 @@ from rcl_interfaces.msg import IntegerRange
 from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ShutdownException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import TimeoutException
 from rclpy.guard_condition import GuardCondition
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle import LifecyclePublisher
@@ -341,6 +343,26 @@ class AutostartNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
 
+class SteadyExecutor(SingleThreadedExecutor):
+    """
+    Goes on when a callback raises.
+
+    Ours are `guarded`; those of rclpy itself are not: one `set_parameters` call with an unknown
+    type of value ends any rclpy node.
+    """
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Run one callback; what it raises is logged."""
+        try:
+            super().spin_once(timeout_sec)
+        except (ExternalShutdownException, ShutdownException, TimeoutException):
+            raise
+        except Exception:  # whatever one message or call does must not end the node
+            rclpy.logging.get_logger('etuner_ros').error(
+                f'a callback failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0
+            )
+
+
 def use_dds_profile() -> None:
     """
     Have Fast DDS take room for camera pictures (config/fastdds.xml), before a context is made.
@@ -367,7 +389,7 @@ def run(make: Callable[[], Node]) -> int:
     node = None
     try:
         node = make()
-        executor = SingleThreadedExecutor()
+        executor = SteadyExecutor()
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -17,6 +17,7 @@ from pathlib import Path
 import subprocess
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.task import Future
 
@@ -170,7 +171,13 @@ class ModelManagerNode(AutostartNode):
             self.create_service(RollBack, '~/roll_back', self._on_roll_back),
             self.create_service(ListVersions, '~/list_versions', self._on_list_versions),
             self.create_service(PinVersion, '~/pin_version', self._on_pin),
-            self.create_service(ExportVersion, '~/export_version', self._on_export),
+            # In a group of its own: a call that waits would keep all others waiting.
+            self.create_service(
+                ExportVersion,
+                '~/export_version',
+                self._on_export,
+                callback_group=ReentrantCallbackGroup(),
+            ),
             self.create_service(GetModel, '~/get_model', self._on_get_model),
             self.create_timer(0.2, self._look_after_exports),
         ]

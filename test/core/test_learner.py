@@ -625,3 +625,83 @@ def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
     learner._head_is_new = True
     same = learner.propose_head()
     assert all(o.live_correct == o.candidate_correct for o in same.outcomes)
+
+
+def test_a_sample_that_is_taken_back_is_forgotten_everywhere(model, frames):
+    learner = deployed_learner(model, frames)
+    trays = samples(frames, ('tray',))[:3]
+    before, _ = learner.instant.linear(model.classes)
+    learner.add_samples(trays)
+    learner.withdraw([s.sample_id for s in trays])
+    assert not learner.pending
+    assert not any(s.label == 'tray' for s in learner.replay.samples)
+    after, _ = learner.instant.linear(model.classes)
+    assert torch.allclose(before, after, atol=1e-4), 'exactly what was learned is unlearned'
+    result = learner.propose_head()
+    learner.set_live(result.update, result.classes, 1)
+    assert 'tray' not in learner.predictions(learner.live, trays), 'a class without samples'
+
+
+def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, frames):
+    learner = deployed_learner(model, frames)
+    ducks = samples(frames, ('duck',))
+    learner.rename('duck', 'bird')
+    assert 'duck' not in learner.replay.counts()
+    result = learner.propose_head()
+    learner.set_live(result.update, result.classes, 1)
+    said = learner.predictions(learner.live, ducks)
+    assert said.count('bird') >= 0.8 * len(ducks)
+    assert 'duck' not in said
+
+
+def test_merged_labels_are_one_class(model, frames):
+    learner = deployed_learner(model, frames)
+    learner.rename('mug', 'duck')
+    result = learner.propose_head()
+    learner.set_live(result.update, result.classes, 1)
+    said = learner.predictions(learner.live, samples(frames, ('duck', 'mug')))
+    assert said.count('duck') >= 0.8 * len(said)
+    assert 'mug' not in said
+
+
+def test_half_the_batch_is_trained_on_after_memory_ran_out(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_samples(samples(frames, ('race_car',)))
+    assert learner.halve_batches()
+    assert learner.batch_size == 4
+    before = [s for s in learner.pending]
+    assert finish(learner).new_samples == len(before)
+    while learner.halve_batches():
+        pass
+    assert learner.batch_size == 1
+
+
+def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed, frames):
+    base = read_base(deployed)
+    live, image = LiveModel(base), frames[0].image
+    first = live.predict(image, 3)
+    state = {
+        k: v * np.float32(1.5)
+        for k, v in base.state.items()
+        if v.dtype == np.float32 and v.ndim > 1
+    }
+    grown = {**state, 'head.weight': np.zeros((5, base.state['head.weight'].shape[1]), np.float32)}
+    grown['head.bias'] = np.arange(5, dtype=np.float32)
+    versions = {
+        1: (grown, (*base.spec.classes, 'new')),
+        2: ({'head.bias': base.state['head.bias'] + 1}, base.spec.classes),
+        3: ({}, base.spec.classes),
+    }
+    fresh = {}
+    for version, (update, classes) in versions.items():
+        data = pack(update) if update else b''
+        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
+        again = LiveModel(base)
+        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
+        got, fresh = live.predict(image, 3), again.predict(image, 3)
+        assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
+        assert torch.equal(got.features, fresh.features)
+    assert got.scores == first.scores
+    with pytest.raises(WeightsError):
+        live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))
+    assert live.predict(image, 3).scores == first.scores, 'what is live is as it was'

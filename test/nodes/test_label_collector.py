@@ -10,14 +10,20 @@ from helpers import jpeg_message
 import numpy as np
 import pytest
 
+from etuner_ros.cli import main as cli
+from etuner_ros.core.images import encode_jpeg
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
 from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import LabelRequest
+from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import PredictedFrame
+from etuner_ros.msg import ScenarioChange
 from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.srv import GetBatches
+from etuner_ros.srv import GetLabelStatistics
+from etuner_ros.srv import RenameLabel
 
 
 class Desk:
@@ -50,7 +56,7 @@ class Desk:
         )
         return frame
 
-    def say(self, head: object, label: str, **fields: str) -> LabelReceipt:
+    def say(self, head: object, label: str, **fields: object) -> LabelReceipt:
         count = len(self.receipts)
         self._labels.publish(LabelCorrection(header=head, label=label, **fields))
         self.ros.until(lambda: len(self.receipts) > count, 'a receipt')
@@ -199,3 +205,102 @@ def test_the_least_certain_frame_is_asked_for(ros):
         lambda: min(r.confidence for r in requests) < 0.3, 'the request for the least certain one'
     )
     assert all(r.reason for r in requests)
+
+
+def test_people_who_disagree_are_told_and_the_tuner_takes_the_label_back(ros):
+    desk = Desk(ros, batch_size=1)
+    frame = desk.see()
+    desk.say(frame.header, 'duck', author='ann')
+    receipt = desk.say(frame.header, 'tray', author='bob')
+    assert receipt.code == LabelReceipt.ACCEPTED
+    assert 'disputed: duck or tray' in receipt.message
+    ros.until(lambda: len(desk.batches) == 2, 'the label to be taken back')
+    assert [s.label for b in desk.batches for s in b.samples] == ['duck', '']
+    settled = desk.say(frame.header, 'tray', author='eve')
+    assert settled.message == 'corrected'
+    ros.until(lambda: len(desk.batches) == 3, 'the label that leads')
+    last = desk.batches[-1].samples[0]
+    assert (last.label, last.sample_id) == ('tray', desk.batches[0].samples[0].sample_id)
+    answer = ros.call(GetLabelStatistics, 'label_collector/get_statistics')
+    assert (list(answer.labels), list(answer.frames), answer.disputed) == (['tray'], [1], 0)
+
+
+def test_a_correction_can_be_taken_back_even_when_the_frame_is_no_longer_in_memory(ros):
+    desk = Desk(ros, batch_size=1)
+    frame = desk.see()
+    nothing = desk.say(frame.header, '', author='ann', withdraw=True)
+    assert nothing.code == LabelReceipt.NOTHING_TO_WITHDRAW
+    desk.say(frame.header, 'duck', author='ann')
+    ros.remove(desk.node)
+    again = Desk(ros, batch_size=1)
+    receipt = again.say(frame.header, '', author='ann', withdraw=True)
+    assert (receipt.code, receipt.message) == (LabelReceipt.ACCEPTED, 'withdrawn')
+    ros.until(lambda: again.batches and again.batches[-1].batch_id == 2, 'the withdrawal')
+    assert [s.label for s in again.batches[-1].samples] == ['']
+
+
+def test_a_label_is_renamed_by_one_small_batch(ros):
+    desk = Desk(ros, batch_size=1)
+    for age, label in ((3, 'bird'), (2, 'duck')):
+        desk.say(desk.see(age).header, label)
+    answer = ros.call(RenameLabel, 'label_collector/rename_label', label='bird', new_label='duck')
+    assert (answer.error_code, answer.changed) == (RenameLabel.Response.NONE, 1)
+    ros.until(lambda: desk.batches[-1].batch_id == 3, 'the renaming')
+    batch = desk.batches[-1]
+    assert (list(batch.renamed_from), list(batch.renamed_to)) == (['bird'], ['duck'])
+    assert not batch.samples
+    gone = ros.call(RenameLabel, 'label_collector/rename_label', label='bird', new_label='x')
+    assert gone.error_code == RenameLabel.Response.UNKNOWN_LABEL
+    assert 'labels: duck' in gone.error_msg
+    bad = ros.call(RenameLabel, 'label_collector/rename_label', label='duck', new_label=' ')
+    assert bad.error_code == RenameLabel.Response.INVALID_LABEL
+
+
+def test_an_author_who_sends_too_many_is_stopped_and_others_are_heard(ros):
+    desk = Desk(ros, author_rate_hz=0.001)
+    frame = desk.see()
+    codes = {desk.say(frame.header, f'kind{i}', author='ann').code for i in range(20)}
+    assert codes == {LabelReceipt.ACCEPTED}
+    assert desk.say(frame.header, 'one more', author='ann').code == LabelReceipt.TOO_MANY
+    assert desk.say(frame.header, 'duck', author='bob').code == LabelReceipt.ACCEPTED
+
+
+def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
+    desk = Desk(ros, sources='front, camera', max_frame_mb=0.01)
+    logs = ros.logs()
+    for fields in ({'source': 'rear'}, {'source': 'camera', 'label': 'x' * 1000}):
+        desk._frames.publish(PredictedFrame(header=header(desk.now), **fields))
+    big = PredictedFrame(header=header(desk.now), source='camera')
+    big.image.data = bytes(20_000)
+    desk._frames.publish(big)
+    desk.see()
+    assert desk.node._diagnostics()['frames kept'] == 1
+    ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
+
+
+def test_the_scenario_and_what_was_learned_are_noted(ros):
+    desk = Desk(ros, batch_size=1)
+    changes = ros.speak(ScenarioChange, 'scenario_changes')
+    verdicts = ros.speak(ModelVerdict, 'verdicts')
+    changes.publish(ScenarioChange(header=header(desk.now - 10**9), source='camera', scenario=4))
+    ros.until(lambda: desk.node._changes, 'the scenario')
+    desk.say(desk.see(5.0).header, 'duck')
+    desk.say(desk.see(0.5).header, 'duck')
+    assert [s.scenario for s in desk.node._store.labelled()] == [0, 4]
+    name = desk.node.get_fully_qualified_name()
+    verdicts.publish(ModelVerdict(version=3, collectors=[name], batch_ids=[1]))
+    ros.until(lambda: desk.node._store.statistics()[0].learned == 1, 'the note')
+
+
+def test_labels_that_another_process_imports_go_out(ros, tmp_path):
+    desk = Desk(ros, batch_size=8, batch_timeout_s=0.2, store=str(tmp_path / 'l.db'))
+    (tmp_path / 'pictures' / 'duck').mkdir(parents=True)
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / 'pictures' / 'duck' / 'one.jpg').write_bytes(picture)
+    store = ['--store', str(tmp_path / 'l.db')]
+    assert cli(['labels', 'import', str(tmp_path / 'pictures'), *store]) == 0
+    ros.until(lambda: desk.batches, 'the imported label')
+    assert [s.label for s in desk.batches[0].samples] == ['duck']
+    assert cli(['labels', 'rename', 'duck', 'bird', *store]) == 0
+    ros.until(lambda: len(desk.batches) == 2, 'the renaming')
+    assert list(desk.batches[1].renamed_to) == ['bird']

@@ -37,6 +37,7 @@ from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.tuner import TunerNode
+from etuner_ros.srv import RenameLabel
 
 
 class Robot:
@@ -273,6 +274,72 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     manifest = robot.manager._store.manifests[2]
     assert manifest.learned == {robot.collector.get_fully_qualified_name(): 2}
     assert late._rounds == 1, 'the first batch, which was learned already, started no round'
+
+
+def test_a_renamed_label_shows_in_predictions(ros, deployed, frames):
+    robot = Robot(ros, deployed)
+    cars = pictures(frames, 'race_car')
+    robot.teach(cars[0], 'race_car')
+    ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'the correction to show')
+    ros.call(RenameLabel, 'label_collector/rename_label', label='race_car', new_label='toy')
+    ros.until(lambda: robot.show(cars[0]).labels[0] == 'toy', 'the new name')
+
+
+def test_a_worker_that_takes_too_much_memory_is_started_anew_with_smaller_batches(ros, deployed):
+    logs = ros.logs()
+    settings = {'train__batch_size': 8, 'worker_memory_mb': 10.0}
+    ros.add(ModelManagerNode, autostart=True, model__weights=str(deployed))
+    tuner = ros.add(TunerNode, model__weights=str(deployed), **settings)
+    ros.until(lambda: tuner._train.batch_size < 8, 'the smaller batch')
+    ros.until(lambda: any('worker_memory_mb is 10' in m.msg for m in logs), 'the reason')
+
+
+FULL = """
+import sys
+from etuner_ros.core.learner import Learner
+import etuner_ros.worker as worker
+
+real, failures = Learner.run_round, [{error}]
+
+def run_round(self, *arguments):
+    if failures:
+        raise failures.pop()
+    return real(self, *arguments)
+
+Learner.run_round = run_round
+worker.main()
+"""
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        "RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')",
+        "RuntimeError('NvMapMemAllocInternalTagged: 1075072515 error 12')",
+        "RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp')",
+        'MemoryError()',
+    ],
+)
+def test_lack_of_memory_halves_the_batch_and_the_round_goes_on(
+    ros, deployed, frames, tmp_path, monkeypatch, error
+):
+    script = tmp_path / 'worker.py'
+    script.write_text(FULL.replace('{error}', error))
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: object) -> subprocess.Popen:
+        if command[1:3] == ['-m', 'etuner_ros.worker']:
+            command = [command[0], str(script), *command[3:]]
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, 'Popen', popen)
+    robot = Robot(ros, deployed, head__enabled=False)
+    logs = ros.logs()
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'a new version')
+    assert robot.tuner._train.batch_size == 4
+    ros.until(lambda: any('batches are of 4 now' in m.msg for m in logs), 'the warning')
 
 
 def test_no_worker_outlives_a_tuner_that_is_killed(ros, deployed):

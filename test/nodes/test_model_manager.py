@@ -4,14 +4,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+import threading
 
 from helpers import Graph
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import GetState
 import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
+import torch
 
+from etuner_ros.core.export import export_version
+from etuner_ros.core.models import from_base
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import read_base
 from etuner_ros.core.weights import sha256
@@ -22,8 +32,10 @@ from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import ValidationOutcome
 from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.model_manager import ModelManagerNode
+from etuner_ros.srv import ExportVersion
 from etuner_ros.srv import GetModel
 from etuner_ros.srv import ListVersions
+from etuner_ros.srv import PinVersion
 from etuner_ros.srv import RollBack
 from etuner_ros.srv import SetFrozenLayers
 from etuner_ros.srv import SwapModel
@@ -239,12 +251,11 @@ def test_without_base_weights_configuring_fails_and_says_why(ros, tmp_path):
 def test_ten_cycles_leave_nothing_behind(ros, deployed):
     node = ros.add(ModelManagerNode, model__weights=str(deployed))
 
-    def entities() -> list[int]:
-        return [
-            len(list(x)) for x in (node.publishers, node.subscriptions, node.services, node.timers)
-        ]
+    def left() -> list[int]:
+        kinds = (node.publishers, node.subscriptions, node.services, node.clients, node.timers)
+        return [*(len(list(x)) for x in kinds), threading.active_count()]
 
-    before = entities()
+    before = left()
     for _ in range(10):
         for step in (
             node.trigger_configure,
@@ -253,4 +264,125 @@ def test_ten_cycles_leave_nothing_behind(ros, deployed):
             node.trigger_cleanup,
         ):
             assert step() == TransitionCallbackReturn.SUCCESS
-    assert entities() == before
+    assert left() == before
+
+
+def test_an_external_lifecycle_manager_is_in_charge(ros, deployed):
+    node = ros.add(ModelManagerNode, model__weights=str(deployed))
+    ros.until(lambda: node.may_configure, 'the preparation')
+    models = ros.listen(ModelUpdate, 'model', LATCHED)
+    for transition, state in (
+        (Transition.TRANSITION_CONFIGURE, 'inactive'),
+        (Transition.TRANSITION_ACTIVATE, 'active'),
+        (Transition.TRANSITION_DEACTIVATE, 'inactive'),
+        (Transition.TRANSITION_CLEANUP, 'unconfigured'),
+        (Transition.TRANSITION_UNCONFIGURED_SHUTDOWN, 'finalized'),
+    ):
+        change = ChangeState.Request()
+        change.transition.id = transition
+        answer = ros.call(ChangeState, 'model_manager/change_state', transition=change.transition)
+        assert answer.success
+        now = ros.call(GetState, 'model_manager/get_state').current_state.label
+        assert now == state
+    assert models[0].version == 0
+
+
+def test_a_pinned_version_outlives_others(office):
+    office.propose(value=1.0)
+    answer = office.ros.call(PinVersion, 'model_manager/pin_version', version=1, pinned=True)
+    assert answer.error_code == PinVersion.Response.NONE
+    listed = office.ros.call(ListVersions, 'model_manager/list_versions')
+    assert dict(zip(listed.versions, listed.pinned)) == {0: False, 1: True}
+    unknown = office.ros.call(PinVersion, 'model_manager/pin_version', version=9, pinned=True)
+    assert unknown.error_code == PinVersion.Response.UNKNOWN_VERSION
+
+
+def test_when_the_live_version_is_damaged_meanwhile_the_one_before_is_announced(office, ros_home):
+    office.propose(value=1.0)
+    office.propose(value=2.0, parent=1)
+    newest = next(ros_home.rglob('v00000002/weights.safetensors'))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    office.node.trigger_deactivate()
+    office.node.trigger_activate()
+    office.ros.until(lambda: office.models[-1].version == 1, 'the version before')
+    assert office.propose(value=3.0, parent=1).version == 3, 'no number is used twice'
+
+
+def test_the_manifest_says_what_a_version_is(office, ros_home):
+    office.propose(
+        outcomes=[
+            ValidationOutcome(
+                sample_id=str(i),
+                label='mug',
+                scenario=i % 2,
+                live_correct=True,
+                candidate_correct=i != 0,
+            )
+            for i in range(20)
+        ],
+        seconds=1.5,
+        iterations=12,
+        new_samples=9,
+        scenario=1,
+    )
+    raw = json.loads(next(ros_home.rglob('v00000001/manifest.json')).read_text())
+    assert raw['scenario_accuracy'] == {'0': 0.9, '1': 1.0}
+    assert (raw['seconds'], raw['iterations'], raw['new_samples']) == (1.5, 12, 9)
+    assert raw['reason'].startswith('accepted')
+    assert raw['learned'] == {'/label_collector': 3}
+
+
+def test_what_is_lost_in_earlier_scenarios_is_not_hidden_by_gains_here(office):
+    def outcome(i: int, scenario: int, live: bool, candidate: bool) -> ValidationOutcome:
+        return ValidationOutcome(
+            sample_id=f'{scenario}/{i}',
+            label='mug',
+            scenario=scenario,
+            live_correct=live,
+            candidate_correct=candidate,
+        )
+
+    better = [outcome(i, 1, False, True) for i in range(20)]
+    worse = [outcome(i, 0, True, i < 2) for i in range(10)]
+    verdict = office.propose(outcomes=better + worse, scenario=1)
+    assert verdict.code == ModelVerdict.WORSE
+    assert 'worse in earlier scenarios, 8 of 10 samples lost' in verdict.reason
+
+
+def test_layers_tell_their_share_of_the_time(office):
+    shares = [0.05] * len(office.base.units)
+    office.propose(forward_share=shares)
+    office.ros.until(lambda: office.layers[-1].model_version == 1, 'the layers')
+    assert [s.forward_share for s in office.layers[-1].layers] == pytest.approx(shares)
+
+
+def test_a_version_is_exported_by_a_process_and_loads_without_us(office, ros_home):
+    office.propose(value=2.0)
+    call = office.ros.call
+    name = 'model_manager/export_version'
+    answer = call(ExportVersion, name, version=1, format='torch', path='v1.pt')
+    assert answer.error_code == ExportVersion.Response.NONE, answer.error_msg
+    content = torch.load(answer.path, weights_only=True)
+    assert content['classes'] == list(office.base.spec.classes)
+    assert bool((content['state_dict']['head.bias'] == 2.0).all())
+    for wrong in ({'path': '../out.pt'}, {'path': ''}, {'format': 'pickle', 'path': 'a'}):
+        fields = {'version': 1, 'format': 'torch', **wrong}
+        assert call(ExportVersion, name, **fields).error_code == ExportVersion.Response.BAD_REQUEST
+    unknown = call(ExportVersion, name, version=7, format='torch', path='a.pt')
+    assert unknown.error_code == ExportVersion.Response.UNKNOWN_VERSION
+
+
+def test_onnx_gives_the_same_numbers(office, ros_home, tmp_path):
+    office.propose(value=2.0)
+    store = next(ros_home.rglob('v00000001')).parent
+    export_version(store, 1, 'onnx', tmp_path / 'v1.onnx')
+    proto = onnx.load(tmp_path / 'v1.onnx')
+    model = from_base(office.base.state, office.base.spec)
+    model.load_state({'head.bias': np.full(len(model.classes), 2.0, np.float32)}, model.classes)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = model(x).numpy()
+    found = ReferenceEvaluator(proto).run(None, {'image': x.numpy()})[0]
+    assert np.allclose(found, wanted, atol=1e-4)
+    described = {p.key: p.value for p in proto.metadata_props}['etuner']
+    assert json.loads(described)['classes'] == list(model.classes)
