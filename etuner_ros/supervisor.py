@@ -7,8 +7,6 @@ machine without it needs.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
@@ -20,11 +18,7 @@ from typing import IO
 
 from ament_index_python.packages import get_package_prefix
 
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the supervisor is gone, even by SIGKILL; elsewhere do nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+from etuner_ros.core.processes import die_with_parent
 
 
 @dataclass
@@ -73,7 +67,7 @@ class Supervisor:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     def pid(self, name: str) -> int | None:

@@ -25,6 +25,8 @@ import time
 from typing import Any
 
 import cv2
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -57,6 +59,12 @@ from etuner_ros.supervisor import Supervisor
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner')
 INPUT_SIZE = 64
 RESUME_LIMIT_S = 60.0
+TRANSITIONS = {
+    'configure': Transition.TRANSITION_CONFIGURE,
+    'activate': Transition.TRANSITION_ACTIVATE,
+    'deactivate': Transition.TRANSITION_DEACTIVATE,
+    'cleanup': Transition.TRANSITION_CLEANUP,
+}
 MARK = 'ETUNER_SOAK'  # in the environment of every process of a soak
 
 
@@ -532,6 +540,46 @@ def swap_weights(
         run.close()
 
 
+def time_transitions(base: Path, home: Path) -> dict[str, dict[str, float]]:
+    """Return how long each lifecycle transition takes under an external manager, in s."""
+    os.environ['ROS_HOME'] = str(home)
+    home.mkdir(parents=True, exist_ok=True)
+    params = home / 'transitions.yaml'
+    model = {'model': {'weights': str(base), 'input_size': INPUT_SIZE}, 'autostart': False}
+    params.write_text(yaml.safe_dump({'/**': {'ros__parameters': model}}))
+    supervisor = Supervisor([params], home / 'log')
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('soak_lifecycle', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    found: dict[str, dict[str, float]] = {}
+    try:
+        for name in ('model_manager', 'inference'):
+            supervisor.start(name)
+            client = node.create_client(ChangeState, f'{name}/change_state')
+            while not client.wait_for_service(1.0):
+                supervisor.check()
+            time.sleep(1.0)  # the base weights are looked for
+            found[name] = {}
+            for label, number in TRANSITIONS.items():
+                request = ChangeState.Request()
+                request.transition.id = number
+                began = time.monotonic()
+                future = client.call_async(request)
+                executor.spin_until_future_complete(future, timeout_sec=30.0)
+                answer = future.result()
+                if answer is None or not answer.success:
+                    raise EtunerError(f'{name} does not {label}; see {home / "log"}')
+                found[name][label] = round(time.monotonic() - began, 3)
+    finally:
+        supervisor.stop()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    return found
+
+
 def soak(
     stream: Path,
     output: Path,
@@ -547,6 +595,7 @@ def soak(
     pictures = deploy(stream, base)
     shm_before = set(stale_segments(os.getuid()))
     small = np.asarray(cv2.resize(pictures[0][0], (320, 240)), np.uint8)
+    transitions = time_transitions(base, folder / 'transitions')
     swapped = swap_weights(base, small, folder / 'swaps', swaps, every=9)
     print(
         f'{swapped.swaps} swaps: gap p99.9 {swapped.gap_p999_with_ms:.1f} ms, '
@@ -569,6 +618,7 @@ def soak(
             'median': round(float(np.median(result.resume_s or [0.0])), 2),
             'max': round(max(result.resume_s, default=0.0), 2),
         },
+        'transitions_s': transitions,
         'memory_mb': thinned(result.memory_mb),
         'seed': seed,
         'machine': machine(),
@@ -594,6 +644,7 @@ def summary(found: dict[str, Any]) -> str:
             f'segments of DDS left',
             f'predictions resume after {found["resume_s"]["median"]} s (median), '
             f'{found["resume_s"]["max"]} s (most); {found["not_resumed"]} times not at all',
+            *(f'{name}: {times} s' for name, times in found['transitions_s'].items()),
             f'{found["swaps"]} swaps: {found["mixed_versions"]} mixed versions, '
             f'{found["frames_dropped_by_swaps"]} frames dropped by them, p99.9 of the gap '
             f'{found["swap_gap_ratio"]:.2f} of without swaps',

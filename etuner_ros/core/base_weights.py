@@ -17,6 +17,7 @@ import sys
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.files import home
 from etuner_ros.core.files import replace_file
+from etuner_ros.core.processes import die_with_parent
 from etuner_ros.core.weights import pack_base
 from etuner_ros.core.weights import sha256
 
@@ -119,7 +120,7 @@ def prepare_in_process(
         str(input_size),
         weights,
     ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.files import sync_folder
+from etuner_ros.core.processes import die_with_parent
 
 if TYPE_CHECKING:  # a node without torch reads this file too
     from torch import Tensor
@@ -95,7 +96,11 @@ def export_in_process(folder: Path, version: int, kind: str, path: Path) -> subp
     """Start an export in another process. Its last line of stderr says what failed."""
     command = [sys.executable, '-m', 'etuner_ros.core.export', str(folder), str(version), kind]
     return subprocess.Popen(
-        [*command, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
     )
 
 

@@ -72,6 +72,7 @@ MOST_HELD = 1000  # held-back samples that are kept at all
 PREQUENTIAL_WINDOW = 40
 APPEARANCE_SAMPLES = 32  # that the move of the appearance by a round is measured on
 LEAST_PROBE = 8  # images; with fewer of the current scenario nothing is probed
+LEAST_BATCH = 2
 
 
 class RoundCancelled(Exception):
@@ -566,11 +567,13 @@ class Learner:
         """
         Train in batches of half the size from now on, after memory ran out.
 
-        :return: False when they are of one image already
+        :return: False when they are of two images already, one new and one replayed
         """
-        if self.batch_size == 1:
+        if self.batch_size <= LEAST_BATCH:
             return False
-        self.train_config = replace(self.train_config, batch_size=self.batch_size // 2)
+        self.train_config = replace(
+            self.train_config, batch_size=max(LEAST_BATCH, self.batch_size // 2)
+        )
         self.cache.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

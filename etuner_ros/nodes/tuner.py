@@ -565,7 +565,7 @@ class TunerNode(Node):
         if used > limit > 0:
             self._end_round(FineTune.Result.FAILED, 'the worker took too much memory', True)
             self._shrink(
-                max(1, self._train.batch_size // 2),
+                max(2, self._train.batch_size // 2),
                 f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}',
             )
             self._restart_worker()
