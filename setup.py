@@ -11,7 +11,7 @@ Jetson.
 from setuptools import find_packages
 from setuptools import setup
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner')
+NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
 
 setup(
     name='etuner_ros',
@@ -25,6 +25,7 @@ setup(
         'jinja2',
         'matplotlib',
         'msgpack',
+        'nicegui',
         'numpy',
         'pyyaml',
         'rich',

@@ -42,6 +42,7 @@ class FrameBuffer:
         self._max_age_ns, self._max_bytes = int(max_age_s * 1e9), max_bytes
         self._frames: OrderedDict[FrameKey, Frame] = OrderedDict()
         self.bytes = 0
+        self.pinned: set[FrameKey] = set()  # under request: forgotten last, and never by age
         self.forgotten_ns = 0  # stamp of the newest frame that was forgotten
 
     def __len__(self) -> int:
@@ -66,12 +67,20 @@ class FrameBuffer:
         self._frames[frame.key] = frame
         newest = max(newest, frame.key.stamp_ns)
         while self._frames:
-            oldest = next(iter(self._frames.values()))
+            oldest = next((f for k, f in self._frames.items() if k not in self.pinned), None)
+            if oldest is None:
+                if self.bytes <= self._max_bytes:
+                    break
+                oldest = next(iter(self._frames.values()))
             if oldest.key.stamp_ns >= newest - self._max_age_ns and self.bytes <= self._max_bytes:
                 break
             del self._frames[oldest.key]
             self.bytes -= len(oldest.image)
             self.forgotten_ns = max(self.forgotten_ns, oldest.key.stamp_ns)
+
+    def keys(self) -> list[FrameKey]:
+        """Return what names the frames, oldest first."""
+        return list(self._frames)
 
     def get(self, key: FrameKey) -> Frame | None:
         """Return a frame, or None when it is not there."""

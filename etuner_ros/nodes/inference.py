@@ -18,8 +18,6 @@ import threading
 import time
 from typing import Any
 
-import cv2
-import numpy as np
 from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
@@ -27,6 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from etuner_ros.core import base_weights
+from etuner_ros.core.annotate import annotate
 from etuner_ros.core.config import Checked
 from etuner_ros.core.config import setting
 from etuner_ros.core.errors import WeightsError
@@ -41,6 +40,7 @@ from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.msg import PredictedFrame
 from etuner_ros.msg import Prediction
+from etuner_ros.msg import TunerStatus
 from etuner_ros.nodes.base_fetcher import BaseFetcher
 from etuner_ros.nodes.common import AutostartNode
 from etuner_ros.nodes.common import declare
@@ -63,6 +63,7 @@ except ImportError:
     Classification = None
 
 
+TUNER_STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 MOST_WAITING = 30  # kept frames that wait for their encoding
 
@@ -106,7 +107,8 @@ class InferenceNode(AutostartNode):
     Recognises what the camera sees.
 
     Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins;
-    `model` (ModelUpdate, latched). Publishes `predictions` (Prediction), `predicted_frame`
+    `model` (ModelUpdate, latched), `tuner/status` (TunerStatus, latched, for the annotated
+    image). Publishes `predictions` (Prediction), `predicted_frame`
     (PredictedFrame), and only while someone listens `frame_feature` (FrameFeature), `annotated`
     (Image) and, where vision_msgs is installed, `classification` (vision_msgs/Classification).
     """
@@ -116,6 +118,7 @@ class InferenceNode(AutostartNode):
         self._live: LiveModel | None = None
         self._frames = self._dropped = self._swaps = 0
         self._last_frame = 0.0
+        self._tuner_state = ''
         self._last_kept_ns = 0
         self._latency_ms = self._inference_ms = 0.0
         self._swapping = ''
@@ -174,10 +177,11 @@ class InferenceNode(AutostartNode):
             ModelUpdate, 'model', self._on_model, LATCHED, callback_group=TakenByHand()
         )
         self._updates = updates
+        tuner = self.create_subscription(TunerStatus, 'tuner/status', self._on_tuner, LATCHED)
         idle = self.create_timer(QUIET_S / 2, self._on_idle)
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._ready = self.create_guard_condition(self._on_prepared)
-        self.entities += [*publishers, images, updates, idle, self._ready]
+        self.entities += [*publishers, images, updates, tuner, idle, self._ready]
         self._encoder = threading.Thread(target=self._encode, name='encoder', daemon=True)
         self._encoder.start()
         return TransitionCallbackReturn.SUCCESS
@@ -253,7 +257,7 @@ class InferenceNode(AutostartNode):
         if kept:
             self._jobs.put((header, image, encoded, result))
         if self._annotated.get_subscription_count() > 0:
-            self._annotated.publish(array_to_image(annotate(image, result), header))
+            self._annotated.publish(array_to_image(self._drawn(image, result), header))
         if Classification is not None and self._classification.get_subscription_count() > 0:
             hypotheses = [
                 ObjectHypothesis(class_id=k, score=v) for k, v in zip(result.labels, result.scores)
@@ -261,6 +265,21 @@ class InferenceNode(AutostartNode):
             self._classification.publish(Classification(header=header, results=hypotheses))
 
         self._take_update()
+
+    def _drawn(self, image: Array, result: Result) -> Array:
+        """Draw what is known of a frame."""
+        label, confidence = (result.labels[0], result.scores[0]) if result.labels else ('', 0.0)
+        return annotate(
+            image, label, confidence, result.novelty, result.version, self._tuner_state
+        )
+
+    @guarded
+    def _on_tuner(self, message: TunerStatus) -> None:
+        state = TUNER_STATES[min(message.state, len(TUNER_STATES) - 1)]
+        done = f' {100 * message.progress:.0f} %' if message.state == TunerStatus.TUNING else ''
+        self._tuner_state = (
+            f'{state}{done}, {message.layers_frozen} of {message.layers_total} frozen'
+        )
 
     @guarded
     def _on_idle(self) -> None:
@@ -392,31 +411,6 @@ class InferenceNode(AutostartNode):
         if path is not None and self._live is not None:
             self._open(path)
             self._build_next()
-
-
-def annotate(image: Array, result: Result) -> Array:
-    """Draw label, confidence and version on a copy of the image; RGB uint8 (H, W, 3)."""
-    picture = image.copy()
-    height, width = picture.shape[:2]
-    scale = max(width / 480.0, 0.35)
-    band = int(34 * scale)
-    picture[:band] = (picture[:band] * 0.35).astype(np.uint8)
-    confidence = result.scores[0] if result.scores else 0.0
-    picture[band : band + max(2, band // 8), : int(width * confidence)] = (80, 220, 120)
-    text = (
-        f'{result.labels[0] if result.labels else "?"} {100 * confidence:.0f}%  v{result.version}'
-    )
-    cv2.putText(
-        picture,
-        text,
-        (int(6 * scale), int(24 * scale)),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        0.75 * scale,
-        (255, 255, 255),
-        max(1, int(1.6 * scale)),
-        cv2.LINE_AA,
-    )
-    return picture
 
 
 def keep_memory() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Hashable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -17,11 +18,13 @@ import sqlite3
 import time
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from etuner_ros.core.config import Checked
+from etuner_ros.core.config import LabelValueConfig
 from etuner_ros.core.config import setting
 from etuner_ros.core.errors import MessageError
 from etuner_ros.core.errors import StoreError
@@ -32,6 +35,8 @@ from etuner_ros.core.frame_buffer import FrameKey
 from etuner_ros.core.label_store import LabelStore
 from etuner_ros.core.label_store import Stored
 from etuner_ros.core.label_store import StoredSample
+from etuner_ros.core.label_value import LabelValue
+from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
 from etuner_ros.msg import LabelledSample
@@ -108,7 +113,7 @@ class LabelCollectorNode(Node):
     """
     Collects labels.
 
-    Subscribes `predicted_frame` (PredictedFrame), `labels` (LabelCorrection), `scenario_changes`
+    Subscribes `predicted_frame` (PredictedFrame), `frame_feature` (FrameFeature), `labels` (LabelCorrection), `scenario_changes`
     (ScenarioChange) and `verdicts` (ModelVerdict). Publishes `label_receipts` (LabelReceipt),
     `label_requests` (LabelRequest), `labelled_batches` (LabelledBatch, latched). Serves
     `~/get_batches` (GetBatches), `~/rename_label` (RenameLabel), `~/get_statistics`
@@ -134,6 +139,9 @@ class LabelCollectorNode(Node):
         self._accepted = self._refused = 0
         self._oldest_ns: int | None = self._now() if self._store.waiting() else None
         self._asked_ns = 0
+        self._value = LabelValue(declare(self, 'requests', LabelValueConfig))
+        self._asked: set[Hashable] = set()  # of the picks
+        self._disputes: set[FrameKey] = set()  # that were asked about
         self.health = Health(self, self._diagnostics)
         for warning in self._store.warnings:
             self.health.problem(warning)
@@ -153,6 +161,7 @@ class LabelCollectorNode(Node):
         self.create_timer(0.1, self._on_tick)
         if self.settings.request_period_s > 0:
             self.create_timer(self.settings.request_period_s, self._request_label)
+            self.create_subscription(FrameFeature, 'frame_feature', self._on_feature, reliable(30))
         self._published = last = self._store.last_batch()
         if last:  # a tuner that was away notices by the number that it missed some
             self._batches.publish(self._batch_message(last))
@@ -348,6 +357,7 @@ class LabelCollectorNode(Node):
     def _on_scenario(self, message: ScenarioChange) -> None:
         if message.source in self._changes or len(self._changes) < MOST_CHANGES:
             changes = self._changes.setdefault(message.source, [])
+            self._value.take()  # another scene is asked about anew
             changes.append((stamp_ns(message.header), message.scenario))
             changes.sort()
             del changes[:-MOST_CHANGES]
@@ -479,13 +489,46 @@ class LabelCollectorNode(Node):
         return response
 
     @guarded
+    def _on_feature(self, message: FrameFeature) -> None:
+        """Look whether a frame is among those whose label would help most."""
+        key = FrameKey(message.source, stamp_ns(message.header), message.header.frame_id)
+        frame = self._buffer.get(key)
+        feature = np.frombuffer(bytes(message.feature[: len(message.feature) // 2 * 2]), '<f2')
+        if frame is None or not len(feature) or self._store.find(key) is not None:
+            return
+        picks = self._value.picks
+        if picks and picks[0].feature.shape != feature.shape:
+            self._value.take()  # another network
+        if self._value.offer(key, min(max(frame.confidence, 0.0), 1.0), feature):
+            chosen = {p.key for p in self._value.picks}
+            self._asked &= chosen
+            self._buffer.pinned = chosen & set(self._buffer.keys())
+
+    @guarded
     def _request_label(self) -> None:
-        """Ask for the frame that the robot was least sure of since it last asked."""
+        """Ask for one frame: one that people disagree about, one of the chosen, or the oddest."""
+        for frame, said in self._store.disputed():
+            if frame.key not in self._disputes:
+                self._disputes.add(frame.key)
+                self._ask(frame, f'people disagree: {short(" or ".join(said))}')
+                return
+        for pick in sorted(self._value.picks, key=lambda p: -p.uncertainty):
+            key = pick.key
+            chosen = self._buffer.get(key) if isinstance(key, FrameKey) else None
+            if chosen is not None and key not in self._asked:
+                self._asked.add(key)
+                text = f'uncertain, and unlike the {len(self._value.picks) - 1} others chosen'
+                self._ask(chosen, text)
+                return
         frames = self._buffer.since(self._asked_ns)
-        if not frames:
+        if self._value.picks or not frames:
             return
         self._asked_ns = max(f.key.stamp_ns for f in frames)
-        frame = min(frames, key=lambda f: f.confidence)
+        oddest = min(frames, key=lambda f: f.confidence)
+        self._ask(oddest, f'least certain of the last {len(frames)} frames')
+
+    def _ask(self, frame: Frame, reason: str) -> None:
+        """Publish a request for the label of a frame."""
         header = header_of(frame.key)
         self._requests.publish(
             LabelRequest(
@@ -493,7 +536,7 @@ class LabelCollectorNode(Node):
                 source=frame.key.source,
                 predicted_label=frame.label,
                 confidence=frame.confidence,
-                reason=f'least certain of the last {len(frames)} frames',
+                reason=reason,
                 image=CompressedImage(
                     header=header, format=frame.image_format, data=to_bytes(frame.image)
                 ),

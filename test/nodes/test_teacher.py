@@ -1,0 +1,144 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The teaching page in a real browser: a correction made by clicking ends in a new version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+from urllib.error import HTTPError
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from ament_index_python.packages import get_package_prefix
+from helpers import Graph
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from test_loop import pictures
+from test_loop import Robot
+
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.msg import LabelRequest
+from etuner_ros.nodes.teacher import check_access
+from etuner_ros.nodes.teacher import TeacherSettings
+
+BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
+TOKEN = 'a token of a test'
+
+
+@pytest.fixture
+def page(ros: Graph, tmp_path: Path) -> Iterator[str]:
+    """Run the node as a process; return the address of its page."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    executable = Path(get_package_prefix('etuner_ros')) / 'lib' / 'etuner_ros' / 'teacher'
+    command = [sys.executable, str(executable), '--ros-args', '-r', f'__ns:={ros.namespace}']
+    for name, value in (('port', port), ('token', f'"{TOKEN}"'), ('author', 'ann')):
+        command += ['-p', f'{name}:={value}']
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain), 'HOME': str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    address = f'http://127.0.0.1:{port}/'
+
+    def answers() -> bool:
+        try:
+            urlopen(address, timeout=1.0)
+        except HTTPError as error:
+            return error.code == 401
+        except (URLError, OSError):
+            return False
+        raise AssertionError('the page opened without its token')
+
+    try:
+        ros.until(answers, 'the page')
+        yield f'{address}?token={TOKEN.replace(" ", "%20")}'
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """Return a headless Chromium."""
+    if not (BROWSER and DRIVER):
+        pytest.skip('chromium and chromium-driver are not installed')
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'):
+        options.add_argument(flag)
+    options.add_argument('--window-size=1280,900')
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, frames, page, browser):
+    robot = Robot(ros, deployed)
+    cars = pictures(frames, 'race_car')
+    requests = ros.listen(LabelRequest, 'label_requests')
+    browser.get(page)
+
+    def find(name: str) -> list[Any]:
+        return browser.find_elements(By.CSS_SELECTOR, f'[data-testid={name}]')
+
+    def click(name: str) -> Callable[[], bool]:
+        def attempt() -> bool:
+            try:
+                find(name)[0].click()
+            except Exception:  # it is being drawn again
+                return False
+            return True
+
+        return attempt
+
+    seen = robot.show(cars[0])
+    robot.collector._request_label()
+    ros.until(lambda: requests, 'a request for a label')
+    ros.until(lambda: find('card'), 'the frame on the wall')
+    assert seen.labels[0] != 'race_car'
+    ros.until(click('other'), 'the button')
+    box = ros.until(
+        lambda: [e for e in browser.find_elements(By.CSS_SELECTOR, 'input') if e.is_displayed()],
+        'the dialog',
+    )[0]
+    box.send_keys('race_car', Keys.ENTER)
+    ros.until(lambda: robot.receipts and robot.receipts[-1].author == 'ann', 'the receipt')
+    ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'the new version')
+    assert robot.predictions[-1].model_version > 0
+
+    def answer() -> str:
+        try:
+            return ' '.join(e.text for e in find('answer'))
+        except Exception:  # it is being drawn again
+            return ''
+
+    ros.until(lambda: 'race_car: corrected' in answer(), 'the receipt on the page')
+    ros.until(click('undo'), 'the button')
+    ros.until(lambda: robot.receipts[-1].message == 'withdrawn', 'the withdrawal')
+    if folder := os.environ.get('ETUNER_SCREENSHOTS'):
+        for width, height, name in ((1280, 900, 'desktop'), (390, 844, 'phone')):
+            browser.set_window_size(width, height)
+            ros.until(lambda: robot.show(cars[1]), 'a prediction')
+            browser.save_screenshot(str(Path(folder) / f'{name}.png'))
+
+
+@pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])
+def test_the_page_is_not_opened_to_a_network_without_a_token(host):
+    with pytest.raises(ConfigError, match='token|no address'):
+        check_access(TeacherSettings(host=host))
+    check_access(TeacherSettings(host='127.0.0.1'))
+    check_access(TeacherSettings(host='0.0.0.0', token='long enough'))
