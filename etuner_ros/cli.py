@@ -250,6 +250,23 @@ def _watch(arguments: argparse.Namespace) -> int:
     return watch(arguments.namespace, arguments.json, arguments.count)
 
 
+def _bench_labels(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.datasets import grocery
+    from etuner_ros.bench.datasets import recording
+    from etuner_ros.bench.label_savings import measure
+    from etuner_ros.bench.label_savings import table
+    from etuner_ros.demo import recorded_stream
+
+    streams = {'recording': (recording(arguments.stream or recorded_stream()), 'NI')}
+    if arguments.grocery:
+        for kind in ('NC', 'NIC'):
+            pictures = grocery(arguments.grocery, reported=not arguments.search)
+            streams[f'grocery {kind}'] = (pictures, kind)
+    for name, (pictures, kind) in streams.items():
+        print(table(name, measure(pictures, kind, arguments.seeds)), flush=True)
+    return 0
+
+
 def _bench_table(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.run import run_table
 
@@ -438,6 +455,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_bench_scenarios)
+
+    savings = benches.add_parser(
+        'labels', help='how many labels a good choice of frames saves, beside random ones'
+    )
+    savings.add_argument('--stream', type=Path, help='recording with ground truth')
+    savings.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
+    savings.add_argument('--search', action='store_true', help='kinds that are in no report')
+    savings.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    savings.set_defaults(run=_bench_labels)
 
     growth = benches.add_parser('growth', help='how cost grows with images, classes and depth')
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')

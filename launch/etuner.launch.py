@@ -50,6 +50,7 @@ ARGUMENTS = {
         '',
         'name of the camera pipeline in predictions and labels; empty: see the params file',
     ),
+    'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': ('true', 'false waits for an external lifecycle manager'),
     'autoplay': ('true', 'false: the camera node waits for ~/play'),
@@ -100,6 +101,7 @@ def compose(context):
         ),
         node('label_collector', name),
         node('tuner'),
+        node('teacher', condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]
     if LaunchConfiguration('source').perform(context):

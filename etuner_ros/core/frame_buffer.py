@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -78,9 +79,9 @@ class FrameBuffer:
             self.bytes -= len(oldest.image)
             self.forgotten_ns = max(self.forgotten_ns, oldest.key.stamp_ns)
 
-    def keys(self) -> list[FrameKey]:
-        """Return what names the frames, oldest first."""
-        return list(self._frames)
+    def __iter__(self) -> Iterator[FrameKey]:
+        """Yield what names the frames, oldest first."""
+        return iter(self._frames)
 
     def get(self, key: FrameKey) -> Frame | None:
         """Return a frame, or None when it is not there."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import fields
+from dataclasses import replace
 import functools
 import os
 from pathlib import Path
 import shutil
+import time
 import traceback
 from typing import Any
 from typing import TypeVar
@@ -27,6 +30,7 @@ from diagnostic_msgs.msg import KeyValue
 from rcl_interfaces.msg import FloatingPointRange
 from rcl_interfaces.msg import IntegerRange
 from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.executors import ShutdownException
@@ -37,6 +41,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy
 from rclpy.qos import HistoryPolicy
@@ -92,7 +97,13 @@ class ModelSettings(Checked):
     )
 
 
-def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
+def declare(
+    node: Node,
+    prefix: str,
+    kind: type[Settings],
+    apply: Callable[[Settings], None] | None = None,
+    live: Collection[str] | None = None,
+) -> Settings:
     """
     Declare a parameter for each field of a settings dataclass and read them.
 
@@ -100,6 +111,9 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
     the dataclass.
 
     :param prefix: put before each name, as `prefix.field`; empty for none
+    :param apply: takes new settings when a parameter is set at run time; without it all are
+        read-only
+    :param live: fields that may be set at run time; None = all
     :raises ConfigError: when a value does not fit
     """
     values = {}
@@ -108,7 +122,7 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
         low, high = field.metadata.get('min'), field.metadata.get('max')
         descriptor = ParameterDescriptor(
             description=field.metadata['help'],
-            read_only=True,
+            read_only=apply is None or (live is not None and field.name not in live),
             dynamic_typing=isinstance(field.default, float),
         )
         if (
@@ -146,7 +160,48 @@ def declare(node: Node, prefix: str, kind: type[Settings]) -> Settings:
                 f'parameter {name} must be a {type(field.default).__name__}, got {value!r}'
             )
         values[field.name] = value
-    return kind(**values)
+    settings = kind(**values)
+    if apply is not None:
+        _follow(node, prefix, settings, apply)
+    return settings
+
+
+def _follow(
+    node: Node, prefix: str, settings: Settings, apply: Callable[[Settings], None]
+) -> None:
+    """Apply parameters that are set at run time; reject what does not fit, with the reason."""
+    current = settings
+    start = f'{prefix}.' if prefix else ''
+    names = {f'{start}{f.name}': f for f in fields(settings)}  # type: ignore[arg-type]
+
+    def on_set(parameters: list[Parameter]) -> SetParametersResult:
+        nonlocal current
+        changed: dict[str, Any] = {}
+        for parameter in parameters:
+            if parameter.name in names:
+                item, value = names[parameter.name], parameter.value
+                if isinstance(item.default, float) and type(value) is int:
+                    value = float(value)
+                if type(value) is not type(item.default):
+                    kind = type(item.default).__name__
+                    reason = f'{parameter.name} must be a {kind}, got {value!r}'
+                    return SetParametersResult(successful=False, reason=reason)
+                changed[item.name] = value
+        if not changed:
+            return SetParametersResult(successful=True)
+        try:
+            new = replace(current, **changed)  # type: ignore[type-var]
+            apply(new)
+        except EtunerError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        current = new
+        return SetParametersResult(successful=True)
+
+    callbacks = node.__dict__.setdefault('_etuner_callbacks', {})
+    if prefix in callbacks:  # configured again
+        node.remove_on_set_parameters_callback(callbacks[prefix])
+    callbacks[prefix] = on_set
+    node.add_on_set_parameters_callback(on_set)
 
 
 def stamp_ns(header: Header) -> int:
@@ -220,6 +275,41 @@ def transition(
     return call
 
 
+class Silence:
+    """Says once when something does not come, with the likely cause, and once when it is back."""
+
+    def __init__(
+        self,
+        logger: Any,
+        what: str,
+        limit_s: float,
+        cause: Callable[[], str],
+        when: Callable[[], bool],
+    ) -> None:
+        self._logger, self._what, self.limit_s = logger, what, limit_s
+        self._cause, self._when = cause, when
+        self._last, self._text = time.monotonic(), ''
+
+    def heard(self) -> None:
+        """It came."""
+        self._last = time.monotonic()
+
+    def check(self) -> str:
+        """Return what to say now; nothing when all is well."""
+        if not self._when():
+            self._last, self._text = time.monotonic(), ''
+            return ''
+        since = time.monotonic() - self._last
+        if self.limit_s > 0 and since > self.limit_s:
+            if not self._text:
+                self._text = f'no {self._what} for {since:.0f} s: {self._cause()}'
+                self._logger.warning(self._text)
+        elif self._text:
+            self._text = ''
+            self._logger.info(f'{self._what} is back')
+        return self._text
+
+
 class Health:
     """
     Publishes one DiagnosticStatus per second on /diagnostics.
@@ -230,8 +320,26 @@ class Health:
     def __init__(self, node: Node, values: Callable[[], Mapping[str, object]]) -> None:
         self._node, self._values = node, values
         self._problem, self._problems, self._reported = '', 0, 0
+        self._silences: list[Silence] = []
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
         node.create_timer(1.0, self._publish)
+
+    def expect(
+        self,
+        what: str,
+        limit_s: float,
+        cause: Callable[[], str],
+        when: Callable[[], bool] = lambda: True,
+    ) -> Silence:
+        """
+        Watch something that should come again and again.
+
+        :param cause: returns the likely reason, when it does not come
+        :param when: returns whether it is expected at all, just now
+        """
+        silence = Silence(self._node.get_logger(), what, limit_s, cause, when)
+        self._silences.append(silence)
+        return silence
 
     def problem(self, text: str) -> None:
         """Note a problem: the status is WARN for the next second, the text stays."""
@@ -241,10 +349,16 @@ class Health:
         fresh = self._problems > self._reported
         self._reported = self._problems
         values = {**self._values(), 'problems': self._problems, 'last problem': self._problem}
+        silent = [text for s in self._silences if (text := s.check())]
+        level, text = DiagnosticStatus.OK, 'ok'
+        if silent:
+            level, text = DiagnosticStatus.STALE, '; '.join(silent)
+        elif fresh:
+            level, text = DiagnosticStatus.WARN, self._problem
         status = DiagnosticStatus(
-            level=DiagnosticStatus.WARN if fresh else DiagnosticStatus.OK,
+            level=level,
             name=f'{self._node.get_fully_qualified_name()}: etuner',
-            message=self._problem if fresh else 'ok',
+            message=text,
             hardware_id='etuner_ros',
             values=[
                 KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v))

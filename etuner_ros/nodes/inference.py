@@ -63,6 +63,8 @@ except ImportError:
     Classification = None
 
 
+# What may be set at run time.
+LIVE = ('source', 'threads', 'top_k', 'keep_rate_hz', 'jpeg_quality', 'silence_s')
 TUNER_STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 MOST_WAITING = 30  # kept frames that wait for their encoding
@@ -85,6 +87,12 @@ class InferenceSettings(Checked):
         10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0
     )
     jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
+    silence_s: float = setting(
+        5.0,
+        'time without an image after which the likely cause is said, in s; 0 = never',
+        0.0,
+        1e6,
+    )
 
 
 class TakenByHand(CallbackGroup):
@@ -119,6 +127,7 @@ class InferenceNode(AutostartNode):
         self._frames = self._dropped = self._swaps = 0
         self._last_frame = 0.0
         self._tuner_state = ''
+        self._images_come = self.health.expect('image', 5.0, self._why_silent, lambda: self.active)
         self._last_kept_ns = 0
         self._latency_ms = self._inference_ms = 0.0
         self._swapping = ''
@@ -146,8 +155,9 @@ class InferenceNode(AutostartNode):
     @transition
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
         """Load the base weights, make publishers and subscriptions."""
-        settings = self.settings = declare(self, '', InferenceSettings)
+        settings = self.settings = declare(self, '', InferenceSettings, self._apply, LIVE)
         model = declare(self, 'model', ModelSettings)
+        self._images_come.limit_s = settings.silence_s
         self._device = str(choose_device(settings.device))
         torch.set_num_threads(settings.threads)
         self._open(base_weights.prepare(model.architecture, model.input_size, model.weights))
@@ -181,10 +191,28 @@ class InferenceNode(AutostartNode):
         idle = self.create_timer(QUIET_S / 2, self._on_idle)
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._ready = self.create_guard_condition(self._on_prepared)
+        self._images = images
         self.entities += [*publishers, images, updates, tuner, idle, self._ready]
         self._encoder = threading.Thread(target=self._encode, name='encoder', daemon=True)
         self._encoder.start()
         return TransitionCallbackReturn.SUCCESS
+
+    def _apply(self, settings: InferenceSettings) -> None:
+        """Take settings that were changed at run time."""
+        self.settings = settings
+        torch.set_num_threads(settings.threads)
+        self._images_come.limit_s = settings.silence_s
+
+    def _why_silent(self) -> str:
+        topic = self._images.topic_name
+        publishers = self.get_publishers_info_by_topic(topic)
+        if not publishers:
+            return f'nobody publishes {topic}; is the camera driver up, and is the topic remapped?'
+        wanted = 'Image' if self.settings.image_transport == 'raw' else 'CompressedImage'
+        kinds = {p.topic_type for p in publishers}
+        if kinds != {f'sensor_msgs/msg/{wanted}'}:
+            return f'{topic} is of type {", ".join(sorted(kinds))}, not sensor_msgs/msg/{wanted}'
+        return f'{publishers[0].node_name} publishes {topic}, but nothing comes: does it run?'
 
     def _open(self, path: Path) -> None:
         self._live = LiveModel(read_base(path), self._device)
@@ -226,6 +254,7 @@ class InferenceNode(AutostartNode):
         """Predict one frame and publish what is known of it."""
         live = self._live
         assert live is not None
+        self._images_come.heard()
         try:
             image: Array = read()
         except Exception:

@@ -63,6 +63,20 @@ MOST_WAITING = 1000  # corrections whose frame is still on its way
 MOST_AUTHORS = 1000  # whose rate is watched
 MOST_CHANGES = 1000  # of scenario, for each source
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of get_batches
+# What may be set at run time.
+LIVE = (
+    'source',
+    'join_wait_s',
+    'batch_size',
+    'batch_timeout_s',
+    'max_label_length',
+    'authors',
+    'sources',
+    'author_rate_hz',
+    'max_frame_mb',
+    'budget_mb',
+    'silence_s',
+)
 BURST = 20  # corrections that an author may send at once
 
 
@@ -96,6 +110,12 @@ class CollectorSettings(Checked):
         0.0,
         1e6,
     )
+    silence_s: float = setting(
+        10.0,
+        'time without a frame after which the likely cause is said, in s; 0 = never',
+        0.0,
+        1e6,
+    )
     max_frame_mb: float = setting(8.0, 'largest encoded frame that is kept, in MB', 0.001, 1e3)
     budget_mb: float = setting(
         4000.0,
@@ -113,16 +133,16 @@ class LabelCollectorNode(Node):
     """
     Collects labels.
 
-    Subscribes `predicted_frame` (PredictedFrame), `frame_feature` (FrameFeature), `labels` (LabelCorrection), `scenario_changes`
-    (ScenarioChange) and `verdicts` (ModelVerdict). Publishes `label_receipts` (LabelReceipt),
-    `label_requests` (LabelRequest), `labelled_batches` (LabelledBatch, latched). Serves
-    `~/get_batches` (GetBatches), `~/rename_label` (RenameLabel), `~/get_statistics`
-    (GetLabelStatistics).
+    Subscribes `predicted_frame` (PredictedFrame), `frame_feature` (FrameFeature), `labels`
+    (LabelCorrection), `scenario_changes` (ScenarioChange) and `verdicts` (ModelVerdict). Publishes
+    `label_receipts` (LabelReceipt), `label_requests` (LabelRequest), `labelled_batches`
+    (LabelledBatch, latched). Serves `~/get_batches` (GetBatches), `~/rename_label` (RenameLabel),
+    `~/get_statistics` (GetLabelStatistics).
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__('label_collector', **options)
-        self.settings = declare(self, '', CollectorSettings)
+        self.settings = declare(self, '', CollectorSettings, self._apply, LIVE)
         name = self.get_fully_qualified_name()
         path = (
             Path(self.settings.store).expanduser()
@@ -146,6 +166,8 @@ class LabelCollectorNode(Node):
         for warning in self._store.warnings:
             self.health.problem(warning)
             self.get_logger().error(warning)
+        self._frames_come = self.health.expect('frame', self.settings.silence_s, self._why_silent)
+        self._nobody_asked = False
         self._receipts = self.create_publisher(LabelReceipt, 'label_receipts', reliable(100))
         self._requests = self.create_publisher(LabelRequest, 'label_requests', reliable(10))
         self._batches = self.create_publisher(LabelledBatch, 'labelled_batches', LATCHED)
@@ -167,6 +189,18 @@ class LabelCollectorNode(Node):
             self._batches.publish(self._batch_message(last))
         self.get_logger().info(f'{self._store.count()} labelled frames in {path}')
 
+    def _apply(self, settings: CollectorSettings) -> None:
+        """Take settings that were changed at run time."""
+        self.settings = settings
+        self._authors, self._sources = names(settings.authors), names(settings.sources)
+        self._store.budget_bytes = int(settings.budget_mb * 1e6)
+        self._frames_come.limit_s = settings.silence_s
+
+    def _why_silent(self) -> str:
+        if self.count_publishers('predicted_frame') == 0:
+            return 'no inference node is there, or it is in another namespace'
+        return 'inference keeps none: is it active, do images come, is keep_rate_hz above 0?'
+
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
@@ -185,6 +219,7 @@ class LabelCollectorNode(Node):
     @guarded
     def _on_frame(self, message: PredictedFrame) -> None:
         key = FrameKey(message.source, stamp_ns(message.header), message.header.frame_id)
+        self._frames_come.heard()
         if self._sources and message.source not in self._sources:
             raise MessageError(
                 f"a frame of source '{short(message.source)}' is ignored; see parameter sources"
@@ -502,7 +537,7 @@ class LabelCollectorNode(Node):
         if self._value.offer(key, min(max(frame.confidence, 0.0), 1.0), feature):
             chosen = {p.key for p in self._value.picks}
             self._asked &= chosen
-            self._buffer.pinned = chosen & set(self._buffer.keys())
+            self._buffer.pinned = {k for k in self._buffer if k in chosen}
 
     @guarded
     def _request_label(self) -> None:
@@ -529,6 +564,11 @@ class LabelCollectorNode(Node):
 
     def _ask(self, frame: Frame, reason: str) -> None:
         """Publish a request for the label of a frame."""
+        if self._requests.get_subscription_count() == 0 and not self._nobody_asked:
+            self._nobody_asked = True
+            self.get_logger().warning(
+                'nobody listens to label_requests: start the teacher node, or answer them yourself'
+            )
         header = header_of(frame.key)
         self._requests.publish(
             LabelRequest(

@@ -140,7 +140,7 @@ class ModelManagerNode(AutostartNode):
                 'the base weights are still being made; configure again in a few seconds'
             )
         settings = self._store_settings = declare(self, 'models', StoreSettings)
-        self._gate = declare(self, 'gate', GateConfig)
+        self._gate = declare(self, 'gate', GateConfig, self._apply_gate)
         wanted = (self._model.architecture, self._model.input_size, self._model.weights)
         base = intact_file(base_file(*wanted))
         if base is None:
@@ -219,6 +219,9 @@ class ModelManagerNode(AutostartNode):
         return self._store
 
     # Layers
+
+    def _apply_gate(self, gate: GateConfig) -> None:
+        self._gate = gate
 
     def _layers_file(self) -> Path:
         return self._open.folder / 'layers.json'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections import OrderedDict
+import contextlib
 from dataclasses import dataclass
 from dataclasses import field
 import hmac
@@ -24,6 +25,7 @@ from fastapi import Response
 from nicegui import app
 from nicegui import ui
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -33,6 +35,7 @@ from etuner_ros.core.config import setting
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.weights import sha256
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import LabelRequest
@@ -215,7 +218,7 @@ class TeacherNode(Node):
         accuracy = sum(right) / len(right) if right else math.nan
         total = max(message.layers_total, 1)
         point = Point(
-            (time.monotonic() - self._began) / 60,
+            round((time.monotonic() - self._began) / 60, 2),
             accuracy,
             message.layers_frozen / total,
             message.rounds,
@@ -265,6 +268,7 @@ class TokenGuard:
 
     def __init__(self, inner: Any, token: str) -> None:
         self.inner, self.token = inner, token
+        self.mark = sha256(token.encode())  # what a cookie holds: any token makes a valid one
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Look at the cookie, or at the token in the address, which sets the cookie."""
@@ -274,12 +278,12 @@ class TokenGuard:
         cookies = SimpleCookie(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
         shown = cookies[COOKIE].value if COOKIE in cookies else ''
         asked = parse_qs(scope.get('query_string', b'').decode('latin-1')).get('token', [''])[0]
-        if hmac.compare_digest(shown.encode(), self.token.encode()):
+        if hmac.compare_digest(shown.encode(), self.mark.encode()):
             await self.inner(scope, receive, send)
         elif scope['type'] == 'websocket':
             await send({'type': 'websocket.close', 'code': 1008})
         elif hmac.compare_digest(asked.encode(), self.token.encode()):
-            cookie = f'{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/'
+            cookie = f'{COOKIE}={self.mark}; HttpOnly; SameSite=Strict; Path=/'
             moved = Response(status_code=303, headers={'location': '/', 'set-cookie': cookie})
             await moved(scope, receive, send)
         else:
@@ -474,10 +478,10 @@ def chart_options() -> dict[str, Any]:
     return {
         'animation': False,
         'title': {'text': '', 'textStyle': {'fontSize': 11, 'fontWeight': 'normal'}, 'right': 10},
-        'grid': {'left': 45, 'right': 15, 'top': 45, 'bottom': 35},
+        'grid': {'left': 45, 'right': 35, 'top': 45, 'bottom': 35},
         'legend': {'top': 18, 'left': 40},
         'tooltip': {'trigger': 'axis'},
-        'xAxis': {'type': 'value', 'name': 'min', 'min': 'dataMin', 'max': 'dataMax'},
+        'xAxis': {'type': 'value', 'name': 'min', 'min': 0, 'max': 'dataMax'},
         'yAxis': {'type': 'value', 'min': 0, 'max': 100, 'axisLabel': {'formatter': '{value} %'}},
         'series': [
             {
@@ -512,8 +516,9 @@ def main() -> int:
     executor.add_node(node)
 
     def spin() -> None:
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=0.2)
+        with contextlib.suppress(ExternalShutdownException):
+            while rclpy.ok():
+                executor.spin_once(timeout_sec=0.2)
 
     thread = threading.Thread(target=spin, name='executor', daemon=True)
     thread.start()
@@ -530,6 +535,8 @@ def main() -> int:
             show_welcome_message=False,
             uvicorn_logging_level='warning',
         )
+    except KeyboardInterrupt:
+        pass
     finally:
         if rclpy.ok():
             rclpy.shutdown()

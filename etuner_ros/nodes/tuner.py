@@ -22,7 +22,9 @@ from rclpy.action import ActionServer
 from rclpy.action import CancelResponse
 from rclpy.action import GoalResponse
 from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.task import Future
+from sensor_msgs.msg import BatteryState
 from std_msgs.msg import Header
 
 from etuner_ros.action import FineTune
@@ -35,6 +37,9 @@ from etuner_ros.core.config import ScenarioConfig
 from etuner_ros.core.config import setting
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.energy import EnergyLog
+from etuner_ros.core.energy import find_meter
+from etuner_ros.core.energy import temperature
 from etuner_ros.core.lazy_tune import LazyTune
 from etuner_ros.core.scenario_log import ScenarioLog
 from etuner_ros.core.weights import sha256
@@ -66,6 +71,8 @@ from etuner_ros.srv import GetBatches
 from etuner_ros.worker import WorkerClient
 
 ANSWER_TIMEOUT_S = 10.0  # after this a collector that was asked is taken to be gone
+# What may be set at run time.
+LIVE = ('verdict_timeout_s', 'restart_delay_s', 'worker_memory_mb', 'silence_s')
 UNLABELLED_PERIOD_S = 0.5
 MOST_FEATURES = 2000  # of frames that may still be labelled: 5 MB at 1,280 values
 
@@ -79,6 +86,18 @@ class TunerSettings(Checked):
     )
     restart_delay_s: float = setting(
         2.0, 'pause before a dead worker is started again, in s', 0.0, 3600.0
+    )
+    silence_s: float = setting(
+        10.0,
+        'time without a prediction after which the likely cause is said, in s; 0 = never',
+        0.0,
+        1e6,
+    )
+    assumed_watts: float = setting(
+        0.0,
+        'power of training above idle, in W, for an estimate on boards without a meter; 0 = none',
+        0.0,
+        1e4,
     )
     worker_memory_mb: float = setting(
         0.0,
@@ -106,20 +125,20 @@ class TunerNode(Node):
 
     Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `frame_feature`
     (FrameFeature), `label_receipts` (LabelReceipt), `model` (ModelUpdate), `layers` (LayerStates),
-    `verdicts` (ModelVerdict), and with `train.unlabelled_weight` `predicted_frame`
-    (PredictedFrame). Publishes `candidate` (ModelCandidate), `scenario_changes`
+    `verdicts` (ModelVerdict), `battery` (BatteryState), and with `train.unlabelled_weight`
+    `predicted_frame` (PredictedFrame). Publishes `candidate` (ModelCandidate), `scenario_changes`
     (ScenarioChange), `~/status` (TunerStatus, latched). Action `~/fine_tune` (FineTune).
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__('tuner', **options)
-        self._settings = declare(self, '', TunerSettings)
+        self._settings = declare(self, '', TunerSettings, self._apply, LIVE)
         self._model = declare(self, 'model', ModelSettings)
         self._train = declare(self, 'train', TrainConfig)
         self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
         self._head = declare(self, 'head', HeadConfig)
-        self._budget = Budget(declare(self, 'budget', BudgetConfig))
-        self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig))
+        self._budget = Budget(declare(self, 'budget', BudgetConfig, self._apply_budget))
+        self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig, self._apply_lazy))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
         self._state, self._note = TunerStatus.STARTING, 'the worker loads the model'
@@ -147,6 +166,13 @@ class TunerNode(Node):
         self._restart_at = math.inf
 
         self.health = Health(self, self._diagnostics)
+        self._predictions_come = self.health.expect(
+            'prediction', self._settings.silence_s, self._why_silent
+        )
+        self._energy = EnergyLog(find_meter(assumed_watts=self._settings.assumed_watts))
+        self.create_subscription(
+            BatteryState, 'battery', self._on_battery, qos_profile_sensor_data
+        )
         self._candidates = self.create_publisher(ModelCandidate, 'candidate', reliable(2))
         self._changes = self.create_publisher(ScenarioChange, 'scenario_changes', reliable(10))
         self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
@@ -178,6 +204,29 @@ class TunerNode(Node):
         self._arrived = self.create_guard_condition(self._on_worker)
         self.create_timer(0.5, self._on_tick)
         self._worker = self._start_worker('')
+
+    def _apply(self, settings: TunerSettings) -> None:
+        """Take settings that were changed at run time."""
+        self._settings = settings
+        self._predictions_come.limit_s = settings.silence_s
+
+    def _apply_budget(self, config: BudgetConfig) -> None:
+        state = self._budget.state_dict()
+        self._budget = Budget(config)
+        # What was spent counts on; a limit that is new starts full.
+        if not any(math.isinf(v) or math.isnan(v) for v in state.values()):
+            fresh = self._budget.state_dict()
+            self._budget.load_state_dict({k: state[k] or fresh[k] for k in fresh})
+
+    def _apply_lazy(self, config: LazyTuneConfig) -> None:
+        state = self._lazy.state_dict()
+        self._lazy = LazyTune(config)
+        self._lazy.load_state_dict(state)
+
+    def _why_silent(self) -> str:
+        if self.count_publishers('predictions') == 0:
+            return 'no inference node is there, or it is in another namespace'
+        return 'inference predicts nothing: is it active, and do images come?'
 
     # The worker
 
@@ -404,7 +453,14 @@ class TunerNode(Node):
     # When: requests, scenarios, rounds
 
     @guarded
+    def _on_battery(self, message: BatteryState) -> None:
+        """Note the charge; a battery that does not know it counts for nothing."""
+        if 0.0 <= message.percentage <= 1.0:
+            self._budget.on_battery(message.percentage)
+
+    @guarded
     def _on_prediction(self, message: Prediction) -> None:
+        self._predictions_come.heard()
         self._lazy.on_request()
         if self._scenarios.on_request(
             message.source, stamp_ns(message.header), message.appearance, message.model_version
@@ -432,6 +488,7 @@ class TunerNode(Node):
         self._round = _Round(self._rounds, self._lazy.on_round_start(), dict(self._received))
         self._progress = 0.0
         self._hand_over_layers()
+        self._energy.begin()
         self._worker.send(
             {'op': 'round', 'id': self._round.number, 'scenario': self._scenarios.current}
         )
@@ -596,7 +653,7 @@ class TunerNode(Node):
         seconds = self._round.candidate['seconds'] if self._round.candidate else 0.0
         if seconds:
             self._last_round_s, self._tuning_s = seconds, self._tuning_s + seconds
-            self._budget.on_round(time.monotonic(), seconds)
+            self._budget.on_round(time.monotonic(), seconds, self._energy.end(seconds))
         self._round = None
         if self._goal_done is not None:
             live = self._update.version if self._update else 0
@@ -652,6 +709,8 @@ class TunerNode(Node):
         if time.monotonic() >= self._restart_at:
             self._restart_worker()
         self._watch_memory()
+        self._energy.tick()
+        self._budget.on_temperature(temperature())
         waiting = self._round is not None and self._round.candidate is not None
         if waiting and time.monotonic() - self._round.sent > self._settings.verdict_timeout_s:  # type: ignore[union-attr]
             self.health.problem('no verdict: is model_manager running?')
@@ -696,8 +755,8 @@ class TunerNode(Node):
             tuning_s=self._tuning_s,
             accuracy_before=self._before,
             accuracy_after=self._after,
-            energy_j=math.nan,
-            energy_source='unavailable',
+            energy_j=self._energy.last_j,
+            energy_source=self._energy.source,
         )
         message.header.stamp = self.get_clock().now().to_msg()
         self._statuses.publish(message)
@@ -710,6 +769,10 @@ class TunerNode(Node):
             'head updates': self._heads,
             'tuning s': self._tuning_s,
             'scenario': self._scenarios.current,
+            'energy source': self._energy.source,
+            'energy of all rounds J': self._energy.total_j,
+            'idle W': self._energy.idle_watts,
+            'temperature': temperature(),
             'worker pid': self._worker.process.pid,
             'worker MB': resident_mb(self._worker.process.pid),
             'batch size': self._train.batch_size,

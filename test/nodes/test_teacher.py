@@ -47,6 +47,7 @@ def page(ros: Graph, tmp_path: Path) -> Iterator[str]:
     for name, value in (('port', port), ('token', f'"{TOKEN}"'), ('author', 'ann')):
         command += ['-p', f'{name}:={value}']
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain), 'HOME': str(tmp_path)}
+    environment.pop('PYTEST_CURRENT_TEST', None)  # the library of the page looks for it
     process = subprocess.Popen(command, env=environment, cwd=tmp_path)
     address = f'http://127.0.0.1:{port}/'
 
@@ -83,6 +84,7 @@ def browser() -> Iterator[webdriver.Chrome]:
     options.add_argument('--window-size=1280,900')
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     yield driver
+    if folder := os.environ.get("ETUNER_SCREENSHOTS"): driver.save_screenshot(folder + "/last.png")
     driver.quit()
 
 
@@ -106,6 +108,7 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
         return attempt
 
     seen = robot.show(cars[0])
+    ros.until(lambda: robot.collector._diagnostics()['frames kept'], 'the frame')
     robot.collector._request_label()
     ros.until(lambda: requests, 'a request for a label')
     ros.until(lambda: find('card'), 'the frame on the wall')

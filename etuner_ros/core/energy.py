@@ -1,0 +1,241 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Energy of the board from its own meters: INA3221 and INA238 of a Jetson (found by label), RAPL of
+a PC, NVML of a GPU; else derived from a known power; else unavailable, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import math
+from pathlib import Path
+import time
+from typing import Protocol
+
+# Rails that hold all others: total input of Xavier, Orin and Thor boards.
+TOTAL_RAILS = ('VDD_IN', 'VIN', 'VIN_SYS_5V0', 'POM_5V_IN', 'VDD_TOTAL')
+IDLE_MEMORY = 60.0  # s after which an idle power has faded to a third
+LONGEST_GAP_S = 5.0  # between two readings of a power, beyond which nothing is known of between
+
+
+class Meter(Protocol):
+    """Something that counts energy."""
+
+    source: str
+
+    def joules(self) -> float:
+        """Return the energy since the meter was made, in J; NaN when it can't be read."""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+
+
+def _number(path: Path) -> float:
+    try:
+        return float(_read(path))
+    except ValueError:
+        return math.nan
+
+
+class PowerMeter:
+    """
+    Integrates a power over the times at which it is read.
+
+    :param watts: returns the power now, in W
+    """
+
+    def __init__(
+        self, source: str, watts: Callable[[], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.source, self._watts, self._clock = source, watts, clock
+        self._total, self._last, self._then = 0.0, watts(), clock()
+
+    def joules(self) -> float:
+        """Return the energy so far, by the trapezoidal rule."""
+        now, power = self._clock(), self._watts()
+        if math.isnan(power):
+            return math.nan
+        gap = now - self._then
+        if not math.isnan(self._last) and 0 <= gap <= LONGEST_GAP_S:
+            self._total += gap * 0.5 * (power + self._last)
+        self._last, self._then = power, now
+        return self._total
+
+
+class Rapl:
+    """Counts the energy of a processor package (Linux powercap), wrap-around included."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = f'RAPL {_read(folder / "name") or folder.name}'
+        self._file, self._range = folder / 'energy_uj', _number(folder / 'max_energy_range_uj')
+        self._last, self._total = _number(self._file), 0.0
+
+    def joules(self) -> float:
+        """Return the energy so far."""
+        now = _number(self._file)
+        if math.isnan(now):
+            return math.nan
+        step = now - self._last
+        if step < 0:
+            step += self._range if not math.isnan(self._range) else -step
+        self._last, self._total = now, self._total + step * 1e-6
+        return self._total
+
+
+class Nvml:
+    """Counts the energy of one NVIDIA GPU."""
+
+    def __init__(self, handle: object, read: Callable[[object], int], name: str) -> None:
+        self.source, self._handle, self._read = f'NVML {name}', handle, read
+        self._first = read(handle)
+
+    def joules(self) -> float:
+        """Return the energy so far."""
+        try:
+            return 1e-3 * (self._read(self._handle) - self._first)
+        except Exception:  # the driver went away
+            return math.nan
+
+
+def _hwmon_meter(root: Path) -> PowerMeter | None:
+    """Find the total rail of an INA3221 or INA238 by its label; numbers differ between boards."""
+    found: dict[str, Callable[[], float]] = {}
+    for folder in sorted((root / 'sys/class/hwmon').glob('hwmon*')):
+        chip = _read(folder / 'name')
+        if not chip.startswith(('ina3221', 'ina238', 'ina219', 'ina226')):
+            continue
+        for file in sorted(folder.glob('in*_label')):
+            number, label = file.name[2:-6], _read(file)
+            volts, amperes = folder / f'in{number}_input', folder / f'curr{number}_input'
+            if not math.isnan(_number(amperes)):  # mV and mA
+
+                def both(volts: Path = volts, amperes: Path = amperes) -> float:
+                    return 1e-6 * _number(volts) * _number(amperes)
+
+                found[label] = both
+        power = folder / 'power1_input'  # INA238: in uW, one rail, named for the chip or by label
+        if power.exists():
+            label = _read(folder / 'power1_label') or _read(folder / 'in1_label') or chip
+            found[label] = lambda power=power: 1e-6 * _number(power)  # type: ignore[misc]
+    for rail in (*TOTAL_RAILS, *(r for r in found if r.startswith('ina238'))):
+        if rail in found:
+            return PowerMeter(f'INA {rail}', found[rail])
+    return None
+
+
+def _nvml_meter() -> Nvml | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    with contextlib.suppress(Exception):  # no driver, no such call on this GPU
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        name = str(pynvml.nvmlDeviceGetName(handle))
+        return Nvml(handle, pynvml.nvmlDeviceGetTotalEnergyConsumption, name)
+    return None
+
+
+def find_meter(root: Path = Path('/'), assumed_watts: float = 0.0) -> Meter | None:
+    """
+    Return the best meter of this board.
+
+    :param root: where sys/ lies; another one in tests
+    :param assumed_watts: power of a busy core above idle, for an estimate where there is no meter;
+        0 = none
+    :return: None when nothing is known: energy is then unavailable
+    """
+    board = _hwmon_meter(root)
+    if board is not None:
+        return board
+    for folder in sorted((root / 'sys/class/powercap').glob('intel-rapl:?')):
+        if not math.isnan(_number(folder / 'energy_uj')):  # since 2020 only root may read it
+            return Rapl(folder)
+    gpu = _nvml_meter() if root == Path('/') else None
+    if gpu is not None:
+        return gpu
+    return Derived(assumed_watts) if assumed_watts > 0 else None
+
+
+class Derived:
+    """No meter: an estimate from the time that rounds take, and marked so."""
+
+    def __init__(self, watts: float) -> None:
+        self.watts, self.source = watts, f'derived from {watts:g} W'
+
+    def joules(self) -> float:
+        """Nothing is measured."""
+        return math.nan
+
+
+def temperature(root: Path = Path('/')) -> float:
+    """Return the hottest thermal zone, in degrees Celsius; NaN where there is none."""
+    zones = (root / 'sys/class/thermal').glob('thermal_zone*/temp')
+    values = [t / 1e3 for t in map(_number, zones) if not math.isnan(t) and t > 0]
+    return max(values, default=math.nan)
+
+
+class EnergyLog:
+    """
+    Energy of rounds above idle.
+
+    Idle power is what the board takes between rounds: inference, camera and all; it fades with a
+    minute.
+    """
+
+    def __init__(self, meter: Meter | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meter, self._clock = meter, clock
+        self.idle_watts = math.nan
+        self.last_j = math.nan
+        self.total_j = math.nan
+        self._at, self._joules = clock(), meter.joules() if meter else math.nan
+        self._round: tuple[float, float] | None = None
+
+    @property
+    def source(self) -> str:
+        """What the figures come from."""
+        return self._meter.source if self._meter else 'unavailable'
+
+    def tick(self) -> None:
+        """Read the meter; call it a few times a second."""
+        if self._meter is None:
+            return
+        now, joules = self._clock(), self._meter.joules()
+        gap = now - self._at
+        if self._round is None and gap > 0 and not math.isnan(joules - self._joules):
+            watts = (joules - self._joules) / gap
+            keep = math.exp(-gap / IDLE_MEMORY) if not math.isnan(self.idle_watts) else 0.0
+            self.idle_watts = keep * (0.0 if keep == 0 else self.idle_watts) + (1 - keep) * watts
+        self._at, self._joules = now, joules
+
+    def begin(self) -> None:
+        """A round starts."""
+        self.tick()
+        self._round = (self._at, self._joules)
+
+    def end(self, seconds: float) -> float:
+        """
+        A round has ended.
+
+        :param seconds: that it trained, for an estimate without a meter
+        :return: J above idle; NaN when nothing is known
+        """
+        if self._round is None:
+            return math.nan
+        self.tick()
+        (then, before), self._round = self._round, None
+        if isinstance(self._meter, Derived):
+            spent = self._meter.watts * seconds
+        else:
+            spent = self._joules - before - self.idle_watts * (self._at - then)
+        spent = max(spent, 0.0) if not math.isnan(spent) else math.nan
+        self.last_j = spent
+        if not math.isnan(spent):
+            self.total_j = spent + (0.0 if math.isnan(self.total_j) else self.total_j)
+        return spent

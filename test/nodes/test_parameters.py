@@ -1,0 +1,131 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters at run time, silence that is explained, energy and battery in the tuner."""
+
+from __future__ import annotations
+
+import math
+
+from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticStatus
+from helpers import header
+from helpers import image_message
+import numpy as np
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import BatteryState
+from sensor_msgs.msg import Image
+
+from etuner_ros.msg import Prediction
+from etuner_ros.msg import TunerStatus
+from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.tuner import TunerNode
+
+
+def set_parameter(ros: object, node: object, name: str, value: object) -> object:
+    request = [Parameter(name, value=value).to_parameter_msg()]
+    answer = ros.call(
+        SetParameters, f'{node.get_fully_qualified_name()}/set_parameters', parameters=request
+    )
+    return answer.results[0]
+
+
+def test_parameters_apply_at_run_time_or_are_rejected_with_the_reason(ros, deployed, frames):
+    node = ros.add(InferenceNode, model__weights=str(deployed), autostart=True)
+    ros.until(lambda: node.diagnostics()['active'], 'inference')
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+
+    def labels() -> int:
+        count = len(predictions)
+
+        def seen() -> bool:
+            images.publish(image_message(frames[0].image, header(count + 1)))
+            return len(predictions) > count
+
+        ros.until(seen, 'a prediction')
+        return len(predictions[-1].labels)
+
+    assert labels() == 3
+    assert set_parameter(ros, node, 'top_k', 1).successful
+    ros.until(lambda: labels() == 1, 'one label')
+    for name, value, words in (
+        ('top_k', 0, 'range'),
+        ('top_k', 'many', 'type'),
+        ('device', 'cuda', 'read-only'),
+        ('model.input_size', 64, 'read-only'),
+    ):
+        result = set_parameter(ros, node, name, value)
+        assert not result.successful
+        assert words in result.reason.replace('read only', 'read-only').lower()
+    assert labels() == 1
+
+
+def test_the_collector_and_the_tuner_take_new_limits(ros, deployed):
+    collector = ros.add(LabelCollectorNode)
+    assert set_parameter(ros, collector, 'authors', 'ann').successful
+    assert collector._authors == {'ann'}
+    assert set_parameter(ros, collector, 'budget_mb', 2).successful, 'an integer is a number'
+    assert collector._store.budget_bytes == 2_000_000
+    tuner = ros.add(TunerNode, model__weights=str(deployed))
+    assert set_parameter(ros, tuner, 'lazy_tune.max_batches', 9).successful
+    assert tuner._lazy.config.max_batches == 9
+    assert set_parameter(ros, tuner, 'budget.min_battery', 0.3).successful
+    statuses = ros.listen(TunerStatus, 'tuner/status', LATCHED)
+    battery = ros.speak(BatteryState, 'battery')
+    battery.publish(BatteryState(percentage=math.nan))
+    battery.publish(BatteryState(percentage=0.2))
+    ros.until(lambda: tuner._budget.refusal(0.0), 'the battery to stop rounds')
+    assert 'battery is at 20 %' in tuner._budget.refusal(0.0)
+    ros.until(lambda: statuses, 'a status')
+    assert statuses[-1].energy_source
+    assert math.isnan(statuses[-1].energy_j), 'no round yet: unknown, not 0'
+
+
+def test_silence_is_explained_once_and_its_end_is_noted(ros, deployed):
+    logs = ros.logs()
+    node = ros.add(InferenceNode, model__weights=str(deployed), autostart=True, silence_s=0.2)
+    ros.until(lambda: node.diagnostics()['active'], 'inference')
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def said(words: str) -> list:
+        return [m for m in logs if words in m.msg and m.name.endswith('inference')]
+
+    ros.until(lambda: said('nobody publishes'), 'the cause')
+
+    def state() -> bytes | None:
+        found = [s for m in statuses for s in m.status if s.name.endswith('inference: etuner')]
+        return found[-1].level if found else None
+
+    ros.until(lambda: state() == DiagnosticStatus.STALE, 'the diagnostic')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    picture = np.zeros((32, 32, 3), np.uint8)
+
+    def back() -> list:
+        images.publish(image_message(picture, header(1)))
+        return said('image is back')
+
+    ros.until(back, 'the end of the silence')
+    assert len(said('nobody publishes')) == 1, 'once'
+
+
+def test_a_topic_of_another_type_is_named(ros, deployed):
+    logs = ros.logs()
+    # One participant can not have a topic of two types, so the camera is another one.
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=ros.domain)
+    camera = Node('camera', context=context, namespace=ros.namespace)
+    try:
+        camera.create_publisher(BatteryState, 'image_raw', 1)
+        ros.add(InferenceNode, model__weights=str(deployed), autostart=True, silence_s=0.2)
+        ros.until(
+            lambda: any('of type sensor_msgs/msg/BatteryState' in m.msg for m in logs), 'the cause'
+        )
+    finally:
+        camera.destroy_node()
+        rclpy.shutdown(context=context)
