@@ -326,7 +326,7 @@ class Page:
 
     def __init__(self, node: TeacherNode) -> None:
         self.node, self.state = node, node.state
-        self._shown: list[tuple[Any, ...]] = []
+        self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
         self._ticks = 0
 
     def make(self) -> None:
@@ -404,49 +404,61 @@ class Page:
                 f'{short(best)} · {seen.confidence:.0%} · version {seen.model_version}'
             )
         if status is not None:
-            self._why.set_text(f'{STATES[min(status.state, 4)]}: {status.reason}')
+            state_name = STATES[min(status.state, 4)]
+            known = status.reason.startswith(state_name)
+            self._why.set_text(status.reason if known else f'{state_name}: {status.reason}')
         self._line.set_text(
             f'{state.accepted} labels · {status.rounds if status else 0} rounds'
             + (f' · scenario {status.scenario}' if status else '')
         )
-        look = [(c.name, c.sent, c.answer, c.accepted, c.reason) for c in state.cards.values()]
-        if look != self._shown:
-            self._shown = look
-            self._draw_wall()
+        self._update_wall()
         if self._ticks % 8 == 1:
             self._draw_chart()
 
-    def _draw_wall(self) -> None:
-        self._empty.set_visibility(not self.state.cards)
-        self._wall.clear()
-        with self._wall:
-            for card in reversed(list(self.state.cards.values())):
+    def _update_wall(self) -> None:
+        """Draw what changed, and nothing else: a button must not vanish under a finger."""
+        cards = dict(self.state.cards)
+        self._empty.set_visibility(not cards)
+        for name in [n for n in self._drawn if n not in cards]:
+            self._drawn.pop(name)[0].delete()
+        for name, card in cards.items():
+            look = (card.sent, card.answer, card.accepted, card.reason)
+            if name not in self._drawn:
+                with self._wall:
+                    place = ui.card().classes('p-1 gap-1').props('data-testid=card')
+                place.move(self._wall, 0)
+            else:
+                place, before = self._drawn[name]
+                if before == look:
+                    continue
+                place.clear()
+            with place:
                 self._draw_card(card)
+            self._drawn[name] = (place, look)
 
     def _draw_card(self, card: Card) -> None:
-        with ui.card().classes('p-1 gap-1').props(f'data-testid=card data-name={card.name}'):
-            picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
-            picture.style('aspect-ratio: 4 / 3')
-            ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
-            if card.sent:
-                text = f'{card.sent}: {card.answer or "sent"}'
-                colour = 'text-positive' if card.accepted else 'text-warning'
-                ui.label(text).classes(f'text-sm {colour}').props('data-testid=answer')
-                ui.button('undo', on_click=lambda: self.node.label(card.name, '')).props(
-                    'flat dense no-caps data-testid=undo'
-                )
-                return
-            if card.answer:
-                ui.label(card.answer).classes('text-xs').props('data-testid=answer')
-            with ui.row().classes('w-full gap-1 no-wrap'):
-                if card.predicted:
-                    ui.button(
-                        f'✓ {card.predicted}',
-                        on_click=lambda: self.node.label(card.name, card.predicted),
-                    ).classes('grow').props('no-caps data-testid=confirm')
-                ui.button('other', on_click=lambda: self._ask(card.name)).classes('grow').props(
-                    'outline no-caps data-testid=other'
-                )
+        picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
+        picture.style('aspect-ratio: 4 / 3')
+        ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
+        if card.sent:
+            text = f'{card.sent}: {card.answer or "sent"}'
+            colour = 'text-positive' if card.accepted else 'text-warning'
+            ui.label(text).classes(f'text-sm {colour}').props('data-testid=answer')
+            ui.button('undo', on_click=lambda: self.node.label(card.name, '')).props(
+                'flat dense no-caps data-testid=undo'
+            )
+            return
+        if card.answer:
+            ui.label(card.answer).classes('text-xs').props('data-testid=answer')
+        with ui.row().classes('w-full gap-1'):
+            if card.predicted:
+                ui.button(
+                    f'✓ {card.predicted}',
+                    on_click=lambda: self.node.label(card.name, card.predicted),
+                ).classes('grow').props('no-caps data-testid=confirm')
+            ui.button('other', on_click=lambda: self._ask(card.name)).classes('grow').props(
+                'outline no-caps data-testid=other'
+            )
 
     def _draw_chart(self) -> None:
         points = list(self.state.points)
@@ -477,9 +489,14 @@ def chart_options() -> dict[str, Any]:
     """Return the timeline without data."""
     return {
         'animation': False,
-        'title': {'text': '', 'textStyle': {'fontSize': 11, 'fontWeight': 'normal'}, 'right': 10},
-        'grid': {'left': 45, 'right': 35, 'top': 45, 'bottom': 35},
-        'legend': {'top': 18, 'left': 40},
+        'title': {
+            'text': '',
+            'top': 0,
+            'textStyle': {'fontSize': 11, 'fontWeight': 'normal'},
+            'left': 40,
+        },
+        'grid': {'left': 45, 'right': 35, 'top': 62, 'bottom': 35},
+        'legend': {'top': 20, 'left': 40, 'itemWidth': 14, 'textStyle': {'fontSize': 11}},
         'tooltip': {'trigger': 'axis'},
         'xAxis': {'type': 'value', 'name': 'min', 'min': 0, 'max': 'dataMax'},
         'yAxis': {'type': 'value', 'min': 0, 'max': 100, 'axisLabel': {'formatter': '{value} %'}},

@@ -84,7 +84,6 @@ def browser() -> Iterator[webdriver.Chrome]:
     options.add_argument('--window-size=1280,900')
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     yield driver
-    if folder := os.environ.get("ETUNER_SCREENSHOTS"): driver.save_screenshot(folder + "/last.png")
     driver.quit()
 
 
