@@ -19,7 +19,15 @@ from ament_index_python.packages import get_package_share_directory
 import pytest
 import yaml
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner')
+NODES = (
+    'camera',
+    'inference',
+    'label_collector',
+    'model_manager',
+    'operator',
+    'teacher',
+    'tuner',
+)
 LIGHT = ('camera', 'label_collector', 'model_manager', 'operator', 'tuner')
 
 BLOCKED = """
@@ -175,18 +183,33 @@ def test_the_examples_in_docstrings_are_right(name):
 HUMBLE_NAMES = {
     'rclpy': {'init', 'ok', 'shutdown', 'logging', 'exceptions', 'create_node', 'spin_once'},
     'rclpy.action': {'ActionServer', 'CancelResponse', 'GoalResponse'},
-    'rclpy.executors': {'ExternalShutdownException', 'SingleThreadedExecutor'},
+    'rclpy.callback_groups': {'CallbackGroup', 'ReentrantCallbackGroup'},
+    'rclpy.executors': {
+        'ExternalShutdownException',
+        'ShutdownException',
+        'SingleThreadedExecutor',
+        'TimeoutException',
+    },
     'rclpy.guard_condition': {'GuardCondition'},
     'rclpy.lifecycle': {'LifecycleNode', 'LifecyclePublisher', 'TransitionCallbackReturn'},
+    'rclpy.parameter': {'Parameter'},
     'rclpy.publisher': {'Publisher'},
     'rclpy.service': {'Service'},
     'rclpy.signals': {'SignalHandlerOptions'},
     'rclpy.subscription': {'Subscription'},
     'rclpy.node': {'Node'},
-    'rclpy.qos': {'DurabilityPolicy', 'HistoryPolicy', 'QoSProfile', 'ReliabilityPolicy'},
+    'rclpy.qos': {
+        'DurabilityPolicy',
+        'HistoryPolicy',
+        'qos_profile_sensor_data',
+        'QoSProfile',
+        'ReliabilityPolicy',
+    },
     'rclpy.task': {'Future'},
+    'rclpy.timer': {'Timer'},
 }
 HUMBLE_NODE = {
+    'add_on_set_parameters_callback', 'remove_on_set_parameters_callback', 'get_publishers_info_by_topic', 'destroy_timer',
     'count_publishers', 'count_subscribers', 'create_client', 'create_guard_condition', 'create_lifecycle_publisher', 'create_publisher',
     'create_service', 'create_subscription', 'create_timer', 'declare_parameter', 'destroy_client', 'destroy_guard_condition',
     'destroy_lifecycle_publisher', 'destroy_node', 'destroy_publisher', 'destroy_service', 'destroy_subscription', 'get_clock',

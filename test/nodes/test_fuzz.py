@@ -28,6 +28,7 @@ from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
 
 EVERYBODY = QoSProfile(
@@ -80,6 +81,11 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         return ros.add(LabelCollectorNode, join_wait_s=0.05)
     if name == 'operator':
         return ros.add(OperatorNode)
+    if name == 'teacher':
+        node = ros.add(TeacherNode)
+        node.watchers = 1  # as while a browser is open
+        node._follow_watchers()
+        return node
     if name == 'tuner':
         return ros.add(TunerNode, train__unlabelled_weight=0.1, **model)
     kind = InferenceNode if name == 'inference' else ModelManagerNode
@@ -89,7 +95,8 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
 
 
 @pytest.mark.parametrize(
-    'name', ['camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner']
+    'name',
+    ['camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner'],
 )
 def test_no_message_and_no_call_ends_a_node(ros, deployed, stream, name):
     node = made(ros, name, deployed, stream)

@@ -16,9 +16,10 @@ from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'tuner')
+NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
 # Elements, what may stand in them, and their attributes, as in the format's schema (version 0.2.0).
 FORM = {
     'policy': ({'enclaves'}, {'version'}),
@@ -63,6 +64,13 @@ def full(name: str, node: str) -> str:
     return name if name.startswith('/') else f'/{name}'
 
 
+def watched(node: TeacherNode) -> TeacherNode:
+    """As while a browser is open."""
+    node.watchers = 1
+    node._follow_watchers()
+    return node
+
+
 def used(ros: Graph, node: Node, which: str) -> set[str]:
     names = [getattr(e, 'topic_name', None) or e.srv_name for e in getattr(node, which)]
     return {full(n.replace(ros.namespace, ''), node.get_name()) for n in names}
@@ -77,6 +85,7 @@ def test_every_node_may_do_what_it_does(ros, deployed, stream, policy, name):
         'label_collector': lambda: ros.add(LabelCollectorNode),
         'model_manager': lambda: ros.add(ModelManagerNode, **model),
         'operator': lambda: ros.add(OperatorNode),
+        'teacher': lambda: watched(ros.add(TeacherNode)),
         'tuner': lambda: ros.add(TunerNode, train__unlabelled_weight=0.1, **model),
     }[name]()
     if hasattr(node, 'trigger_configure'):

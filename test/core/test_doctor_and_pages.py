@@ -1,0 +1,153 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`etuner doctor`, `labels` and the annotated image."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from etuner_ros import doctor
+from etuner_ros.cli import main as cli
+from etuner_ros.core.annotate import annotate
+from etuner_ros.core.frame_buffer import Frame
+from etuner_ros.core.frame_buffer import FrameBuffer
+from etuner_ros.core.frame_buffer import FrameKey
+from etuner_ros.core.label_store import LabelStore
+from etuner_ros.doctor import ERROR
+from etuner_ros.doctor import OK
+from etuner_ros.doctor import SKIPPED
+
+
+def test_the_doctor_finds_nothing_here_that_is_wrong(capsys):
+    assert cli(['doctor', '--offline', '--json']) == 0
+    found = {f['check']: f for f in json.loads(capsys.readouterr().out)['findings']}
+    assert {'python', 'torch', 'ros', 'messages', 'folder models'} <= set(found)
+    assert all(f['state'] != ERROR for f in found.values())
+
+
+def test_a_folder_that_can_not_be_written_is_found(ros_home, capsys):
+    (ros_home / 'etuner').mkdir(parents=True)
+    (ros_home / 'etuner' / 'models').write_text('in the way')
+    assert cli(['doctor', '--offline']) == 1
+    said = capsys.readouterr().out
+    assert '✘ folder models' in said
+    assert 'set ROS_HOME' in said
+
+
+def test_a_torch_without_cuda_on_a_jetson_is_found(monkeypatch):
+    monkeypatch.setattr(doctor, 'is_jetson', lambda: True)
+    fake = types.SimpleNamespace(
+        __version__='2.8.0+cpu',
+        cuda=types.SimpleNamespace(is_available=lambda: False),
+        version=types.SimpleNamespace(cuda=None),
+    )
+    monkeypatch.setitem(sys.modules, 'torch', fake)
+    found = doctor.check_torch()
+    assert found.state == ERROR
+    assert 'JetPack' in found.advice
+
+
+def test_parts_of_two_distros_are_found(monkeypatch):
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    names = ['ros-jazzy-rclpy', 'ros-kilted-rclpy', 'numpy']
+    made = [types.SimpleNamespace(metadata={'Name': n}) for n in names]
+    monkeypatch.setattr(doctor.metadata, 'distributions', lambda: made)
+    found = doctor.check_ros()
+    assert found.state == ERROR
+    assert 'humble, jazzy, kilted' in found.text
+
+
+@pytest.mark.parametrize(
+    ('publishers', 'heard', 'state', 'words'),
+    [
+        (0, [], SKIPPED, 'nobody publishes'),
+        (1, [], ERROR, 'no image came'),
+        (1, [(0.0, 90.0)] * 5, ERROR, '90.0 s old'),
+        (1, [(0.0, 0.02)] * 5, OK, '20 ms old'),
+    ],
+)
+def test_images_are_looked_at(publishers, heard, state, words):
+    found = doctor._check_images('/image_raw', publishers, heard, 3.0)
+    assert found.state == state
+    assert words in found.text
+
+
+def test_labels_on_the_command_line(tmp_path, capsys):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = annotate(np.zeros((32, 32, 3), np.uint8), 'a', 0.5, 0.0, 1)
+    from etuner_ros.core.images import encode_jpeg
+
+    frame = Frame(FrameKey('camera', 5, 'eye'), encode_jpeg(picture), 'jpeg', 'mug', 0.5, 0.0, 0)
+    store.add(frame, 'duck', 'ann', 0)
+    store.close()
+    named = ['--store', str(tmp_path / 'labels.db')]
+    assert cli(['labels', 'stats', '--json', *named]) == 0
+    classes = json.loads(capsys.readouterr().out)['classes']
+    assert [(c['label'], c['frames'], c['confirmed']) for c in classes] == [('duck', 1, 0)]
+    assert cli(['labels', 'export', str(tmp_path / 'out'), '--format', 'coco', *named]) == 0
+    coco = json.loads((tmp_path / 'out' / 'annotations.json').read_text())
+    assert coco['categories'] == [{'id': 1, 'name': 'duck'}]
+    assert (coco['images'][0]['width'], coco['images'][0]['height']) == (32, 32)
+    assert cli(['labels', 'rename', 'goose', 'bird', *named]) == 1
+    assert 'goose' in capsys.readouterr().err
+    assert cli(['labels', 'stats', '--store', str(tmp_path / 'none.db')]) == 1
+
+
+@pytest.mark.parametrize('size', [(240, 320), (1080, 1920), (16, 16), (3, 500)])
+def test_the_annotated_image_keeps_its_size_and_shows_the_confidence(size):
+    image = np.full((*size, 3), 120, np.uint8)
+    low = annotate(image, 'x' * 300, 0.2, 0.9, 4, 'tuning 40 %')
+    high = annotate(image, '', 0.9, 0.1, 4)
+    assert low.shape == high.shape == image.shape
+    assert (image == 120).all(), 'the camera picture is not drawn on'
+    if size[0] >= 240:
+        green = (np.abs(high.astype(int) - (64, 200, 120)).sum(axis=2) < 10).any(axis=0)
+        assert green.mean() == pytest.approx(0.9, abs=0.02), 'as wide as the confidence'
+
+
+def test_frames_under_request_are_forgotten_last():
+    buffer = FrameBuffer(max_age_s=10.0, max_bytes=50)
+
+    def frame(second: int) -> Frame:
+        key = FrameKey('camera', second * 10**9, 'eye')
+        return Frame(key, b'0123456789', 'jpeg', 'mug', 0.5, 0.5, 0)
+
+    buffer.add(frame(1))
+    buffer.pinned = {frame(1).key}
+    for second in range(2, 60):
+        buffer.add(frame(second))
+    assert buffer.get(frame(1).key) is not None
+    assert buffer.bytes <= 50
+    buffer.pinned = set()
+    buffer.add(frame(60))
+    assert buffer.get(frame(1).key) is None
+
+
+def test_watch_prints_lines_for_programs(ros):
+    command = [sys.executable, '-m', 'etuner_ros.cli', 'watch', '--json', '--count', '1']
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[0])
+    assert facts['labels_accepted'] == 0
+    assert facts['label'] is None, 'what was not heard is not made up'
+
+
+def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
+    monkeypatch.setattr('etuner_ros.remote.ANSWER_S', 0.2)
+    assert cli(['models', 'list', '--node', '/nobody']) == 1
+    assert 'is not there' in capsys.readouterr().err
+
+
+def test_the_files_for_viewers_are_whole(repository: Path):
+    layout = json.loads((repository / 'config' / 'foxglove.json').read_text())
+    assert '/annotated' in json.dumps(layout)
+    assert 'annotated' in (repository / 'config' / 'etuner.rviz').read_text()
