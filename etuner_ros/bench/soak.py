@@ -51,8 +51,8 @@ from etuner_ros.msg import Prediction
 from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import to_bytes
 from etuner_ros.nodes.common import use_dds_profile
+from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.shared_memory import stale_segments
 from etuner_ros.supervisor import Supervisor
 
@@ -240,15 +240,7 @@ def picture_message(image: Image, stamp: int) -> ImageMessage:
     """Return an image message."""
     header = Header(frame_id='soak_camera')
     header.stamp.sec, header.stamp.nanosec = divmod(stamp, 10**9)
-    height, width = image.shape[:2]
-    return ImageMessage(
-        header=header,
-        height=height,
-        width=width,
-        encoding='rgb8',
-        step=3 * width,
-        data=to_bytes(image.tobytes()),
-    )
+    return array_to_image(image, header)
 
 
 def damage(folder: Path, rng: random.Random) -> bool:

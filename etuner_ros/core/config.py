@@ -324,10 +324,10 @@ class LabelValueConfig(Checked):
 
     count: int = setting(8, 'frames that are chosen from a stretch of the stream', 1, 1000)
     diversity: float = setting(
-        1.0, 'weight of being different from each other against being uncertain', 0.0, 1000.0
+        10.0, 'weight of being different from each other against being uncertain', 0.0, 1000.0
     )
     reluctance: float = setting(
-        0.1,
+        0.05,
         'gain that an exchange needs, in mean values of a chosen frame; at 1 the choice is proven '
         'to be worth a quarter of the best one, at less it is better in practice',
         0.0,

@@ -40,6 +40,7 @@ class LabelValue:
     def __init__(self, config: LabelValueConfig | None = None) -> None:
         self.config = config or LabelValueConfig()
         self.picks: list[Pick] = []
+        self._inverse: Feature | None = None  # of I + K of the picks
 
     def offer(self, key: Hashable, confidence: float, feature: npt.ArrayLike) -> bool:
         """
@@ -62,14 +63,36 @@ class LabelValue:
         new = Pick(key, 1.0 - confidence, vector / length if length > 0 else vector)
         if len(self.picks) < self.config.count:
             self.picks.append(new)
+            self._inverse = None
             return True
-        now = self.value(self.picks)
-        exchanged = [[*self.picks[:i], new, *self.picks[i + 1 :]] for i in range(len(self.picks))]
-        best = max(exchanged, key=self.value)
-        if self.value(best) - now < now / self.config.count * self.config.reluctance:
+        gains = self._gains(new)
+        best = int(gains.argmax())
+        if gains[best] < self.value(self.picks) / self.config.count * self.config.reluctance:
             return False
-        self.picks = best
+        self.picks = [*self.picks[:best], new, *self.picks[best + 1 :]]
+        self._inverse = None
         return True
+
+    def _gains(self, new: Pick) -> Feature:
+        """
+        Return what the value gains when a newcomer takes the place of each pick, (count,).
+
+        With `A = (I + K_S)^-1`, leaving pick i out changes the log determinant by `log A_ii`, and
+        adding the newcomer by the logarithm of its Schur complement: no determinant is computed.
+        """
+        rows = np.stack([p.feature for p in self.picks])
+        inverse = self._inverse
+        if inverse is None:
+            inverse = self._inverse = np.linalg.inv(np.eye(len(rows)) + rows @ rows.T)
+        near = rows @ new.feature
+        diagonal, reach = np.diag(inverse), inverse @ near
+        whole = near @ reach - 2.0 * near * reach + near**2 * diagonal
+        explained = whole - (reach - near * diagonal) ** 2 / diagonal
+        own = 1.0 + float(new.feature @ new.feature) - explained
+        logs = np.log(diagonal) + np.log(np.maximum(own, 1e-12))
+        uncertain = np.array([p.uncertainty for p in self.picks])
+        gains: Feature = new.uncertainty - uncertain + self.config.diversity * logs
+        return gains
 
     def value(self, picks: list[Pick]) -> float:
         """Return the value of a set of frames; 0 for none."""
@@ -82,5 +105,5 @@ class LabelValue:
     def take(self) -> list[Pick]:
         """Return the picks, most uncertain first, and start anew."""
         taken = sorted(self.picks, key=lambda p: -p.uncertainty)
-        self.picks = []
+        self.picks, self._inverse = [], None
         return taken

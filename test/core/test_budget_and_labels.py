@@ -17,6 +17,7 @@ from etuner_ros.core.budget import Budget
 from etuner_ros.core.config import BudgetConfig
 from etuner_ros.core.config import LabelValueConfig
 from etuner_ros.core.label_value import LabelValue
+from etuner_ros.core.label_value import Pick
 
 
 def test_without_limits_a_round_may_always_start():
@@ -139,3 +140,19 @@ def test_a_frame_that_can_not_be_compared_is_refused():
         with pytest.raises(ValueError, match='feature'):
             chooser.offer(1, confidence, feature)
     assert [p.key for p in chooser.picks] == [0]
+
+
+@given(strategies.integers(2, 6), strategies.integers(0, 10_000))
+def test_the_gain_of_every_exchange_is_the_difference_of_the_values(count, seed):
+    rng = np.random.default_rng(seed)
+    chooser = LabelValue(LabelValueConfig(count=count, diversity=0.7))
+    for number in range(count):
+        chooser.offer(number, float(rng.random()), rng.normal(size=4))
+    feature = rng.normal(size=4)
+    new = Pick('new', float(rng.random()), feature / np.linalg.norm(feature))
+    picks = chooser.picks
+    expected = [
+        chooser.value([*picks[:i], new, *picks[i + 1 :]]) - chooser.value(picks)
+        for i in range(count)
+    ]
+    assert np.allclose(chooser._gains(new), expected, atol=1e-9)
