@@ -41,6 +41,7 @@ class LabelValue:
         self.config = config or LabelValueConfig()
         self.picks: list[Pick] = []
         self._inverse: Feature | None = None  # of I + K of the picks
+        self._worth = 0.0  # value of the picks
 
     def offer(self, key: Hashable, confidence: float, feature: npt.ArrayLike) -> bool:
         """
@@ -67,7 +68,7 @@ class LabelValue:
             return True
         gains = self._gains(new)
         best = int(gains.argmax())
-        if gains[best] < self.value(self.picks) / self.config.count * self.config.reluctance:
+        if gains[best] < self._worth / self.config.count * self.config.reluctance:
             return False
         self.picks = [*self.picks[:best], new, *self.picks[best + 1 :]]
         self._inverse = None
@@ -81,9 +82,10 @@ class LabelValue:
         adding the newcomer by the logarithm of its Schur complement: no determinant is computed.
         """
         rows = np.stack([p.feature for p in self.picks])
-        inverse = self._inverse
-        if inverse is None:
-            inverse = self._inverse = np.linalg.inv(np.eye(len(rows)) + rows @ rows.T)
+        if self._inverse is None:
+            self._inverse = np.linalg.inv(np.eye(len(rows)) + rows @ rows.T)
+            self._worth = self.value(self.picks)
+        inverse = np.asarray(self._inverse)
         near = rows @ new.feature
         diagonal, reach = np.diag(inverse), inverse @ near
         whole = near @ reach - 2.0 * near * reach + near**2 * diagonal
