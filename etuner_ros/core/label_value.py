@@ -83,7 +83,7 @@ class LabelValue:
         """
         rows = np.stack([p.feature for p in self.picks])
         if self._inverse is None:
-            self._inverse = np.linalg.inv(np.eye(len(rows)) + rows @ rows.T)
+            self._inverse = np.asarray(np.linalg.inv(np.eye(len(rows)) + rows @ rows.T))
             self._worth = self.value(self.picks)
         inverse = np.asarray(self._inverse)
         near = rows @ new.feature

@@ -451,7 +451,7 @@ def keep_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc = ctypes.CDLL(None)
-        for option, value in ((-3, 64 << 20), (-1, 256 << 20), (-2, 32 << 20)):
+        for option, value in ((-3, 32 << 20), (-1, 256 << 20), (-2, 32 << 20)):
             libc.mallopt(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
