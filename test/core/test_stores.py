@@ -477,3 +477,43 @@ def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home)
     found.unlink()
     with pytest.raises(WeightsError, match='it is damaged'):
         prepare('tiny', 32, str(base))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from etuner_ros.core.errors import StoreError
+from etuner_ros.core.model_store import ModelStore
+store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
+store.commit(bytes(1000), 0, ('a', 'b'))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on the disk is full
+try:
+    store.commit(bytes(200_000), 1, ('a', 'b'))
+except StoreError as error:
+    print(f'refused: {error}')
+print(store.live, len(store.weights(1)), store.commit(bytes(10), 1, ('a', 'b')).version)
+"""
+
+
+def test_a_full_disk_refuses_a_version_and_the_store_goes_on(base, tmp_path):
+    command = [sys.executable, '-c', FULL, str(tmp_path / 'models'), str(base)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    refused, after = done.stdout.splitlines()
+    assert refused.startswith('refused: version 2 could not be stored')
+    assert after == '1 1000 2'
+    store = ModelStore(tmp_path / 'models', base)
+    assert (store.live, store.warnings) == (2, [])
+    assert not list(store.folder.rglob('*.tmp')), 'nothing half written is left'
+
+
+def test_a_full_disk_refuses_a_label_and_keeps_the_others(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    store.add(frame(1), 'duck', 'ann', 0)
+    pages = store._database.execute('PRAGMA page_count').fetchone()[0]
+    store._database.execute(f'PRAGMA max_page_count = {pages + 2}')  # as when the disk is full
+    big = Frame(FrameKey('camera', 2, 'eye'), bytes(100_000), 'jpeg', 'mug', 0.5, 0.5, 3)
+    with pytest.raises(StoreError, match='full'):
+        store.add(big, 'duck', 'ann', 0)
+    assert store.count() == 1
+    assert store.find(big.key) is None
+    assert store.add(frame(3), 'mug', 'ann', 0).label == 'mug', 'what still fits is taken'

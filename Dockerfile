@@ -1,0 +1,18 @@
+# Untried: this file was written where no container could be built.
+# x86:    docker build -t etuner_ros .
+# Jetson: docker build -t etuner_ros --build-arg BASE=<a JetPack image with ROS 2 and NVIDIA's torch> .
+ARG BASE=ros:jazzy-ros-base
+FROM ${BASE}
+SHELL ["/bin/bash", "-c"]
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip python3-venv && rm -rf /var/lib/apt/lists/*
+WORKDIR /ws
+COPY . src/etuner_ros
+# --break-system-packages: the image is ours alone. torch only where the base has none.
+RUN source /opt/ros/${ROS_DISTRO}/setup.bash && apt-get update && rosdep update --rosdistro ${ROS_DISTRO} \
+    && rosdep install --from-paths src --ignore-src -y && rm -rf /var/lib/apt/lists/* \
+    && python3 -m pip install --break-system-packages --no-deps -r src/etuner_ros/requirements-robot.txt \
+    && (python3 -c 'import torch' || python3 -m pip install --break-system-packages torch torchvision --index-url https://download.pytorch.org/whl/cpu) \
+    && colcon build --packages-select etuner_ros
+# Room for pictures in shared memory: run with --shm-size=512m (config/fastdds.xml is left out below 256 MB).
+ENTRYPOINT ["/bin/bash", "-c", "source install/setup.bash && exec \"$@\"", "--"]
+CMD ["ros2", "launch", "etuner_ros", "etuner.launch.py"]
