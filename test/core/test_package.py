@@ -363,7 +363,11 @@ def test_the_environment_is_that_of_the_pins(repository):
 
 
 def test_links_in_the_documentation_lead_somewhere(repository):
-    pages = [repository / 'README.md', repository / 'SECURITY.md', *(repository / 'docs').glob('*.md')]
+    pages = [
+        repository / 'README.md',
+        repository / 'SECURITY.md',
+        *(repository / 'docs').glob('*.md'),
+    ]
     for page in pages:
         for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
             if not target.startswith('http'):
