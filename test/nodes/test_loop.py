@@ -103,7 +103,8 @@ def test_corrections_end_in_a_new_version_that_knows_the_new_class(ros, deployed
     for image in cars[:4]:
         receipt = robot.teach(image, 'race_car')
         assert receipt.code == LabelReceipt.ACCEPTED
-        assert receipt.predicted_label != 'race_car'
+    # Of the first one only: the instant head may know the kind before the last is shown.
+    assert robot.receipts[0].predicted_label != 'race_car'
     ros.until(lambda: robot.batches, 'a batch')
     assert [s.label for s in robot.batches[0].samples] == ['race_car'] * 4
     status = ros.until(
