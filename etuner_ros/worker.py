@@ -243,6 +243,9 @@ class Worker:
         feature = torch.frombuffer(bytearray(message['feature']), dtype=torch.float16).float()
         self._learner.correct(message['id'], message['label'], feature, message['version'])
 
+    def _on_withdraw(self, message: Message) -> None:
+        self._learner.withdraw(message['ids'])
+
     def _on_head_refused(self, _message: Message) -> None:
         self._head_sent = None
 

@@ -56,13 +56,13 @@ def judge(
     """
     Decide on a candidate (docs: architecture, "The gate").
 
-    :param scenario: the current one; its samples and those of earlier ones are then also tested
-        apart from each other, so that what is won here can not hide what is lost there
-
     Refused when the exact McNemar test says worse, when a class with at least three samples falls
     to zero, or, with very few samples, when the mean drops. With few samples the test is stricter:
     below thirty even a loss of three against none is not significant at 5 %. Without validation
     samples there is nothing against the candidate.
+
+    :param scenario: the current one; its samples and those of earlier ones are then also tested
+        apart from each other, so that what is won here can not hide what is lost there
     """
     config = config or GateConfig()
     n = len(outcomes)

@@ -40,7 +40,7 @@ _OURS = re.compile(r'(?P<source>[^~]*)~(?P<stamp>\d+)~(?P<frame>[^~]*)\.\w+')
 def _safe(text: str) -> str:
     """Return text as a name of a file or folder, from which `unquote` makes it again."""
     name = quote(text, safe=' ()+,-_=')  # a dot, a slash and a tilde are quoted
-    return name.replace('.', '%2E').replace('~', '%7E')[:200]
+    return name.replace('.', '%2E').replace('~', '%7E')[:100]
 
 
 def _file_name(sample: StoredSample) -> str:

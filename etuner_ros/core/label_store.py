@@ -35,13 +35,16 @@ CREATE TABLE IF NOT EXISTS frames (
     predicted TEXT NOT NULL, confidence REAL NOT NULL DEFAULT 0,
     model_version INTEGER NOT NULL,
     scenario INTEGER NOT NULL DEFAULT 0,
-    format TEXT NOT NULL, image BLOB, -- NULL: evicted
     size INTEGER NOT NULL,          -- bytes of the image, 0 when evicted
     received_ns INTEGER NOT NULL,
     learned_by INTEGER,             -- first version that has learned it
+    format TEXT NOT NULL,
+    image BLOB,                     -- NULL: evicted; last, so that no query has to pass it
     UNIQUE (source, stamp_ns, frame_id)
 );
-CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label);
+-- Sizes and counts are read from this index alone: once a second, and with every label.
+CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
+CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
 CREATE TABLE IF NOT EXISTS votes (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     frame INTEGER NOT NULL REFERENCES frames (id),
@@ -273,6 +276,12 @@ class LabelStore:
                 received_ns,
             ),
         )
+        if frame.image:  # a picture that was evicted, and is at hand once more
+            self._database.execute(
+                'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND source = ? AND '
+                'stamp_ns = ? AND frame_id = ?',
+                (frame.image, len(frame.image), *key),
+            )
         return self._one(
             'SELECT id FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ?', *key
         )
@@ -357,19 +366,14 @@ class LabelStore:
         else:
             self._settle(number, author)
 
-    def disputed(self, limit: int = 10) -> list[tuple[Frame, list[str]]]:
-        """Return the newest frames that people disagree about, with what is said of each."""
+    def disputed(self, limit: int = 10) -> list[FrameKey]:
+        """Return the newest frames that people disagree about and whose picture is kept."""
         rows = self._database.execute(
-            'SELECT source, stamp_ns, frame_id FROM frames WHERE disputed AND image IS NOT NULL '
+            'SELECT source, stamp_ns, frame_id FROM frames WHERE disputed AND size > 0 '
             'ORDER BY id DESC LIMIT ?',
             (limit,),
-        ).fetchall()
-        found = []
-        for key in (FrameKey(*row) for row in rows):
-            frame = self.find(key)
-            if frame is not None:
-                found.append((frame, sorted(set(self.said(key).values()))))
-        return found
+        )
+        return [FrameKey(*row) for row in rows]
 
     # Room on the disk
 
@@ -387,21 +391,32 @@ class LabelStore:
             return
         excess = self.stored_bytes - self.budget_bytes
         while excess > 0:
-            row = self._database.execute(
-                'SELECT id, size FROM frames f WHERE size > 0 AND NOT EXISTS (SELECT 1 FROM items '
-                'i WHERE i.frame = f.id AND i.batch IS NULL) ORDER BY (SELECT COUNT(*) FROM '
-                'frames g WHERE g.label = f.label AND g.size > 0) DESC, learned_by IS NULL, id '
-                'LIMIT 1'
-            ).fetchone()
-            if row is None:
+            size = self._evict()
+            if not size:
                 raise StoreError(
                     f'the label store is full ({self.budget_bytes / 1e6:.0f} MB) of labels that '
                     f'no tuner got yet; raise budget_mb, or lower batch_size'
                 )
-            self._database.execute(
-                'UPDATE frames SET image = NULL, size = 0 WHERE id = ?', (row[0],)
-            )
-            excess -= int(row[1])
+            excess -= size
+
+    def _evict(self) -> int:
+        """Evict one picture; return its bytes, 0 when there is none that may go."""
+        labels = self._database.execute(
+            'SELECT label FROM frames WHERE size > 0 GROUP BY label ORDER BY COUNT(*) DESC'
+        ).fetchall()
+        for (label,) in labels:
+            row = self._database.execute(
+                'SELECT id, size FROM frames f WHERE label = ? AND size > 0 AND NOT EXISTS '
+                '(SELECT 1 FROM items i WHERE i.frame = f.id AND i.batch IS NULL) '
+                'ORDER BY learned_by IS NULL, id LIMIT 1',
+                (label,),
+            ).fetchone()
+            if row is not None:
+                self._database.execute(
+                    'UPDATE frames SET image = NULL, size = 0 WHERE id = ?', (row[0],)
+                )
+                return int(row[1])
+        return 0
 
     # Batches
 

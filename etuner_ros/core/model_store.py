@@ -155,11 +155,26 @@ class ModelStore:
         """Return the last good version before one that can't be used."""
         return max((v for v in self.manifests if v < version), default=0)
 
-    def drop_damaged(self, version: int) -> int:
-        """Give up a version that turned out to be damaged; return the one to use instead."""
-        self.manifests.pop(version, None)
-        self.pinned.discard(version)
-        return self._before(version)
+    def live_weights(self) -> tuple[bytes, list[str]]:
+        """
+        Return the live weights; when they are damaged, those of the last good version, made live.
+
+        :return: the weights, and one warning for each version that was given up
+        :raises StoreError: when the disk does not take the name of another live version
+        """
+        version, warnings = self.live, list[str]()
+        while True:
+            try:
+                data = self.weights(version)
+                break
+            except WeightsError as error:  # version 0 is never damaged: it has no weights
+                self.manifests.pop(version)
+                self.pinned.discard(version)
+                version = self._before(version)
+                warnings.append(f'{error}; version {version} is used instead')
+        if version != self.live:
+            self.set_live(version)
+        return data, warnings
 
     def pin(self, version: int, pinned: bool) -> None:
         """

@@ -268,7 +268,7 @@ class LabelCollectorNode(Node):
 
     def _answer(self, correction: LabelCorrection) -> None:
         """Store a correction or refuse it; publish the receipt."""
-        code, text, frame, sample_id = self._judge(correction)
+        code, text, frame, stored = self._judge(correction)
         if code == LabelReceipt.ACCEPTED:
             self._accepted += 1
         else:
@@ -285,46 +285,47 @@ class LabelCollectorNode(Node):
                 code=code,
                 message=text,
                 predicted_label=frame.label if frame else '',
-                sample_id=sample_id,
+                counting_label=stored.label if stored else '',
+                sample_id=stored.sample_id if stored else 0,
             )
         )
         if code == LabelReceipt.ACCEPTED:
             self._oldest_ns = self._oldest_ns or self._now()
             self._hand_out()
 
-    def _judge(self, correction: LabelCorrection) -> tuple[int, str, Frame | None, int]:
+    def _judge(self, correction: LabelCorrection) -> tuple[int, str, Frame | None, Stored | None]:
         """
-        Return receipt code, reason, the frame if it is there, and the number of the stored sample.
+        Return receipt code, reason, the frame if it is there, and what was stored.
         """
         author = correction.author.strip()
         label = '' if correction.withdraw else correction.label.strip()
         key = self._key(correction)
         frame = self._frame(key)
         if not label and not correction.withdraw:
-            return LabelReceipt.EMPTY_LABEL, 'the label is empty', frame, 0
+            return LabelReceipt.EMPTY_LABEL, 'the label is empty', frame, None
         limit = self.settings.max_label_length
         if len(label) > limit:
             return (
                 LabelReceipt.INVALID_LABEL,
                 f'the label has {len(label)} characters, at most {limit} are allowed',
                 frame,
-                0,
+                None,
             )
         if label and not label.isprintable():
-            return LabelReceipt.INVALID_LABEL, 'the label holds control characters', frame, 0
+            return LabelReceipt.INVALID_LABEL, 'the label holds control characters', frame, None
         if len(author) > 200 or (author and not author.isprintable()):
             return (
                 LabelReceipt.INVALID_LABEL,
                 'the author is no printable name of at most 200 characters',
                 frame,
-                0,
+                None,
             )
         if self._authors and author not in self._authors:
             return (
                 LabelReceipt.NOT_ALLOWED,
                 f"'{short(author)}' may not label; see parameter authors",
                 frame,
-                0,
+                None,
             )
         if not self._may_send(author):
             return (
@@ -332,7 +333,7 @@ class LabelCollectorNode(Node):
                 f'more than {self.settings.author_rate_hz:g} corrections per second; see '
                 f'author_rate_hz',
                 frame,
-                0,
+                None,
             )
         if frame is None:
             if key.stamp_ns > self._now() + 1_000_000_000:
@@ -341,7 +342,7 @@ class LabelCollectorNode(Node):
                     LabelReceipt.FUTURE_STAMP,
                     f'the stamp lies {ahead:.1f} s in the future: clocks apart, or a wrong stamp',
                     None,
-                    0,
+                    None,
                 )
             if key.stamp_ns <= self._buffer.forgotten_ns:
                 return (
@@ -349,27 +350,31 @@ class LabelCollectorNode(Node):
                     f'the frame is no longer kept; frames are kept for '
                     f'{self.settings.keep_s:.0f} s',
                     None,
-                    0,
+                    None,
                 )
             where = f"source '{short(key.source)}', frame_id '{short(key.frame_id)}'"
             return (
                 LabelReceipt.UNKNOWN_FRAME,
                 f'no frame of this stamp was kept for {where}; copy them from its Prediction',
                 None,
-                0,
+                None,
             )
+        evicted = not frame.image and self._buffer.get(key) is None
+        if evicted and not correction.withdraw:
+            text = 'the picture of this frame made room for others, so nothing can be learned'
+            return LabelReceipt.TOO_OLD, text, frame, None
         try:
             said = self._store.said(key).get(author)
             if correction.withdraw and said is None:
                 text = 'this author had said nothing of this frame'
-                return LabelReceipt.NOTHING_TO_WITHDRAW, text, frame, 0
+                return LabelReceipt.NOTHING_TO_WITHDRAW, text, frame, None
             if said == label:
-                return LabelReceipt.DUPLICATE, 'this frame has this label already', frame, 0
+                return LabelReceipt.DUPLICATE, 'this frame has this label already', frame, None
             stored = self._store.add(frame, label, author, self._now(), self._scenario(key))
         except (StoreError, sqlite3.Error) as error:
             self.health.problem(str(error))
-            return LabelReceipt.DISK_FULL, str(error), frame, 0
-        return LabelReceipt.ACCEPTED, outcome(stored, label, frame), frame, stored.sample_id
+            return LabelReceipt.DISK_FULL, str(error), frame, None
+        return LabelReceipt.ACCEPTED, outcome(stored, label, frame), frame, stored
 
     def _frame(self, key: FrameKey) -> Frame | None:
         """Return a frame that is kept in memory or, once it was labelled, in the store."""
@@ -542,9 +547,13 @@ class LabelCollectorNode(Node):
     @guarded
     def _request_label(self) -> None:
         """Ask for one frame: one that people disagree about, one of the chosen, or the oddest."""
-        for frame, said in self._store.disputed():
-            if frame.key not in self._disputes:
-                self._disputes.add(frame.key)
+        disputed = self._store.disputed()
+        self._disputes &= set(disputed)  # one that is settled may be disputed again
+        for disputed_key in disputed:
+            frame = None if disputed_key in self._disputes else self._frame(disputed_key)
+            if frame is not None:
+                self._disputes.add(disputed_key)
+                said = sorted(set(self._store.said(disputed_key).values()))
                 self._ask(frame, f'people disagree: {short(" or ".join(said))}')
                 return
         for pick in sorted(self._value.picks, key=lambda p: -p.uncertainty):

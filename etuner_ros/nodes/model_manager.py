@@ -400,7 +400,10 @@ class ModelManagerNode(AutostartNode):
     def _announce(self, reason: str) -> None:
         """Publish the live weights."""
         store = self._open
-        data = self._good_weights()
+        data, warnings = store.live_weights()
+        for warning in warnings:
+            self.health.problem(warning)
+            self.get_logger().warning(warning)
         manifest = store.manifests[store.live]
         message = ModelUpdate(
             version=store.live,
@@ -417,21 +420,6 @@ class ModelManagerNode(AutostartNode):
         )
         message.header.stamp = self.get_clock().now().to_msg()
         self._models.publish(message)
-
-    def _good_weights(self) -> bytes:
-        """
-        Return the live weights; when they are damaged, those of the last good version, made live.
-        """
-        store = self._open
-        while True:
-            try:
-                return store.weights(store.live)
-            except WeightsError as error:
-                best = store.drop_damaged(store.live)
-                text = f'{error}; version {best} is live instead'
-                self.health.problem(text)
-                self.get_logger().warning(text)
-                store.set_live(best)
 
     # Versions
 

@@ -430,13 +430,17 @@ class TunerNode(Node):
         name = frame_name(message.source, message.header)
         kept = self._frame_features.get(name)
         ready = self._state not in (TunerStatus.STARTING, TunerStatus.DOWN)
-        if message.code == LabelReceipt.ACCEPTED and message.label and kept and ready:
+        if message.code != LabelReceipt.ACCEPTED or not ready:
+            return
+        if not message.counting_label:  # taken back, or people disagree
+            self._worker.send({'op': 'withdraw', 'ids': [name]})
+        elif kept:
             version, feature = kept
             self._worker.send(
                 {
                     'op': 'correction',
                     'id': name,
-                    'label': message.label,
+                    'label': message.counting_label,
                     'version': version,
                     'feature': feature,
                 }

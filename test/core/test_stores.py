@@ -277,7 +277,7 @@ def test_people_who_disagree_are_not_learned_from_until_one_label_leads(tmp_path
     stored = store.add(frame(), 'tray', 'bob', 0)
     assert (stored.label, stored.said) == ('', {'ann': 'duck', 'bob': 'tray'})
     assert end(store) == {}
-    assert store.disputed()[0][1] == ['duck', 'tray']
+    assert store.disputed() == [frame().key]
     assert store.add(frame(), 'tray', 'eve', 0).label == 'tray'
     assert end(store) == {5: 'tray'}
     assert not store.disputed()
@@ -346,6 +346,32 @@ def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
     assert kept == [3, 4, 5, 6, 7, 9, 10, 11, 12, 13], 'both classes kept five, the newest'
     assert store.stored_bytes <= store.budget_bytes
     assert store.last_batch() == 1, 'numbers go on where they were'
+
+
+def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=len(b'picture'))
+    store.add(frame(1), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(2), 'duck', 'ann', 0)
+    assert store.find(frame(1).key).image == b'', 'evicted'
+    store.make_batch(10)
+    store.add(frame(1), 'tray', 'ann', 0)
+    store.make_batch(10)
+    assert [(s.label, s.image) for s in store.batch(3).samples] == [('tray', b'picture')]
+
+
+def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
+    """They are asked for once a second and with every label; pictures are MBs apart."""
+    store = LabelStore(tmp_path / 'labels.db')
+    for query in (
+        'SELECT COALESCE(SUM(size), 0) FROM frames',
+        'SELECT label FROM frames WHERE size > 0 GROUP BY label ORDER BY COUNT(*) DESC',
+        'SELECT COUNT(*) FROM frames WHERE disputed',
+    ):
+        plan = store._database.execute(f'EXPLAIN QUERY PLAN {query}').fetchall()
+        scans = [row[-1] for row in plan if row[-1].startswith(('SCAN', 'SEARCH'))]
+        assert scans
+        assert all('INDEX' in s for s in scans), (query, scans)
 
 
 def test_labels_of_the_first_release_are_taken_over(tmp_path):
@@ -463,6 +489,19 @@ def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, dam
     assert again.live == (3 if damage == 'live' else 2)
     assert again.warnings
     assert again.commit(pack(UPDATE), again.live, ('a', 'b')).version == 4, 'no number twice'
+
+
+def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    for parent in range(3):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    for version in (2, 3):
+        (store.folder / f'v{version:08d}' / 'weights.safetensors').write_bytes(b'x')
+    data, warnings = store.live_weights()
+    assert (store.live, data, len(warnings)) == (1, pack(UPDATE), 2)
+    (store.folder / 'v00000001' / 'weights.safetensors').unlink()
+    assert store.live_weights()[0] == b'', 'the base weights are always there'
+    assert ModelStore(tmp_path / 'models', base).live == 0
 
 
 def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home):

@@ -214,10 +214,13 @@ def test_people_who_disagree_are_told_and_the_tuner_takes_the_label_back(ros):
     receipt = desk.say(frame.header, 'tray', author='bob')
     assert receipt.code == LabelReceipt.ACCEPTED
     assert 'disputed: duck or tray' in receipt.message
+    assert receipt.counting_label == ''
     ros.until(lambda: len(desk.batches) == 2, 'the label to be taken back')
     assert [s.label for b in desk.batches for s in b.samples] == ['duck', '']
     settled = desk.say(frame.header, 'tray', author='eve')
-    assert settled.message == 'corrected'
+    assert (settled.message, settled.counting_label) == ('corrected', 'tray')
+    outvoted = desk.say(frame.header, 'mug', author='kim')
+    assert (outvoted.label, outvoted.counting_label) == ('mug', 'tray')
     ros.until(lambda: len(desk.batches) == 3, 'the label that leads')
     last = desk.batches[-1].samples[0]
     assert (last.label, last.sample_id) == ('tray', desk.batches[0].samples[0].sample_id)

@@ -277,6 +277,35 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     assert late._rounds == 1, 'the first batch, which was learned already, started no round'
 
 
+def test_the_instant_head_learns_the_label_that_counts_and_forgets_what_is_taken_back(
+    ros, deployed, frames
+):
+    robot = Robot(ros, deployed)
+    car = pictures(frames, 'race_car')[0]
+
+    def say(head: object, label: str, author: str, withdraw: bool = False) -> LabelReceipt:
+        count = len(robot.receipts)
+        robot.labels.publish(
+            LabelCorrection(header=head, label=label, author=author, withdraw=withdraw)
+        )
+        ros.until(lambda: len(robot.receipts) > count, 'a receipt')
+        return robot.receipts[-1]
+
+    head = robot.show(car).header
+    say(head, 'race_car', 'ann')
+    ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show')
+    assert say(head, 'truck', 'bob').counting_label == ''
+    ros.until(lambda: robot.show(car).labels[0] != 'race_car', 'a disputed label to be forgotten')
+    say(head, 'race_car', 'eve')
+    ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the label that most say')
+    assert say(head, 'bus', 'kim').counting_label == 'race_car'
+    assert not robot.batches, 'all of it before any batch went out'
+    version = robot.show(car).model_version
+    say(robot.show(pictures(frames, 'tray')[0]).header, 'tray', 'ann')  # makes another version
+    ros.until(lambda: robot.show(car).model_version > version, 'the next version')
+    assert robot.show(car).labels[0] == 'race_car', 'who is outvoted is not learned from'
+
+
 def test_a_renamed_label_shows_in_predictions(ros, deployed, frames):
     robot = Robot(ros, deployed)
     cars = pictures(frames, 'race_car')
