@@ -60,6 +60,16 @@ class Budget:
         self._battery = self._temperature = math.nan
         self._low = self._hot = False
 
+    def configure(self, config: BudgetConfig) -> None:
+        """Take other limits; what was spent, and what is known of the board, counts on."""
+        limits = (config.seconds_per_hour, config.joules_per_hour)
+        for allowance, per_hour in zip((self._seconds, self._joules), limits):
+            spent = allowance.per_hour - allowance.left if allowance.per_hour else 0.0
+            allowance.per_hour, allowance.left = per_hour, per_hour - spent
+        self.config = config
+        self.on_battery(self._battery)
+        self.on_temperature(self._temperature)
+
     def on_round(self, now: float, seconds: float, joules: float = math.nan) -> None:
         """
         Note what a round took.

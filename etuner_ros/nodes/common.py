@@ -148,60 +148,64 @@ def declare(
                 raise ConfigError(
                     f'parameter {name} is refused: {error} ({descriptor.description})'
                 ) from error
-        value = node.get_parameter(name).value
-        if (
-            isinstance(field.default, float)
-            and isinstance(value, int)
-            and not isinstance(value, bool)
-        ):
-            value = float(value)
-        if type(value) is not type(field.default):
-            raise ConfigError(
-                f'parameter {name} must be a {type(field.default).__name__}, got {value!r}'
-            )
-        values[field.name] = value
+        values[field.name] = _typed(name, field.default, node.get_parameter(name).value)
     settings = kind(**values)
     if apply is not None:
-        _follow(node, prefix, settings, apply)
+        if not hasattr(node, '_follower'):
+            node._follower = _Follower(node)  # type: ignore[attr-defined]
+        node._follower.followed[prefix] = _Followed(settings, apply)  # type: ignore[attr-defined]
     return settings
 
 
-def _follow(
-    node: Node, prefix: str, settings: Settings, apply: Callable[[Settings], None]
-) -> None:
-    """Apply parameters that are set at run time; reject what does not fit, with the reason."""
-    current = settings
-    start = f'{prefix}.' if prefix else ''
-    names = {f'{start}{f.name}': f for f in fields(settings)}  # type: ignore[arg-type]
+@dataclass
+class _Followed:
+    """Settings whose parameters may be set at run time."""
 
-    def on_set(parameters: list[Parameter]) -> SetParametersResult:
-        nonlocal current
-        changed: dict[str, Any] = {}
-        for parameter in parameters:
-            if parameter.name in names:
-                item, value = names[parameter.name], parameter.value
-                if isinstance(item.default, float) and type(value) is int:
-                    value = float(value)
-                if type(value) is not type(item.default):
-                    kind = type(item.default).__name__
-                    reason = f'{parameter.name} must be a {kind}, got {value!r}'
-                    return SetParametersResult(successful=False, reason=reason)
-                changed[item.name] = value
-        if not changed:
-            return SetParametersResult(successful=True)
+    settings: Any
+    apply: Callable[[Any], None]
+
+
+class _Follower:
+    """
+    The one callback of a node for parameters that are set at run time.
+
+    All settings are checked before any is applied: of a call that sets several parameters at once,
+    none counts when one does not fit.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.followed: dict[str, _Followed] = {}  # by prefix
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        new: dict[str, Any] = {}
         try:
-            new = replace(current, **changed)  # type: ignore[type-var]
-            apply(new)
+            for parameter in parameters:
+                prefix, _, name = parameter.name.rpartition('.')
+                followed = self.followed.get(prefix)
+                if followed is not None and hasattr(followed.settings, name):
+                    settings = new.get(prefix, followed.settings)
+                    value = _typed(parameter.name, getattr(settings, name), parameter.value)
+                    new[prefix] = replace(settings, **{name: value})
+            for prefix, settings in new.items():
+                self.followed[prefix].apply(settings)
+                self.followed[prefix].settings = settings
         except EtunerError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        current = new
         return SetParametersResult(successful=True)
 
-    callbacks = node.__dict__.setdefault('_etuner_callbacks', {})
-    if prefix in callbacks:  # configured again
-        node.remove_on_set_parameters_callback(callbacks[prefix])
-    callbacks[prefix] = on_set
-    node.add_on_set_parameters_callback(on_set)
+
+def _typed(name: str, like: Any, value: Any) -> Any:
+    """
+    Return a value in the type of another one; an integer is taken for a float.
+
+    :raises ConfigError: when it is of another type
+    """
+    if isinstance(like, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(like):
+        raise ConfigError(f'parameter {name} must be a {type(like).__name__}, got {value!r}')
+    return value
 
 
 def stamp_ns(header: Header) -> int:

@@ -137,7 +137,8 @@ class TunerNode(Node):
         self._train = declare(self, 'train', TrainConfig)
         self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
         self._head = declare(self, 'head', HeadConfig)
-        self._budget = Budget(declare(self, 'budget', BudgetConfig, self._apply_budget))
+        self._budget = Budget()
+        self._budget.configure(declare(self, 'budget', BudgetConfig, self._budget.configure))
         self._lazy = LazyTune(declare(self, 'lazy_tune', LazyTuneConfig, self._apply_lazy))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
@@ -209,14 +210,6 @@ class TunerNode(Node):
         """Take settings that were changed at run time."""
         self._settings = settings
         self._predictions_come.limit_s = settings.silence_s
-
-    def _apply_budget(self, config: BudgetConfig) -> None:
-        state = self._budget.state_dict()
-        self._budget = Budget(config)
-        # What was spent counts on; a limit that is new starts full.
-        if not any(math.isinf(v) or math.isnan(v) for v in state.values()):
-            fresh = self._budget.state_dict()
-            self._budget.load_state_dict({k: state[k] or fresh[k] for k in fresh})
 
     def _apply_lazy(self, config: LazyTuneConfig) -> None:
         state = self._lazy.state_dict()
@@ -657,7 +650,8 @@ class TunerNode(Node):
         seconds = self._round.candidate['seconds'] if self._round.candidate else 0.0
         if seconds:
             self._last_round_s, self._tuning_s = seconds, self._tuning_s + seconds
-            self._budget.on_round(time.monotonic(), seconds, self._energy.end(seconds))
+        # One that was cancelled or failed has taken energy, too.
+        self._budget.on_round(time.monotonic(), seconds, self._energy.end(seconds))
         self._round = None
         if self._goal_done is not None:
             live = self._update.version if self._update else 0

@@ -142,6 +142,18 @@ def test_a_frame_that_can_not_be_compared_is_refused():
     assert [p.key for p in chooser.picks] == [0]
 
 
+def test_other_limits_keep_what_was_spent_and_what_is_known_of_the_board():
+    budget = Budget(BudgetConfig(seconds_per_hour=100))
+    budget.on_round(0.0, 60.0)
+    budget.on_battery(0.2)
+    budget.configure(BudgetConfig(seconds_per_hour=50, min_battery=0.3))
+    assert budget.refusal(0.0) == 'the battery is at 20 %'
+    budget.configure(BudgetConfig(seconds_per_hour=50))
+    assert 'tuning time is used up' in budget.refusal(0.0)
+    budget.configure(BudgetConfig(seconds_per_hour=70, joules_per_hour=5))
+    assert budget.refusal(0.0) == ''
+
+
 @given(strategies.integers(2, 6), strategies.integers(0, 10_000))
 def test_the_gain_of_every_exchange_is_the_difference_of_the_values(count, seed):
     rng = np.random.default_rng(seed)

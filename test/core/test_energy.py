@@ -97,6 +97,11 @@ def test_a_round_is_charged_above_idle():
     assert log.idle_watts == pytest.approx(5.0), 'a round is not idle'
     assert log.total_j == log.last_j
     assert log.source == 'x'
+    log.begin()
+    log.end(0.0)  # cancelled
+    watts[0] = 7.0
+    pass_time(600.0)
+    assert log.idle_watts == pytest.approx(7.0, rel=0.01), 'idle is looked at again'
 
 
 def test_without_a_meter_energy_is_unavailable_or_marked_as_derived(tmp_path):

@@ -12,6 +12,7 @@ from helpers import header
 from helpers import image_message
 import numpy as np
 from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import SetParametersAtomically
 import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -64,6 +65,21 @@ def test_parameters_apply_at_run_time_or_are_rejected_with_the_reason(ros, deplo
         assert not result.successful
         assert words in result.reason.replace('read only', 'read-only').lower()
     assert labels() == 1
+
+
+def test_of_several_parameters_none_counts_when_one_does_not_fit(ros, deployed):
+    tuner = ros.add(TunerNode, model__weights=str(deployed))
+    before = tuner._lazy.config.max_batches
+    wanted = [('lazy_tune.max_batches', 9), ('budget.min_battery', 'low')]
+    answer = ros.call(
+        SetParametersAtomically,
+        f'{tuner.get_fully_qualified_name()}/set_parameters_atomically',
+        parameters=[Parameter(n, value=v).to_parameter_msg() for n, v in wanted],
+    )
+    assert not answer.result.successful
+    assert 'budget.min_battery must be a float' in answer.result.reason
+    assert tuner._lazy.config.max_batches == before
+    assert tuner.get_parameter('lazy_tune.max_batches').value == before
 
 
 def test_the_collector_and_the_tuner_take_new_limits(ros, deployed):
