@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
 import json
@@ -35,6 +34,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
+from etuner_ros.bench.swapper import announcing
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import SimFreezeConfig
@@ -49,13 +49,11 @@ from etuner_ros.core.live_model import LiveModel
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import pack_base
 from etuner_ros.core.weights import read_base
-from etuner_ros.msg import ModelUpdate
 from etuner_ros.msg import Prediction
-from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import to_bytes
 from etuner_ros.nodes.common import use_dds_profile
+from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.worker import WorkerClient
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
@@ -102,13 +100,11 @@ class Stage:
         rclpy.init()
         self.node = rclpy.create_node('bench_camera')
         self.camera = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
-        self.models = self.node.create_publisher(ModelUpdate, 'model', LATCHED)
         self.node.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(50))
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.latencies: list[float] = []
         self.versions: set[int] = set()
-        self.version = 0
 
     def _deploy(self) -> None:
         import torch
@@ -142,18 +138,10 @@ class Stage:
         now = time.time()
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = int(now), int((now % 1.0) * 1e9)
-        self.camera.publish(
-            ImageMessage(
-                header=header,
-                width=WIDTH,
-                height=HEIGHT,
-                encoding='rgb8',
-                step=3 * WIDTH,
-                data=to_bytes(self.pictures[number % len(self.pictures)].tobytes()),
-            )
-        )
+        picture = self.pictures[number % len(self.pictures)]
+        self.camera.publish(array_to_image(picture, header))
 
-    def stream(self, frames: int, beside: Callable[[], None] = lambda: None) -> Measured:
+    def stream(self, frames: int) -> Measured:
         """Publish so many pictures at the camera's rate and collect what comes back."""
         self.spin_until(lambda: False, 0.3)
         self.latencies.clear()
@@ -164,7 +152,6 @@ class Stage:
             while (left := due - time.monotonic()) > 0:
                 self.executor.spin_once(timeout_sec=left)
             self.publish(number)
-            beside()
         self.spin_until(lambda: len(self.latencies) >= frames, ANSWER_S)
         result = measured(self.latencies, frames)
         result.versions = len(self.versions)
@@ -340,19 +327,9 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
             result.train_samples_per_s = rate
             return result  # type: ignore[no-any-return]
         if mode == 'swapping':
-            count = int(frames / RATE_HZ / SWAP_PERIOD_S)
-            arguments = [str(stage.base), '1', str(count), str(SWAP_PERIOD_S)]
-            command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
-            # A process of its own, as model_manager is one.
-            swapper = subprocess.Popen(command, stdin=subprocess.PIPE)
-            with suppress(subprocess.TimeoutExpired):
-                swapper.communicate(b'go\n', timeout=0.0)
-            try:
-                stage.spin_until(lambda: stage.versions != {0}, 20.0)
+            count = max(1, int(frames / RATE_HZ / SWAP_PERIOD_S))
+            with announcing(stage.base, 1, count, SWAP_PERIOD_S):
                 return stage.stream(frames)
-            finally:
-                swapper.kill()
-                swapper.wait()
         return stage.stream(frames)
 
 

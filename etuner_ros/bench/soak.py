@@ -19,8 +19,6 @@ import json
 import os
 from pathlib import Path
 import random
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -34,6 +32,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 import yaml
 
+from etuner_ros.bench.swapper import announcing
 from etuner_ros.bench.swapper import PERIOD
 from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
@@ -139,29 +138,49 @@ def deploy(stream: Path, path: Path, count: int = 96) -> list[tuple[Image, str]]
     return [(f.image, f.label) for f in frames]
 
 
-class Robot:
-    """The nodes as processes, a camera, and a person who labels what the robot sees."""
+class Outside:
+    """
+    A node beside the robot, whose nodes run as processes with their own `ROS_HOME`.
 
-    def __init__(self, pictures: list[tuple[Image, str]], base: Path, home: Path, rate: float):
-        self.pictures, self.rate, self.home = pictures, rate, home
-        os.environ['ROS_HOME'] = str(home)
-        os.environ[MARK] = str(home)
-        params = home / 'soak.yaml'
-        values = {
-            '/**': {'model': {'weights': str(base), 'input_size': INPUT_SIZE}},
-            '/**/label_collector': {'batch_size': 4, 'request_period_s': 0.0, 'authors': 'ann'},
-            '/**/tuner': {'train': {'max_iterations': 8, 'batch_size': 8}},
-            '/**/inference': {'autostart': True, 'keep_rate_hz': 1000.0},
-            '/**/model_manager': {'autostart': True},
-        }
+    :param values: parameters by node pattern, besides those of the network
+    """
+
+    def __init__(self, base: Path, home: Path, values: dict[str, dict[str, Any]]) -> None:
+        self.base, self.home = base, home
         home.mkdir(parents=True, exist_ok=True)
-        params.write_text(yaml.safe_dump({k: {'ros__parameters': v} for k, v in values.items()}))
-        self.supervisor = Supervisor([params], home / 'log', restart_delay_s=0.5)
+        os.environ['ROS_HOME'] = os.environ[MARK] = str(home)
+        model = {'model': {'weights': str(base), 'input_size': INPUT_SIZE}}
+        params = {k: {'ros__parameters': v} for k, v in {'/**': model, **values}.items()}
+        file = home / 'params.yaml'
+        file.write_text(yaml.safe_dump(params))
+        self.supervisor = Supervisor([file], home / 'log', restart_delay_s=0.5)
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('soak', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.supervisor.stop()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+        os.environ.pop(MARK, None)
+
+
+class Robot(Outside):
+    """The nodes as processes, a camera, and a person who labels what the robot sees."""
+
+    def __init__(self, pictures: list[tuple[Image, str]], base: Path, home: Path, rate: float):
+        values: dict[str, dict[str, Any]] = {
+            '/**/label_collector': {'batch_size': 4, 'request_period_s': 0.0, 'authors': 'ann'},
+            '/**/tuner': {'train': {'max_iterations': 8, 'batch_size': 8}},
+            '/**/inference': {'autostart': True, 'keep_rate_hz': 1000.0},
+            '/**/model_manager': {'autostart': True},
+        }
+        super().__init__(base, home, values)
+        self.pictures, self.rate = pictures, rate
         self.images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self.labels = self.node.create_publisher(LabelCorrection, 'labels', reliable(100))
         make = self.node.create_subscription
@@ -226,14 +245,6 @@ class Robot:
                 return False
             self.step()
         return True
-
-    def close(self) -> None:
-        """Stop everything."""
-        self.supervisor.stop()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-        os.environ.pop(MARK, None)
 
 
 def picture_message(image: Image, stamp: int) -> ImageMessage:
@@ -404,25 +415,12 @@ def published(message: Prediction) -> float:
     return stamp.sec + 1e-9 * stamp.nanosec + 1e-3 * float(message.latency_ms)
 
 
-class SwapRun:
+class SwapRun(Outside):
     """`inference` as a process, a camera, and `swapper` as another process."""
 
     def __init__(self, base: Path, image: Image, home: Path, rate: float) -> None:
-        self.base, self.image, self.home, self.rate = base, image, home, rate
-        os.environ['ROS_HOME'], os.environ[MARK] = str(home), str(home)
-        params = home / 'swap.yaml'
-        home.mkdir(parents=True, exist_ok=True)
-        values = {
-            '/**': {'model': {'weights': str(base), 'input_size': INPUT_SIZE}},
-            '/**/inference': {'autostart': True, 'keep_rate_hz': 0.0},
-        }
-        params.write_text(yaml.safe_dump({k: {'ros__parameters': v} for k, v in values.items()}))
-        self.supervisor = Supervisor([params], home / 'log')
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node('soak_swaps', context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
+        super().__init__(base, home, {'/**/inference': {'autostart': True, 'keep_rate_hz': 0.0}})
+        self.image, self.rate = image, rate
         self.images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self.heard: list[Prediction] = []
         self.node.create_subscription(Prediction, 'predictions', self.heard.append, reliable(200))
@@ -463,20 +461,8 @@ class SwapRun:
     def with_swaps(self, frames: int, swaps: int) -> None:
         """Play with so many swaps."""
         first, period = self.result.swaps + 1, frames / self.rate / swaps
-        arguments = [str(self.base), str(first), str(swaps), str(period)]
-        command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline() != b'ready\n':
-                raise EtunerError('the process that announces versions did not start')
-            process.stdin.write(b'go\n')
-            process.stdin.flush()
+        with announcing(self.base, first, swaps, period):
             self.play(frames)
-        finally:
-            process.kill()
-            process.wait()
         self.result.swaps += swaps
         self.gaps[True] += list(np.diff([published(m) for m in self.heard]))
         self.result.answered_with += len(self.heard)
@@ -500,14 +486,6 @@ class SwapRun:
             setattr(result, f'gap_max_{name}_ms', float(values_ms.max()))
         result.swap_gap_ratio = result.gap_p999_with_ms / result.gap_p999_without_ms
         return result
-
-    def close(self) -> None:
-        """Stop everything."""
-        self.supervisor.stop()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-        os.environ.pop(MARK, None)
 
 
 def swap_weights(
@@ -534,24 +512,14 @@ def swap_weights(
 
 def time_transitions(base: Path, home: Path) -> dict[str, dict[str, float]]:
     """Return how long each lifecycle transition takes under an external manager, in s."""
-    os.environ['ROS_HOME'] = str(home)
-    home.mkdir(parents=True, exist_ok=True)
-    params = home / 'transitions.yaml'
-    model = {'model': {'weights': str(base), 'input_size': INPUT_SIZE}, 'autostart': False}
-    params.write_text(yaml.safe_dump({'/**': {'ros__parameters': model}}))
-    supervisor = Supervisor([params], home / 'log')
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node('soak_lifecycle', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
+    outside = Outside(base, home, {})
     found: dict[str, dict[str, float]] = {}
     try:
         for name in ('model_manager', 'inference'):
-            supervisor.start(name)
-            client = node.create_client(ChangeState, f'{name}/change_state')
+            outside.supervisor.start(name)
+            client = outside.node.create_client(ChangeState, f'{name}/change_state')
             while not client.wait_for_service(1.0):
-                supervisor.check()
+                outside.supervisor.check()
             time.sleep(1.0)  # the base weights are looked for
             found[name] = {}
             for label, number in TRANSITIONS.items():
@@ -559,16 +527,13 @@ def time_transitions(base: Path, home: Path) -> dict[str, dict[str, float]]:
                 request.transition.id = number
                 began = time.monotonic()
                 future = client.call_async(request)
-                executor.spin_until_future_complete(future, timeout_sec=30.0)
+                outside.executor.spin_until_future_complete(future, timeout_sec=30.0)
                 answer = future.result()
                 if answer is None or not answer.success:
                     raise EtunerError(f'{name} does not {label}; see {home / "log"}')
                 found[name][label] = round(time.monotonic() - began, 3)
     finally:
-        supervisor.stop()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
+        outside.close()
     return found
 
 

@@ -8,13 +8,17 @@ Arguments: base weights, first version, how many, seconds between two.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+import subprocess
 import sys
 import time
 
 import numpy as np
 import rclpy
 
+from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.weights import BaseWeights
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import read_base
@@ -55,6 +59,32 @@ def swap_message(base: BaseWeights, version: int) -> ModelUpdate:
         classes=classes,
         weights=to_bytes(data),
     )
+
+
+@contextmanager
+def announcing(base: Path, first: int, count: int, period_s: float) -> Iterator[None]:
+    """
+    Have another process announce versions, from now on.
+
+    It ends in order: a process that is killed leaves locks of DDS behind that others wait for.
+
+    :raises EtunerError: when nobody listens, or it does not start
+    """
+    arguments = [str(base), str(first), str(count), str(period_s)]
+    command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline() != b'ready\n':
+            raise EtunerError('the process that announces versions did not start')
+        process.stdin.write(b'go\n')
+        process.stdin.flush()
+        yield
+        process.wait(count * period_s + 30.0)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def main() -> int:

@@ -475,10 +475,15 @@ class SteadyExecutor(SingleThreadedExecutor):
             super().spin_once(timeout_sec)
         except (ExternalShutdownException, ShutdownException, TimeoutException):
             raise
-        except Exception:  # whatever one message or call does must not end the node
-            rclpy.logging.get_logger('etuner_ros').error(
-                f'a callback failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0
-            )
+        except Exception as error:  # whatever one message or call does must not end the node
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Log what a callback raised."""
+        text = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+        rclpy.logging.get_logger('etuner_ros').error(
+            f'a callback failed:\n{text}', throttle_duration_sec=5.0
+        )
 
 
 def use_dds_profile() -> None:

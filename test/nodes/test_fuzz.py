@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from typing import Any
 
 from helpers import Graph
@@ -40,6 +41,16 @@ TEXT = st.one_of(
     st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=20),
 )
 BYTES = st.one_of(st.binary(max_size=40), st.just(b'\xff\xd8\xff'), st.just(bytes(30_000)))
+
+
+class Strict(SteadyExecutor):
+    """The executor of the executables, which also tells when a callback of ours has raised."""
+
+    def failed(self, error: Exception) -> None:
+        super().failed(error)
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        ours = [f for f in files if '/etuner_ros/nodes/' in f and not f.endswith('common.py')]
+        assert not ours, traceback.format_exception(error)
 
 
 def integers(name: str) -> st.SearchStrategy[int]:
@@ -111,7 +122,7 @@ def test_no_message_and_no_call_ends_a_node(ros, deployed, stream, name):
         ros.until(client.service_is_ready, client.srv_name)
 
     ros.executor.remove_node(node)
-    steady = SteadyExecutor(context=ros.context)  # as the executables have it
+    steady = Strict(context=ros.context)
     steady.add_node(node)
 
     def wait(done: Any, what: str) -> None:
@@ -144,3 +155,21 @@ def test_no_message_and_no_call_ends_a_node(ros, deployed, stream, name):
         assert node.diagnostics()['live version'] == 0, 'noise never goes live'
     if name == 'label_collector':
         assert node._store.last_batch() == 0, 'noise is no label'
+
+
+def test_a_callback_that_raises_does_not_end_a_node(ros):
+    node = Node('odd', context=ros.context, namespace=ros.namespace)
+    steady, calls = SteadyExecutor(context=ros.context), []
+
+    def odd() -> None:
+        calls.append(len(calls))
+        raise ValueError('odd')
+
+    node.create_timer(0.01, odd)
+    steady.add_node(node)
+    end = time.monotonic() + 20.0
+    while len(calls) < 3 and time.monotonic() < end:
+        steady.spin_once(timeout_sec=0.1)
+    assert len(calls) >= 3
+    steady.shutdown()
+    node.destroy_node()
