@@ -36,7 +36,7 @@ bench-serving: build  ## latency of predictions while idle, tuning and swapping;
 	@$(RUN) etuner bench serving --output results
 
 .PHONY: soak
-soak: build  ## kill, damage and swap for half an hour; results/soak.json
+soak: build  ## swap, learn in peace, kill and damage, 75 minutes; results/soak.json
 	@$(RUN) etuner soak --output results
 
 .PHONY: bench

@@ -150,6 +150,7 @@ def _soak(arguments: argparse.Namespace) -> int:
             Path(folder),
             arguments.kills,
             arguments.minutes,
+            arguments.calm_minutes,
             arguments.swaps,
             arguments.seed,
         )
@@ -340,6 +341,9 @@ def _add_everyday(commands: Any) -> None:
     soak.add_argument('--stream', type=Path, help='labelled pictures')
     soak.add_argument('--kills', type=int, default=200, help='at least so many')
     soak.add_argument('--minutes', type=float, default=30.0, help='at least so long')
+    soak.add_argument(
+        '--calm-minutes', type=float, default=30.0, help='before, without kills: for the memory'
+    )
     soak.add_argument('--swaps', type=int, default=1000, help='swaps under a 30 Hz camera')
     soak.add_argument('--seed', type=int, default=0, help='of what is killed when')
     soak.set_defaults(run=_soak)

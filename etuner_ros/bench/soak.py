@@ -84,6 +84,8 @@ class Result:
     not_resumed: int = 0
     resume_s: list[float] = field(default_factory=list)  # after inference was killed
     memory_mb: list[dict[str, float]] = field(default_factory=list)  # of all nodes, over time
+    calm_minutes: float = 0.0  # nothing is killed
+    calm_memory_mb: list[dict[str, float]] = field(default_factory=list)  # with `minutes`
     minutes: float = 0.0
     temporary_files: int = 0
     dds_shm_leftover: int = 0
@@ -316,7 +318,7 @@ def kill_nodes(robot: Robot, kills: int, minutes: float, seed: int, say: Any = p
                 result.resume_s.append(robot.last_prediction - killed)
             else:
                 result.not_resumed += 1
-        _look_at_memory(robot)
+        result.memory_mb.append(memory_of(robot))
         if time.monotonic() - last_said > 20.0:
             last_said = time.monotonic()
             say(
@@ -342,7 +344,8 @@ def _resumed(robot: Robot) -> Callable[[], bool]:
     return lambda: robot.result.predictions > count + 5
 
 
-def _look_at_memory(robot: Robot) -> None:
+def memory_of(robot: Robot) -> dict[str, float]:
+    """Return the memory of each node, in MB."""
     now = {}
     for name in NODES:
         pid = robot.supervisor.pid(name)
@@ -350,7 +353,22 @@ def _look_at_memory(robot: Robot) -> None:
             now[name] = memory_mb(pid)
             if name == 'tuner':
                 now['worker'] = sum(memory_mb(c) for c in children_of(pid))
-    robot.result.memory_mb.append({k: round(v, 1) for k, v in now.items()})
+    return {k: round(v, 1) for k, v in now.items()}
+
+
+def leave_alone(robot: Robot, minutes: float, say: Any = print) -> None:
+    """Let the robot see, learn and swap without a kill; look at its memory twice a minute."""
+    result = robot.result
+    if not robot.until(lambda: result.predictions > 10, RESUME_LIMIT_S):
+        raise EtunerError(f'the nodes did not start; see {robot.home / "log"}')
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < 60.0 * minutes:
+        now = memory_of(robot)
+        result.calm_memory_mb.append({'minutes': round(passed / 60, 1), **now})
+        say(f'{passed / 60:5.1f} min  version {max(robot.versions, default=0)}, MB: {now}')
+        end = min(began + 60.0 * minutes, time.monotonic() + 30.0)
+        robot.until(lambda end=end: time.monotonic() >= end, 1e9)  # type: ignore[misc]
+    result.calm_minutes = minutes
 
 
 def verify(robot: Robot, base: Path) -> None:
@@ -543,10 +561,16 @@ def soak(
     folder: Path,
     kills: int,
     minutes: float,
+    calm_minutes: float,
     swaps: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Run both parts and write `soak.json`."""
+    """
+    Run all parts and write `soak.json`.
+
+    :param minutes: how long nodes are killed
+    :param calm_minutes: how long the same robot is left alone before, for its memory
+    """
     base = folder / 'deployed.safetensors'
     use_dds_profile()
     pictures = deploy(stream, base)
@@ -563,6 +587,7 @@ def soak(
     robot = Robot(pictures, base, folder / 'robot', rate=10.0)
     robot.start()
     try:
+        leave_alone(robot, calm_minutes)
         kill_nodes(robot, kills, minutes, seed)
     finally:
         verify(robot, base)
@@ -577,6 +602,7 @@ def soak(
         },
         'transitions_s': transitions,
         'memory_mb': thinned(result.memory_mb),
+        'calm_memory_mb': thinned(result.calm_memory_mb),
         'seed': seed,
         'machine': machine(),
     }
@@ -590,6 +616,19 @@ def thinned(rows: list[Any], count: int = 40) -> list[Any]:
     return rows[::step]
 
 
+def growth(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Return the median memory of each process in each third of the time."""
+    thirds = np.array_split(np.arange(len(rows)), 3)
+    names = {name: None for row in rows for name in row if name != 'minutes'}
+    return {
+        name: [
+            round(float(np.median([rows[i][name] for i in third if name in rows[i]] or [0.0])), 1)
+            for third in thirds
+        ]
+        for name in names
+    }
+
+
 def summary(found: dict[str, Any]) -> str:
     """Return the result in a few lines."""
     return '\n'.join(
@@ -601,6 +640,8 @@ def summary(found: dict[str, Any]) -> str:
             f'segments of DDS left',
             f'predictions resume after {found["resume_s"]["median"]} s (median), '
             f'{found["resume_s"]["max"]} s (most); {found["not_resumed"]} times not at all',
+            f'{found["calm_minutes"]:.0f} min without a kill: memory by thirds, MB '
+            f'{growth(found["calm_memory_mb"])}',
             *(f'{name}: {times} s' for name, times in found['transitions_s'].items()),
             f'{found["swaps"]} swaps: {found["mixed_versions"]} mixed versions, '
             f'{found["frames_dropped_by_swaps"]} frames dropped by them, p99.9 of the gap '
