@@ -52,6 +52,11 @@ test: build lint  ## check style and types, then run all tests
 lint: build  ## ruff and mypy
 	@$(RUN) ruff check . && ruff format --check . && mypy
 
+.PHONY: docs
+docs: build  ## the documentation site in site/; a link that leads nowhere fails
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section docs
+	@$(RUN) mkdocs build --quiet && echo "site/index.html"
+
 .PHONY: stream
 stream: setup  ## render the recorded stream anew (needs pybullet, which is installed)
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
@@ -59,7 +64,7 @@ stream: setup  ## render the recorded stream anew (needs pybullet, which is inst
 
 .PHONY: clean
 clean:  ## remove build products; the environment stays
-	rm -rf build install log demo_output
+	rm -rf build install log demo_output site
 
 .PHONY: distclean
 distclean: clean  ## remove the environment too

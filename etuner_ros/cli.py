@@ -11,6 +11,8 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 from etuner_ros import __version__
+from etuner_ros.answers import answer
+from etuner_ros.answers import shown
 from etuner_ros.core.errors import EtunerError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     )
     images: list[Image] = []
     labels: list[str] = []
-    for frame in open_source(arguments.source):
+    for frame in shown(open_source(arguments.source), 'reading pictures'):
         if frame.label and not (arguments.count and len(images) >= arguments.count):
             images.append(resize_square(frame.image, arguments.input_size))
             labels.append(frame.label)
@@ -46,11 +48,13 @@ def _deploy(arguments: argparse.Namespace) -> int:
     accuracy = fit_head(model, images, labels)
     exemplars = choose_exemplars(images, labels, arguments.exemplars)
     write_base(arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
-    print(
+    answer(
+        arguments.json,
         f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, '
-        f'{100 * accuracy:.1f} % of them right'
+        f'{100 * accuracy:.1f} % of them right\n'
+        f'use it with the parameter model.weights: {arguments.output.resolve()}',
+        {'file': arguments.output, 'classes': model.classes, 'accuracy': accuracy},
     )
-    print(f'use it with the parameter model.weights: {arguments.output.resolve()}')
     return 0
 
 
@@ -58,7 +62,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo import run_demo
 
     return run_demo(
-        arguments.output, arguments.seeds or [arguments.seed], arguments.rate, arguments.stream
+        arguments.output,
+        arguments.seeds or [arguments.seed],
+        arguments.rate,
+        arguments.stream,
+        arguments.json,
     )
 
 
@@ -68,7 +76,8 @@ def _bench_costs(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo import recorded_stream
 
     stream = arguments.stream or recorded_stream()
-    print(table(measure(stream, arguments.architecture, arguments.input_size, arguments.turns)))
+    found = measure(stream, arguments.architecture, arguments.input_size, arguments.turns)
+    answer(arguments.json, table(found), found)
     return 0
 
 
@@ -78,7 +87,7 @@ def _bench_scenarios(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo import recorded_stream
 
     found = measure(arguments.stream or recorded_stream(), arguments.input_size, arguments.seeds)
-    print(HEADER, *found, sep='\n')
+    answer(arguments.json, '\n'.join(map(str, [HEADER, *found])), found)
     return 0
 
 
@@ -122,7 +131,8 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.growth import measure
     from etuner_ros.bench.growth import table
 
-    print(table(measure(arguments.output)))
+    found = measure(arguments.output)
+    answer(arguments.json, table(found), found)
     return 0
 
 
@@ -132,7 +142,8 @@ def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo import recorded_stream
 
     stream = arguments.stream or recorded_stream()
-    print(table(serve(stream, arguments.output, arguments.frames, arguments.repetitions)))
+    found = serve(stream, arguments.output, arguments.frames, arguments.repetitions)
+    answer(arguments.json, table(found), found)
     return 0
 
 
@@ -154,7 +165,7 @@ def _soak(arguments: argparse.Namespace) -> int:
             arguments.swaps,
             arguments.seed,
         )
-    print(summary(found))
+    answer(arguments.json, summary(found), found)
     bad = ('labels_lost', 'stores_unloadable', 'orphans', 'mixed_versions', 'not_resumed')
     return int(any(found[name] for name in bad))
 
@@ -201,7 +212,6 @@ def _label_store(arguments: argparse.Namespace) -> LabelStore:
 
 
 def _labels(arguments: argparse.Namespace) -> int:
-    import json
     import time
 
     from etuner_ros.core.label_files import export
@@ -211,29 +221,42 @@ def _labels(arguments: argparse.Namespace) -> int:
     try:
         if arguments.action == 'stats':
             found = [vars(s) for s in store.statistics()]
-            if arguments.json:
-                print(json.dumps({'classes': found, 'disputed': store.count_disputed()}))
-                return 0
-            print(f'{"label":24} {"frames":>7} {"right":>6} {"learned":>8} {"MB":>7}')
-            for row in found:
-                print(
-                    f'{row["label"]:24} {row["frames"]:7} {row["confirmed"]:6} '
-                    f'{row["learned"]:8} {row["image_bytes"] / 1e6:7.1f}'
-                )
-            print(f'{store.count_disputed()} disputed')
+            disputed = store.count_disputed()
+            lines = [f'{"label":24} {"frames":>7} {"right":>6} {"learned":>8} {"MB":>7}']
+            lines += [
+                f'{row["label"]:24} {row["frames"]:7} {row["confirmed"]:6} '
+                f'{row["learned"]:8} {row["image_bytes"] / 1e6:7.1f}'
+                for row in found
+            ]
+            text = '\n'.join([*lines, f'{disputed} disputed'])
+            answer(arguments.json, text, {'classes': found, 'disputed': disputed})
         elif arguments.action == 'export':
-            count = export(store, arguments.folder, arguments.format)
-            print(f'{count} labelled pictures in {arguments.folder}')
+            count = export(
+                store,
+                arguments.folder,
+                arguments.format,
+                lambda samples: shown(samples, 'writing pictures', store.count()),
+            )
+            text = f'{count} labelled pictures in {arguments.folder}'
+            answer(arguments.json, text, {'pictures': count, 'folder': arguments.folder})
         elif arguments.action == 'import':
-            result = import_(store, arguments.folder, arguments.author, time.time_ns())
+            result = import_(
+                store,
+                arguments.folder,
+                arguments.author,
+                time.time_ns(),
+                watch=lambda pairs: shown(pairs, 'reading pictures'),
+            )
             for problem in result.problems or []:
                 print(f'left out: {problem}', file=sys.stderr)
-            print(f'{result.added} labels taken, {result.known} were known')
+            text = f'{result.added} labels taken, {result.known} were known'
+            answer(arguments.json, text, result)
         else:
             known = [s.label for s in store.statistics()]
             if arguments.label not in known:
                 raise EtunerError(f"no frame is labelled '{arguments.label}': {', '.join(known)}")
-            print(f'{store.rename(arguments.label, arguments.new_label)} frames changed')
+            changed = store.rename(arguments.label, arguments.new_label)
+            answer(arguments.json, f'{changed} frames changed', {'changed': changed})
     finally:
         store.close()
     return 0
@@ -263,8 +286,13 @@ def _bench_labels(arguments: argparse.Namespace) -> int:
         for kind in ('NC', 'NIC'):
             pictures = grocery(arguments.grocery, reported=not arguments.search)
             streams[f'grocery {kind}'] = (pictures, kind)
+    all_found = {}
     for name, (pictures, kind) in streams.items():
-        print(table(name, measure(pictures, kind, arguments.seeds)), flush=True)
+        all_found[name] = measure(pictures, kind, arguments.seeds)
+        if not arguments.json:
+            print(table(name, all_found[name]), flush=True)
+    if arguments.json:
+        answer(True, '', all_found)
     return 0
 
 
@@ -277,7 +305,6 @@ def _bench_table(arguments: argparse.Namespace) -> int:
 def _add_everyday(commands: Any) -> None:
     """Add what people who run a robot use."""
     doctor = commands.add_parser('doctor', help='find what usually goes wrong; 1 = something is')
-    doctor.add_argument('--json', action='store_true', help='for programs')
     doctor.add_argument('--image-topic', default='image_raw', help="the camera's topic")
     doctor.add_argument('--offline', action='store_true', help='leave the running graph out')
     doctor.add_argument(
@@ -290,7 +317,6 @@ def _add_everyday(commands: Any) -> None:
     labels = commands.add_parser('labels', help='look at, export, import or rename labels')
     actions = labels.add_subparsers(required=True, dest='action', metavar='ACTION')
     stats = actions.add_parser('stats', help='what is stored of each class')
-    stats.add_argument('--json', action='store_true', help='for programs')
     export = actions.add_parser('export', help='write all labelled pictures')
     export.add_argument('folder', type=Path, help='empty or new folder')
     export.add_argument('--format', default='folder', choices=('folder', 'coco', 'labelstudio'))
@@ -306,8 +332,7 @@ def _add_everyday(commands: Any) -> None:
 
     models = commands.add_parser('models', help='list, swap, pin or export versions of weights')
     steps = models.add_subparsers(required=True, dest='action', metavar='ACTION')
-    listing = steps.add_parser('list', help='the stored versions')
-    listing.add_argument('--json', action='store_true', help='for programs')
+    steps.add_parser('list', help='the stored versions')
     steps.add_parser('roll-back', help='make the parent of the live version live')
     for name, text in (
         ('swap', 'make a version live'),
@@ -330,7 +355,6 @@ def _add_everyday(commands: Any) -> None:
 
     watch = commands.add_parser('watch', help='a live view of a running robot')
     watch.add_argument('--namespace', default='', help='namespace of the robot')
-    watch.add_argument('--json', action='store_true', help='one line of JSON per second')
     watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
     watch.set_defaults(run=_watch)
 
@@ -349,13 +373,13 @@ def _add_everyday(commands: Any) -> None:
     soak.set_defaults(run=_soak)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    whole = argparse.ArgumentParser(
         prog='etuner', description='Perception that keeps learning on the robot.'
     )
-    parser.add_argument('--version', action='version', version=f'etuner_ros {__version__}')
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    whole.add_argument('--version', action='version', version=f'etuner_ros {__version__}')
+    commands = whole.add_subparsers(required=True, metavar='COMMAND')
 
     demo = commands.add_parser(
         'demo', help='play the recorded stream and watch the robot learn from corrections'
@@ -420,7 +444,24 @@ def main(arguments: list[str] | None = None) -> int:
     deploy.set_defaults(run=_deploy)
 
     _add_everyday(commands)
+    _add_benches(commands)
+    _add_json(whole)
+    whole.set_defaults(json=False)
+    return whole
 
+
+def _add_json(parser_: argparse.ArgumentParser) -> None:
+    """Give every command --json."""
+    below = [a for a in parser_._actions if isinstance(a, argparse._SubParsersAction)]
+    for command in (c for action in below for c in action.choices.values()):
+        _add_json(command)
+    if parser_.get_default('run') or not below:
+        help_ = 'answer in JSON, for programs'
+        parser_.add_argument('--json', action='store_true', default=argparse.SUPPRESS, help=help_)
+
+
+def _add_benches(commands: Any) -> None:
+    """Add what measures."""
     bench = commands.add_parser(
         'bench',
         help='compare with every rival on streams of pictures; or measure single parts',
@@ -484,7 +525,10 @@ def main(arguments: list[str] | None = None) -> int:
     serving.add_argument('--repetitions', type=int, default=3, help='turns of all modes')
     serving.set_defaults(run=_bench_serving)
 
-    parsed = parser.parse_args(arguments)
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parsed = parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed))
     except EtunerError as error:

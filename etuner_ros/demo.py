@@ -590,15 +590,21 @@ def recorded_stream() -> Path:
     return Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
 
 
-def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -> int:
-    """Run the demo for each seed; write the page of the first, the figures of all."""
+def run_demo(
+    output: Path, seeds: list[int], rate: float, stream: Path | None, as_json: bool = False
+) -> int:
+    """
+    Run the demo for each seed; write the page of the first, the figures of all.
+
+    :param as_json: print the figures, and all else on standard error
+    """
 
     def terminate(*_: object) -> None:
         raise KeyboardInterrupt  # so that the nodes are stopped
 
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, terminate)
-    console = Console()
+    console = Console(stderr=as_json)
     stream = stream or recorded_stream()
     if (
         output.exists()
@@ -661,6 +667,8 @@ def run_demo(output: Path, seeds: list[int], rate: float, stream: Path | None) -
     console.print(
         f'page: [bold]{page}[/]   all in {time.monotonic() - began:.0f} s', highlight=False
     )
+    if as_json:
+        print(json.dumps(figures, indent=1))
     return 0
 
 

@@ -19,6 +19,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from etuner_ros.answers import answer
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.export import export_version
 from etuner_ros.core.files import home
@@ -68,12 +69,12 @@ def ask(kind: Any, name: str, **fields: Any) -> Any:
             executor.spin_once(timeout_sec=0.05)
         future = client.call_async(kind.Request(**fields))
         executor.spin_until_future_complete(future, timeout_sec=ANSWER_S)
-        answer = future.result()
-    if answer is None:
+        found = future.result()
+    if found is None:
         raise EtunerError(f'{name} did not answer within {ANSWER_S:.0f} s')
-    if getattr(answer, 'error_code', 0):
-        raise EtunerError(answer.error_msg)
-    return answer
+    if getattr(found, 'error_code', 0):
+        raise EtunerError(found.error_msg)
+    return found
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -82,25 +83,30 @@ def models(arguments: argparse.Namespace) -> int:
     if action == 'list':
         _print_versions(ask(ListVersions, f'{node}/list_versions'), arguments.json)
     elif action == 'swap':
-        print(ask(SwapModel, f'{node}/swap', version=arguments.version).error_msg)
+        text = ask(SwapModel, f'{node}/swap', version=arguments.version).error_msg
+        answer(arguments.json, text, {'live': arguments.version})
     elif action == 'roll-back':
-        print(f'version {ask(RollBack, f"{node}/roll_back").version} is live')
+        version = ask(RollBack, f'{node}/roll_back').version
+        answer(arguments.json, f'version {version} is live', {'live': version})
     elif action in ('pin', 'unpin'):
         fields = {'version': arguments.version, 'pinned': action == 'pin'}
-        print(ask(PinVersion, f'{node}/pin_version', **fields).error_msg)
+        text = ask(PinVersion, f'{node}/pin_version', **fields).error_msg
+        answer(arguments.json, text, fields)
     elif action in ('freeze', 'thaw'):
-        answer = ask(
+        found = ask(
             SetFrozenLayers,
             f'{node}/set_frozen_layers',
             names=arguments.names,
             frozen=action == 'freeze',
             pinned=arguments.pin,
         )
-        print(f'{answer.error_msg}: {", ".join(answer.changed) or "none"}')
+        text = f'{found.error_msg}: {", ".join(found.changed) or "none"}'
+        answer(arguments.json, text, {'changed': list(found.changed)})
     else:
         folder = arguments.folder or _store_folder(node)
         export_version(folder, arguments.version, arguments.format, arguments.path.resolve())
-        print(f'{arguments.path}: version {arguments.version}, {arguments.format}')
+        text = f'{arguments.path}: version {arguments.version}, {arguments.format}'
+        answer(arguments.json, text, {'file': arguments.path, 'version': arguments.version})
     return 0
 
 

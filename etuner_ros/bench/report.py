@@ -239,7 +239,7 @@ def write(
     facts: dict[str, Any],
 ) -> None:
     """
-    Write summary.json, table.md, pareto PNGs and report.html.
+    Write summary.json, table.md, figures as PNG and report.html.
 
     :param facts: command, commit, versions, machine; printed on the page
     """
@@ -258,13 +258,15 @@ def write(
     sections = []
     for stream, model in pairs:
         own = [r for r in rows if (r['stream'], r['model']) == (stream, model)]
-        figures = []
+        figures, drawn = [], {}
         if len([r for r in own if r['seeds']]) > 2:
-            front = pareto_figure(own, stream)
-            front.savefig(folder / f'pareto_{stream}_{model}.png', dpi=100, bbox_inches='tight')
-            figures.append(svg(front))
-        figures.append(svg(curve_figure(runs, stream, model)))
-        figures.append(svg(cost_figure(runs, stream, model, 'flops')))
+            drawn['pareto'] = pareto_figure(own, stream)
+        drawn['stream'] = curve_figure(runs, stream, model)
+        drawn['cost'] = cost_figure(runs, stream, model, 'flops')
+        for name, figure in drawn.items():
+            file = folder / f'{name}_{stream}_{model}.png'
+            figure.savefig(file, dpi=100, bbox_inches='tight')
+            figures.append(svg(figure))
         if any((r.stream, r.model) == (stream, model) for r in timed):
             figures.append(svg(cost_figure(timed, stream, model, 'seconds')))
         sections.append({'title': f'{stream}, {model}', 'rows': own, 'figures': figures})

@@ -14,6 +14,7 @@ from pathlib import Path
 import sys
 import time
 
+from etuner_ros.answers import answer
 from etuner_ros.bench.methods.registry import entries
 from etuner_ros.bench.methods.registry import variants
 from etuner_ros.bench.report import markdown
@@ -142,9 +143,8 @@ def run_table(arguments: argparse.Namespace) -> int:
     rows = summarise(list(runs.values()), timed, jobs)
     facts = {'command': 'etuner ' + ' '.join(_command()), **machine()}
     write(folder, rows, list(runs.values()), timed, facts)
-    for stream in streams:
-        print(f'\n{stream.name}\n{markdown(rows, stream.name, arguments.model)}')
-    print(f'\nreport: {folder / "report.html"}')
+    lines = [f'\n{s.name}\n{markdown(rows, s.name, arguments.model)}' for s in streams]
+    answer(arguments.json, '\n'.join([*lines, f'\nreport: {folder / "report.html"}']), rows)
     return 0
 
 

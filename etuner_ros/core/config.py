@@ -322,14 +322,20 @@ class BudgetConfig(Checked):
 class LabelValueConfig(Checked):
     """Which frames are worth a label."""
 
-    count: int = setting(8, 'frames that are chosen from a stretch of the stream', 1, 1000)
-    diversity: float = setting(
-        10.0, 'weight of being different from each other against being uncertain', 0.0, 1000.0
+    count: int = setting(32, 'most frames that are asked about in one scene', 1, 10000)
+    sample: int = setting(200, 'frames of the scene that are kept to choose from', 2, 10000)
+    memory: int = setting(500, 'labelled frames whose features are kept', 1, 100000)
+    reach: float = setting(
+        0.3,
+        'how far a label speaks for others: similarity falls to a third when the cosine of two '
+        'features is less by this',
+        0.01,
+        10.0,
     )
-    reluctance: float = setting(
-        0.05,
-        'gain that an exchange needs, in mean values of a chosen frame; at 1 the choice is proven '
-        'to be worth a quarter of the best one, at less it is better in practice',
+    worth: float = setting(
+        0.015,
+        'share of the scene that a request must speak for; 0 asks always. The k-th request needs '
+        'a k-th of it',
         0.0,
-        100.0,
+        1.0,
     )

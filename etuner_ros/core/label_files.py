@@ -10,6 +10,8 @@ without making anything twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
 import json
@@ -34,6 +36,7 @@ FORMATS = ('folder', 'coco', 'labelstudio')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 COCO_FILE, STUDIO_FILE = 'annotations.json', 'tasks.json'
 IMPORTED = 'import'  # source of frames that no camera of ours took
+Watch = Callable[[Any], Iterable[Any]]
 _OURS = re.compile(r'(?P<source>[^~]*)~(?P<stamp>\d+)~(?P<frame>[^~]*)\.\w+')
 
 
@@ -55,12 +58,15 @@ def _key(path: Path, name: str) -> FrameKey:
     return FrameKey(IMPORTED, 0, name)
 
 
-def export(store: LabelStore, folder: Path, kind: str = 'folder') -> int:
+def export(
+    store: LabelStore, folder: Path, kind: str = 'folder', watch: Watch = lambda samples: samples
+) -> int:
     """
     Write all labelled pictures that are kept; return their number.
 
     :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of each
         annotation being the whole picture) or 'labelstudio' (and `tasks.json`)
+    :param watch: passes the samples on, to show how far it is
     :raises StoreError: when the folder can't be written or holds something already
     """
     if kind not in FORMATS:
@@ -70,7 +76,7 @@ def export(store: LabelStore, folder: Path, kind: str = 'folder') -> int:
         if any(folder.iterdir()):
             raise StoreError(f'the folder {folder} is not empty; name one that is')
         written: list[tuple[StoredSample, str]] = []
-        for sample in store.labelled():
+        for sample in watch(store.labelled()):
             name = f'{_safe(sample.label)}/{_file_name(sample)}'
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(sample.image)
@@ -138,7 +144,12 @@ class Imported:
 
 
 def import_(
-    store: LabelStore, path: Path, author: str, received_ns: int, longest_label: int = 64
+    store: LabelStore,
+    path: Path,
+    author: str,
+    received_ns: int,
+    longest_label: int = 64,
+    watch: Watch = lambda pairs: pairs,
 ) -> Imported:
     """
     Take labels from an image folder `<label>/*.jpg`, a COCO file or a Label Studio file.
@@ -146,12 +157,13 @@ def import_(
     Pictures that can't be read are named and left out; the rest is taken.
 
     :param path: a folder, or the JSON file of the other two
+    :param watch: passes the pictures on, to show how far it is
     :raises StoreError: when there is nothing to import, or the disk does not take it
     """
     if not path.exists():
         raise StoreError(f'{path} does not exist')
     result, problems = Imported(), []
-    for file, label, name in _pairs(path):
+    for file, label, name in watch(list(_pairs(path))):
         label = label.strip()
         try:
             if not label or len(label) > longest_label or not label.isprintable():

@@ -1,111 +1,152 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Which frames are worth a label: stream submodular selection (Senzaki & Hamelain 2021, arXiv
-2106.10836), with the one-pass exchange rule of Buchbinder et al. 2015.
+Which frames are worth a label: those that stand for most of what the robot sees and no label
+speaks for yet. Submodular selection (facility location, Wei, Iyer & Bilmes, ICML 2015) over a
+uniform sample of the stream, so one pass and constant memory suffice (Badanidiyuru et al., KDD
+2014).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from etuner_ros.core.config import LabelValueConfig
 
-Feature = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A frame that was chosen."""
-
-    key: Hashable
-    uncertainty: float
-    feature: Feature  # (D,), of length 1
+Rows = npt.NDArray[np.float32]
+MOST_EXEMPLARS = 300  # of a deployment, that are taken as known
+_WORDLESS = -1.0  # similarity of what nothing speaks for: that of opposite features
 
 
 class LabelValue:
     """
-    Keeps the few frames that are uncertain and different from each other.
+    Keeps a uniform sample of the frames of a scene and chooses the one to ask about next.
 
-    The value of a set S is `sum of uncertainty + diversity * log det(I + K_S)`, K being the cosine
-    similarities of the features: monotone and submodular. A newcomer takes the place of the frame
-    whose exchange gains most, if that gain is at least `reluctance * value / count`: one pass, and
-    memory for `count` frames.
+    With `k(i, j) = exp((cos(i, j) - 1) / reach)` on centred features, L being what is labelled or
+    was asked about, the value of a set S is
+    `mean over the sample of (1 + uncertainty_i) max over j in S and L of k(i, j)`: monotone and
+    submodular, so the frame that gains most is taken each time (Nemhauser, Wolsey & Fisher 1978).
+    What a frame says of itself does not count: else odd ones that stand for nothing are taken.
+
+    Being uncertain alone is a bad guide: a model is often sure of a kind that it has never seen.
+
+    :param seed: of the sample
     """
 
-    def __init__(self, config: LabelValueConfig | None = None) -> None:
+    def __init__(self, config: LabelValueConfig | None = None, seed: int = 0) -> None:
         self.config = config or LabelValueConfig()
-        self.picks: list[Pick] = []
-        self._inverse: Feature | None = None  # of I + K of the picks
-        self._worth = 0.0  # value of the picks
+        self._rng = np.random.default_rng(seed)
+        self._keys: list[Hashable] = []  # of the sample
+        self._rows: list[Rows] = []
+        self._uncertain: list[float] = []
+        self._seen = 0  # frames of this scene
+        self._known: list[Rows] = []  # features of frames that are labelled or were asked about
+        self._learned = 0  # frames that were ever known
+        self.asked = 0  # in this scene
 
-    def offer(self, key: Hashable, confidence: float, feature: npt.ArrayLike) -> bool:
+    @property
+    def keys(self) -> list[Hashable]:
+        """What names the frames that may be asked about."""
+        return list(self._keys)
+
+    def offer(self, key: Hashable, confidence: float, feature: npt.ArrayLike) -> None:
         """
         Look at a frame, once.
 
         :param confidence: of the prediction, in [0, 1]
-        :param feature: (D,), of the same network for all frames
-        :return: whether it is among the picks now
-        :raises ValueError: for a feature of another length or one that is not finite
+        :param feature: (D,); when the length differs from before, all others are forgotten
+        :raises ValueError: for a feature that is not finite, or a confidence outside [0, 1]
         """
-        vector = np.asarray(feature, np.float64)
-        if self.picks and vector.shape != self.picks[0].feature.shape:
-            raise ValueError(
-                f'a feature of shape {vector.shape} after {self.picks[0].feature.shape}; call '
-                f'take() when the weights are swapped'
-            )
-        if vector.ndim != 1 or not np.isfinite(vector).all() or not 0.0 <= confidence <= 1.0:
+        row = np.asarray(feature, np.float32)
+        if row.ndim != 1 or not np.isfinite(row).all() or not 0.0 <= confidence <= 1.0:
             raise ValueError('a frame needs a finite feature (D,) and a confidence in [0, 1]')
-        length = float(np.linalg.norm(vector))
-        new = Pick(key, 1.0 - confidence, vector / length if length > 0 else vector)
-        if len(self.picks) < self.config.count:
-            self.picks.append(new)
-            self._inverse = None
-            return True
-        gains = self._gains(new)
+        self._fit_to(len(row))
+        self._seen += 1
+        if len(self._keys) < self.config.sample:
+            place = len(self._keys)
+            self._keys.append(key)
+            self._rows.append(row)
+            self._uncertain.append(0.0)
+        else:  # Algorithm R (Vitter 1985): every frame is in the sample with equal chances
+            place = int(self._rng.integers(self._seen))
+            if place >= self.config.sample:
+                return
+        self._keys[place], self._rows[place] = key, row
+        self._uncertain[place] = 1.0 - confidence
+
+    def know(self, feature: npt.ArrayLike) -> None:
+        """
+        Take a feature (D,) as spoken for: its frame has a label.
+
+        Of more than `memory` of them a uniform sample is kept.
+        """
+        row = np.asarray(feature, np.float32)
+        self._fit_to(len(row))
+        self._learned += 1
+        if len(self._known) < self.config.memory:
+            self._known.append(row)
+            return
+        place = int(self._rng.integers(self._learned))
+        if place < self.config.memory:
+            self._known[place] = row
+
+    def note_labelled(self, key: Hashable) -> None:
+        """Note that a frame got a label, asked for or not."""
+        if key in self._keys:
+            self.know(self._drop(self._keys.index(key)))
+
+    def choose(self) -> Hashable | None:
+        """
+        Return the frame to ask about next; None when none is worth it.
+
+        The k-th request of a scene has to gain `worth / k`, as the best possible ones do: a
+        scene that labels speak for already is left alone.
+        """
+        if not self._keys or self.asked >= self.config.count:
+            return None
+        gains = self._gains()
         best = int(gains.argmax())
-        if gains[best] < self._worth / self.config.count * self.config.reluctance:
-            return False
-        self.picks = [*self.picks[:best], new, *self.picks[best + 1 :]]
-        self._inverse = None
-        return True
+        if gains[best] * (self.asked + 1) < self.config.worth:
+            return None
+        self.asked += 1
+        key = self._keys[best]
+        self.know(self._drop(best))
+        return key
 
-    def _gains(self, new: Pick) -> Feature:
-        """
-        Return what the value gains when a newcomer takes the place of each pick, (count,).
+    def new_scene(self) -> None:
+        """Start with an empty sample; what labels speak for stays."""
+        self._keys, self._rows, self._uncertain = [], [], []
+        self._seen = self.asked = 0
 
-        With `A = (I + K_S)^-1`, leaving pick i out changes the log determinant by `log A_ii`, and
-        adding the newcomer by the logarithm of its Schur complement: no determinant is computed.
-        """
-        rows = np.stack([p.feature for p in self.picks])
-        if self._inverse is None:
-            self._inverse = np.asarray(np.linalg.inv(np.eye(len(rows)) + rows @ rows.T))
-            self._worth = self.value(self.picks)
-        inverse = np.asarray(self._inverse)
-        near = rows @ new.feature
-        diagonal, reach = np.diag(inverse), inverse @ near
-        whole = near @ reach - 2.0 * near * reach + near**2 * diagonal
-        explained = whole - (reach - near * diagonal) ** 2 / diagonal
-        own = 1.0 + float(new.feature @ new.feature) - explained
-        logs = np.log(diagonal) + np.log(np.maximum(own, 1e-12))
-        uncertain = np.array([p.uncertainty for p in self.picks])
-        gains: Feature = new.uncertainty - uncertain + self.config.diversity * logs
-        return gains
+    def _drop(self, place: int) -> Rows:
+        """Take a frame out of the sample; the last one takes its place."""
+        row = self._rows[place]
+        self._keys[place], self._rows[place] = self._keys[-1], self._rows[-1]
+        self._uncertain[place] = self._uncertain[-1]
+        del self._keys[-1], self._rows[-1], self._uncertain[-1]
+        return row
 
-    def value(self, picks: list[Pick]) -> float:
-        """Return the value of a set of frames; 0 for none."""
-        if not picks:
-            return 0.0
-        rows = np.stack([p.feature for p in picks])
-        _, log_det = np.linalg.slogdet(np.eye(len(picks)) + rows @ rows.T)
-        return sum(p.uncertainty for p in picks) + self.config.diversity * float(log_det)
+    def _fit_to(self, length: int) -> None:
+        for rows in (self._rows, self._known):
+            if rows and len(rows[0]) != length:
+                self.new_scene()
+                self._known, self._learned = [], 0
 
-    def take(self) -> list[Pick]:
-        """Return the picks, most uncertain first, and start anew."""
-        taken = sorted(self.picks, key=lambda p: -p.uncertainty)
-        self.picks, self._inverse = [], None
-        return taken
+    def _gains(self) -> npt.NDArray[np.float64]:
+        """Return what asking about each frame of the sample would gain, (n,)."""
+        rows = np.stack(self._rows + self._known)
+        rows = rows - rows.mean(axis=0)
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        sample = rows[: len(self._keys)]
+        alike = np.exp((sample @ rows.T - 1.0) / self.config.reach)
+        among, to_known = alike[:, : len(sample)], alike[:, len(sample) :]
+        nothing = np.exp((_WORDLESS - 1.0) / self.config.reach)
+        covered = to_known.max(axis=1, initial=nothing)
+        weight = 1.0 + np.asarray(self._uncertain)
+        gains = weight[:, None] * np.maximum(among - covered[:, None], 0.0)
+        np.fill_diagonal(gains, 0.0)
+        mean: npt.NDArray[np.float64] = gains.sum(axis=0) / max(len(sample) - 1, 1)
+        return mean

@@ -150,6 +150,13 @@ class LiveModel:
         finally:
             self._serving = None
 
+    def feature(self, image: Image) -> tuple[torch.Tensor, int]:
+        """Return the feature (D,) of a picture that is no frame, and the version it is of."""
+        slot = self._slot
+        model = slot.model
+        tensor = model.tensor([resize_square(image, model.spec.input_size)])
+        return model.examine(tensor)[1][0], slot.version
+
     def _predict(self, slot: _Slot, image: Image, top_k: int) -> Result:
         began = time.perf_counter()
         model = slot.model

@@ -62,14 +62,27 @@ Settings = TypeVar('Settings', bound=Checked)
 NEWEST_WINS = QoSProfile(
     depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-LATCHED = QoSProfile(
-    depth=1,
-    history=HistoryPolicy.KEEP_LAST,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+
+
+def latched(depth: int) -> QoSProfile:
+    """Return a profile whose last messages reach those who come later."""
+    return QoSProfile(
+        depth=depth,
+        history=HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+LATCHED = latched(1)
+
+
+SEVERITY = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.STALE,
+    DiagnosticStatus.ERROR,
 )
-
-
 LEAST_SHM = 256_000_000  # free bytes of /dev/shm
 LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
 
@@ -279,8 +292,34 @@ def transition(
     return call
 
 
-class Silence:
-    """Says once when something does not come, with the likely cause, and once when it is back."""
+class Concern:
+    """
+    A state that is not well: said once when it begins, with the likely cause, and once when it is
+    over.
+
+    :param level: of the node's diagnostic meanwhile
+    :param look: returns what is not well, nothing when all is
+    :param over: what is said at its end
+    """
+
+    def __init__(self, logger: Any, level: bytes, look: Callable[[], str], over: str) -> None:
+        self.level = level
+        self._logger, self._look, self._over = logger, look, over
+        self._since = False
+
+    def check(self) -> str:
+        """Return what is not well now; nothing when all is."""
+        text = self._look()
+        if text and not self._since:
+            self._logger.warning(text)
+        elif self._since and not text:
+            self._logger.info(self._over)
+        self._since = bool(text)
+        return text
+
+
+class Silence(Concern):
+    """Something that should come again and again does not."""
 
     def __init__(
         self,
@@ -290,28 +329,23 @@ class Silence:
         cause: Callable[[], str],
         when: Callable[[], bool],
     ) -> None:
-        self._logger, self._what, self.limit_s = logger, what, limit_s
+        super().__init__(logger, DiagnosticStatus.STALE, self._silent, f'{what} is back')
+        self._what, self.limit_s = what, limit_s
         self._cause, self._when = cause, when
-        self._last, self._text = time.monotonic(), ''
+        self._last = time.monotonic()
 
     def heard(self) -> None:
         """It came."""
         self._last = time.monotonic()
 
-    def check(self) -> str:
-        """Return what to say now; nothing when all is well."""
+    def _silent(self) -> str:
+        now = time.monotonic()
         if not self._when():
-            self._last, self._text = time.monotonic(), ''
-            return ''
-        since = time.monotonic() - self._last
-        if self.limit_s > 0 and since > self.limit_s:
-            if not self._text:
-                self._text = f'no {self._what} for {since:.0f} s: {self._cause()}'
-                self._logger.warning(self._text)
-        elif self._text:
-            self._text = ''
-            self._logger.info(f'{self._what} is back')
-        return self._text
+            self._last = now
+        since = now - self._last
+        if 0 < self.limit_s < since:
+            return f'no {self._what} for {since:.0f} s: {self._cause()}'
+        return ''
 
 
 class Health:
@@ -324,7 +358,7 @@ class Health:
     def __init__(self, node: Node, values: Callable[[], Mapping[str, object]]) -> None:
         self._node, self._values = node, values
         self._problem, self._problems, self._reported = '', 0, 0
-        self._silences: list[Silence] = []
+        self._concerns: list[Concern] = []
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
         node.create_timer(1.0, self._publish)
 
@@ -342,8 +376,12 @@ class Health:
         :param when: returns whether it is expected at all, just now
         """
         silence = Silence(self._node.get_logger(), what, limit_s, cause, when)
-        self._silences.append(silence)
+        self._concerns.append(silence)
         return silence
+
+    def watch(self, look: Callable[[], str], over: str, level: bytes) -> None:
+        """Watch a state, see `Concern`."""
+        self._concerns.append(Concern(self._node.get_logger(), level, look, over))
 
     def problem(self, text: str) -> None:
         """Note a problem: the status is WARN for the next second, the text stays."""
@@ -353,12 +391,11 @@ class Health:
         fresh = self._problems > self._reported
         self._reported = self._problems
         values = {**self._values(), 'problems': self._problems, 'last problem': self._problem}
-        silent = [text for s in self._silences if (text := s.check())]
-        level, text = DiagnosticStatus.OK, 'ok'
-        if silent:
-            level, text = DiagnosticStatus.STALE, '; '.join(silent)
-        elif fresh:
-            level, text = DiagnosticStatus.WARN, self._problem
+        found = [(c.level, text) for c in self._concerns if (text := c.check())]
+        if fresh:
+            found.append((DiagnosticStatus.WARN, self._problem))
+        level = max((level for level, _ in found), key=SEVERITY.index, default=SEVERITY[0])
+        text = '; '.join(text for its, text in found if its == level) or 'ok'
         status = DiagnosticStatus(
             level=level,
             name=f'{self._node.get_fully_qualified_name()}: etuner',

@@ -8,6 +8,7 @@ from __future__ import annotations
 # promise 7)
 import torch  # isort: skip
 
+from collections import deque
 from collections.abc import Mapping
 import contextlib
 import ctypes
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 import gc
 from pathlib import Path
 import queue
+import statistics
 import threading
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
@@ -33,6 +36,7 @@ from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images import decode
 from etuner_ros.core.images import encode_jpeg
 from etuner_ros.core.images import Image as Array
+from etuner_ros.core.label_value import MOST_EXEMPLARS
 from etuner_ros.core.live_model import LiveModel
 from etuner_ros.core.live_model import Result
 from etuner_ros.core.models import choose_device
@@ -47,6 +51,7 @@ from etuner_ros.nodes.common import AutostartNode
 from etuner_ros.nodes.common import declare
 from etuner_ros.nodes.common import guarded
 from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import latched
 from etuner_ros.nodes.common import ModelSettings
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.common import reliable
@@ -67,6 +72,7 @@ except ImportError:
 # What may be set at run time.
 LIVE = ('source', 'threads', 'top_k', 'keep_rate_hz', 'jpeg_quality', 'silence_s')
 TUNER_STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
+MOST_AGE_S = 1.0  # of an image, beyond which clocks are taken to be apart
 QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 MOST_WAITING = 30  # kept frames that wait for their encoding
 
@@ -117,18 +123,23 @@ class InferenceNode(AutostartNode):
 
     Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins;
     `model` (ModelUpdate, latched), `tuner/status` (TunerStatus, latched, for the annotated
-    image). Publishes `predictions` (Prediction), `predicted_frame`
-    (PredictedFrame), and only while someone listens `frame_feature` (FrameFeature), `annotated`
-    (Image) and, where vision_msgs is installed, `classification` (vision_msgs/Classification).
+    image). Publishes `predictions` (Prediction), `predicted_frame` (PredictedFrame),
+    `exemplar_features` (FrameFeature, latched: of the pictures that travel with the base weights,
+    so that nobody is asked about what is known), and only while someone listens `frame_feature`
+    (FrameFeature), `annotated` (Image) and, where vision_msgs is installed, `classification`
+    (vision_msgs/Classification).
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__('inference', **options)
         self._live: LiveModel | None = None
+        self._unseen: list[bytes] = []  # exemplars whose features are not published yet
         self._frames = self._dropped = self._swaps = 0
         self._last_frame = 0.0
         self._tuner_state = ''
         self._images_come = self.health.expect('image', 5.0, self._why_silent, lambda: self.active)
+        self._ages_s: deque[float] = deque(maxlen=30)  # of frames, when they came
+        self.health.watch(self._why_old, 'images are new when they come', DiagnosticStatus.WARN)
         self._last_kept_ns = 0
         self._latency_ms = self._inference_ms = 0.0
         self._swapping = ''
@@ -144,6 +155,7 @@ class InferenceNode(AutostartNode):
         return {
             'frames': self._frames,
             'unreadable frames': self._dropped,
+            'frame age ms': 1e3 * self._age_s(),
             'latency ms': self._latency_ms,
             'inference ms': self._inference_ms,
             'model version': live.version if live else 'none',
@@ -172,7 +184,16 @@ class InferenceNode(AutostartNode):
             FrameFeature, 'frame_feature', reliable(30)
         )
         self._annotated = self.create_lifecycle_publisher(Image, 'annotated', reliable(2))
-        publishers = [self._predictions, self._kept, self._features, self._annotated]
+        self._exemplars = self.create_lifecycle_publisher(
+            FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS)
+        )
+        publishers = [
+            self._predictions,
+            self._kept,
+            self._features,
+            self._annotated,
+            self._exemplars,
+        ]
         if Classification is not None:
             self._classification = self.create_lifecycle_publisher(
                 Classification, 'classification', reliable(10)
@@ -215,16 +236,34 @@ class InferenceNode(AutostartNode):
             return f'{topic} is of type {", ".join(sorted(kinds))}, not sensor_msgs/msg/{wanted}'
         return f'{publishers[0].node_name} publishes {topic}, but nothing comes: does it run?'
 
+    def _age_s(self) -> float:
+        return statistics.median(self._ages_s) if self._ages_s else 0.0
+
+    def _why_old(self) -> str:
+        """Return what is wrong with the stamps of images."""
+        age = self._age_s()
+        if abs(age) <= MOST_AGE_S or not self.active:
+            return ''
+        when = f'{age:.1f} s old' if age > 0 else f'{-age:.1f} s ahead'
+        return (
+            f'images are {when} when they come: clocks are apart (set up chrony or PTP), '
+            f'use_sim_time differs between nodes, or the camera driver queues them'
+        )
+
     def _open(self, path: Path) -> None:
         self._live = LiveModel(read_base(path), self._device)
         self.get_logger().info(
             f'{self._live.base.spec.architecture} on {self._device}, {len(self._live.classes)} '
             f'classes, from {path.name}'
         )
+        exemplars = self._live.base.exemplars
+        step = -(-len(exemplars) // MOST_EXEMPLARS) or 1
+        self._unseen = [code for _, code in exemplars[::step]]
 
     def release(self) -> None:
         """Undo `on_configure`."""
         self.active = False
+        self._ages_s.clear()
         if self._encoder is not None:
             self._jobs.put(None)
             self._encoder.join()
@@ -256,6 +295,7 @@ class InferenceNode(AutostartNode):
         live = self._live
         assert live is not None
         self._images_come.heard()
+        self._ages_s.append((self.get_clock().now().nanoseconds - stamp_ns(header)) / 1e9)
         try:
             image: Array = read()
         except Exception:
@@ -293,8 +333,8 @@ class InferenceNode(AutostartNode):
                 ObjectHypothesis(class_id=k, score=v) for k, v in zip(result.labels, result.scores)
             ]
             self._classification.publish(Classification(header=header, results=hypotheses))
-
         self._take_update()
+        self._look_at_exemplar()
 
     def _drawn(self, image: Array, result: Result) -> Array:
         """Draw what is known of a frame."""
@@ -316,6 +356,20 @@ class InferenceNode(AutostartNode):
         """Without frames nothing waits for an update to be taken."""
         if not self.active or time.monotonic() - self._last_frame > QUIET_S:
             self._take_update()
+            self._look_at_exemplar()
+
+    def _look_at_exemplar(self) -> None:
+        """Publish the feature of one exemplar: one a frame, so that no frame has to wait."""
+        if not self._unseen or not self.active or self._live is None:
+            return
+        feature, version = self._live.feature(decode(self._unseen.pop()))
+        self._exemplars.publish(
+            FrameFeature(
+                source=self.settings.source,
+                model_version=version,
+                feature=packed(feature),
+            )
+        )
 
     def _take_update(self) -> None:
         """
@@ -364,13 +418,12 @@ class InferenceNode(AutostartNode):
                     )
                 )
                 if self._features.get_subscription_count() > 0:
-                    feature = to_bytes(result.features.cpu().numpy().astype('<f2').tobytes())
                     self._features.publish(
                         FrameFeature(
                             header=header,
                             source=self.settings.source,
                             model_version=result.version,
-                            feature=feature,
+                            feature=packed(result.features),
                         )
                     )
             except Exception as error:  # one frame that can't be kept must not stop the keeping
@@ -441,6 +494,11 @@ class InferenceNode(AutostartNode):
         if path is not None and self._live is not None:
             self._open(path)
             self._build_next()
+
+
+def packed(feature: torch.Tensor) -> Any:
+    """Return a feature (D,) as messages carry it."""
+    return to_bytes(feature.cpu().numpy().astype('<f2').tobytes())
 
 
 def keep_memory() -> None:

@@ -8,16 +8,20 @@ labelled batches.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
+from collections import deque
 from collections import OrderedDict
 from collections.abc import Hashable
 from collections.abc import Mapping
 from dataclasses import dataclass
+import math
 from operator import itemgetter
 from pathlib import Path
 import sqlite3
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
@@ -36,6 +40,7 @@ from etuner_ros.core.label_store import LabelStore
 from etuner_ros.core.label_store import Stored
 from etuner_ros.core.label_store import StoredSample
 from etuner_ros.core.label_value import LabelValue
+from etuner_ros.core.label_value import MOST_EXEMPLARS
 from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
@@ -49,6 +54,7 @@ from etuner_ros.nodes.common import declare
 from etuner_ros.nodes.common import guarded
 from etuner_ros.nodes.common import Health
 from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import latched
 from etuner_ros.nodes.common import LONGEST_NAME
 from etuner_ros.nodes.common import reliable
 from etuner_ros.nodes.common import run
@@ -77,6 +83,9 @@ LIVE = (
     'budget_mb',
     'silence_s',
 )
+GONE_S = 60.0  # so long something is remembered that was not well
+MOST_OPEN = 100  # requests whose frames are kept for their label
+MANY_GONE = 3  # corrections without their frame that are worth a warning
 BURST = 20  # corrections that an author may send at once
 
 
@@ -160,14 +169,19 @@ class LabelCollectorNode(Node):
         self._oldest_ns: int | None = self._now() if self._store.waiting() else None
         self._asked_ns = 0
         self._value = LabelValue(declare(self, 'requests', LabelValueConfig))
-        self._asked: set[Hashable] = set()  # of the picks
+        self._open: deque[Hashable] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
         self._disputes: set[FrameKey] = set()  # that were asked about
         self.health = Health(self, self._diagnostics)
         for warning in self._store.warnings:
             self.health.problem(warning)
             self.get_logger().error(warning)
         self._frames_come = self.health.expect('frame', self.settings.silence_s, self._why_silent)
-        self._nobody_asked = False
+        self._gone: deque[tuple[float, int]] = deque(maxlen=50)  # when, code of a receipt
+        self.health.watch(self._why_gone, 'corrections find their frames', DiagnosticStatus.WARN)
+        self.health.watch(
+            self._why_unanswered, 'someone listens to label_requests', DiagnosticStatus.OK
+        )
+        self._asked_at = -math.inf  # monotonic, in s
         self._receipts = self.create_publisher(LabelReceipt, 'label_receipts', reliable(100))
         self._requests = self.create_publisher(LabelRequest, 'label_requests', reliable(10))
         self._batches = self.create_publisher(LabelledBatch, 'labelled_batches', LATCHED)
@@ -184,6 +198,9 @@ class LabelCollectorNode(Node):
         if self.settings.request_period_s > 0:
             self.create_timer(self.settings.request_period_s, self._request_label)
             self.create_subscription(FrameFeature, 'frame_feature', self._on_feature, reliable(30))
+            self.create_subscription(
+                FrameFeature, 'exemplar_features', self._on_exemplar, latched(MOST_EXEMPLARS)
+            )
         self._published = last = self._store.last_batch()
         if last:  # a tuner that was away notices by the number that it missed some
             self._batches.publish(self._batch_message(last))
@@ -200,6 +217,32 @@ class LabelCollectorNode(Node):
         if self.count_publishers('predicted_frame') == 0:
             return 'no inference node is there, or it is in another namespace'
         return 'inference keeps none: is it active, do images come, is keep_rate_hz above 0?'
+
+    def _why_gone(self) -> str:
+        """Return why corrections are refused for frames that are not there."""
+        while self._gone and time.monotonic() - self._gone[0][0] > GONE_S:
+            self._gone.popleft()
+        if len(self._gone) < MANY_GONE:
+            return ''
+        code = Counter(code for _, code in self._gone).most_common(1)[0][0]
+        cause = {
+            LabelReceipt.TOO_OLD: f'they come later than keep_s ({self.settings.keep_s:.0f} s), '
+            f'or keep_mb ({self.settings.keep_mb:.0f} MB) is too little',
+            LabelReceipt.FUTURE_STAMP: 'the clocks are apart, or the stamps are wrong',
+        }.get(
+            code,
+            'stamp, frame_id and source have to be those of a Prediction that says `kept`; is '
+            'keep_rate_hz of inference too low?',
+        )
+        return f'{len(self._gone)} corrections in a row are for frames that are not there: {cause}'
+
+    def _why_unanswered(self) -> str:
+        if (
+            time.monotonic() - self._asked_at > GONE_S
+            or self._requests.get_subscription_count() > 0
+        ):
+            return ''
+        return 'nobody listens to label_requests: start the teacher node, or answer them yourself'
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -271,8 +314,16 @@ class LabelCollectorNode(Node):
         code, text, frame, stored = self._judge(correction)
         if code == LabelReceipt.ACCEPTED:
             self._accepted += 1
+            self._gone.clear()
+            self._value.note_labelled(self._key(correction))
         else:
             self._refused += 1
+            if code in (
+                LabelReceipt.UNKNOWN_FRAME,
+                LabelReceipt.TOO_OLD,
+                LabelReceipt.FUTURE_STAMP,
+            ):
+                self._gone.append((time.monotonic(), code))
             self.get_logger().warning(f'a label is refused: {text}', throttle_duration_sec=2.0)
         self._receipts.publish(
             LabelReceipt(
@@ -397,7 +448,7 @@ class LabelCollectorNode(Node):
     def _on_scenario(self, message: ScenarioChange) -> None:
         if message.source in self._changes or len(self._changes) < MOST_CHANGES:
             changes = self._changes.setdefault(message.source, [])
-            self._value.take()  # another scene is asked about anew
+            self._value.new_scene()
             changes.append((stamp_ns(message.header), message.scenario))
             changes.sort()
             del changes[:-MOST_CHANGES]
@@ -536,17 +587,19 @@ class LabelCollectorNode(Node):
         feature = np.frombuffer(bytes(message.feature[: len(message.feature) // 2 * 2]), '<f2')
         if frame is None or not len(feature) or self._store.find(key) is not None:
             return
-        picks = self._value.picks
-        if picks and picks[0].feature.shape != feature.shape:
-            self._value.take()  # another network
-        if self._value.offer(key, min(max(frame.confidence, 0.0), 1.0), feature):
-            chosen = {p.key for p in self._value.picks}
-            self._asked &= chosen
-            self._buffer.pinned = {k for k in self._buffer if k in chosen}
+        self._value.offer(key, min(max(frame.confidence, 0.0), 1.0), feature)
+        self._buffer.pinned = {k for k in self._buffer if k in {*self._value.keys, *self._open}}
+
+    @guarded
+    def _on_exemplar(self, message: FrameFeature) -> None:
+        """Nothing is asked that the model was deployed with."""
+        feature = np.frombuffer(bytes(message.feature[: len(message.feature) // 2 * 2]), '<f2')
+        if len(feature) and np.isfinite(feature).all():
+            self._value.know(feature)
 
     @guarded
     def _request_label(self) -> None:
-        """Ask for one frame: one that people disagree about, one of the chosen, or the oddest."""
+        """Ask about one frame: a disputed one, the best of the scene, or the oddest."""
         disputed = self._store.disputed()
         self._disputes &= set(disputed)  # one that is settled may be disputed again
         for disputed_key in disputed:
@@ -556,16 +609,14 @@ class LabelCollectorNode(Node):
                 said = sorted(set(self._store.said(disputed_key).values()))
                 self._ask(frame, f'people disagree: {short(" or ".join(said))}')
                 return
-        for pick in sorted(self._value.picks, key=lambda p: -p.uncertainty):
-            key = pick.key
+        while (key := self._value.choose()) is not None:
             chosen = self._buffer.get(key) if isinstance(key, FrameKey) else None
-            if chosen is not None and key not in self._asked:
-                self._asked.add(key)
-                text = f'uncertain, and unlike the {len(self._value.picks) - 1} others chosen'
-                self._ask(chosen, text)
+            if chosen is not None:
+                self._open.append(key)
+                self._ask(chosen, 'stands for much of this scene, and no label speaks for it yet')
                 return
         frames = self._buffer.since(self._asked_ns)
-        if self._value.picks or not frames:
+        if self._value.keys or not frames:
             return
         self._asked_ns = max(f.key.stamp_ns for f in frames)
         oddest = min(frames, key=lambda f: f.confidence)
@@ -573,11 +624,7 @@ class LabelCollectorNode(Node):
 
     def _ask(self, frame: Frame, reason: str) -> None:
         """Publish a request for the label of a frame."""
-        if self._requests.get_subscription_count() == 0 and not self._nobody_asked:
-            self._nobody_asked = True
-            self.get_logger().warning(
-                'nobody listens to label_requests: start the teacher node, or answer them yourself'
-            )
+        self._asked_at = time.monotonic()
         header = header_of(frame.key)
         self._requests.publish(
             LabelRequest(

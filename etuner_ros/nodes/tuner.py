@@ -18,6 +18,7 @@ import resource
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.action import ActionServer
 from rclpy.action import CancelResponse
 from rclpy.action import GoalResponse
@@ -169,6 +170,11 @@ class TunerNode(Node):
         self.health = Health(self, self._diagnostics)
         self._predictions_come = self.health.expect(
             'prediction', self._settings.silence_s, self._why_silent
+        )
+        self.health.watch(
+            lambda: self._note if self._state == TunerStatus.DOWN else '',
+            'the worker is there again',
+            DiagnosticStatus.ERROR,
         )
         self._energy = EnergyLog(find_meter(assumed_watts=self._settings.assumed_watts))
         self.create_subscription(

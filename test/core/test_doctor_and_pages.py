@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import json
 import os
 from pathlib import Path
 import subprocess
 import sys
+import time
 import types
+from xml.etree import ElementTree
 
+from helpers import Graph
+from helpers import header
+from helpers import image_message
 import numpy as np
 import pytest
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
 
 from etuner_ros import doctor
 from etuner_ros.cli import main as cli
@@ -24,6 +33,9 @@ from etuner_ros.core.label_store import LabelStore
 from etuner_ros.doctor import ERROR
 from etuner_ros.doctor import OK
 from etuner_ros.doctor import SKIPPED
+from etuner_ros.msg import LabelReceipt
+from etuner_ros.msg import Prediction
+from etuner_ros.msg import TunerStatus
 
 
 def test_the_doctor_finds_nothing_here_that_is_wrong(capsys):
@@ -78,6 +90,50 @@ def test_images_are_looked_at(publishers, heard, state, words):
     found = doctor._check_images('/image_raw', publishers, heard, 3.0)
     assert found.state == state
     assert words in found.text
+
+
+def examined(ros: Graph, meanwhile: Callable[[], object] = lambda: None) -> list[doctor.Finding]:
+    """Let the doctor look at the graph of a test."""
+    with ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ROS_DOMAIN_ID', str(ros.domain))
+        answer = pool.submit(doctor.check_graph, f'{ros.namespace}/image_raw', 1.0)
+
+        def done() -> bool:
+            meanwhile()
+            return answer.done()
+
+        ros.until(done, 'the doctor')
+        return answer.result()
+
+
+def test_qos_that_can_not_match_is_found_in_the_graph(ros):
+    ros.probe.create_publisher(Prediction, 'predictions', qos_profile_sensor_data)
+    ros.listen(Prediction, 'predictions', 10)
+    ros.probe.create_publisher(LabelReceipt, 'label_receipts', 10)
+    ros.listen(LabelReceipt, 'label_receipts', qos_profile_sensor_data)
+    found = [f for f in examined(ros) if f.check == 'qos']
+    assert [f.state for f in found] == [ERROR]
+    assert f'{ros.namespace}/predictions' in found[0].text
+    assert 'does not reach' in found[0].text
+
+
+def test_a_camera_that_stands_still_is_found_in_the_graph(ros):
+    ros.probe.create_publisher(Image, 'image_raw', 1)
+    found = {f.check: f for f in examined(ros)}
+    assert found['images'].state == ERROR
+    assert 'no image came' in found['images'].text
+
+
+@pytest.mark.parametrize(('late_s', 'state'), [(0.0, OK), (30.0, ERROR)])
+def test_clocks_that_are_apart_are_found_in_the_graph(ros, late_s, state):
+    images = ros.probe.create_publisher(Image, 'image_raw', 1)
+    picture = np.zeros((8, 8, 3), np.uint8)
+
+    def show() -> None:
+        images.publish(image_message(picture, header(time.time_ns() - int(late_s * 1e9))))
+
+    found = {f.check: f for f in examined(ros, show)}
+    assert found['images'].state == state, found['images'].text
 
 
 def test_labels_on_the_command_line(tmp_path, capsys):
@@ -151,3 +207,9 @@ def test_the_files_for_viewers_are_whole(repository: Path):
     layout = json.loads((repository / 'config' / 'foxglove.json').read_text())
     assert '/annotated' in json.dumps(layout)
     assert 'annotated' in (repository / 'config' / 'etuner.rviz').read_text()
+    plots = ElementTree.parse(repository / 'config' / 'plotjuggler.xml')
+    topics = {'predictions': Prediction(), 'tuner/status': TunerStatus()}
+    curves = [c.attrib['name'].strip('/') for c in plots.iter('curve')]
+    assert len(curves) > 5
+    for topic, _, field in (c.rpartition('/') for c in curves):
+        assert hasattr(topics[topic], field), f'{topic} has no {field}'

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from array import array
 import math
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -11,14 +12,22 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from helpers import header
 from helpers import image_message
 import numpy as np
+import pytest
 from rcl_interfaces.srv import SetParameters
 from rcl_interfaces.srv import SetParametersAtomically
 import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.time import Time
 from sensor_msgs.msg import BatteryState
+from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
+from etuner_ros.core.images import encode_jpeg
+from etuner_ros.msg import LabelCorrection
+from etuner_ros.msg import LabelReceipt
+from etuner_ros.msg import PredictedFrame
 from etuner_ros.msg import Prediction
 from etuner_ros.msg import TunerStatus
 from etuner_ros.nodes.common import LATCHED
@@ -128,6 +137,58 @@ def test_silence_is_explained_once_and_its_end_is_noted(ros, deployed):
 
     ros.until(back, 'the end of the silence')
     assert len(said('nobody publishes')) == 1, 'once'
+
+
+def newest(statuses: list, node: str) -> DiagnosticStatus:
+    found = [s for m in statuses for s in m.status if s.name.endswith(f'{node}: etuner')]
+    return found[-1] if found else DiagnosticStatus()
+
+
+def test_images_from_another_time_are_noticed(ros, deployed):
+    logs = ros.logs()
+    node = ros.add(InferenceNode, model__weights=str(deployed), autostart=True)
+    ros.until(lambda: node.diagnostics()['active'], 'inference')
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    picture = np.zeros((32, 32, 3), np.uint8)
+
+    def shown(ahead_s: float, words: str) -> bool:
+        stamp = node.get_clock().now().nanoseconds + int(ahead_s * 1e9)
+        images.publish(image_message(picture, Header(stamp=Time(nanoseconds=stamp).to_msg())))
+        return any(words in m.msg for m in logs)
+
+    ros.until(lambda: shown(-7.0, 'clocks are apart'), 'the warning')
+    ros.until(lambda: newest(statuses, 'inference').level == DiagnosticStatus.WARN, 'WARN')
+    assert 's old' in newest(statuses, 'inference').message
+    ros.until(lambda: shown(0.0, 'images are new'), 'the recovery')
+    ros.until(lambda: newest(statuses, 'inference').level == DiagnosticStatus.OK, 'OK')
+
+
+@pytest.mark.parametrize(
+    ('stamp', 'cause'), [(10**9, 'have to be those of a Prediction'), (2 * 10**18, 'the clocks')]
+)
+def test_corrections_for_frames_that_are_not_there_are_explained(ros, stamp, cause, tmp_path):
+    logs = ros.logs()
+    node = ros.add(LabelCollectorNode, store=str(tmp_path / 'a.db'), join_wait_s=0.0)
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    receipts = ros.listen(LabelReceipt, 'label_receipts')
+    labels = ros.speak(LabelCorrection, 'labels')
+    wrong = Header(stamp=Time(nanoseconds=stamp).to_msg(), frame_id='cam')
+    for number in range(3):
+        labels.publish(LabelCorrection(header=wrong, label=f'cup {number}', author='ann'))
+    ros.until(lambda: any(cause in m.msg for m in logs), 'the cause')
+    ros.until(
+        lambda: newest(statuses, 'label_collector').level == DiagnosticStatus.WARN, 'the WARN'
+    )
+    frames = ros.speak(PredictedFrame, 'predicted_frame')
+    right = Header(stamp=node.get_clock().now().to_msg(), frame_id='cam')
+    code = array('B', encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    image = CompressedImage(header=right, format='jpeg', data=code)
+    frames.publish(PredictedFrame(header=right, source='camera', image=image))
+    ros.until(lambda: node._diagnostics()['frames kept'], 'the frame')
+    labels.publish(LabelCorrection(header=right, label='cup', author='ann'))
+    ros.until(lambda: receipts[-1:] and receipts[-1].code == LabelReceipt.ACCEPTED, 'acceptance')
+    ros.until(lambda: any('find their frames' in m.msg for m in logs), 'the recovery')
 
 
 def test_a_topic_of_another_type_is_named(ros, deployed):
