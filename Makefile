@@ -55,7 +55,7 @@ lint: build  ## ruff and mypy
 .PHONY: docs
 docs: build  ## the documentation site in site/; a link that leads nowhere fails
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section docs
-	@$(RUN) mkdocs build --quiet && echo "site/index.html"
+	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "site/index.html"
 
 .PHONY: stream
 stream: setup  ## render the recorded stream anew (needs pybullet, which is installed)

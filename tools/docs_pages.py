@@ -132,7 +132,12 @@ def interface(text: str, kind: str) -> str:
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     """Return a table as Markdown."""
     lines = [list(head), ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(c.replace('|', '\\|') for c in r) + ' |' for r in lines)
+
+    def cell(text: str) -> str:
+        text = text.replace('|', '\\|')
+        return text if text.startswith('`') else text.replace('<', '&lt;').replace('*', '&#42;')
+
+    return '\n'.join('| ' + ' | '.join(map(cell, row)) + ' |' for row in lines)
 
 
 # Parameters

@@ -96,7 +96,7 @@ class Point:
     frozen: float  # share of the layers
     rounds: int
     scenario: int
-    energy_j: float
+    energy_j: float  # of all rounds that the page saw; NaN while none was measured
 
 
 @dataclass
@@ -106,6 +106,7 @@ class State:
     cards: OrderedDict[str, Card] = field(default_factory=OrderedDict)
     classes: list[str] = field(default_factory=list)
     live: bytes = b''
+    energy_j: float = math.nan  # of all rounds that the page saw
     prediction: Prediction | None = None
     status: TunerStatus | None = None
     last_prediction: float = 0.0
@@ -213,8 +214,11 @@ class TeacherNode(Node):
 
     @guarded
     def _on_status(self, message: TunerStatus) -> None:
-        right = self.state.right
+        right, before = self.state.right, self.state.status
         self.state.status = message
+        if (before is None or message.rounds != before.rounds) and message.energy_j >= 0:  # no NaN
+            spent = self.state.energy_j
+            self.state.energy_j = message.energy_j + (0.0 if math.isnan(spent) else spent)
         accuracy = sum(right) / len(right) if right else math.nan
         total = max(message.layers_total, 1)
         point = Point(
@@ -223,7 +227,7 @@ class TeacherNode(Node):
             message.layers_frozen / total,
             message.rounds,
             message.scenario,
-            message.energy_j,
+            self.state.energy_j,
         )
         points = self.state.points
         if not points or point.minutes - points[-1].minutes > 1 / 60:
@@ -346,7 +350,7 @@ class Page:
                     self._now = ui.label('').classes('text-sm').props('data-testid=now')
                     self._why = ui.label('').classes('text-xs opacity-70')
                 with ui.card().classes('p-2 lg:col-span-2'):
-                    self._chart = ui.echart(chart_options()).classes('w-full h-64')
+                    self._chart = ui.echart(chart_options()).classes('w-full h-80')
             ui.label('Whose label would help most').classes('text-lg')
             self._empty = ui.label('No frame is asked about yet.').classes('opacity-70')
             self._wall = ui.element('div').classes(
@@ -468,6 +472,7 @@ class Page:
         rows = [
             [[p.minutes, None if math.isnan(p.accuracy) else 100 * p.accuracy] for p in kept],
             [[p.minutes, 100 * p.frozen] for p in kept],
+            [[p.minutes, None if math.isnan(p.energy_j) else p.energy_j] for p in kept],
         ]
         for series, data in zip(options['series'], rows):
             series['data'] = data
@@ -479,9 +484,9 @@ class Page:
                 style = {'type': 'solid', 'width': 2}
                 marks.append({'xAxis': after.minutes, 'name': 'scenario', 'lineStyle': style})
         options['series'][0]['markLine']['data'] = marks[-100:]
-        spent = points[-1].energy_j if points else math.nan
-        energy = f' · energy {spent:.0f} J' if not math.isnan(spent) else ''
-        options['title']['text'] = f'rounds: dotted, scenarios: solid{energy}'
+        status = self.state.status
+        source = f' · energy: {status.energy_source}' if status else ''
+        options['title']['text'] = f'rounds: dotted, scenarios: solid{source}'
         self._chart.update()
 
 
@@ -495,11 +500,19 @@ def chart_options() -> dict[str, Any]:
             'textStyle': {'fontSize': 11, 'fontWeight': 'normal'},
             'left': 40,
         },
-        'grid': {'left': 45, 'right': 35, 'top': 62, 'bottom': 35},
+        'grid': {'left': 45, 'right': 50, 'top': 62, 'bottom': 35},
         'legend': {'top': 20, 'left': 40, 'itemWidth': 14, 'textStyle': {'fontSize': 11}},
         'tooltip': {'trigger': 'axis'},
         'xAxis': {'type': 'value', 'name': 'min', 'min': 0, 'max': 'dataMax'},
-        'yAxis': {'type': 'value', 'min': 0, 'max': 100, 'axisLabel': {'formatter': '{value} %'}},
+        'yAxis': [
+            {'type': 'value', 'min': 0, 'max': 100, 'axisLabel': {'formatter': '{value} %'}},
+            {
+                'type': 'value',
+                'min': 0,
+                'axisLabel': {'formatter': '{value} J'},
+                'splitLine': {'show': False},
+            },
+        ],
         'series': [
             {
                 'name': 'right among the last 50 labelled',
@@ -515,6 +528,14 @@ def chart_options() -> dict[str, Any]:
                 },
             },
             {'name': 'layers frozen', 'type': 'line', 'showSymbol': False, 'data': []},
+            {
+                'name': 'energy of rounds',
+                'type': 'line',
+                'step': 'end',
+                'yAxisIndex': 1,
+                'showSymbol': False,
+                'data': [],
+            },
         ],
     }
 

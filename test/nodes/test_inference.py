@@ -17,6 +17,9 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image
 
+from etuner_ros.core.images import decode
+from etuner_ros.core.label_value import MOST_EXEMPLARS
+from etuner_ros.core.live_model import LiveModel
 from etuner_ros.core.weights import pack
 from etuner_ros.core.weights import read_base
 from etuner_ros.core.weights import sha256
@@ -26,6 +29,7 @@ from etuner_ros.msg import PredictedFrame
 from etuner_ros.msg import Prediction
 from etuner_ros.nodes import inference as module
 from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import latched
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.inference import InferenceNode
 
@@ -79,6 +83,21 @@ def test_an_image_becomes_a_prediction_with_its_header(ros, deployed, duck):
     assert (kept[0].header, kept[0].label, kept[0].source) == (head, 'duck', 'camera')
     assert bytes(kept[0].image.data).startswith(b'\xff\xd8'), 'the frame is a JPEG'
     assert len(features[0].feature) == 2 * 1904
+
+
+def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
+    base = read_base(deployed)
+    node = started(ros, deployed)
+    ros.until(lambda: not node._unseen, 'all exemplars to be looked at')
+    features = ros.listen(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
+    ros.until(lambda: len(features) == len(base.exemplars), 'all features')
+    assert len(base.exemplars) > 10
+    model = LiveModel(base)
+    expected = {
+        model.feature(decode(code))[0].numpy().astype('<f2').tobytes()
+        for _, code in base.exemplars
+    }
+    assert {bytes(f.feature) for f in features} == expected
 
 
 def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):

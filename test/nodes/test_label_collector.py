@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from helpers import Graph
 from helpers import header
 from helpers import jpeg_message
@@ -12,6 +14,8 @@ import pytest
 
 from etuner_ros.cli import main as cli
 from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.label_value import MOST_EXEMPLARS
+from etuner_ros.msg import FrameFeature
 from etuner_ros.msg import LabelCorrection
 from etuner_ros.msg import LabelledBatch
 from etuner_ros.msg import LabelReceipt
@@ -20,6 +24,7 @@ from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import PredictedFrame
 from etuner_ros.msg import ScenarioChange
 from etuner_ros.nodes.common import LATCHED
+from etuner_ros.nodes.common import latched
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.srv import GetBatches
 from etuner_ros.srv import GetLabelStatistics
@@ -205,6 +210,51 @@ def test_the_least_certain_frame_is_asked_for(ros):
         lambda: min(r.confidence for r in requests) < 0.3, 'the request for the least certain one'
     )
     assert all(r.reason for r in requests)
+
+
+def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
+    desk = Desk(ros, request_period_s=0.1, requests__worth=0.1)
+    requests = ros.listen(LabelRequest, 'label_requests')
+    features = ros.speak(FrameFeature, 'frame_feature')
+    exemplars = ros.speak(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
+    rng = np.random.default_rng(0)
+
+    def feature(kind: int) -> array:
+        row = np.eye(3)[kind] * 5 + rng.normal(size=3) * 0.1
+        return array('B', row.astype('<f2').tobytes())
+
+    for _ in range(10):  # kind 0 is what the model was deployed with
+        exemplars.publish(FrameFeature(source='camera', feature=feature(0)))
+    ros.until(lambda: len(desk.node._value._known) == 10, 'the exemplars')
+    kinds = {}
+    for number in range(30):
+        frame = desk.see(30.0 - number)
+        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
+        features.publish(
+            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
+        )
+
+    def answered(kind: int) -> bool:
+        for request in requests:
+            stamp = request.header.stamp
+            if kinds[stamp.sec, stamp.nanosec] == kind:
+                assert desk.say(request.header, f'kind {kind}').code == LabelReceipt.ACCEPTED
+                return True
+        return False
+
+    ros.until(lambda: answered(1), 'a request for one of kind 1')
+    ros.until(lambda: answered(2), 'a request for one of kind 2')
+    count = len(requests)
+    for number in range(30, 36):  # more of the same
+        frame = desk.see(30.25 - number / 2)
+        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
+        features.publish(
+            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
+        )
+    ros.until(lambda: len(desk.node._value.keys) >= 30, 'the frames')
+    assert desk.node._value.choose() is None, 'what labels speak for is left alone'
+    assert len(requests) == count
+    assert all(kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests)
 
 
 def test_people_who_disagree_are_told_and_the_tuner_takes_the_label_back(ros):
