@@ -130,8 +130,9 @@ def _add_table(bench: argparse.ArgumentParser) -> None:
 def _bench_growth(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.growth import measure
     from etuner_ros.bench.growth import table
+    from etuner_ros.demo import recorded_stream
 
-    found = measure(arguments.output)
+    found = measure(arguments.output, arguments.stream or recorded_stream())
     answer(arguments.json, table(found), found)
     return 0
 
@@ -510,7 +511,10 @@ def _add_benches(commands: Any) -> None:
     savings.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     savings.set_defaults(run=_bench_labels)
 
-    growth = benches.add_parser('growth', help='how cost grows with images, classes and depth')
+    growth = benches.add_parser(
+        'growth', help='how cost grows with images, classes, depth, camera rate and cameras'
+    )
+    growth.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     growth.set_defaults(run=_bench_growth)
 

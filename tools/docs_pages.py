@@ -18,8 +18,6 @@ from pathlib import Path
 import re
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\()([^)#\s]+)')
 NODES = (
@@ -216,6 +214,8 @@ def commands() -> str:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made, and the files that pages link to."""
+    from mkdocs.structure.files import File
+
     made = {
         'reference/interfaces.md': interfaces(),
         'reference/parameters.md': parameters(),

@@ -1,13 +1,15 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""How cost grows: with images in replay, classes of the head, and depth of the model."""
+"""How cost grows: with images in replay, classes, depth of the model, camera rate, cameras."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 import json
 from pathlib import Path
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -15,6 +17,9 @@ import matplotlib
 import numpy as np
 import torch
 
+from etuner_ros.bench.serving import inference
+from etuner_ros.bench.serving import Measured
+from etuner_ros.bench.serving import Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.instant_head import InstantHead
@@ -30,6 +35,9 @@ from matplotlib import pyplot
 FEATURES = 1904
 ARCHITECTURES = ('resnet18', 'resnet34', 'resnet50', 'resnet101')
 SIZE = 112
+RATES_HZ = (10, 30, 45, 60, 90)
+CAMERA_HZ, MOST_CAMERAS = 10.0, 6
+SECONDS = 10.0  # of each camera run
 
 
 def _milliseconds(way: Callable[[], object], turns: int) -> float:
@@ -100,25 +108,65 @@ def depth_growth() -> dict[str, list[tuple[int, float]]]:
     return {'predict one': predict, 'training batch of 8': train, 'probe of 16': probe}
 
 
-def measure(output: Path) -> dict[str, Any]:
-    """Measure on one thread; write `growth.json` and `growth.png`."""
+def camera_growth(stream: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """
+    Return latency in ms and frames dropped in percent, at 640 x 480: by rate of one camera, and by
+    cameras of 10 Hz that each have an inference process.
+    """
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+
+    def note(title: str, number: int, result: Measured) -> None:
+        ways = found.setdefault(title, {})
+        ways.setdefault('p50, ms', []).append((number, result.p50_ms))
+        ways.setdefault('p99, ms', []).append((number, result.p99_ms))
+        dropped = 100.0 * result.dropped / result.frames
+        ways.setdefault('frames dropped, %', []).append((number, dropped))
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as processes:
+        stage = Stage(stream, Path(folder))
+        try:
+            processes.enter_context(inference(stage))
+            for rate in RATES_HZ:
+                note('camera rate, Hz', rate, stage.stream(int(SECONDS * rate), rate))
+            for count in range(1, MOST_CAMERAS + 1):
+                if count > 1:
+                    stage.add_camera(f'camera{count}')
+                    processes.enter_context(inference(stage, namespace=f'camera{count}'))
+                result = stage.stream(int(SECONDS * CAMERA_HZ), CAMERA_HZ)
+                note(f'cameras, {CAMERA_HZ:.0f} Hz each', count, result)
+        finally:
+            processes.close()
+            stage.close()
+    return found
+
+
+def measure(output: Path, stream: Path) -> dict[str, Any]:
+    """
+    Measure on one thread; write `growth.json` and `growth.png`.
+
+    :param stream: labelled pictures, for the cameras
+    """
     torch.set_num_threads(1)
     found = {
+        **camera_growth(stream),
         'images in replay': replay_growth(),
         'classes': head_growth(),
         'blocks (ResNet-18 to -101)': depth_growth(),
     }
     output.mkdir(parents=True, exist_ok=True)
-    figure, panes = pyplot.subplots(1, len(found), figsize=(14, 4))
-    for axes, (title, lines) in zip(panes, found.items()):
+    figure, panes = pyplot.subplots(2, 3, figsize=(15, 8))
+    for axes, (title, lines) in zip(panes.flat, found.items()):
         for label, points in lines.items():
             axes.plot(*zip(*points), marker='o', label=label)
-        axes.set_xscale('log')
-        axes.set_yscale('log')
+        if 'camera' not in title:
+            axes.set_xscale('log')
+        axes.set_yscale('symlog' if 'camera' in title else 'log')
         axes.set_xlabel(title)
-        axes.set_ylabel('ms')
+        axes.set_ylabel('ms' if 'camera' not in title else 'ms, and %')
         axes.grid(alpha=0.2)
         axes.legend(fontsize=8)
+    for axes in panes.flat[len(found) :]:
+        axes.axis('off')
     figure.savefig(output / 'growth.png', dpi=100, bbox_inches='tight')
     pyplot.close(figure)
     answer = {'ms': found, 'machine': machine()}
@@ -128,7 +176,7 @@ def measure(output: Path) -> dict[str, Any]:
 
 def table(answer: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
-    lines = ['| by | what | ms |', '|---|---|---|']
+    lines = ['| by | what | ms (frames dropped: %) |', '|---|---|---|']
     for title, ways in answer['ms'].items():
         for label, points in ways.items():
             values = ', '.join(f'{n}: {ms:.3g}' for n, ms in points)

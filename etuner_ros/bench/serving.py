@@ -11,11 +11,13 @@ tuning in a thread of the inference process, which is what this package does not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from dataclasses import dataclass
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -99,8 +101,9 @@ class Stage:
         use_dds_profile()
         rclpy.init()
         self.node = rclpy.create_node('bench_camera')
-        self.camera = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
-        self.node.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(50))
+        self.cameras: dict[str, Any] = {}  # publisher by namespace
+        self.heard: Counter[str] = Counter()  # predictions by namespace
+        self.add_camera('')
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.latencies: list[float] = []
@@ -119,7 +122,19 @@ class Stage:
         fit_head(model, images, [f.label for f in self.frames])
         replace_file(self.base, pack_base(model.state(), model.spec, model.unit_sizes))
 
-    def _on_prediction(self, message: Prediction) -> None:
+    def add_camera(self, namespace: str) -> None:
+        """Add a camera that shows the same pictures."""
+        topic = f'{namespace}/image_raw'.lstrip('/')
+        self.cameras[namespace] = self.node.create_publisher(ImageMessage, topic, NEWEST_WINS)
+        self.node.create_subscription(
+            Prediction,
+            f'{namespace}/predictions'.lstrip('/'),
+            partial(self._on_prediction, namespace),
+            reliable(50),
+        )
+
+    def _on_prediction(self, namespace: str, message: Prediction) -> None:
+        self.heard[namespace] += 1
         stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
         self.latencies.append(time.time() - stamp)
         self.versions.add(message.model_version)
@@ -134,26 +149,29 @@ class Stage:
         return True
 
     def publish(self, number: int) -> None:
-        """Publish a picture, stamped now."""
+        """Publish a picture from each camera, stamped now."""
         now = time.time()
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = int(now), int((now % 1.0) * 1e9)
         picture = self.pictures[number % len(self.pictures)]
-        self.camera.publish(array_to_image(picture, header))
+        message = array_to_image(picture, header)
+        for camera in self.cameras.values():
+            camera.publish(message)
 
-    def stream(self, frames: int) -> Measured:
-        """Publish so many pictures at the camera's rate and collect what comes back."""
+    def stream(self, frames: int, rate_hz: float = RATE_HZ) -> Measured:
+        """Publish so many pictures from each camera and collect what comes back."""
         self.spin_until(lambda: False, 0.3)
         self.latencies.clear()
         self.versions.clear()
         begin = time.monotonic()
         for number in range(frames):
-            due = begin + number / RATE_HZ
+            due = begin + number / rate_hz
             while (left := due - time.monotonic()) > 0:
                 self.executor.spin_once(timeout_sec=left)
             self.publish(number)
-        self.spin_until(lambda: len(self.latencies) >= frames, ANSWER_S)
-        result = measured(self.latencies, frames)
+        sent = frames * len(self.cameras)
+        self.spin_until(lambda: len(self.latencies) >= sent, ANSWER_S)
+        result = measured(self.latencies, sent)
         result.versions = len(self.versions)
         return result
 
@@ -171,7 +189,7 @@ def _camera_picture(image: Image) -> Image:
 
 
 @contextmanager
-def inference(stage: Stage, train_in_thread: bool = False) -> Iterator[Path]:
+def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') -> Iterator[Path]:
     """Run the inference node in a process; yields the file that it counts samples in."""
     counts = stage.folder / 'trained'
     counts.unlink(missing_ok=True)
@@ -192,19 +210,22 @@ def inference(stage: Stage, train_in_thread: bool = False) -> Iterator[Path]:
         f'model.input_size:={INPUT_SIZE}',
         '-p',
         'threads:=1',
+        '-r',
+        f'__ns:=/{namespace}',
     ]
     log = (stage.folder / 'inference.log').open('ab')
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         stage.latencies.clear()
+        stage.heard.clear()
         number = 0
 
         def answered() -> bool:
             nonlocal number
             number += 1
             stage.publish(number)
-            return len(stage.latencies) >= 10
+            return stage.heard[namespace] >= 10
 
         if not stage.spin_until(answered, 60.0):
             raise EtunerError(f'inference does not answer: see {stage.folder / "inference.log"}')

@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -348,7 +349,10 @@ def test_config_and_readme_agree_with_what_is_declared(repository, deployed, ros
                     f'{pattern}: {parameter}'
                 )
     readme = (repository / 'README.md').read_text()
+    pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
     for name, parameters in own.items():
+        on_page = {parameter for parameter, _, _ in pages['declared'](name)}
+        assert on_page == set(parameters) - {'autostart'}, f'reference page of {name}'
         for parameter in parameters:
             assert f'`{parameter}`' in readme, f'README does not list {parameter} of {name}'
 
@@ -360,6 +364,20 @@ def test_the_environment_is_that_of_the_pins(repository):
 
         for package in ('numpy', 'safetensors', 'rosbags', 'msgpack', 'rich'):
             assert f'{package}=={version(package)}' in text
+
+
+def test_the_reference_page_tells_what_each_field_is_for(repository):
+    pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
+    page = pages['interfaces']()
+    for file in [f for kind in ('msg', 'srv', 'action') for f in (repository / kind).iterdir()]:
+        assert f'### {file.stem}\n' in page
+    section = page.split('### SetFrozenLayers')[1].split('###')[0]
+    assert '*Request*' in section
+    assert '| `bool` | `pinned` | true: SimFreeze may not change them; false gives' in section
+    assert section.index('*Response*') < section.index('`uint16` | `UNKNOWN_LAYER=1`')
+    commands = pages['commands']()
+    assert '## etuner labels export' in commands
+    assert '--format {folder,coco,labelstudio}' in commands
 
 
 def test_links_in_the_documentation_lead_somewhere(repository):
