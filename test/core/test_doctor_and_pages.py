@@ -152,6 +152,12 @@ def test_labels_on_the_command_line(tmp_path, capsys):
     coco = json.loads((tmp_path / 'out' / 'annotations.json').read_text())
     assert coco['categories'] == [{'id': 1, 'name': 'duck'}]
     assert (coco['images'][0]['width'], coco['images'][0]['height']) == (32, 32)
+    copy = ['--store', str(tmp_path / 'copy.db'), '--json']
+    capsys.readouterr()
+    assert cli(['labels', 'import', str(tmp_path / 'out'), *copy]) == 0
+    assert json.loads(capsys.readouterr().out) == {'added': 1, 'known': 0, 'problems': []}
+    assert cli(['labels', 'rename', 'duck', 'goose', *copy]) == 0
+    assert json.loads(capsys.readouterr().out) == {'changed': 1}
     assert cli(['labels', 'rename', 'goose', 'bird', *named]) == 1
     assert 'goose' in capsys.readouterr().err
     assert cli(['labels', 'stats', '--store', str(tmp_path / 'none.db')]) == 1
