@@ -67,6 +67,7 @@ from etuner_ros.core.weights import HEAD
 from etuner_ros.core.weights import State
 
 VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current scenario's first
+MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
 MOST_HELD = 1000  # held-back samples that are kept at all
 # Corrected frames whose outcome, as predicted live, counts towards the accuracy.
 PREQUENTIAL_WINDOW = 40
@@ -360,10 +361,10 @@ class Learner:
         if not usable:
             return False
         self._note_label(sample_id, label)
-        # A feature that was learned from already is needed unchanged, to take the label back.
-        self._served.features.setdefault(sample_id, feature.float())
         if sample_id not in self.replay and self._holds_back(sample_id, label):
             return False
+        # A feature that was learned from already is needed unchanged, to take the label back.
+        self._served.features.setdefault(sample_id, feature.float())
         with part(HEAD_PART):
             self._teach(self._served, sample_id, label)
         return True
@@ -377,6 +378,10 @@ class Learner:
                 return
             state.head.unlearn(feature, old, weight)
         state.learned[sample_id] = (label, state.head.learn(feature, label))
+        # Without rounds a head is never made anew, and a robot may run for months.
+        while len(state.learned) > MOST_LEARNED:
+            oldest = next(iter(state.learned))
+            del state.learned[oldest], state.features[oldest]
         # What the live head says already need not be sent; it goes with the next update.
         self._head_is_new |= self._says(feature) != label
 

@@ -135,6 +135,8 @@ class InferenceNode(AutostartNode):
         self._live: LiveModel | None = None
         self._unseen: list[bytes] = []  # exemplars whose features are not published yet
         self._frames = self._dropped = self._swaps = 0
+        self._rated = (time.monotonic(), 0)  # when the rate was told last, and the frames then
+        self._device = 'none'
         self._last_frame = 0.0
         self._tuner_state = ''
         self._images_come = self.health.expect('image', 5.0, self._why_silent, lambda: self.active)
@@ -154,6 +156,8 @@ class InferenceNode(AutostartNode):
         live = self._live
         return {
             'frames': self._frames,
+            'frames per s': self._rate(),
+            'device': self._device,
             'unreadable frames': self._dropped,
             'frame age ms': 1e3 * self._age_s(),
             'latency ms': self._latency_ms,
@@ -235,6 +239,12 @@ class InferenceNode(AutostartNode):
         if kinds != {f'sensor_msgs/msg/{wanted}'}:
             return f'{topic} is of type {", ".join(sorted(kinds))}, not sensor_msgs/msg/{wanted}'
         return f'{publishers[0].node_name} publishes {topic}, but nothing comes: does it run?'
+
+    def _rate(self) -> float:
+        """Return the frames per second since this was asked last."""
+        (then, frames), now = self._rated, (time.monotonic(), self._frames)
+        self._rated = now
+        return (now[1] - frames) / max(now[0] - then, 1e-3)
 
     def _age_s(self) -> float:
         return statistics.median(self._ages_s) if self._ages_s else 0.0

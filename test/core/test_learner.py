@@ -135,6 +135,19 @@ def test_a_correction_is_learned_from_the_feature_of_its_frame_and_once_only(mod
     assert learner.instant.counts['race_car'] == 1
 
 
+def test_a_robot_that_learns_for_months_without_a_round_keeps_its_size(model, frames, monkeypatch):
+    monkeypatch.setattr('etuner_ros.core.learner.MOST_LEARNED', 20)
+    learner = deployed_learner(model, frames)
+    feature = extract_features(model, [samples(frames, ('race_car',))[0].image])[0]
+    known = [n for n in range(200) if learner.correct(f'n{n}', 'race_car', feature, version=0)]
+    assert len(known) > 150
+    assert len(learner._served.features) == len(learner._served.learned) == 20
+    assert learner.instant.counts['race_car'] == len(known), 'all of it is still learned'
+    assert learner.correct(f'n{known[0]}', 'duck', feature, version=0), 'an old one, anew'
+    assert learner.correct(f'n{known[-1]}', 'duck', feature, version=0), 'a new one, corrected'
+    assert learner.instant.counts['race_car'] == len(known) - 1
+
+
 def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, frames):
     learner = deployed_learner(model, frames)
     new = samples(frames, ('race_car',))
