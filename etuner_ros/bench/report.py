@@ -198,6 +198,15 @@ def sensitivity_figure(rows: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
+def _sensitivity(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Write the figure of sensitivities, if there are any; return it as SVG."""
+    if not rows:
+        return ''
+    figure = sensitivity_figure(rows)
+    figure.savefig(folder / 'sensitivity.png', dpi=100, bbox_inches='tight')
+    return svg(figure)
+
+
 def _number(value: Any, digits: int = 1, sign: bool = False) -> str:
     if value is None:
         return '-'
@@ -237,11 +246,13 @@ def write(
     runs: Sequence[Run],
     timed: Sequence[Run],
     facts: dict[str, Any],
+    changed: Sequence[Run] = (),
 ) -> None:
     """
     Write summary.json, table.md, figures as PNG and report.html.
 
     :param facts: command, commit, versions, machine; printed on the page
+    :param changed: runs of the whole system with one choice changed
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(dict.fromkeys((r['stream'], r['model']) for r in rows if r['seeds']))
@@ -270,12 +281,12 @@ def write(
         if any((r.stream, r.model) == (stream, model) for r in timed):
             figures.append(svg(cost_figure(timed, stream, model, 'seconds')))
         sections.append({'title': f'{stream}, {model}', 'rows': own, 'figures': figures})
-    sensitivity = sensitivities(runs)
+    sensitivity = sensitivities([*runs, *changed])
     template = Path(__file__).resolve().parent.parent / 'templates' / 'bench.html'
     page = jinja2.Template(template.read_text(), autoescape=True).render(
         sections=sections,
         facts=facts,
-        sensitivity=svg(sensitivity_figure(sensitivity)) if sensitivity else '',
+        sensitivity=_sensitivity(folder, sensitivity),
         number=_number,
     )
     (folder / 'report.html').write_text(page)

@@ -141,8 +141,13 @@ def run_table(arguments: argparse.Namespace) -> int:
     wanted_keys = {job.key for job in jobs}
     timed = [run for key, run in load_runs(timing).items() if key in wanted_keys]
     rows = summarise(list(runs.values()), timed, jobs)
+    # Single choices of ours changed, for the sensitivity: as far as they were run.
+    stored = load_runs(folder / 'runs.jsonl')
+    changed = [
+        stored[j.key] for j in plan(streams, list(variants()), arguments) if j.key in stored
+    ]
     facts = {'command': 'etuner ' + ' '.join(_command()), **machine()}
-    write(folder, rows, list(runs.values()), timed, facts)
+    write(folder, rows, list(runs.values()), timed, facts, changed)
     lines = [f'\n{s.name}\n{markdown(rows, s.name, arguments.model)}' for s in streams]
     answer(arguments.json, '\n'.join([*lines, f'\nreport: {folder / "report.html"}']), rows)
     return 0
