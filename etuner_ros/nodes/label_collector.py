@@ -588,7 +588,8 @@ class LabelCollectorNode(Node):
         if frame is None or not len(feature) or self._store.find(key) is not None:
             return
         self._value.offer(key, min(max(frame.confidence, 0.0), 1.0), feature)
-        self._buffer.pinned = {k for k in self._buffer if k in {*self._value.keys, *self._open}}
+        wanted = {*self._value.keys, *self._open}
+        self._buffer.pinned = {k for k in self._buffer if k in wanted}
 
     @guarded
     def _on_exemplar(self, message: FrameFeature) -> None:
