@@ -92,15 +92,15 @@ def curve_figure(runs: Sequence[Run], stream: str, model: str) -> Any:
     """Draw accuracy over a stream with rounds and borders, and frozen blocks below; one seed."""
     mine = [r for r in runs if r.stream == stream and r.model == model]
     seed = min(r.seed for r in mine)
-    chosen = {r.method: r for r in mine if r.seed == seed and r.method in SHOWN}
+    found = {r.method: r for r in mine if r.seed == seed}
+    names = [n for n in SHOWN if n in found] or list(found)[: len(SHOWN)]
+    chosen = {name: found[name] for name in names}
     figure, panes = pyplot.subplots(
         2, 1, figsize=(13, 6), sharex=True, gridspec_kw={'height_ratios': (3, 1)}
     )
-    palette = dict(zip(SHOWN, ('#c0392b', '#e08e79', '#7f8c8d', '#2d6cdf', '#12805c')))
-    for name in SHOWN:
-        if name not in chosen:
-            continue
-        run = chosen[name]
+    shades = ('#c0392b', '#e08e79', '#7f8c8d', '#2d6cdf', '#12805c')
+    palette = dict(zip(SHOWN if set(names) & set(SHOWN) else names, shades))
+    for name, run in chosen.items():
         right = np.array([c == '1' for c in run.outcome['correct']], float)
         times = np.asarray(run.facts['request_times'])
         sums = np.cumsum(np.concatenate([[0.0], right]))
