@@ -48,12 +48,9 @@ ON_THE_SITE = (
 def place(target: str) -> str:
     """Return where a path of the repository is on the site."""
     target = target.rstrip('/')
-    known = PAGES.get(target) or FOLDERS.get(target)
-    return (
-        known or target.removeprefix('docs/')
-        if target.startswith('docs/') or known
-        else (f'files/{target}')
-    )
+    if target in PAGES or target in FOLDERS:
+        return PAGES.get(target) or FOLDERS[target]
+    return target.removeprefix('docs/') if target.startswith('docs/') else f'files/{target}'
 
 
 def moved(text: str, source: str) -> str:

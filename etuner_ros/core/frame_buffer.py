@@ -50,6 +50,10 @@ class FrameBuffer:
         """Return the number of frames."""
         return len(self._frames)
 
+    def __contains__(self, key: object) -> bool:
+        """Return whether a frame is kept."""
+        return key in self._frames
+
     def add(self, frame: Frame) -> None:
         """
         Keep a frame; old ones make room. A jump back in time (a recording that starts again)

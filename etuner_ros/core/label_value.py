@@ -116,6 +116,11 @@ class LabelValue:
         self.know(self._drop(best))
         return key
 
+    def forget(self, key: Hashable) -> None:
+        """Leave a frame out that is not there any more."""
+        if key in self._keys:
+            self._drop(self._keys.index(key))
+
     def new_scene(self) -> None:
         """Start with an empty sample; what labels speak for stays."""
         self._keys, self._rows, self._uncertain = [], [], []

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 import copy
 from dataclasses import dataclass
 import threading
@@ -143,19 +145,25 @@ class LiveModel:
 
         :param image: RGB uint8, (H, W, 3)
         """
-        with self._lock:
-            slot = self._serving = self._slot
-        try:
+        with self._serve() as slot:
             return self._predict(slot, image, top_k)
-        finally:
-            self._serving = None
 
     def feature(self, image: Image) -> tuple[torch.Tensor, int]:
         """Return the feature (D,) of a picture that is no frame, and the version it is of."""
-        slot = self._slot
-        model = slot.model
-        tensor = model.tensor([resize_square(image, model.spec.input_size)])
-        return model.examine(tensor)[1][0], slot.version
+        with self._serve() as slot:
+            model = slot.model
+            tensor = model.tensor([resize_square(image, model.spec.input_size)])
+            return model.examine(tensor)[1][0], slot.version
+
+    @contextmanager
+    def _serve(self) -> Iterator[_Slot]:
+        """Give the live network, which is not written to meanwhile."""
+        with self._lock:
+            slot = self._serving = self._slot
+        try:
+            yield slot
+        finally:
+            self._serving = None
 
     def _predict(self, slot: _Slot, image: Image, top_k: int) -> Result:
         began = time.perf_counter()

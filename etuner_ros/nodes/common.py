@@ -305,16 +305,16 @@ class Concern:
     def __init__(self, logger: Any, level: bytes, look: Callable[[], str], over: str) -> None:
         self.level = level
         self._logger, self._look, self._over = logger, look, over
-        self._since = False
+        self._said = False
 
     def check(self) -> str:
         """Return what is not well now; nothing when all is."""
         text = self._look()
-        if text and not self._since:
+        if text and not self._said:
             self._logger.warning(text)
-        elif self._since and not text:
+        elif self._said and not text:
             self._logger.info(self._over)
-        self._since = bool(text)
+        self._said = bool(text)
         return text
 
 

@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections import deque
 from collections import OrderedDict
-from collections.abc import Hashable
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
@@ -169,7 +168,7 @@ class LabelCollectorNode(Node):
         self._oldest_ns: int | None = self._now() if self._store.waiting() else None
         self._asked_ns = 0
         self._value = LabelValue(declare(self, 'requests', LabelValueConfig))
-        self._open: deque[Hashable] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
+        self._open: deque[FrameKey] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
         self._disputes: set[FrameKey] = set()  # that were asked about
         self.health = Health(self, self._diagnostics)
         for warning in self._store.warnings:
@@ -315,7 +314,10 @@ class LabelCollectorNode(Node):
         if code == LabelReceipt.ACCEPTED:
             self._accepted += 1
             self._gone.clear()
-            self._value.note_labelled(self._key(correction))
+            key = self._key(correction)
+            self._value.note_labelled(key)
+            if key in self._open:
+                self._open.remove(key)
         else:
             self._refused += 1
             if code in (
@@ -610,12 +612,14 @@ class LabelCollectorNode(Node):
                 said = sorted(set(self._store.said(disputed_key).values()))
                 self._ask(frame, f'people disagree: {short(" or ".join(said))}')
                 return
-        while (key := self._value.choose()) is not None:
-            chosen = self._buffer.get(key) if isinstance(key, FrameKey) else None
-            if chosen is not None:
-                self._open.append(key)
-                self._ask(chosen, 'stands for much of this scene, and no label speaks for it yet')
-                return
+        for gone in [k for k in self._value.keys if k not in self._buffer]:
+            self._value.forget(gone)  # a recording started again, or the memory is full
+        key = self._value.choose()
+        chosen = self._buffer.get(key) if isinstance(key, FrameKey) else None
+        if chosen is not None:
+            self._open.append(chosen.key)
+            self._ask(chosen, 'stands for much of this scene, and no label speaks for it yet')
+            return
         frames = self._buffer.since(self._asked_ns)
         if self._value.keys or not frames:
             return

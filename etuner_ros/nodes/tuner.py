@@ -173,7 +173,7 @@ class TunerNode(Node):
         )
         self.health.watch(
             lambda: self._note if self._state == TunerStatus.DOWN else '',
-            'the worker is there again',
+            'the worker was started again',
             DiagnosticStatus.ERROR,
         )
         self._energy = EnergyLog(find_meter(assumed_watts=self._settings.assumed_watts))

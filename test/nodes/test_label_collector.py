@@ -212,6 +212,33 @@ def test_the_least_certain_frame_is_asked_for(ros):
     assert all(r.reason for r in requests)
 
 
+def test_that_nobody_answers_requests_is_said_once_and_so_is_the_end(ros):
+    logs = ros.logs()
+    desk = Desk(ros, request_period_s=0.1)
+    desk.see()
+    ros.until(lambda: any('nobody listens' in m.msg for m in logs), 'the warning')
+    ros.listen(LabelRequest, 'label_requests')
+    ros.until(lambda: any('someone listens' in m.msg for m in logs), 'the end')
+    assert sum('nobody listens' in m.msg for m in logs) == 1
+
+
+def test_frames_that_are_gone_do_not_use_up_the_requests_of_a_scene(ros):
+    desk = Desk(ros, request_period_s=0.1, requests__count=1, requests__worth=0.0)
+    for number in range(5):  # frames of a recording that starts again before anyone is asked
+        desk.node._value.offer(('gone', number), 0.5, np.eye(3)[number % 3])
+    requests = ros.listen(LabelRequest, 'label_requests')
+    features = ros.speak(FrameFeature, 'frame_feature')
+    for age in (3.0, 2.0):
+        frame = desk.see(age)
+        row = array('B', np.array([1.0, age, 0.0], '<f2').tobytes())
+        features.publish(FrameFeature(header=frame.header, source='camera', feature=row))
+    ros.until(lambda: any('stands for' in r.reason for r in requests), 'a request')
+    request = next(r for r in requests if 'stands for' in r.reason)
+    assert len(desk.node._open) == 1
+    desk.say(request.header, 'cup')
+    assert not desk.node._open, 'its picture is needed no longer'
+
+
 def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     desk = Desk(ros, request_period_s=0.1, requests__worth=0.1)
     requests = ros.listen(LabelRequest, 'label_requests')

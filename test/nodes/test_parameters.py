@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from array import array
 import math
+import os
+import signal
 
 from diagnostic_msgs.msg import DiagnosticArray
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -189,6 +191,18 @@ def test_corrections_for_frames_that_are_not_there_are_explained(ros, stamp, cau
     labels.publish(LabelCorrection(header=right, label='cup', author='ann'))
     ros.until(lambda: receipts[-1:] and receipts[-1].code == LabelReceipt.ACCEPTED, 'acceptance')
     ros.until(lambda: any('find their frames' in m.msg for m in logs), 'the recovery')
+
+
+def test_a_dead_worker_is_an_error_until_it_is_started_again(ros, deployed):
+    logs = ros.logs()
+    tuner = ros.add(TunerNode, model__weights=str(deployed), restart_delay_s=3.0)
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    ros.until(lambda: any('worker ready' in m.msg for m in logs), 'the worker')
+    os.kill(tuner._worker.process.pid, signal.SIGKILL)
+    ros.until(lambda: newest(statuses, 'tuner').level == DiagnosticStatus.ERROR, 'the error')
+    assert 'worker died' in newest(statuses, 'tuner').message
+    ros.until(lambda: any('was started again' in m.msg for m in logs), 'the end')
+    ros.until(lambda: newest(statuses, 'tuner').level != DiagnosticStatus.ERROR, 'no error')
 
 
 def test_a_topic_of_another_type_is_named(ros, deployed):
