@@ -253,7 +253,9 @@ class Worker:
         import torch
 
         feature = torch.frombuffer(bytearray(message['feature']), dtype=torch.float16).float()
-        self._learner.correct(message['id'], message['label'], feature, message['version'])
+        self._learner.correct(
+            message['id'], message['label'], feature, message['version'], message['scenario']
+        )
 
     def _on_withdraw(self, message: Message) -> None:
         self._learner.withdraw(message['ids'])
@@ -310,12 +312,20 @@ class Worker:
         self._learner.add_samples(samples, message['new'])
 
     def _on_unlabelled(self, message: Message) -> None:
+        """Take a frame that nobody labelled, with its feature where that is known."""
+        import torch
+
         from etuner_ros.core.images import decode
         from etuner_ros.core.images import resize_square
         from etuner_ros.core.replay import Sample
 
         image = resize_square(decode(message['image']), self._learner.input_size)
-        self._learner.add_unlabelled([Sample.of('', '', self._learner.scenario, image)])
+        sample = Sample.of(message['id'], '', message['scenario'], image)
+        features = {}
+        if message['feature']:
+            row = torch.frombuffer(bytearray(message['feature']), dtype=torch.float16)
+            features[sample.sample_id] = row.float()
+        self._learner.add_unlabelled([sample], features, message['version'])
 
     def _on_layers(self, message: Message) -> None:
         self._learner.sim_freeze.set_layers(message['frozen'], message['pinned'])

@@ -2,16 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 How many labels a good choice of frames saves: the accuracy that random frames reach with 50, 100
-and 200 labels, beside that of chosen ones with half as many.
+and 200 labels, beside that of chosen ones with half as many; and what the frames add that nobody
+labelled.
 
 Frozen features and the instant head, so that nothing but the choice differs. A frame is looked at
-once, in order; the choice sees feature and confidence, never the truth.
+once, in order; the choice sees feature and confidence, never the truth. The head sees labels only,
+or unlabelled frames of the stream, too, as many as the robot keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set
 from dataclasses import dataclass
+from dataclasses import replace
 import math
 import time
 
@@ -23,9 +27,13 @@ from etuner_ros.bench.simulate import Library
 from etuner_ros.bench.streams import make_stream
 from etuner_ros.bench.streams import Setting
 from etuner_ros.bench.streams import Stream
+from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.config import LabelValueConfig
+from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.instant_head import InstantHead
+from etuner_ros.core.instant_head import Unlabelled
 from etuner_ros.core.label_value import LabelValue
+from etuner_ros.core.unlabelled_frames import UnlabelledFrames
 
 LABELS = (50, 100, 200)
 SPARE = 1.25  # most labels of a scenario, in even shares
@@ -34,10 +42,13 @@ GOES = 3  # in which a person answers
 
 @dataclass(frozen=True)
 class Savings:
-    """One seed: accuracies in [0, 1] by number of labels, and what choosing cost."""
+    """
+    One seed: accuracies in [0, 1] by number of labels, from labels only and with unlabelled
+    frames, and what choosing cost.
+    """
 
-    random: dict[int, float]
-    chosen: dict[int, float]
+    random: dict[int, tuple[float, float]]
+    chosen: dict[int, tuple[float, float]]
     used: dict[int, int]  # labels that were asked for, of so many allowed
     ms_per_request: float
 
@@ -48,6 +59,13 @@ class _Learner:
     def __init__(self, library: Library, stream: Stream) -> None:
         self.library, self.stream = library, stream
         self.known: list[Picture] = list(stream.deployment)
+        self.scenes = [-1] * len(self.known)
+        self.fit()
+
+    def label(self, scene: int, pictures: Sequence[Picture]) -> None:
+        """Learn labels of a scene."""
+        self.known += pictures
+        self.scenes += [scene] * len(pictures)
         self.fit()
 
     def rows(self, pictures: Sequence[Picture]) -> torch.Tensor:
@@ -56,6 +74,24 @@ class _Learner:
     def fit(self) -> None:
         self.head = InstantHead(self.rows(self.known[:1]).shape[1])
         self.head.rebuild(self.rows(self.known), [p.label for p in self.known])
+
+    def fit_unlabelled(self, seed: int) -> None:
+        """Learn from frames without a label, too."""
+        kept = UnlabelledFrames(TrainConfig().unlabelled_frames, seed)
+        labelled: Set[str] = {p.name for p in self.known}
+        for scene, pool in enumerate(pools(self.stream)):
+            for picture in pool:
+                if picture.name not in labelled:
+                    kept.add(replace(self.library.samples[picture.name], scenario=scene))
+        frames = kept.samples
+        self.head = InstantHead(self.head.features, HeadConfig())
+        self.head.rebuild(
+            self.rows(self.known),
+            [p.label for p in self.known],
+            unlabelled=Unlabelled(
+                self.library.features(frames), [f.scenario for f in frames], self.scenes
+            ),
+        )
 
     def accuracy(self) -> float:
         found = []
@@ -76,7 +112,7 @@ def pools(stream: Stream) -> list[list[Picture]]:
 
 def run(
     library: Library, stream: Stream, labels: int, config: LabelValueConfig | None, seed: int
-) -> tuple[float, int, float]:
+) -> tuple[tuple[float, float], int, float]:
     """
     Label some frames of a stream.
 
@@ -85,7 +121,8 @@ def run(
 
     :param labels: in all, at most
     :param config: None for random frames
-    :return: the accuracy at the end, the labels used, the seconds of choosing
+    :return: the accuracies at the end, from labels only and with unlabelled frames; the labels
+        used; the seconds of choosing
     """
     learner, rng, spent, used = _Learner(library, stream), np.random.default_rng(seed), 0.0, 0
     places = pools(stream)
@@ -96,8 +133,7 @@ def run(
     for number, pool in enumerate(places):
         if config is None:
             count = labels // len(places) + (number < labels % len(places))
-            learner.known += [pool[int(i)] for i in rng.permutation(len(pool))[:count]]
-            learner.fit()
+            learner.label(number, [pool[int(i)] for i in rng.permutation(len(pool))[:count]])
             used += count
             continue
         allowed = min(math.ceil(labels * SPARE / len(places)), labels - used)
@@ -113,10 +149,12 @@ def run(
                 chooser.choose() for _ in range(allowed * go // GOES, allowed * (go + 1) // GOES)
             ]
             spent += time.perf_counter() - began
-            learner.known += [pool[int(k)] for k in asked if k is not None]  # type: ignore[call-overload]
-            used += sum(k is not None for k in asked)
-            learner.fit()
-    return learner.accuracy(), used, spent
+            named = [int(k) for k in asked if k is not None]  # type: ignore[call-overload]
+            learner.label(number, [pool[k] for k in named])
+            used += len(named)
+    alone = learner.accuracy()
+    learner.fit_unlabelled(seed)
+    return (alone, learner.accuracy()), used, spent
 
 
 def measure(
@@ -145,20 +183,26 @@ def measure(
 
 
 def table(name: str, found: Sequence[Savings]) -> str:
-    """Return the comparison as text: means, and the paired difference with half the labels."""
+    """Return the comparison as text: means, and paired differences to random labels alone."""
     from etuner_ros.bench.table import interval
 
     lines = []
     for labels in LABELS:
-        gain = [100 * (s.chosen[labels // 2] - s.random[labels]) for s in found]
-        same = [100 * (s.chosen[labels] - s.random[labels]) for s in found]
-        random = np.mean([100 * s.random[labels] for s in found])
-        half = np.mean([100 * s.chosen[labels // 2] for s in found])
-        used = np.mean([s.used[labels // 2] for s in found])
+        base = [s.random[labels][0] for s in found]
+
+        def gain(accuracies: Sequence[float], base: Sequence[float] = base) -> str:
+            points = [100 * (a - b) for a, b in zip(accuracies, base)]
+            return f'{np.mean(points):+.1f} ± {interval(points):.1f}'
+
+        half = labels // 2
+        used = np.mean([s.used[half] for s in found])
         lines.append(
-            f'{name:12} random {labels:3}: {random:.1f} %   chosen {used:3.0f}: {half:.1f} % '
-            f'({np.mean(gain):+.1f} ± {interval(gain):.1f})   chosen {labels:3}: '
-            f'{np.mean(same):+.1f} ± {interval(same):.1f}'
+            f'{name:12} random {labels:3}: {100 * np.mean(base):.1f} %   with unlabelled: '
+            f'{gain([s.random[labels][1] for s in found])}   chosen {used:3.0f}: '
+            f'{gain([s.chosen[half][0] for s in found])}, with unlabelled: '
+            f'{gain([s.chosen[half][1] for s in found])}   chosen {labels:3}: '
+            f'{gain([s.chosen[labels][0] for s in found])}, with unlabelled: '
+            f'{gain([s.chosen[labels][1] for s in found])}'
         )
     cost = np.mean([s.ms_per_request for s in found])
     return '\n'.join([*lines, f'{name:12} choosing takes {cost:.1f} ms a request'])

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import copy
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 import hashlib
 import math
 import os
@@ -292,9 +293,10 @@ class _Run:
                     self._method.on_batch([self._library.samples[p.name] for p in event.pictures])
                 outcome.frozen.append((event.time, self._method.frozen))
             else:
-                self._waiting.append(self._library.samples[event.pictures[0].name])
+                request = self._library.samples[event.pictures[0].name]
+                self._waiting.append(request)
                 self._ages.append(event.time - self._newest_live)
-                self._method.on_request()
+                self._method.on_request(replace(request, label=''))
             self._maybe_start(event.time)
             yield
         self._answer()

@@ -199,7 +199,10 @@ class TrainConfig(Checked):
         100.0,
     )
     unlabelled_frames: int = setting(
-        200, 'newest frames without a label that are kept for it', 2, 100000
+        300,
+        'most frames without a label that are kept to learn from, evenly from all scenarios',
+        2,
+        100000,
     )
     replay_mb: float = setting(64.0, 'memory for replayed images (encoded), in MB', 1.0, 1e6)
     cache_mb: float = setting(
@@ -243,6 +246,13 @@ class HeadConfig(Checked):
     )
     prior_memory: float = setting(
         64.0, 'labels after which what was labelled has faded to a third', 1.0, 1e6
+    )
+    unlabelled_weight: float = setting(
+        0.5,
+        'weight of a frame that nobody labelled, as what the head takes it for, beside 1 of a '
+        'label; 0 = they are not learned from',
+        0.0,
+        10.0,
     )
     reuse: bool = setting(
         False,

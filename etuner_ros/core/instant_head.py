@@ -13,6 +13,7 @@ deployed by writing it into the network's own head: a prediction costs nothing m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 import math
 
 import torch
@@ -21,10 +22,21 @@ from torch import Tensor
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge
 from etuner_ros.core.cost import HEAD
+from etuner_ros.core.scene_prior import ScenePrior
 
 _BIAS_PENALTY = 1e-6  # of the penalty on weights: the bias is practically free
 _NEVER = -30.0  # logit of a class without samples
+_GUESSES = 3  # times that the labels of unlabelled frames are guessed anew
 _SCALES = [2.0**e for e in (0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6)]
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Frames that nobody labelled, and what ties them to those that somebody did."""
+
+    features: Tensor  # (m, D)
+    scenes: Sequence[int]  # m: in which scene each was seen
+    label_scenes: Sequence[int]  # n: the same of the labelled samples
 
 
 class InstantHead:
@@ -51,6 +63,7 @@ class InstantHead:
         self.classes: list[str] = []
         self.counts: dict[str, int] = {}
         self.scale = 1.0  # of the scores, so that their softmax is a calibrated probability
+        self._unseen, self._measured = 1e6, 0  # of the scene prior; labels that it was chosen from
         self.accuracy = math.nan  # leave-one-out, in [0, 1], of the last rebuild
         self._inverse = _Inverse(
             torch.zeros(0, features + 1, dtype=torch.float64),
@@ -59,7 +72,11 @@ class InstantHead:
         self._weights = torch.zeros(features + 1, 0, dtype=torch.float64)
 
     def rebuild(
-        self, features: Tensor, labels: Sequence[str], weights: Tensor | None = None
+        self,
+        features: Tensor,
+        labels: Sequence[str],
+        weights: Tensor | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> list[float]:
         """
         Start anew from all samples, as after a swap of the backbone.
@@ -70,6 +87,7 @@ class InstantHead:
         :param features: (n, D), any float type
         :param labels: n labels
         :param weights: (n,) further weight of each sample; None for 1
+        :param unlabelled: frames to learn from by guessing; see `_suppose`
         :return: the weight that each sample got, which `unlearn` needs
         :raises ValueError: when the sizes do not fit or there is no sample
         """
@@ -85,10 +103,47 @@ class InstantHead:
             self.counts[label] += 1
         index = {label: i for i, label in enumerate(self.classes)}
         target = torch.tensor([index[label] for label in labels])
+        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
         rows = self._rows(features)
-        weight = torch.tensor([self._weight(label) for label in labels], dtype=torch.float64)
-        if weights is not None:
-            weight = weight * weights.double()
+        further = torch.ones(len(rows)).double() if weights is None else weights.double()
+        weight = further * (hot @ self._balanced(hot.sum(dim=0)))
+        self._fit(rows, hot, weight)
+        leverage = (weight * self._inverse.quadratic(rows)).clamp_max(1.0 - 1e-9)
+        charge(6.0 * rows.numel() * len(self.classes), HEAD)
+        unseen = hot - (hot - rows @ self._weights) / (1.0 - leverage)[:, None]
+        self.accuracy = float((unseen.argmax(dim=1) == target).double().mean())
+        losses = [float(torch.nn.functional.cross_entropy(unseen * s, target)) for s in _SCALES]
+        self.scale = _SCALES[losses.index(min(losses))] if len(self.classes) > 1 else 1.0
+        if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
+            prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
+            prior.fit(self.scale * unseen, set(unlabelled.scenes))
+            self._unseen, self._measured = prior.unseen, len(labels)
+            weight = self._suppose(rows, hot, further, unlabelled, prior)
+        return [float(w) for w in weight]
+
+    def relearn(
+        self, features: Tensor, labels: Sequence[str], unlabelled: Unlabelled
+    ) -> list[float]:
+        """
+        Do as `rebuild`, from where the head is now: guesses start from what it says, and what was
+        measured last holds as long as labels have not grown by half since. Half as costly.
+
+        :param features: (n, D) of samples that it has learned
+        """
+        same = self.classes and set(labels) == set(self.classes)
+        if not same or len(labels) > 1.5 * self._measured or not len(unlabelled.features):
+            return self.rebuild(features, labels, unlabelled=unlabelled)
+        index = {label: i for i, label in enumerate(self.classes)}
+        target = torch.tensor([index[label] for label in labels])
+        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
+        self.counts = {label: int(n) for label, n in zip(self.classes, hot.sum(dim=0))}
+        prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes), self._unseen)
+        ones = torch.ones(len(labels)).double()
+        given = self._suppose(self._rows(features), hot, ones, unlabelled, prior)
+        return [float(w) for w in given]
+
+    def _fit(self, rows: Tensor, target: Tensor, weight: Tensor) -> None:
+        """Solve for rows (n, D + 1) with targets (n, C) and weights (n,)."""
         mean = (weight[:, None] * rows[:, :-1]).sum(dim=0) / weight.sum()
         variance = float(
             (weight[:, None] * (rows[:, :-1] - mean).square()).sum()
@@ -99,16 +154,49 @@ class InstantHead:
         penalty = self.config.ridge * len(self.classes) * variance
         diagonal = torch.full((self.features + 1,), penalty, dtype=torch.float64)
         diagonal[-1] *= _BIAS_PENALTY
-        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
         self._inverse = _Inverse(rows * weight.sqrt()[:, None], diagonal)
-        self._weights = self._inverse.times(rows.T @ (weight[:, None] * hot))
-        leverage = (weight * self._inverse.quadratic(rows)).clamp_max(1.0 - 1e-9)
-        charge(6.0 * rows.numel() * len(self.classes), HEAD)
-        unseen = hot - (hot - rows @ self._weights) / (1.0 - leverage)[:, None]
-        self.accuracy = float((unseen.argmax(dim=1) == target).double().mean())
-        losses = [float(torch.nn.functional.cross_entropy(unseen * s, target)) for s in _SCALES]
-        self.scale = _SCALES[losses.index(min(losses))] if len(self.classes) > 1 else 1.0
-        return [float(w) for w in weight]
+        self._weights = self._inverse.times(rows.T @ (weight[:, None] * target))
+
+    def _suppose(
+        self,
+        rows: Tensor,
+        hot: Tensor,
+        further: Tensor,
+        unlabelled: Unlabelled,
+        prior: ScenePrior,
+    ) -> Tensor:
+        """
+        Fit to unlabelled frames, too: each counts as what the head takes it for, in the shares
+        that it is in doubt between, given what was labelled in its scene; then guess again
+        (expectation maximisation; Grandvalet & Bengio 2004 for what unlabelled data can give).
+
+        A guess that the head is in doubt about changes little, as it is what it says already;
+        there is no threshold.
+
+        :return: the weights of the labelled samples, (n,)
+        """
+        extra = self._rows(unlabelled.features)
+        offsets = prior.offsets(unlabelled.scenes)
+
+        def guesses() -> Tensor:
+            charge(2.0 * extra.numel() * len(self.classes), HEAD)
+            return torch.softmax(self.scale * (extra @ self._weights) + offsets, dim=1)
+
+        guess = guesses()
+        balanced = self._balanced(hot.sum(dim=0) + guess.sum(dim=0))
+        given = further * (hot @ balanced)
+        weight = torch.cat([given, self.config.unlabelled_weight * (guess @ balanced)])
+        everything = torch.cat([rows, extra])
+        self._fit(everything, torch.cat([hot, guess]), weight)
+        for _ in range(_GUESSES - 1):
+            target = torch.cat([hot, guesses()])
+            charge(2.0 * everything.numel() * len(self.classes), HEAD)
+            self._weights = self._inverse.times(everything.T @ (weight[:, None] * target))
+        return given
+
+    def _balanced(self, counts: Tensor) -> Tensor:
+        """Map the number of samples of each class, (C,), to the weight of one of them."""
+        return counts.clamp_min(1.0) ** -self.config.balance
 
     def learn(self, feature: Tensor, label: str, weight: float = 1.0) -> float:
         """

@@ -10,7 +10,6 @@ The benchmark and the tests drive it directly; `etuner_ros.worker` drives it ove
 from __future__ import annotations
 
 from collections import Counter
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -47,6 +46,7 @@ from etuner_ros.core.freezing import apply_frozen
 from etuner_ros.core.gate import Outcome
 from etuner_ros.core.images import Image
 from etuner_ros.core.instant_head import InstantHead
+from etuner_ros.core.instant_head import Unlabelled
 from etuner_ros.core.label_prior import LabelPrior
 from etuner_ros.core.models import Classifier
 from etuner_ros.core.replay import Replay
@@ -62,12 +62,15 @@ from etuner_ros.core.trainer import precision
 from etuner_ros.core.trainer import Step
 from etuner_ros.core.trainer import train_round
 from etuner_ros.core.trainer import view
+from etuner_ros.core.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.weights import difference
 from etuner_ros.core.weights import HEAD
 from etuner_ros.core.weights import State
 
 VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current scenario's first
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
+MOST_REFRESHED = 20  # frames without a label that are kept over a round
+MOST_REFITTED = 500  # samples that a head is made anew from between rounds
 MOST_HELD = 1000  # held-back samples that are kept at all
 # Corrected frames whose outcome, as predicted live, counts towards the accuracy.
 PREQUENTIAL_WINDOW = 40
@@ -111,13 +114,22 @@ class _Probe:
     last: dict[str, Tensor] = field(default_factory=dict)  # of the training model
 
 
+@dataclass(frozen=True)
+class _Learned:
+    """How a head learned a sample."""
+
+    label: str
+    weight: float
+    scenario: int
+
+
 @dataclass
 class _HeadState:
     """The instant head with the features that it was made from; valid for one backbone."""
 
     head: InstantHead
     features: dict[str, Tensor] = field(default_factory=dict)  # by sample id, (D,) float32
-    learned: dict[str, tuple[str, float]] = field(default_factory=dict)  # label and weight
+    learned: dict[str, _Learned] = field(default_factory=dict)  # by sample id
 
 
 class Learner:
@@ -164,7 +176,7 @@ class Learner:
         if config.unlabelled_weight > 0:
             device = base.head.weight.device
             self._simsiam = SimSiam(base.feature_size).to(device)
-        self._unlabelled: deque[Sample] = deque(maxlen=config.unlabelled_frames)
+        self._unlabelled = UnlabelledFrames(config.unlabelled_frames, config.seed)
         self._optimiser = self._make_optimiser()
         self._probe: _Probe | None = None
         self.cuts = Cuts(self.training.backbone, self.training.units)
@@ -232,10 +244,13 @@ class Learner:
                 self.pending.append(sample)
             else:
                 self.replay.add(sample)
+            self._unlabelled.discard(sample.sample_id)
         del self._prequential[: -10 * PREQUENTIAL_WINDOW]
         for key in list(self.validation)[:-MOST_HELD]:
             del self.validation[key]
         self._learn_instantly([s for s in samples if s.sample_id not in self.validation])
+        if new:
+            self._learn_unlabelled()
 
     def withdraw(self, sample_ids: Iterable[str]) -> None:
         """Forget samples: what was said of them was taken back, or people disagree."""
@@ -248,8 +263,8 @@ class Learner:
                 waiting[:] = [s for s in waiting if s.sample_id != sample_id]
             for state in self._head_states():
                 if sample_id in state.learned:
-                    old, weight = state.learned.pop(sample_id)
-                    state.head.unlearn(state.features[sample_id], old, weight)
+                    old = state.learned.pop(sample_id)
+                    state.head.unlearn(state.features[sample_id], old.label, old.weight)
                     self._head_is_new = True
 
     def rename(self, label: str, new_label: str) -> None:
@@ -269,8 +284,10 @@ class Learner:
         for key in [k for k, said in self._noted.items() if said == label]:
             self._noted[key] = new_label
         for state in self._head_states():
-            for key in [k for k, (said, _) in state.learned.items() if said == label]:
-                self._teach(state, key, new_label)
+            for key, old in list(state.learned.items()):
+                if old.label != label:
+                    continue
+                self._teach(state, key, new_label, old.scenario)
                 self._head_is_new = True
 
     def _head_states(self) -> list[_HeadState]:
@@ -285,10 +302,50 @@ class Learner:
         self._learn_instantly(samples)
         self._head_is_new = False  # the deployed head knows them
 
-    def add_unlabelled(self, samples: list[Sample]) -> None:
-        """Take frames that nobody labelled; rounds learn from them when that is switched on."""
-        if self._simsiam is not None:
-            self._unlabelled.extend(samples)
+    @property
+    def wants_unlabelled(self) -> bool:
+        """Whether frames that nobody labelled are learned from, by the head or in rounds."""
+        return self._head_uses_unlabelled or self._simsiam is not None
+
+    @property
+    def _head_uses_unlabelled(self) -> bool:
+        return self.head_config.enabled and self.head_config.unlabelled_weight > 0
+
+    def add_unlabelled(
+        self,
+        samples: list[Sample],
+        features: Mapping[str, Tensor] | None = None,
+        version: int | None = None,
+    ) -> None:
+        """
+        Take frames that nobody labelled, each with the scenario that it was seen in.
+
+        The head learns from them with the next labels, where that is switched on.
+
+        :param features: those that are known, (D,) by sample id
+        :param version: whose backbone made the features; None for the live one
+        """
+        if not self.wants_unlabelled:
+            return
+        known = features or {}
+        if version is not None and not self._has_live_backbone(version):
+            known = {}
+        for sample in samples:
+            if sample.sample_id in self._held:  # it is labelled
+                continue
+            row = known.get(sample.sample_id)
+            if row is not None and self._fits(row):
+                self._served.features[sample.sample_id] = row
+            gone = self._unlabelled.add(sample)
+            if gone:
+                self._forget_unlabelled(gone)
+
+    def _forget_unlabelled(self, sample_id: str) -> None:
+        """Drop what was computed of a frame that made room for another."""
+        self._forget_views(sample_id)
+        for state in self._head_states():
+            if sample_id not in state.learned:
+                state.features.pop(sample_id, None)
 
     def _note_label(self, sample_id: str, label: str) -> None:
         """Tell the prior of a label, once."""
@@ -343,41 +400,54 @@ class Learner:
 
     # The instant head
 
-    def correct(self, sample_id: str, label: str, feature: Tensor, version: int) -> bool:
+    def _has_live_backbone(self, version: int) -> bool:
+        return self._backbones.get(version, -1) == self._backbones[self.version]
+
+    def _fits(self, feature: Tensor) -> bool:
+        return feature.shape == (self.live.feature_size,) and bool(torch.isfinite(feature).all())
+
+    def correct(
+        self,
+        sample_id: str,
+        label: str,
+        feature: Tensor,
+        version: int,
+        scenario: int | None = None,
+    ) -> bool:
         """
         Learn a correction at once, from the feature that was computed with the prediction.
 
         :param feature: (D,), of the backbone of `version`
+        :param scenario: that the frame was seen in; None for the current one
         :return: False when it is held back for validation, or of another backbone than the live
             one; it is then learned when its picture comes
         """
         usable = (
-            self.head_config.enabled
-            and version in self._backbones
-            and self._backbones[version] == self._backbones[self.version]
-            and feature.shape == (self.live.feature_size,)
-            and bool(torch.isfinite(feature).all())
+            self.head_config.enabled and self._has_live_backbone(version) and self._fits(feature)
         )
         if not usable:
             return False
         self._note_label(sample_id, label)
+        self._unlabelled.discard(sample_id)
         if sample_id not in self.replay and self._holds_back(sample_id, label):
             return False
         # A feature that was learned from already is needed unchanged, to take the label back.
         self._served.features.setdefault(sample_id, feature.float())
         with part(HEAD_PART):
-            self._teach(self._served, sample_id, label)
+            scenario = self.scenario if scenario is None else scenario
+            self._teach(self._served, sample_id, label, scenario)
         return True
 
-    def _teach(self, state: _HeadState, sample_id: str, label: str) -> None:
+    def _teach(self, state: _HeadState, sample_id: str, label: str, scenario: int) -> None:
         """Have a head learn a sample, or its new label, once."""
         feature = state.features[sample_id]
         if sample_id in state.learned:
-            old, weight = state.learned[sample_id]
-            if old == label:
+            old = state.learned[sample_id]
+            if old.label == label:
                 return
-            state.head.unlearn(feature, old, weight)
-        state.learned[sample_id] = (label, state.head.learn(feature, label))
+            state.head.unlearn(feature, old.label, old.weight)
+        weight = state.head.learn(feature, label)
+        state.learned[sample_id] = _Learned(label, weight, scenario)
         # Without rounds a head is never made anew, and a robot may run for months.
         while len(state.learned) > MOST_LEARNED:
             oldest = next(iter(state.learned))
@@ -404,7 +474,53 @@ class Learner:
                 return
             self._fill(self._served, samples)
             for sample in samples:
-                self._teach(self._served, sample.sample_id, sample.label)
+                self._teach(self._served, sample.sample_id, sample.label, sample.scenario)
+
+    def _learn_unlabelled(self) -> None:
+        """Make the served head anew from what it has learned and from frames without a label."""
+        state = self._served
+        if not (self._head_uses_unlabelled and state.learned and len(self._unlabelled)):
+            return
+        if self._in_round or self._proposed:
+            return  # the training backbone is not the live one; the round's head learns from them
+        with part(HEAD_PART):
+            by_label: dict[str, list[str]] = {}
+            for key, learned in state.learned.items():
+                by_label.setdefault(learned.label, []).append(key)
+            quota = max(1, MOST_REFITTED // len(by_label))
+            kept = {key: state.learned[key] for keys in by_label.values() for key in keys[-quota:]}
+            known = [(key, x.label, x.scenario) for key, x in kept.items()]
+            self._solve(state, known, again=True)
+        self._head_is_new = True
+
+    def _solve(
+        self, state: _HeadState, samples: Sequence[tuple[str, str, int]], again: bool = False
+    ) -> None:
+        """
+        Make a head from samples (id, label, scenario) with known features, and from frames without
+        a label.
+
+        :param again: it has learned these samples before
+        """
+        rows = torch.stack([state.features[key] for key, _, _ in samples])
+        labels = [label for _, label, _ in samples]
+        unlabelled = None
+        if self._head_uses_unlabelled and len(self._unlabelled):
+            frames = self._unlabelled.samples
+            self._fill(state, frames)
+            unlabelled = Unlabelled(
+                torch.stack([state.features[f.sample_id] for f in frames]),
+                [f.scenario for f in frames],
+                [scenario for _, _, scenario in samples],
+            )
+        if again and unlabelled is not None:
+            weights = state.head.relearn(rows, labels, unlabelled)
+        else:
+            weights = state.head.rebuild(rows, labels, unlabelled=unlabelled)
+        state.learned = {
+            key: _Learned(label, weight, scenario)
+            for (key, label, scenario), weight in zip(samples, weights)
+        }
 
     def _fill(self, state: _HeadState, samples: list[Sample]) -> None:
         """Compute the features of samples that have none yet."""
@@ -426,11 +542,7 @@ class Learner:
         unique = {s.sample_id: s for s in samples}
         kept = list(unique.values())
         self._fill(state, kept)
-        labels = [s.label for s in kept]
-        weights = state.head.rebuild(
-            torch.stack([state.features[s.sample_id] for s in kept]), labels
-        )
-        state.learned = {s.sample_id: (s.label, weight) for s, weight in zip(kept, weights)}
+        self._solve(state, [(s.sample_id, s.label, s.scenario) for s in kept])
         return state
 
     def _head_samples(self) -> list[Sample]:
@@ -667,7 +779,7 @@ class Learner:
                     self.train_config,
                     self._rng,
                     self._logits,
-                    self._unlabelled_loss if len(self._unlabelled) > 1 else None,
+                    self._unlabelled_loss if self._simsiam and len(self._unlabelled) > 1 else None,
                 )
                 for step in steps:
                     iterations, loss, since_probe = step.iteration, step.loss, since_probe + 1
@@ -768,6 +880,10 @@ class Learner:
     def _fit_round_head(self, new: list[Sample]) -> _HeadState:
         """Return the instant head for the backbone that a round made."""
         samples = {s.sample_id: s for s in [*self._head_samples(), *new]}
+        if self._head_uses_unlabelled and self._simsiam is None:
+            # Their features have to be computed anew; those of frames to come are free.
+            for gone in self._unlabelled.thin(MOST_REFRESHED):
+                self._forget_unlabelled(gone)
         return self._fit_head(list(samples.values()), self._passing)
 
     def _appearance_move(self, new: list[Sample]) -> tuple[float, ...]:
@@ -825,8 +941,9 @@ class Learner:
         """Return the weighted SimSiam loss of two new views each of some unlabelled frames."""
         assert self._simsiam is not None
         count = min(self.train_config.batch_size, len(self._unlabelled))
-        picked = self._rng.choice(len(self._unlabelled), count, replace=False)
-        images = [self._unlabelled[int(i)].image for i in picked]
+        frames = self._unlabelled.samples
+        picked = self._rng.choice(len(frames), count, replace=False)
+        images = [frames[int(i)].image for i in picked]
         one, other = (
             self.training.features(self._tensor([augment(i, self._rng) for i in images]))
             for _ in range(2)

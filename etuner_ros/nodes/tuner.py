@@ -126,9 +126,10 @@ class TunerNode(Node):
 
     Subscribes `labelled_batches` (LabelledBatch), `predictions` (Prediction), `frame_feature`
     (FrameFeature), `label_receipts` (LabelReceipt), `model` (ModelUpdate), `layers` (LayerStates),
-    `verdicts` (ModelVerdict), `battery` (BatteryState), and with `train.unlabelled_weight`
-    `predicted_frame` (PredictedFrame). Publishes `candidate` (ModelCandidate), `scenario_changes`
-    (ScenarioChange), `~/status` (TunerStatus, latched). Action `~/fine_tune` (FineTune).
+    `verdicts` (ModelVerdict), `battery` (BatteryState), and with `train.unlabelled_weight` or
+    `head.unlabelled_weight` `predicted_frame` (PredictedFrame). Publishes `candidate`
+    (ModelCandidate), `scenario_changes` (ScenarioChange), `~/status` (TunerStatus, latched).
+    Action `~/fine_tune` (FineTune).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -146,7 +147,8 @@ class TunerNode(Node):
         self._state, self._note = TunerStatus.STARTING, 'the worker loads the model'
         self._round: _Round | None = None
         self._rounds = self._refused = self._heads = 0
-        self._next_unlabelled = 0.0
+        self._next_unlabelled, self._seen_unlabelled = 0.0, 0
+        self._unlabelled: dict[str, Any] | None = None  # a frame that waits for its feature
         self._head_parent = 0
         self._head_candidate = ''  # digest of the head that waits for its verdict
         self._frame_features: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
@@ -190,7 +192,8 @@ class TunerNode(Node):
             self.create_subscription(
                 LabelReceipt, 'label_receipts', self._on_receipt, reliable(100)
             )
-        if self._train.unlabelled_weight > 0:
+        in_head = self._head.unlabelled_weight if self._head.enabled else 0.0
+        if self._train.unlabelled_weight > 0 or in_head > 0:
             self.create_subscription(
                 PredictedFrame, 'predicted_frame', self._on_frame, reliable(30)
             )
@@ -422,6 +425,7 @@ class TunerNode(Node):
         self._frame_features[name] = (message.model_version, bytes(message.feature))
         while len(self._frame_features) > MOST_FEATURES:
             self._frame_features.popitem(last=False)
+        self._pass_on_unlabelled()
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
@@ -442,6 +446,7 @@ class TunerNode(Node):
                     'label': message.counting_label,
                     'version': version,
                     'feature': feature,
+                    'scenario': self._scenarios.at(message.source, stamp_ns(message.header)),
                 }
             )
 
@@ -451,7 +456,24 @@ class TunerNode(Node):
         if self._loaded < 0 or time.monotonic() < self._next_unlabelled:
             return
         self._next_unlabelled = time.monotonic() + UNLABELLED_PERIOD_S
-        self._worker.send({'op': 'unlabelled', 'image': bytes(message.image.data)})
+        self._unlabelled = {
+            'op': 'unlabelled',
+            'id': frame_name(message.source, message.header),
+            'image': bytes(message.image.data),
+            'scenario': self._scenarios.at(message.source, stamp_ns(message.header)),
+        }
+        self._pass_on_unlabelled()
+
+    def _pass_on_unlabelled(self) -> None:
+        """Send the waiting frame to the worker; where there is a head, once its feature came."""
+        frame = self._unlabelled
+        if frame is None:
+            return
+        version, feature = self._frame_features.get(frame['id'], (0, b''))
+        if feature or not self._head.enabled:
+            self._worker.send({**frame, 'version': version, 'feature': feature})
+            self._unlabelled = None
+            self._seen_unlabelled += 1
 
     # When: requests, scenarios, rounds
 
@@ -771,6 +793,7 @@ class TunerNode(Node):
             'rounds': self._rounds,
             'refused': self._refused,
             'head updates': self._heads,
+            'frames without a label seen': self._seen_unlabelled,
             'tuning s': self._tuning_s,
             'last round s': self._last_round_s,
             'accuracy before, after': f'{self._before:.3f}, {self._after:.3f}',

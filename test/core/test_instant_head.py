@@ -13,6 +13,8 @@ import torch
 
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.instant_head import InstantHead
+from etuner_ros.core.instant_head import Unlabelled
+from etuner_ros.core.scene_prior import ScenePrior
 
 SIZE = 6
 
@@ -185,3 +187,94 @@ def test_a_feature_that_does_not_fit_is_refused_and_nothing_changes(feature, tex
         head.rebuild(features, labels[:-1])
     with pytest.raises(ValueError, match='n > 0'):
         head.rebuild(features[:0], [])
+
+
+def scenes_of_kinds(seed: int, shared: bool) -> tuple:
+    """Two scenes with 40 frames each of kinds that overlap; `shared`: all four kinds in both."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(4, SIZE)) * 0.9
+    kinds, scenes = [], []
+    for scene in (1, 2):
+        here = range(4) if shared else (2 * scene - 2, 2 * scene - 1)
+        for number in range(40):
+            kinds.append(here[number % len(here)])
+            scenes.append(scene)
+    rows = torch.tensor(centres[kinds] + rng.normal(size=(80, SIZE)))
+    return rows, [f'kind{k}' for k in kinds], scenes
+
+
+def right(head: InstantHead, rows: torch.Tensor, labels: list[str]) -> float:
+    said = [head.classes[i] for i in head.logits(rows).argmax(dim=1).tolist()]
+    return float(np.mean([a == b for a, b in zip(said, labels)]))
+
+
+def gain(seed: int, shared: bool) -> float:
+    """Points that unlabelled frames add to what sixteen labels teach, in [-1, 1]."""
+    rows, labels, scenes = scenes_of_kinds(seed, shared)
+    told = [*range(8), *range(40, 48)]
+    rest = [i for i in range(80) if i not in told]
+    some, other = [labels[i] for i in told], [labels[i] for i in rest]
+    alone, both = InstantHead(SIZE), InstantHead(SIZE, HeadConfig(unlabelled_weight=0.5))
+    alone.rebuild(rows[told], some)
+    unlabelled = Unlabelled(rows[rest], [scenes[i] for i in rest], [scenes[i] for i in told])
+    weights = both.rebuild(rows[told], some, unlabelled=unlabelled)
+    assert len(weights) == len(told), 'only labels can be taken back'
+    return right(both, rows[rest], other) - right(alone, rows[rest], other)
+
+
+def test_frames_without_a_label_make_few_labels_worth_more():
+    """Most where scenes have kinds of their own; where they do not, they do little harm."""
+    assert np.mean([gain(seed, shared=False) for seed in range(30)]) > 0.02
+    assert np.mean([gain(seed, shared=True) for seed in range(30)]) > -0.02
+
+
+def test_learning_again_gives_what_a_rebuild_gives():
+    """From the same start; guesses that start from what the head says end the same."""
+    rows, labels, scenes = scenes_of_kinds(2, shared=False)
+    unlabelled = Unlabelled(rows[16:], scenes[16:], scenes[:16])
+    head = InstantHead(SIZE)
+    head.rebuild(rows[:16], labels[:16], unlabelled=unlabelled)
+    for _ in range(10):
+        head.relearn(rows[:16], labels[:16], unlabelled)
+    settled = head.logits(rows)
+    head.relearn(rows[:16], labels[:16], unlabelled)
+    assert torch.allclose(head.logits(rows), settled, atol=1e-2)
+    with_new = [*labels[:15], 'new']
+    weights = head.relearn(rows[:16], with_new, unlabelled)
+    assert head.classes[-1] == 'new'
+    assert len(weights) == 16
+
+
+def test_without_unlabelled_frames_nothing_changes():
+    rows, labels, scenes = scenes_of_kinds(0, shared=False)
+    plain, other = InstantHead(SIZE), InstantHead(SIZE)
+    plain.rebuild(rows, labels)
+    other.rebuild(rows, labels, unlabelled=Unlabelled(rows[:0], [], scenes))
+    assert torch.equal(plain.logits(rows), other.logits(rows))
+
+
+def test_a_label_can_be_taken_back_exactly_beside_unlabelled_frames():
+    rows, labels, scenes = scenes_of_kinds(1, shared=False)
+    head = InstantHead(SIZE)
+    head.rebuild(rows[:8], labels[:8], unlabelled=Unlabelled(rows[8:], scenes[8:], scenes[:8]))
+    before = head.logits(rows)
+    given = head.learn(rows[0] + 0.1, 'new')
+    assert not torch.allclose(head.logits(rows)[:, :2], before)
+    head.unlearn(rows[0] + 0.1, 'new', given)
+    assert torch.allclose(head.logits(rows)[:, :2], before, atol=1e-9)
+
+
+def test_labels_of_a_scene_count_as_much_as_they_foretell_each_other():
+    target = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3])
+    know_nothing = torch.zeros(12, 4)
+    told = ScenePrior(target, [t // 2 for t in target.tolist()], 4)
+    told.fit(know_nothing, {0, 1})
+    assert told.unseen < 0.5, 'each scene has kinds of its own'
+    here, there = told.offsets([0, 1])
+    assert here[0] > here[2]
+    assert there[2] > there[0]
+    mixed = ScenePrior(target, [0, 1, 2] * 4, 4)
+    mixed.fit(know_nothing, {0, 1, 2})
+    assert mixed.unseen > 100, 'every kind is everywhere'
+    assert mixed.offsets([0]).abs().max() < 0.1
+    assert told.offsets([7]).abs().max() == 0, 'nothing is known of a scene without labels'

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import math
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def samples(frames: list, labels: tuple[str, ...], scenario: int = 0) -> list[Sa
     return [
         Sample.of(str(i), f.label, scenario, resize_square(f.image, 64))
         for i, f in enumerate(chosen)
+    ]
+
+
+def unlabelled(frames: list, label: str, scenario: int = 0) -> list[Sample]:
+    """Frames of a kind, without saying so."""
+    return [
+        replace(s, sample_id=f'seen {s.sample_id}', label='')
+        for s in samples(frames, (label,), scenario)
     ]
 
 
@@ -264,8 +273,8 @@ def test_a_change_of_mind_takes_back_exactly_what_was_learned(model, frames):
     learner.add_samples([Sample.of('x', 'duck', 0, picture.image)])
     other = learner._served.features['x'] + 0.1  # as another decoding of the frame gives
     learner.correct('x', 'mug', other, version=0)
-    label, weight = learner._served.learned['x']
-    learner.instant.unlearn(learner._served.features['x'], label, weight)
+    learned = learner._served.learned['x']
+    learner.instant.unlearn(learner._served.features['x'], learned.label, learned.weight)
     assert torch.allclose(learner.instant.linear(learner.instant.classes)[0], before, atol=1e-5)
 
 
@@ -306,12 +315,77 @@ def test_frames_without_labels_train_the_backbone_when_that_is_switched_on(model
     states = []
     for weight in (0.0, 1.0):
         learner = Learner(model, TrainConfig(batch_size=8, epochs=1.0, unlabelled_weight=weight))
-        learner.add_unlabelled(samples(frames, ('table',)))
+        learner.add_unlabelled(unlabelled(frames, 'table'))
         learner.add_samples(samples(frames, ('duck',)))
         result = finish(learner)
         assert not any('projector' in name for name in result.update)
         states.append(pack(result.update))
     assert states[0] != states[1]
+
+
+def test_the_head_learns_from_frames_without_labels_too(model, frames):
+    kinds = ('tray', 'race_car', 'duck')
+    right, heads = {}, []
+    for weight in (0.0, 0.5):
+        config = HeadConfig(unlabelled_weight=weight)
+        learner = Learner(model, QUICK, head=config)
+        learner.add_exemplars(samples(frames, KNOWN, -1))
+        for kind in kinds:
+            learner.add_unlabelled(unlabelled(frames, kind, 1))
+        assert learner.propose_head() is None, 'they are learned from when labels come'
+        one_each = [samples(frames, (kind,), 1)[0] for kind in kinds]
+        learner.add_samples([replace(s, sample_id=s.label) for s in one_each])
+        result = learner.propose_head()
+        assert result is not None
+        learner.set_live(result.update, result.classes, 1)
+        others = samples(frames, kinds)
+        said = learner.predictions(learner.live, others)
+        right[weight] = sum(a == s.label for a, s in zip(said, others)) / len(others)
+        heads.append(result.update['head.weight'])
+    assert right[0.5] >= right[0.0]
+    assert not np.allclose(heads[0], heads[1], rtol=0.05)
+
+
+def test_a_frame_that_is_labelled_is_not_guessed_any_more(model, frames):
+    heads = []
+    for again in (False, True):
+        learner = Learner(model, QUICK)
+        learner.add_exemplars(samples(frames, KNOWN, -1))
+        labelled = [replace(s, sample_id='x') for s in samples(frames, ('tray',), 1)[:1]]
+        if again:
+            learner.add_unlabelled([replace(labelled[0], label='')])
+        learner.add_samples(labelled)
+        learner.add_unlabelled([replace(labelled[0], label='')] if again else [])
+        learner.add_samples([replace(s, sample_id='y') for s in samples(frames, ('duck',), 1)[:1]])
+        heads.append(learner.instant.linear(learner.instant.classes)[0])
+    assert torch.equal(heads[0], heads[1])
+
+
+def test_features_of_another_backbone_are_not_learned_from(model, frames):
+    heads = []
+    for version in (0, 99):
+        learner = Learner(model, QUICK)
+        learner.add_exemplars(samples(frames, KNOWN, -1))
+        shown = unlabelled(frames, 'tray', 1)
+        true = dict(zip([s.sample_id for s in shown], learner._features(shown)))
+        wrong = {key: row + 1.0 for key, row in true.items()}
+        learner.add_unlabelled(shown, true if version == 0 else wrong, version)
+        learner.add_samples([replace(s, sample_id='x') for s in samples(frames, ('mug',), 1)[:1]])
+        heads.append(learner.instant.linear(learner.instant.classes)[0])
+    assert torch.allclose(heads[0], heads[1], atol=1e-5), 'they are computed where they do not fit'
+
+
+def test_memory_for_frames_without_labels_is_bounded(model, frames):
+    learner = Learner(model, replace(QUICK, unlabelled_frames=5))
+    learner.add_exemplars(samples(frames, KNOWN, -1))
+    known = len(learner._served.features)
+    for number in range(4):
+        shown = [
+            replace(s, sample_id=f'{number}{s.sample_id}') for s in unlabelled(frames, 'tray')
+        ]
+        learner.add_unlabelled(shown, dict.fromkeys([s.sample_id for s in shown], torch.zeros(1)))
+        learner.add_samples(samples(frames, ('duck',))[number : number + 1])
+    assert len(learner._served.features) <= known + 5 + 4
 
 
 def test_a_round_is_deterministic_with_a_seed(model, frames):

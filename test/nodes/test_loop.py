@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from ament_index_python.packages import get_package_prefix
+from diagnostic_msgs.msg import DiagnosticArray
 from helpers import Graph
 from helpers import header
 from helpers import image_message
@@ -31,6 +32,7 @@ from etuner_ros.msg import LabelReceipt
 from etuner_ros.msg import ModelVerdict
 from etuner_ros.msg import Prediction
 from etuner_ros.msg import TunerStatus
+from etuner_ros.nodes import tuner
 from etuner_ros.nodes.common import LATCHED
 from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.inference import InferenceNode
@@ -149,6 +151,30 @@ def test_one_correction_shows_in_predictions_without_batch_or_round(ros, deploye
     assert (status.rounds, status.batches_waiting) == (0, 0)
     assert not robot.batches
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck', 'nothing is forgotten'
+
+
+def test_frames_that_nobody_labels_are_learned_from_too(ros, deployed, frames, monkeypatch):
+    """They reach the worker with their feature; a batch then makes the head anew from both."""
+    monkeypatch.setattr(tuner, 'UNLABELLED_PERIOD_S', 0.0)
+    robot = Robot(ros, deployed, lazy_tune__min_batches=4)
+    cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
+    for image in (*cars[4:], *trays[4:]):
+        robot.show(image)
+    told = ros.listen(DiagnosticArray, '/diagnostics')
+
+    def value(key: str) -> str:
+        mine = [m.status[0] for m in told if 'tuner' in m.status[0].name]
+        return next((v.value for s in mine[-1:] for v in s.values if v.key == key), '')
+
+    ros.until(lambda: int(value('frames without a label seen') or 0) >= 5, 'unlabelled frames')
+    for car, tray in zip(cars[:2], trays[:2]):
+        assert robot.teach(car, 'race_car').code == LabelReceipt.ACCEPTED
+        assert robot.teach(tray, 'tray').code == LabelReceipt.ACCEPTED
+    ros.until(lambda: robot.batches, 'a batch')
+    for image, name in ((cars[-1], 'race_car'), (trays[-1], 'tray')):
+        ros.until(lambda i=image, n=name: robot.show(i).labels[0] == n, f'it to know a {name}')
+    assert robot.statuses[-1].rounds == 0
+    assert value('last problem') == ''
 
 
 def test_a_correction_shows_while_a_round_runs(ros, deployed, frames):

@@ -47,8 +47,8 @@ class Method:
         """Blocks that do not train now."""
         return len(self.world.base.units)
 
-    def on_request(self) -> None:
-        """Note that a request was served."""
+    def on_request(self, sample: Sample) -> None:
+        """Note a request; `predict` has answered it, or will before anything else is learned."""
 
     def on_change(self, true: bool) -> None:
         """Note a change of scenario; `true` marks the real border, which only oracles may use."""

@@ -43,6 +43,7 @@ RIVAL = TrainConfig(
     flip=False,
     cache_mb=0.0,
     validation_share=0.0,
+    unlabelled_frames=100,
     device='cpu',
 )
 HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure themselves
@@ -55,11 +56,14 @@ OURS = TrainConfig(
     batch_size=8,
     views=1,
     flip=True,
+    unlabelled_frames=100,
     device='cpu',
 )
 OUR_LAZY = LazyTuneConfig(min_batches=4, max_batches=8, pays=True)
 OUR_FREEZE = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
-OUR_HEAD = HeadConfig(prior=1.0, prior_memory=48.0, max_samples=200, reuse=True)
+OUR_HEAD = HeadConfig(
+    prior=1.0, prior_memory=48.0, max_samples=200, reuse=True, unlabelled_weight=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def entries() -> dict[str, Entry]:
     lazy = LazyTuneConfig(max_batches=OUR_LAZY.max_batches)
     etuner = Recipe(HELD, lazy=lazy, sim_freeze=PAPER_FREEZE)
     cached = replace(HELD, views=OURS.views, flip=OURS.flip, cache_mb=OURS.cache_mb)
-    full = Recipe(OURS, lazy=OUR_LAZY, sim_freeze=OUR_FREEZE, head=head, gate=gate)
+    seeing = replace(head, unlabelled_weight=0.5)
+    full = Recipe(OURS, lazy=OUR_LAZY, sim_freeze=OUR_FREEZE, head=seeing, gate=gate)
     mensink = 'nearest class mean; Mensink et al., TPAMI 2013'
     found = {
         'never': Entry(Never, 'the deployed model, untouched'),
@@ -92,6 +97,9 @@ def entries() -> dict[str, Entry]:
         'immediate': _tuned(immediate, 'fine-tuning on every batch as it arrives'),
         'immediate+head': _tuned(
             replace(immediate, head=head), 'the same, served by our instant head'
+        ),
+        'immediate+head+unlabelled': _tuned(
+            replace(immediate, head=seeing), 'the same, which learns from unlabelled frames, too'
         ),
     }
     for k in (1, 2, 4, 8, 16):
@@ -144,12 +152,14 @@ def entries() -> dict[str, Entry]:
 
 
 def variants() -> dict[str, Entry]:
-    """Return the whole system with one of its choices changed, for its sensitivity."""
+    """Return the whole system, on labels only, with one of its choices changed."""
     full = entries()['full'].settings
+    full = replace(full, head=replace(full.head, unlabelled_weight=0.0))
     train, lazy, freeze, head = full.train, full.lazy, full.sim_freeze, full.head
     open_ = replace(freeze, start_frozen_share=0.39, max_frozen_share=0.39)
     shut = replace(freeze, start_frozen_share=0.67, max_frozen_share=0.67)
     changed = {
+        'labels only': full,
         'no prior': replace(full, head=replace(head, prior=0.0)),
         'features computed anew': replace(full, head=replace(head, reuse=False)),
         'half the step size': replace(full, train=replace(train, learning_rate=2.5e-4)),

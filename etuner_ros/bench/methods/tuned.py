@@ -183,9 +183,13 @@ class Tuned(Method):
         """Blocks that are frozen now."""
         return len(self.learner.training.frozen)
 
-    def on_request(self) -> None:
-        """Tell the trigger."""
+    def on_request(self, sample: Sample) -> None:
+        """Tell the trigger; keep the frame where unlabelled ones are learned from."""
         self.trigger.on_request()
+        if self.learner.wants_unlabelled:
+            with self.world.meter.paused():  # it is predicted anyway
+                _, features = self.learner.foresee([sample])
+            self.learner.add_unlabelled([replace(sample, scenario=self._scenario)], features)
 
     def on_change(self, true: bool) -> None:
         """Number the scenarios as the detector sees them."""
@@ -210,7 +214,9 @@ class Tuned(Method):
         if self.recipe.head.enabled:
             for sample in samples:
                 feature = self._seen[sample.sample_id]
-                learner.correct(sample.sample_id, sample.label, feature, learner.version)
+                learner.correct(
+                    sample.sample_id, sample.label, feature, learner.version, self._scenario
+                )
         learner.add_samples(samples)
         self._offer_head()
         self.trigger.on_batch(
