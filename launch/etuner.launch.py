@@ -99,7 +99,8 @@ def compose(context):
             {**autostart, **name},
             remappings=images,
         ),
-        node('label_collector', name),
+        # Its matrices are small: a second thread would mostly wait for a core that is busy.
+        node('label_collector', name, additional_env={'OPENBLAS_NUM_THREADS': '1'}),
         node('tuner'),
         node('teacher', condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),

@@ -165,6 +165,7 @@ def measure(
     config: LabelValueConfig | None = None,
 ) -> list[Savings]:
     """Compare on one set of pictures, with so many seeds."""
+    torch.set_num_threads(1)  # matrices are small; another one would mostly wait
     library = Library(pictures, 'efficientnet_lite0', size)
     found = []
     for seed in range(seeds):

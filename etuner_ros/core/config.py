@@ -342,10 +342,17 @@ class LabelValueConfig(Checked):
         0.01,
         10.0,
     )
+    enough: float = setting(
+        0.9,
+        'share up to which labels must speak for a scene, of how its own frames speak for each '
+        'other, before it counts as known; then only what is worth it is asked about',
+        0.0,
+        10.0,
+    )
     worth: float = setting(
         0.015,
-        'share of the scene that a request must speak for; 0 asks always. The k-th request needs '
-        'a k-th of it',
+        'share of a known scene that a request must speak for; 0 asks always. The k-th request '
+        'needs a k-th of it',
         0.0,
         1.0,
     )

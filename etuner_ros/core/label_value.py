@@ -100,16 +100,19 @@ class LabelValue:
 
     def choose(self) -> Hashable | None:
         """
-        Return the frame to ask about next; None when none is worth it.
+        Return the frame to ask about next; None when labels speak for the scene already.
 
-        The k-th request of a scene has to gain `worth / k`, as the best possible ones do: a
-        scene that labels speak for already is left alone.
+        They do when a frame's most similar labelled one is, over the sample, about as similar as
+        its most similar other frame (`enough`), and no frame stands for many that nothing speaks
+        for: as the k-th request of a scene it would have to gain `worth / k`, as the best possible
+        ones do.
         """
         if not self._keys or self.asked >= self.config.count:
             return None
-        gains = self._gains()
+        gains, spoken_for = self._gains()
         best = int(gains.argmax())
-        if gains[best] * (self.asked + 1) < self.config.worth:
+        little = gains[best] * (self.asked + 1) < self.config.worth
+        if little and spoken_for >= self.config.enough:
             return None
         self.asked += 1
         key = self._keys[best]
@@ -140,8 +143,11 @@ class LabelValue:
                 self.new_scene()
                 self._known, self._learned = [], 0
 
-    def _gains(self) -> npt.NDArray[np.float64]:
-        """Return what asking about each frame of the sample would gain, (n,)."""
+    def _gains(self) -> tuple[npt.NDArray[np.float64], float]:
+        """
+        Return what asking about each frame of the sample would gain, (n,), and how well labels
+        speak for the sample, as a share of how well its own other frames do.
+        """
         rows = np.stack(self._rows + self._known)
         rows = rows - rows.mean(axis=0)
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
@@ -153,5 +159,6 @@ class LabelValue:
         weight = 1.0 + np.asarray(self._uncertain)
         gains = weight[:, None] * np.maximum(among - covered[:, None], 0.0)
         np.fill_diagonal(gains, 0.0)
-        mean: npt.NDArray[np.float64] = gains.sum(axis=0) / max(len(sample) - 1, 1)
-        return mean
+        np.fill_diagonal(among, 0.0)
+        spoken_for = float(covered.sum() / max(float(among.max(axis=1).sum()), 1e-12))
+        return gains.sum(axis=0) / max(len(sample) - 1, 1), spoken_for

@@ -200,3 +200,21 @@ def test_other_limits_keep_what_was_spent_and_what_is_known_of_the_board():
     assert 'tuning time is used up' in budget.refusal(0.0)
     budget.configure(BudgetConfig(seconds_per_hour=70, joules_per_hour=5))
     assert budget.refusal(0.0) == ''
+
+
+def test_a_scene_of_new_kinds_is_asked_about_though_no_single_frame_stands_for_many():
+    """Each new frame is a little like known ones and like its neighbours; none gains much alone."""
+    rng = np.random.default_rng(0)
+    chooser = LabelValue(LabelValueConfig(worth=1.0))
+    for feature in rng.normal(size=(100, 40)):
+        chooser.know(feature)
+    turned = rng.normal(size=(200, 40)) @ np.diag([3.0] * 8 + [0.3] * 32)
+    for i, feature in enumerate(turned):
+        chooser.offer(i, 0.9, feature)
+    assert len(asked(chooser, 5)) == 5
+    chooser.new_scene()
+    for feature in turned[:150]:
+        chooser.know(feature)
+    for i, feature in enumerate(turned[150:]):
+        chooser.offer(i, 0.9, feature)
+    assert asked(chooser) == [], 'the same scene again, now that labels speak for it'
