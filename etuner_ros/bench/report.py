@@ -23,6 +23,7 @@ from matplotlib import pyplot
 
 OURS, STRONG, CHEAP, RIVAL = '#12805c', '#c0392b', '#2d6cdf', '#7f8c8d'
 SHOWN = ('immediate', 'immediate+head', 'etuner', 'ridge', 'full')  # in the curves over a stream
+LABELS_ONLY = 'full, labels only'  # what changed choices are compared with
 WINDOW = 60  # requests that a point of the accuracy curve is the mean of
 
 
@@ -164,20 +165,24 @@ def _mean_total(runs: Sequence[Run], unit: str) -> float:
 
 
 def sensitivities(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what each changed choice of `full` makes of accuracy and operations, seed by seed."""
+    """
+    Return what each changed choice of ours makes of accuracy and operations, seed by seed, against
+    the system that learns from labels only; learning from others is `full` itself.
+    """
     by_method: dict[str, dict[tuple[str, str, int], Run]] = {}
     for run in runs:
         by_method.setdefault(run.method, {})[run.stream, run.model, run.seed] = run
-    full, rows = by_method.get('full', {}), []
+    base, rows = by_method.get(LABELS_ONLY, {}), []
     for method, mine in by_method.items():
-        both = [key for key in mine if key in full]
-        if not method.startswith('full, ') or not both:
+        both = [key for key in mine if key in base]
+        if not method.startswith('full') or method == LABELS_ONLY or not both:
             continue
-        points = [mine[k].outcome['accuracy'] - full[k].outcome['accuracy'] for k in both]
+        points = [mine[k].outcome['accuracy'] - base[k].outcome['accuracy'] for k in both]
         ours, theirs = (
-            sum(sum(group[k].outcome['flops'].values()) for k in both) for group in (mine, full)
+            sum(sum(group[k].outcome['flops'].values()) for k in both) for group in (mine, base)
         )
-        choice = f'{method.removeprefix("full, ")} ({len(both)} runs)'
+        name = 'unlabelled frames, too' if method == 'full' else method.removeprefix('full, ')
+        choice = f'{name} ({len(both)} runs)'
         rows.append(
             {'choice': choice, 'accuracy': 100 * statistics.mean(points), 'flops': ours / theirs}
         )
@@ -189,10 +194,10 @@ def sensitivity_figure(rows: Sequence[dict[str, Any]]) -> Any:
     names = [r['choice'] for r in rows]
     figure, panes = pyplot.subplots(1, 2, figsize=(13, 0.34 * len(rows) + 1.2), sharey=True)
     panes[0].barh(names, [r['accuracy'] for r in rows], color=OURS)
-    panes[0].set_xlabel('points of accuracy against the default')
+    panes[0].set_xlabel('points of accuracy against the system on labels only')
     panes[1].barh(names, [r['flops'] for r in rows], color=CHEAP)
     panes[1].axvline(1.0, color='black', lw=0.6)
-    panes[1].set_xlabel('operations, share of the default')
+    panes[1].set_xlabel('operations, share of those')
     for axes in panes:
         axes.grid(alpha=0.2)
     return figure

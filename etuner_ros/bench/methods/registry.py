@@ -159,7 +159,7 @@ def variants() -> dict[str, Entry]:
     open_ = replace(freeze, start_frozen_share=0.39, max_frozen_share=0.39)
     shut = replace(freeze, start_frozen_share=0.67, max_frozen_share=0.67)
     changed = {
-        'labels only': full,
+        'labels only': full,  # what the others are compared with
         'no prior': replace(full, head=replace(head, prior=0.0)),
         'features computed anew': replace(full, head=replace(head, reuse=False)),
         'half the step size': replace(full, train=replace(train, learning_rate=2.5e-4)),
