@@ -70,7 +70,7 @@ from etuner_ros.core.weights import State
 VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current scenario's first
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
 MOST_REFRESHED = 20  # frames without a label that are kept over a round
-MOST_REFITTED = 500  # samples that a head is made anew from between rounds
+MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_HELD = 1000  # held-back samples that are kept at all
 # Corrected frames whose outcome, as predicted live, counts towards the accuracy.
 PREQUENTIAL_WINDOW = 40
@@ -483,15 +483,13 @@ class Learner:
             return
         if self._in_round or self._proposed:
             return  # the training backbone is not the live one; the round's head learns from them
-        with part(HEAD_PART):
-            by_label: dict[str, list[str]] = {}
-            for key, learned in state.learned.items():
-                by_label.setdefault(learned.label, []).append(key)
-            quota = max(1, MOST_REFITTED // len(by_label))
-            kept = {key: state.learned[key] for keys in by_label.values() for key in keys[-quota:]}
-            known = [(key, x.label, x.scenario) for key, x in kept.items()]
-            self._solve(state, known, again=True)
-        self._head_is_new = True
+        known = [(key, x.label, x.scenario) for key, x in state.learned.items()]
+        # A class whose last label was taken back stays a class; a head made anew would lose it.
+        whole = {label for _, label, _ in known} == set(state.head.classes)
+        if len(known) <= MOST_REFITTED and whole:
+            with part(HEAD_PART):
+                self._solve(state, known, again=True)
+            self._head_is_new = True
 
     def _solve(
         self, state: _HeadState, samples: Sequence[tuple[str, str, int]], again: bool = False

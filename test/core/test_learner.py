@@ -375,6 +375,25 @@ def test_features_of_another_backbone_are_not_learned_from(model, frames):
     assert torch.allclose(heads[0], heads[1], atol=1e-5), 'they are computed where they do not fit'
 
 
+def test_a_class_that_lost_its_labels_does_not_stop_the_head_from_learning(model, frames):
+    learner = Learner(model, QUICK)
+    learner.add_exemplars(samples(frames, KNOWN, -1))
+    learner.add_unlabelled(unlabelled(frames, 'tray', 1))
+    car, tray = (samples(frames, (kind,), 1)[0] for kind in ('race_car', 'tray'))
+    learner.add_samples([replace(car, sample_id='car')])
+    result = learner.propose_head()
+    assert result is not None
+    learner.set_live(result.update, result.classes, 1)
+    learner.withdraw(['car'])
+    learner.add_samples([replace(tray, sample_id='tray')])
+    result = learner.propose_head()
+    assert result is not None
+    assert result.classes == (*model.classes, 'race_car', 'tray')
+    learner.set_live(result.update, result.classes, 2)
+    assert learner.predictions(learner.live, [car, tray])[1] == 'tray'
+    assert learner.predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
+
+
 def test_memory_for_frames_without_labels_is_bounded(model, frames):
     learner = Learner(model, replace(QUICK, unlabelled_frames=5))
     learner.add_exemplars(samples(frames, KNOWN, -1))
