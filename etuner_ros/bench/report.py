@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import json
+import math
 from pathlib import Path
 import statistics
 from typing import Any
@@ -55,6 +56,10 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
         (panes[1], 'time_vs_immediate', 'seconds of tuning, share of immediate'),
     ):
         points = [r for r in mine if r[key] is not None]
+        front = set(pareto(points)) if key == 'flops_vs_immediate' else set()
+        # Names of points that lie on each other can not be read: the main ones are said.
+        points.sort(key=lambda r: (r['method'] not in SHOWN, r['method'] not in front))
+        named: list[tuple[float, float]] = []
         for row in points:
             x = max(row[key], 1e-4)
             axes.errorbar(
@@ -67,6 +72,9 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
                 markersize=7 if row['method'] == 'full' else 5,
                 elinewidth=0.6,
             )
+            if any(abs(math.log(x / u)) < 0.9 and abs(row['accuracy'] - v) < 2 for u, v in named):
+                continue
+            named.append((x, row['accuracy']))
             axes.annotate(
                 row['method'],
                 (x, row['accuracy']),
@@ -74,8 +82,7 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
                 xytext=(5, 4),
                 fontsize=8,
             )
-        if key == 'flops_vs_immediate':
-            front = set(pareto(points))
+        if front:
             line = sorted(
                 (max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front
             )
@@ -85,6 +92,8 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
         axes.set_xlabel(label)
         axes.grid(alpha=0.2)
     panes[0].set_ylabel('average inference accuracy, %')
+    heights = [r['accuracy'] for r in mine]
+    panes[0].set_ylim(min(heights) - 5, max(heights) + 5)  # two seeds have intervals beyond 100 %
     figure.suptitle(stream)
     return figure
 
