@@ -98,12 +98,7 @@ class InstantHead:
         if len(labels) != len(features):
             raise ValueError(f'{len(features)} features but {len(labels)} labels')
         self.classes = list(dict.fromkeys(labels))
-        self.counts = dict.fromkeys(self.classes, 0)
-        for label in labels:
-            self.counts[label] += 1
-        index = {label: i for i, label in enumerate(self.classes)}
-        target = torch.tensor([index[label] for label in labels])
-        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
+        target, hot = self._count(labels)
         rows = self._rows(features)
         further = torch.ones(len(rows)).double() if weights is None else weights.double()
         weight = further * (hot @ self._balanced(hot.sum(dim=0)))
@@ -131,16 +126,21 @@ class InstantHead:
         :param features: (n, D) of samples that it has learned
         """
         same = self.classes and set(labels) == set(self.classes)
-        if not same or len(labels) > 1.5 * self._measured or not len(unlabelled.features):
+        if not same or len(labels) > 1.5 * self._measured:
             return self.rebuild(features, labels, unlabelled=unlabelled)
-        index = {label: i for i, label in enumerate(self.classes)}
-        target = torch.tensor([index[label] for label in labels])
-        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
-        self.counts = {label: int(n) for label, n in zip(self.classes, hot.sum(dim=0))}
+        target, hot = self._count(labels)
         prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes), self._unseen)
         ones = torch.ones(len(labels)).double()
         given = self._suppose(self._rows(features), hot, ones, unlabelled, prior)
         return [float(w) for w in given]
+
+    def _count(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Count the labels; return their classes (n,) and the same one-hot, (n, C) float64."""
+        index = {label: i for i, label in enumerate(self.classes)}
+        target = torch.tensor([index[label] for label in labels])
+        hot = torch.nn.functional.one_hot(target, len(self.classes)).double()
+        self.counts = {name: int(n) for name, n in zip(self.classes, hot.sum(dim=0))}
+        return target, hot
 
     def _fit(self, rows: Tensor, target: Tensor, weight: Tensor) -> None:
         """Solve for rows (n, D + 1) with targets (n, C) and weights (n,)."""

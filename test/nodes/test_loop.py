@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from multiprocessing.connection import Connection
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 
@@ -40,6 +42,7 @@ from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.tuner import TunerNode
 from etuner_ros.srv import RenameLabel
+from etuner_ros.worker import Worker
 
 
 class Robot:
@@ -153,10 +156,12 @@ def test_one_correction_shows_in_predictions_without_batch_or_round(ros, deploye
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck', 'nothing is forgotten'
 
 
-def test_frames_that_nobody_labels_are_learned_from_too(ros, deployed, frames, monkeypatch):
-    """They reach the worker with their feature; a batch then makes the head anew from both."""
+def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):
+    """As the tuner sends them: the same labels make another head when such frames were seen."""
     monkeypatch.setattr(tuner, 'UNLABELLED_PERIOD_S', 0.0)
     robot = Robot(ros, deployed, lazy_tune__min_batches=4)
+    sent, send = [], robot.tuner._worker.send
+    monkeypatch.setattr(robot.tuner._worker, 'send', lambda m: (sent.append(m), send(m)))
     cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
     for image in (*cars[4:], *trays[4:]):
         robot.show(image)
@@ -170,11 +175,25 @@ def test_frames_that_nobody_labels_are_learned_from_too(ros, deployed, frames, m
     for car, tray in zip(cars[:2], trays[:2]):
         assert robot.teach(car, 'race_car').code == LabelReceipt.ACCEPTED
         assert robot.teach(tray, 'tray').code == LabelReceipt.ACCEPTED
-    ros.until(lambda: robot.batches, 'a batch')
+    ros.until(lambda: any(m['op'] == 'samples' for m in sent), 'a batch')
     for image, name in ((cars[-1], 'race_car'), (trays[-1], 'tray')):
         ros.until(lambda i=image, n=name: robot.show(i).labels[0] == n, f'it to know a {name}')
     assert robot.statuses[-1].rounds == 0
     assert value('last problem') == ''
+
+    heads = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Connection(ours.detach()) as connection:
+        for ops in (('samples',), ('unlabelled', 'samples')):
+            worker = Worker(connection)
+            worker._handle({'op': 'open', 'path': str(deployed)})
+            for message in [m for m in sent if m['op'] in ops]:
+                worker._handle(message)
+            assert worker._learner is not None
+            head = worker._learner.instant
+            heads.append(head.linear(head.classes)[0])
+    assert heads[0].shape == heads[1].shape
+    assert not torch.allclose(*heads, rtol=0.05)
 
 
 def test_a_correction_shows_while_a_round_runs(ros, deployed, frames):
