@@ -8,8 +8,7 @@ torch and torchvision are left out on purpose: pip must never replace the ones t
 Jetson.
 """
 
-from setuptools import find_packages
-from setuptools import setup
+from setuptools import find_packages, setup
 
 NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
 
@@ -35,7 +34,7 @@ setup(
     ],
     entry_points={
         'console_scripts': [
-            'etuner = etuner_ros.cli:main',
+            'etuner = etuner_ros.cli.main:main',
             *(f'{name} = etuner_ros.nodes.{name}:main' for name in NODES),
         ],
     },

@@ -29,9 +29,7 @@ from typing import Any
 
 import msgpack
 
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError
 
 Message = dict[str, Any]
@@ -205,15 +203,12 @@ class Worker:
         """Load base weights: those of a file, or those that the model settings name."""
         import torch
 
-        from etuner_ros.core.base_weights import prepare
-        from etuner_ros.core.images import decode
-        from etuner_ros.core.images import resize_square
-        from etuner_ros.core.learner import Learner
-        from etuner_ros.core.models import choose_device
-        from etuner_ros.core.models import forward_shares
-        from etuner_ros.core.models import from_base
-        from etuner_ros.core.replay import Sample
-        from etuner_ros.core.weights import read_base
+        from etuner_ros.core.images.codec import decode, resize_square
+        from etuner_ros.core.learn.learner import Learner
+        from etuner_ros.core.learn.replay import Sample
+        from etuner_ros.core.models.base_weights import prepare
+        from etuner_ros.core.models.networks import choose_device, forward_shares, from_base
+        from etuner_ros.core.models.weights import read_base
 
         train, sim_freeze, head = self._configs
         torch.set_num_threads(train.threads)
@@ -240,7 +235,7 @@ class Worker:
         )
 
     def _on_model(self, message: Message) -> None:
-        from etuner_ros.core.weights import unpack
+        from etuner_ros.core.models.weights import unpack
 
         self._learner.set_live(
             unpack(message['weights']), tuple(message['classes']), message['version']
@@ -283,16 +278,15 @@ class Worker:
         self._reply_candidate('head', 0, result)
 
     def _reply_candidate(self, op: str, number: int, result: Any) -> None:
-        from etuner_ros.core.weights import pack
+        from etuner_ros.core.models.weights import pack
 
         facts = {k: v for k, v in vars(result).items() if k not in ('update', 'outcomes')}
         outcomes = [list(vars(o).values()) for o in result.outcomes]
         self._reply(op=op, id=number, weights=pack(result.update), outcomes=outcomes, **facts)
 
     def _on_samples(self, message: Message) -> None:
-        from etuner_ros.core.images import decode
-        from etuner_ros.core.images import resize_square
-        from etuner_ros.core.replay import Sample
+        from etuner_ros.core.images.codec import decode, resize_square
+        from etuner_ros.core.learn.replay import Sample
 
         for label, new_label in message['renamed']:
             self._learner.rename(label, new_label)
@@ -315,9 +309,8 @@ class Worker:
         """Take a frame that nobody labelled, with its feature where that is known."""
         import torch
 
-        from etuner_ros.core.images import decode
-        from etuner_ros.core.images import resize_square
-        from etuner_ros.core.replay import Sample
+        from etuner_ros.core.images.codec import decode, resize_square
+        from etuner_ros.core.learn.replay import Sample
 
         image = resize_square(decode(message['image']), self._learner.input_size)
         sample = Sample.of(message['id'], '', message['scenario'], image)
@@ -348,8 +341,8 @@ class Worker:
 
     def _run_round(self, number: int) -> bool:
         """Run a round; return False when memory ran out and it should be tried in halves."""
-        from etuner_ros.core.learner import RoundCancelled
-        from etuner_ros.core.trainer import Step
+        from etuner_ros.core.learn.learner import RoundCancelled
+        from etuner_ros.core.learn.trainer import Step
 
         try:
             for item in self._learner.run_round(self._cancelled.is_set):
@@ -400,7 +393,7 @@ class Worker:
             self._propose_head()
 
     def _is_head_only(self, message: Message) -> bool:
-        from etuner_ros.core.weights import unpack
+        from etuner_ros.core.models.weights import unpack
 
         return bool(self._learner.is_head_only(unpack(message['weights'])))
 

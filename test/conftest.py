@@ -39,7 +39,7 @@ def frames(stream: Path) -> list:
     """Return the first 96 frames of the recording: all of one scenario."""
     from itertools import islice
 
-    from etuner_ros.core.frame_sources import Recording
+    from etuner_ros.core.images.sources import Recording
 
     return list(islice(Recording(stream), 96))
 
@@ -47,12 +47,10 @@ def frames(stream: Path) -> list:
 @pytest.fixture(scope='session')
 def deployed(tmp_path_factory: pytest.TempPathFactory, frames: list) -> Path:
     """Return base weights: pretrained EfficientNet-Lite0 at 64 px, with a head for some kinds."""
-    from etuner_ros.core.deploy import choose_exemplars
-    from etuner_ros.core.deploy import fit_head
-    from etuner_ros.core.images import resize_square
-    from etuner_ros.core.models import build
-    from etuner_ros.core.models import pretrained_spec
-    from etuner_ros.core.weights import pack_base
+    from etuner_ros.core.images.codec import resize_square
+    from etuner_ros.core.models.deploy import choose_exemplars, fit_head
+    from etuner_ros.core.models.networks import build, pretrained_spec
+    from etuner_ros.core.models.weights import pack_base
 
     model = build(pretrained_spec('efficientnet_lite0', 64), 'pretrained')
     known = [f for f in frames if f.label in ('duck', 'mug', 'soccer_ball', 'table')]

@@ -16,13 +16,11 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.images.codec import encode_jpeg
 
 LIMIT_S = 60.0  # generous: only a broken feature waits so long
 _domains = itertools.count()

@@ -190,7 +190,7 @@ def parameters() -> str:
 
 def commands() -> str:
     """Return the page of the command line."""
-    from etuner_ros.cli import parser
+    from etuner_ros.cli.main import parser
 
     os.environ['COLUMNS'] = '100'
     parts = ['# The command line\n']

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 import hashlib
 import math
 from pathlib import Path
@@ -28,11 +27,8 @@ import cv2
 import numpy as np
 import pybullet as bullet
 import pybullet_data
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer
-from rosbags.typesys import get_types_from_msg
-from rosbags.typesys import get_typestore
-from rosbags.typesys import Stores
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
 Array = np.ndarray
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -9,8 +9,7 @@ down in between slows all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,17 @@ import time
 import torch
 from torch import Tensor
 
-from etuner_ros.core.activation_cache import ActivationCache
-from etuner_ros.core.cuts import Cuts
-from etuner_ros.core.deploy import extract_features
-from etuner_ros.core.deploy import fit_head
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.freezing import apply_frozen
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.learner import unit_grams
-from etuner_ros.core.models import build
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.trainer import view
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.images.sources import open_source
+from etuner_ros.core.learn.activation_cache import ActivationCache
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.learner import unit_grams
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import view
+from etuner_ros.core.models.cuts import Cuts
+from etuner_ros.core.models.deploy import extract_features, fit_head
+from etuner_ros.core.models.freezing import apply_frozen
+from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
 
 BATCH = 16
 FROZEN = 10  # leading blocks that are frozen: where SimFreeze ends up on the recorded stream

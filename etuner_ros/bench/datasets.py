@@ -8,22 +8,16 @@ Labelled pictures to make streams of, each on one of two sides: `labelled` ones 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from collections.abc import Iterable
-from dataclasses import dataclass
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 import hashlib
 from pathlib import Path
 import tarfile
 
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.frame_sources import PICTURES
-from etuner_ros.core.images import decode
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.images import Image
-from etuner_ros.core.images import resize_square
+from etuner_ros.core.images.codec import decode, encode_jpeg, Image, resize_square
+from etuner_ros.core.images.sources import open_source, PICTURES
 
 CORE50_HELD_OUT = ('s3', 's7', 's10')  # sessions of the published test set
 

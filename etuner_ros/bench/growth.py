@@ -17,17 +17,13 @@ import matplotlib
 import numpy as np
 import torch
 
-from etuner_ros.bench.serving import inference
-from etuner_ros.bench.serving import Measured
-from etuner_ros.bench.serving import Stage
+from etuner_ros.bench.serving import inference, Measured, Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.learner import unit_grams
-from etuner_ros.core.models import build
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.replay import Replay
-from etuner_ros.core.replay import Sample
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.learner import unit_grams
+from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.models.networks import build, pretrained_spec
 
 matplotlib.use('Agg')
 from matplotlib import pyplot

@@ -11,15 +11,14 @@ from pathlib import Path
 import sys
 import threading
 
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.learner import Learner
-from etuner_ros.core.models import from_base
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.trainer import Step
-from etuner_ros.core.weights import read_base
+from etuner_ros.core.config import SimFreezeConfig, TrainConfig
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.images.sources import open_source
+from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import Step
+from etuner_ros.core.models.networks import from_base
+from etuner_ros.core.models.weights import read_base
 from etuner_ros.nodes.inference import main as run_node
 
 

@@ -12,10 +12,8 @@ or unlabelled frames of the stream, too, as many as the robot keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from collections.abc import Set
-from dataclasses import dataclass
-from dataclasses import replace
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 import math
 import time
 
@@ -24,16 +22,11 @@ import torch
 
 from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.simulate import Library
-from etuner_ros.bench.streams import make_stream
-from etuner_ros.bench.streams import Setting
-from etuner_ros.bench.streams import Stream
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import LabelValueConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.instant_head import Unlabelled
-from etuner_ros.core.label_value import LabelValue
-from etuner_ros.core.unlabelled_frames import UnlabelledFrames
+from etuner_ros.bench.streams import make_stream, Setting, Stream
+from etuner_ros.core.config import HeadConfig, LabelValueConfig, TrainConfig
+from etuner_ros.core.labels.value import LabelValue
+from etuner_ros.core.learn.instant_head import InstantHead, Unlabelled
+from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 
 LABELS = (50, 100, 200)
 SPARE = 1.25  # most labels of a scenario, in even shares

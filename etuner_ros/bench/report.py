@@ -17,7 +17,7 @@ import numpy as np
 
 from etuner_ros.bench.table import Run
 from etuner_ros.core.cost import PARTS
-from etuner_ros.demo_report import svg
+from etuner_ros.demo.report import svg
 
 matplotlib.use('Agg')
 from matplotlib import pyplot

@@ -6,31 +6,30 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 import json
 import os
 from pathlib import Path
 import sys
 import time
 
-from etuner_ros.answers import answer
-from etuner_ros.bench.methods.registry import entries
-from etuner_ros.bench.methods.registry import variants
-from etuner_ros.bench.report import markdown
-from etuner_ros.bench.report import write
+from etuner_ros.bench.methods.registry import entries, variants
+from etuner_ros.bench.report import markdown, write
 from etuner_ros.bench.streams import Setting
-from etuner_ros.bench.table import Job
-from etuner_ros.bench.table import load_runs
-from etuner_ros.bench.table import machine
-from etuner_ros.bench.table import MAIN
-from etuner_ros.bench.table import run_all
-from etuner_ros.bench.table import Source
-from etuner_ros.bench.table import STATIC
-from etuner_ros.bench.table import summarise
-from etuner_ros.bench.table import time_side_by_side
-from etuner_ros.bench.table import TIMED
+from etuner_ros.bench.table import (
+    Job,
+    load_runs,
+    machine,
+    MAIN,
+    run_all,
+    Source,
+    STATIC,
+    summarise,
+    time_side_by_side,
+    TIMED,
+)
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.shared.answers import answer
 
 QUICK = ('never', 'ncm', 'ridge', 'immediate', 'etuner', 'full')
 
@@ -66,7 +65,7 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
         name = 'sim_search' if arguments.search else 'recording'
         found.append(Source(name, 'recording', str(arguments.recording.resolve()), setting, load))
     elif not arguments.search and not any(s.name.startswith('images') for s in found):
-        from etuner_ros.demo import recorded_stream
+        from etuner_ros.demo.run import recorded_stream
 
         found.append(Source('sim_ni', 'recording', str(recorded_stream()), setting, load))
     if arguments.streams:

@@ -12,13 +12,11 @@ import statistics
 import numpy as np
 
 from etuner_ros.core.config import ScenarioConfig
+from etuner_ros.core.decide.scenario import ScenarioDetector, Vector
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.models import build
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.scenario import ScenarioDetector
-from etuner_ros.core.scenario import Vector
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.images.sources import open_source
+from etuner_ros.core.models.networks import build, pretrained_spec
 
 GROUPS = 5  # of kinds, one after the other, in a stream of new kinds
 STRETCH = 150  # frames of a group at most

@@ -12,11 +12,9 @@ tuning in a thread of the inference process, which is what this package does not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 import json
 import os
@@ -38,24 +36,17 @@ from std_msgs.msg import Header
 
 from etuner_ros.bench.swapper import announcing
 from etuner_ros.bench.table import machine
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.images import Image
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.live_model import LiveModel
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import pack_base
-from etuner_ros.core.weights import read_base
+from etuner_ros.core.images.codec import encode_jpeg, Image, resize_square
+from etuner_ros.core.images.sources import open_source
+from etuner_ros.core.models.live_model import LiveModel
+from etuner_ros.core.models.weights import pack, pack_base, read_base
 from etuner_ros.msg import Prediction
-from etuner_ros.nodes.common import NEWEST_WINS
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import use_dds_profile
 from etuner_ros.nodes.conversions import array_to_image
+from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+from etuner_ros.nodes.running import use_dds_profile
 from etuner_ros.worker import WorkerClient
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
@@ -112,9 +103,8 @@ class Stage:
     def _deploy(self) -> None:
         import torch
 
-        from etuner_ros.core.deploy import fit_head
-        from etuner_ros.core.models import build
-        from etuner_ros.core.models import pretrained_spec
+        from etuner_ros.core.models.deploy import fit_head
+        from etuner_ros.core.models.networks import build, pretrained_spec
 
         torch.set_num_threads(1)
         model = build(pretrained_spec('efficientnet_lite0', INPUT_SIZE), 'pretrained')

@@ -10,13 +10,9 @@ never fed back, so the outcome does not depend on the machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import copy
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 import hashlib
 import math
 import os
@@ -29,21 +25,15 @@ import torch
 from torch import Tensor
 
 from etuner_ros.bench.datasets import Picture
-from etuner_ros.bench.methods.base import Method
-from etuner_ros.bench.methods.base import World
-from etuner_ros.bench.streams import BATCH_GAP_S
-from etuner_ros.bench.streams import Stream
-from etuner_ros.core.config import ScenarioConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.cost import CostMeter
-from etuner_ros.core.cost import OTHER
-from etuner_ros.core.deploy import fit_head
-from etuner_ros.core.models import build
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.scenario import ScenarioDetector
-from etuner_ros.core.trainer import planned_iterations
+from etuner_ros.bench.methods.base import Method, World
+from etuner_ros.bench.streams import BATCH_GAP_S, Stream
+from etuner_ros.core.config import ScenarioConfig, TrainConfig
+from etuner_ros.core.cost import CostMeter, OTHER
+from etuner_ros.core.decide.scenario import ScenarioDetector
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import planned_iterations
+from etuner_ros.core.models.deploy import fit_head
+from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
 
 LOAD = 0.5  # share of the stream's time that `immediate` is busy
 FIXED_SHARE = 0.1  # of an immediate round's time that is its fixed part

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import asdict, dataclass, field
 import json
 import os
 from pathlib import Path
@@ -32,28 +30,21 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 import yaml
 
-from etuner_ros.bench.swapper import announcing
-from etuner_ros.bench.swapper import PERIOD
+from etuner_ros.bench.swapper import announcing, PERIOD
 from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.images import Image
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.label_store import LabelStore
-from etuner_ros.core.model_store import ModelStore
-from etuner_ros.core.weights import pack_base
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import Prediction
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import NEWEST_WINS
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import use_dds_profile
+from etuner_ros.core.images.codec import Image, resize_square
+from etuner_ros.core.images.sources import open_source
+from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.weights import pack_base
+from etuner_ros.msg import LabelCorrection, LabelReceipt, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
-from etuner_ros.shared_memory import stale_segments
-from etuner_ros.supervisor import Supervisor
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
+from etuner_ros.nodes.running import use_dds_profile
+from etuner_ros.shared.shared_memory import stale_segments
+from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner')
 INPUT_SIZE = 64
@@ -124,10 +115,8 @@ def deploy(stream: Path, path: Path, count: int = 96) -> list[tuple[Image, str]]
     """Make base weights of a small network; return labelled pictures."""
     import torch
 
-    from etuner_ros.core.deploy import choose_exemplars
-    from etuner_ros.core.deploy import fit_head
-    from etuner_ros.core.models import build
-    from etuner_ros.core.models import pretrained_spec
+    from etuner_ros.core.models.deploy import choose_exemplars, fit_head
+    from etuner_ros.core.models.networks import build, pretrained_spec
 
     torch.set_num_threads(1)
     frames = [f for f in open_source(str(stream)) if f.label][: 3 * count]

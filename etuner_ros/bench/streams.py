@@ -8,8 +8,7 @@ A stream is made from pictures and a seed alone, so every method meets the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
 

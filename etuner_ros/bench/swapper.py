@@ -19,14 +19,11 @@ import numpy as np
 import rclpy
 
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.weights import BaseWeights
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import sha256
+from etuner_ros.core.models.weights import BaseWeights, pack, read_base, sha256
 from etuner_ros.msg import ModelUpdate
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import to_bytes
-from etuner_ros.nodes.common import use_dds_profile
+from etuner_ros.nodes.messages import to_bytes
+from etuner_ros.nodes.qos import LATCHED
+from etuner_ros.nodes.running import use_dds_profile
 
 PERIOD = 70  # versions after which the marks repeat
 

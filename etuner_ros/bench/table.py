@@ -10,14 +10,9 @@ main methods only, in one process, taking turns event by event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import wait
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 import math
@@ -31,8 +26,7 @@ import time
 from typing import Any
 
 from etuner_ros import __version__
-from etuner_ros.bench.methods.registry import entries
-from etuner_ros.bench.methods.registry import variants
+from etuner_ros.bench.methods.registry import entries, variants
 from etuner_ros.bench.streams import Setting
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -118,8 +112,7 @@ def prepare(job: Job) -> tuple[Any, ...]:
     import torch
 
     from etuner_ros.bench.methods.registry import RIVAL
-    from etuner_ros.bench.simulate import calibrate
-    from etuner_ros.bench.simulate import detect
+    from etuner_ros.bench.simulate import calibrate, detect
     from etuner_ros.bench.streams import make_stream
 
     torch.set_num_threads(1)

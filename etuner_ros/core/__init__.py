@@ -3,7 +3,7 @@
 """
 The algorithms, in plain Python, NumPy and PyTorch; nothing here knows about ROS.
 
-Modules that import torch: `activation_cache`, `cka`, `cuts`, `deploy`, `efficientnet_lite`,
-`freezing`, `instant_head`, `learner`, `live_model`, `models`, `simsiam`, `trainer`. The others
-start without it. docs/science.md says what each part does and why.
+Rooms, each may import those before it: what all use (`config`, `cost`, `errors`, `files`,
+`processes`), `images`, `labels`, `decide`, `models`, `learn`. Only `models`, `learn` and
+`decide.cka` import torch. docs/science.md says what each part does and why.
 """

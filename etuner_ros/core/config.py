@@ -9,9 +9,7 @@ here, so a default stands in one place only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from etuner_ros.core.errors import ConfigError

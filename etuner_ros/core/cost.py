@@ -23,8 +23,7 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
-from torch import Tensor
+from torch import nn, Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 FORWARD, BACKWARD, OPTIMISER = 'forward', 'backward', 'optimiser'

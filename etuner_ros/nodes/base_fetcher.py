@@ -11,9 +11,9 @@ from typing import Any
 
 from rclpy.node import Node
 
-from etuner_ros.core.base_weights import cached
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.weights import sha256
+from etuner_ros.core.models.base_weights import cached
+from etuner_ros.core.models.weights import sha256
 from etuner_ros.srv import GetModel
 
 PIECE = 4 * 1024 * 1024  # bytes

@@ -4,35 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
-from std_msgs.msg import Bool
-from std_msgs.msg import Header
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool
 
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import setting
+from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.frame_sources import Device
-from etuner_ros.core.frame_sources import FrameSource
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.frame_sources import SourceFrame
-from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.images.sources import Device, FrameSource, open_source, SourceFrame
 from etuner_ros.msg import GroundTruth
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import Health
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import to_bytes
 from etuner_ros.nodes.conversions import array_to_image
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import to_bytes
+from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.running import run
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,14 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from rosbags.image.image import convert_color
+from rosbags.image.image import convert_color, to_cvtype
 from rosbags.image.image import ImageError as ConversionError
-from rosbags.image.image import to_cvtype
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images import Image
-from etuner_ros.core.images import MAX_SIDE
-from etuner_ros.nodes.common import short
-from etuner_ros.nodes.common import to_bytes
+from etuner_ros.core.images.codec import Image, MAX_SIDE
+from etuner_ros.nodes.messages import short, to_bytes
 
 
 def image_to_array(message: ImageMessage) -> Image:

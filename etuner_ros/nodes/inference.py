@@ -24,47 +24,31 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from etuner_ros.core import base_weights
-from etuner_ros.core.annotate import annotate
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import setting
+from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.images import decode
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.images import Image as Array
-from etuner_ros.core.label_value import MOST_EXEMPLARS
-from etuner_ros.core.live_model import LiveModel
-from etuner_ros.core.live_model import Result
-from etuner_ros.core.models import choose_device
-from etuner_ros.core.weights import read_base
-from etuner_ros.msg import FrameFeature
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import TunerStatus
+from etuner_ros.core.images.annotate import annotate
+from etuner_ros.core.images.codec import decode, encode_jpeg
+from etuner_ros.core.images.codec import Image as Array
+from etuner_ros.core.labels.value import MOST_EXEMPLARS
+from etuner_ros.core.models import base_weights
+from etuner_ros.core.models.live_model import LiveModel, Result
+from etuner_ros.core.models.networks import choose_device
+from etuner_ros.core.models.weights import read_base
+from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction, TunerStatus
 from etuner_ros.nodes.base_fetcher import BaseFetcher
-from etuner_ros.nodes.common import AutostartNode
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import latched
-from etuner_ros.nodes.common import ModelSettings
-from etuner_ros.nodes.common import NEWEST_WINS
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import stamp_ns
-from etuner_ros.nodes.common import to_bytes
-from etuner_ros.nodes.common import transition
-from etuner_ros.nodes.conversions import array_to_image
-from etuner_ros.nodes.conversions import image_to_array
+from etuner_ros.nodes.conversions import array_to_image, image_to_array
+from etuner_ros.nodes.health import guarded
+from etuner_ros.nodes.lifecycle import AutostartNode, transition
+from etuner_ros.nodes.messages import stamp_ns, to_bytes
+from etuner_ros.nodes.parameters import declare, ModelSettings
+from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
+from etuner_ros.nodes.running import run
 
 try:  # optional on a robot; not on PyPI
-    from vision_msgs.msg import Classification
-    from vision_msgs.msg import ObjectHypothesis
+    from vision_msgs.msg import Classification, ObjectHypothesis
 except ImportError:
     Classification = None
 

@@ -8,9 +8,7 @@ labelled batches.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from collections import deque
-from collections import OrderedDict
+from collections import Counter, deque, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
@@ -26,43 +24,29 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import LabelValueConfig
-from etuner_ros.core.config import setting
-from etuner_ros.core.errors import MessageError
-from etuner_ros.core.errors import StoreError
+from etuner_ros.core.config import Checked, LabelValueConfig, setting
+from etuner_ros.core.errors import MessageError, StoreError
 from etuner_ros.core.files import home
-from etuner_ros.core.frame_buffer import Frame
-from etuner_ros.core.frame_buffer import FrameBuffer
-from etuner_ros.core.frame_buffer import FrameKey
-from etuner_ros.core.label_store import LabelStore
-from etuner_ros.core.label_store import Stored
-from etuner_ros.core.label_store import StoredSample
-from etuner_ros.core.label_value import LabelValue
-from etuner_ros.core.label_value import MOST_EXEMPLARS
-from etuner_ros.msg import FrameFeature
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelledBatch
-from etuner_ros.msg import LabelledSample
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import LabelRequest
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import ScenarioChange
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import Health
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import latched
-from etuner_ros.nodes.common import LONGEST_NAME
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import short
-from etuner_ros.nodes.common import stamp_ns
-from etuner_ros.nodes.common import to_bytes
-from etuner_ros.srv import GetBatches
-from etuner_ros.srv import GetLabelStatistics
-from etuner_ros.srv import RenameLabel
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.labels.store import LabelStore, Stored, StoredSample
+from etuner_ros.core.labels.value import LabelValue, MOST_EXEMPLARS
+from etuner_ros.msg import (
+    FrameFeature,
+    LabelCorrection,
+    LabelledBatch,
+    LabelledSample,
+    LabelReceipt,
+    LabelRequest,
+    ModelVerdict,
+    PredictedFrame,
+    ScenarioChange,
+)
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
+from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import LATCHED, latched, reliable
+from etuner_ros.nodes.running import run
+from etuner_ros.srv import GetBatches, GetLabelStatistics, RenameLabel
 
 MOST_WAITING = 1000  # corrections whose frame is still on its way
 MOST_AUTHORS = 1000  # whose rate is watched

@@ -7,8 +7,7 @@ commits, announces, rolls back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import fnmatch
 import json
@@ -21,50 +20,38 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.task import Future
 
-from etuner_ros.core.base_weights import base_file
-from etuner_ros.core.base_weights import intact_file
-from etuner_ros.core.base_weights import prepare_in_process
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import GateConfig
-from etuner_ros.core.config import setting
-from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.errors import StoreError
-from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.export import export_in_process
-from etuner_ros.core.export import FORMATS
-from etuner_ros.core.files import home
-from etuner_ros.core.files import replace_file
-from etuner_ros.core.gate import judge
-from etuner_ros.core.gate import Outcome
-from etuner_ros.core.gate import Verdict
-from etuner_ros.core.model_store import ModelStore
-from etuner_ros.core.weights import check_update
-from etuner_ros.core.weights import sha256
-from etuner_ros.core.weights import unpack
-from etuner_ros.msg import LayerState
-from etuner_ros.msg import LayerStates
-from etuner_ros.msg import ModelCandidate
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import ValidationOutcome
+from etuner_ros.core.config import Checked, GateConfig, setting
+from etuner_ros.core.decide.gate import judge, Outcome, Verdict
+from etuner_ros.core.errors import EtunerError, StoreError, WeightsError
+from etuner_ros.core.files import home, replace_file
+from etuner_ros.core.models.base_weights import base_file, intact_file, prepare_in_process
+from etuner_ros.core.models.export import export_in_process, FORMATS
+from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.weights import check_update, sha256, unpack
+from etuner_ros.msg import (
+    LayerState,
+    LayerStates,
+    ModelCandidate,
+    ModelUpdate,
+    ModelVerdict,
+    ValidationOutcome,
+)
 from etuner_ros.nodes.base_fetcher import PIECE
-from etuner_ros.nodes.common import AutostartNode
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import ModelSettings
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import short
-from etuner_ros.nodes.common import to_bytes
-from etuner_ros.nodes.common import transition
-from etuner_ros.srv import ExportVersion
-from etuner_ros.srv import GetModel
-from etuner_ros.srv import ListVersions
-from etuner_ros.srv import PinVersion
-from etuner_ros.srv import RollBack
-from etuner_ros.srv import SetFrozenLayers
-from etuner_ros.srv import SwapModel
+from etuner_ros.nodes.health import guarded
+from etuner_ros.nodes.lifecycle import AutostartNode, transition
+from etuner_ros.nodes.messages import short, to_bytes
+from etuner_ros.nodes.parameters import declare, ModelSettings
+from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.running import run
+from etuner_ros.srv import (
+    ExportVersion,
+    GetModel,
+    ListVersions,
+    PinVersion,
+    RollBack,
+    SetFrozenLayers,
+    SwapModel,
+)
 
 MOST_OUTCOMES, MOST_CLASSES, MOST_EXPORTS = 100_000, 10_000, 4
 NOT_ACTIVE = 'model_manager is not active: weights and layers are pinned'

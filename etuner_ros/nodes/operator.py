@@ -13,18 +13,13 @@ from typing import Any
 
 from rclpy.node import Node
 
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import setting
-from etuner_ros.msg import GroundTruth
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import Prediction
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import Health
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import stamp_ns
+from etuner_ros.core.config import Checked, setting
+from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import stamp_ns
+from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.running import run
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ to confirm or correct, and how it gets on.
 
 from __future__ import annotations
 
-from collections import deque
-from collections import OrderedDict
+from collections import deque, OrderedDict
 import contextlib
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 import hmac
 from http.cookies import SimpleCookie
 import ipaddress
@@ -22,36 +20,31 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import Response
-from nicegui import app
-from nicegui import ui
+from nicegui import app, ui
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import setting
-from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.weights import sha256
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import LabelRequest
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import TunerStatus
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import Health
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import short
-from etuner_ros.nodes.common import stamp_ns
-from etuner_ros.nodes.common import SteadyExecutor
-from etuner_ros.nodes.common import use_dds_profile
+from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.errors import ConfigError, EtunerError
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.models.weights import sha256
+from etuner_ros.msg import (
+    LabelCorrection,
+    LabelReceipt,
+    LabelRequest,
+    ModelVerdict,
+    Prediction,
+    TunerStatus,
+)
 from etuner_ros.nodes.conversions import image_to_array
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import short, stamp_ns
+from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 
 STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 COOKIE = 'etuner_token'

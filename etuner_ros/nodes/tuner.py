@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 import math
 from pathlib import Path
 import queue
@@ -19,9 +18,7 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.action import ActionServer
-from rclpy.action import CancelResponse
-from rclpy.action import GoalResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.task import Future
@@ -29,45 +26,42 @@ from sensor_msgs.msg import BatteryState
 from std_msgs.msg import Header
 
 from etuner_ros.action import FineTune
-from etuner_ros.core.budget import Budget
-from etuner_ros.core.config import BudgetConfig
-from etuner_ros.core.config import Checked
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import LazyTuneConfig
-from etuner_ros.core.config import ScenarioConfig
-from etuner_ros.core.config import setting
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.energy import EnergyLog
-from etuner_ros.core.energy import find_meter
-from etuner_ros.core.energy import temperature
-from etuner_ros.core.lazy_tune import LazyTune
-from etuner_ros.core.scenario_log import ScenarioLog
-from etuner_ros.core.weights import sha256
-from etuner_ros.msg import FrameFeature
-from etuner_ros.msg import LabelledBatch
-from etuner_ros.msg import LabelledSample
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import LayerStates
-from etuner_ros.msg import ModelCandidate
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import ScenarioChange
-from etuner_ros.msg import TunerStatus
-from etuner_ros.msg import ValidationOutcome
+from etuner_ros.core.config import (
+    BudgetConfig,
+    Checked,
+    HeadConfig,
+    LazyTuneConfig,
+    ScenarioConfig,
+    setting,
+    SimFreezeConfig,
+    TrainConfig,
+)
+from etuner_ros.core.decide.budget import Budget
+from etuner_ros.core.decide.energy import EnergyLog, find_meter, temperature
+from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.scenario_log import ScenarioLog
+from etuner_ros.core.models.weights import sha256
+from etuner_ros.msg import (
+    FrameFeature,
+    LabelledBatch,
+    LabelledSample,
+    LabelReceipt,
+    LayerStates,
+    ModelCandidate,
+    ModelUpdate,
+    ModelVerdict,
+    PredictedFrame,
+    Prediction,
+    ScenarioChange,
+    TunerStatus,
+    ValidationOutcome,
+)
 from etuner_ros.nodes.base_fetcher import BaseFetcher
-from etuner_ros.nodes.common import declare
-from etuner_ros.nodes.common import guarded
-from etuner_ros.nodes.common import Health
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import ModelSettings
-from etuner_ros.nodes.common import reliable
-from etuner_ros.nodes.common import run
-from etuner_ros.nodes.common import short
-from etuner_ros.nodes.common import stamp_ns
-from etuner_ros.nodes.common import to_bytes
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import short, stamp_ns, to_bytes
+from etuner_ros.nodes.parameters import declare, ModelSettings
+from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.running import run
 from etuner_ros.srv import GetBatches
 from etuner_ros.worker import WorkerClient
 

@@ -7,23 +7,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 import copy
 
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies
+from hypothesis import given, settings, strategies
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from etuner_ros.core.activation_cache import ActivationCache
-from etuner_ros.core.cuts import Cuts
-from etuner_ros.core.freezing import apply_frozen
-from etuner_ros.core.models import build
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.models import find_units
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.models import torchvision_models
-from etuner_ros.core.weights import ModelSpec
+from etuner_ros.core.learn.activation_cache import ActivationCache
+from etuner_ros.core.models.cuts import Cuts
+from etuner_ros.core.models.freezing import apply_frozen
+from etuner_ros.core.models.networks import (
+    build,
+    Classifier,
+    find_units,
+    pretrained_spec,
+    torchvision_models,
+)
+from etuner_ros.core.models.weights import ModelSpec
 
 BLOCKS = 5
 

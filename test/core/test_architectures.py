@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.freezing import frozen_prefix
-from etuner_ros.core.learner import Learner
-from etuner_ros.core.learner import RoundResult
-from etuner_ros.core.models import build
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.models import torchvision_models
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.weights import ModelSpec
+from etuner_ros.core.config import SimFreezeConfig, TrainConfig
+from etuner_ros.core.learn.learner import Learner, RoundResult
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.models.freezing import frozen_prefix
+from etuner_ros.core.models.networks import build, Classifier, pretrained_spec, torchvision_models
+from etuner_ros.core.models.weights import ModelSpec
 
 EAGER = SimFreezeConfig(
     threshold=1.0,

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from etuner_ros.bench import costs
-from etuner_ros.bench import scenarios
+from etuner_ros.bench import costs, scenarios
 from etuner_ros.core.errors import ConfigError
 
 

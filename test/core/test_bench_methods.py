@@ -13,24 +13,15 @@ import torch
 import yaml
 
 from etuner_ros.bench.methods.autofreeze import growth
-from etuner_ros.bench.methods.egeria import similarity_loss
-from etuner_ros.bench.methods.egeria import slope
-from etuner_ros.bench.methods.ekya import Candidate
-from etuner_ros.bench.methods.ekya import thief
-from etuner_ros.bench.methods.ekya import window_accuracy
+from etuner_ros.bench.methods.egeria import similarity_loss, slope
+from etuner_ros.bench.methods.ekya import Candidate, thief, window_accuracy
 from etuner_ros.bench.methods.frozen_features import StreamingLDA
-from etuner_ros.bench.methods.registry import describe
-from etuner_ros.bench.methods.registry import entries
-from etuner_ros.bench.methods.registry import variants
-from etuner_ros.bench.methods.rigl import densities
-from etuner_ros.bench.methods.rigl import drop_share
-from etuner_ros.bench.methods.rigl import move
-from etuner_ros.bench.methods.slimfit import relative_change
-from etuner_ros.bench.methods.slimfit import to_freeze
-from etuner_ros.bench.methods.tuned import Oracle
-from etuner_ros.bench.methods.tuned import Trigger
+from etuner_ros.bench.methods.registry import describe, entries, variants
+from etuner_ros.bench.methods.rigl import densities, drop_share, move
+from etuner_ros.bench.methods.slimfit import relative_change, to_freeze
+from etuner_ros.bench.methods.tuned import Oracle, Trigger
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.label_prior import LabelPrior
+from etuner_ros.core.learn.label_prior import LabelPrior
 
 
 def test_egeria_similarity_loss_and_slope() -> None:

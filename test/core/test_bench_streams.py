@@ -14,28 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from etuner_ros.bench.datasets import core50
-from etuner_ros.bench.datasets import grocery
-from etuner_ros.bench.datasets import image_folder
-from etuner_ros.bench.datasets import openloris
-from etuner_ros.bench.datasets import Picture
-from etuner_ros.bench.methods.base import Method
-from etuner_ros.bench.methods.base import World
-from etuner_ros.bench.simulate import Clock
-from etuner_ros.bench.simulate import play
-from etuner_ros.bench.streams import arrivals
-from etuner_ros.bench.streams import make_stream
-from etuner_ros.bench.streams import Setting
-from etuner_ros.bench.table import interval
-from etuner_ros.bench.table import Job
-from etuner_ros.bench.table import load_runs
-from etuner_ros.bench.table import Run
-from etuner_ros.bench.table import Source
-from etuner_ros.bench.table import summarise
-from etuner_ros.cli import main
+from etuner_ros.bench.datasets import core50, grocery, image_folder, openloris, Picture
+from etuner_ros.bench.methods.base import Method, World
+from etuner_ros.bench.simulate import Clock, play
+from etuner_ros.bench.streams import arrivals, make_stream, Setting
+from etuner_ros.bench.table import interval, Job, load_runs, Run, Source, summarise
+from etuner_ros.cli.main import main
 from etuner_ros.core.cost import charge
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.replay import Sample
+from etuner_ros.core.learn.replay import Sample
 
 
 def _picture(path: Path, seed: int) -> None:

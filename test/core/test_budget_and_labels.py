@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies
+from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 
-from etuner_ros.core.budget import Budget
-from etuner_ros.core.config import BudgetConfig
-from etuner_ros.core.config import LabelValueConfig
-from etuner_ros.core.label_value import LabelValue
+from etuner_ros.core.config import BudgetConfig, LabelValueConfig
+from etuner_ros.core.decide.budget import Budget
+from etuner_ros.core.labels.value import LabelValue
 
 
 def test_without_limits_a_round_may_always_start():

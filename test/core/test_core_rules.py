@@ -9,24 +9,15 @@ import math
 import numpy as np
 import pytest
 
+from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.core.config import GateConfig
+from etuner_ros.core.decide.gate import judge, mcnemar_worse, Outcome
+from etuner_ros.core.decide.scenario import compressed, NoveltyScore, ScenarioDetector
+from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.frame_buffer import Frame
-from etuner_ros.core.frame_buffer import FrameBuffer
-from etuner_ros.core.frame_buffer import FrameKey
-from etuner_ros.core.gate import judge
-from etuner_ros.core.gate import mcnemar_worse
-from etuner_ros.core.gate import Outcome
-from etuner_ros.core.images import decode
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.nearest_mean import NearestClassMean
-from etuner_ros.core.replay import Replay
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.scenario import compressed
-from etuner_ros.core.scenario import NoveltyScore
-from etuner_ros.core.scenario import ScenarioDetector
-from etuner_ros.core.scenario_log import ScenarioLog
+from etuner_ros.core.images.codec import decode, encode_jpeg, resize_square
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.learn.replay import Replay, Sample
 
 
 def outcomes(pairs: list[tuple[bool, bool]], label: str = 'mug') -> list[Outcome]:

@@ -8,13 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from etuner_ros.core.cost import BACKWARD
-from etuner_ros.core.cost import CostMeter
-from etuner_ros.core.cost import FORWARD
-from etuner_ros.core.cost import OPTIMISER
-from etuner_ros.core.cost import part
-from etuner_ros.core.models import build
-from etuner_ros.core.models import pretrained_spec
+from etuner_ros.core.cost import BACKWARD, CostMeter, FORWARD, OPTIMISER, part
+from etuner_ros.core.models.networks import build, pretrained_spec
 
 
 def test_depthwise_block_by_hand() -> None:

@@ -15,27 +15,19 @@ import time
 import types
 from xml.etree import ElementTree
 
-from helpers import Graph
-from helpers import header
-from helpers import image_message
+from helpers import Graph, header, image_message
 import numpy as np
 import pytest
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from etuner_ros import doctor
-from etuner_ros.cli import main as cli
-from etuner_ros.core.annotate import annotate
-from etuner_ros.core.frame_buffer import Frame
-from etuner_ros.core.frame_buffer import FrameBuffer
-from etuner_ros.core.frame_buffer import FrameKey
-from etuner_ros.core.label_store import LabelStore
-from etuner_ros.doctor import ERROR
-from etuner_ros.doctor import OK
-from etuner_ros.doctor import SKIPPED
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import TunerStatus
+from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
+from etuner_ros.cli.main import main as cli
+from etuner_ros.core.images.annotate import annotate
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.msg import LabelReceipt, Prediction, TunerStatus
 
 
 def test_the_doctor_finds_nothing_here_that_is_wrong(capsys):
@@ -139,7 +131,7 @@ def test_clocks_that_are_apart_are_found_in_the_graph(ros, late_s, state):
 def test_labels_on_the_command_line(tmp_path, capsys):
     store = LabelStore(tmp_path / 'labels.db')
     picture = annotate(np.zeros((32, 32, 3), np.uint8), 'a', 0.5, 0.0, 1)
-    from etuner_ros.core.images import encode_jpeg
+    from etuner_ros.core.images.codec import encode_jpeg
 
     frame = Frame(FrameKey('camera', 5, 'eye'), encode_jpeg(picture), 'jpeg', 'mug', 0.5, 0.0, 0)
     store.add(frame, 'duck', 'ann', 0)
@@ -194,7 +186,7 @@ def test_frames_under_request_are_forgotten_last():
 
 
 def test_watch_prints_lines_for_programs(ros):
-    command = [sys.executable, '-m', 'etuner_ros.cli', 'watch', '--json', '--count', '1']
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'watch', '--json', '--count', '1']
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -204,7 +196,7 @@ def test_watch_prints_lines_for_programs(ros):
 
 
 def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
-    monkeypatch.setattr('etuner_ros.remote.ANSWER_S', 0.2)
+    monkeypatch.setattr('etuner_ros.cli.remote.ANSWER_S', 0.2)
     assert cli(['models', 'list', '--node', '/nobody']) == 1
     assert 'is not there' in capsys.readouterr().err
 

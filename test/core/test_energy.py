@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etuner_ros.core.energy import Derived
-from etuner_ros.core.energy import EnergyLog
-from etuner_ros.core.energy import find_meter
-from etuner_ros.core.energy import PowerMeter
-from etuner_ros.core.energy import temperature
+from etuner_ros.core.decide.energy import Derived, EnergyLog, find_meter, PowerMeter, temperature
 
 
 def write(folder: Path, **files: object) -> None:

@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies
+from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 import torch
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.instant_head import Unlabelled
-from etuner_ros.core.scene_prior import ScenePrior
+from etuner_ros.core.learn.instant_head import InstantHead, Unlabelled
+from etuner_ros.core.learn.scene_prior import ScenePrior
 
 SIZE = 6
 

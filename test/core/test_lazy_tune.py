@@ -6,18 +6,14 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
-from hypothesis import strategies
+from hypothesis import given, strategies
 import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from etuner_ros.core.config import LazyTuneConfig
-from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.config import LazyTuneConfig, TrainConfig
+from etuner_ros.core.decide.lazy_tune import fit_line_nnls, fit_progress, LazyTune
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.lazy_tune import fit_line_nnls
-from etuner_ros.core.lazy_tune import fit_progress
-from etuner_ros.core.lazy_tune import LazyTune
 
 
 def after_rounds(accuracies: list[float], **settings: float) -> LazyTune:

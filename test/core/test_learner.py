@@ -12,34 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.cost import CostMeter
-from etuner_ros.core.cost import PROBE
-from etuner_ros.core.deploy import extract_features
-from etuner_ros.core.errors import LearnerError
-from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.images import resize_square
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.learner import Learner
-from etuner_ros.core.learner import RoundCancelled
-from etuner_ros.core.learner import RoundResult
-from etuner_ros.core.live_model import LiveModel
-from etuner_ros.core.models import build
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.models import from_base
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.scenario import compressed
-from etuner_ros.core.trainer import grow_optimiser
-from etuner_ros.core.trainer import make_optimiser
-from etuner_ros.core.trainer import planned_iterations
-from etuner_ros.core.weights import difference
-from etuner_ros.core.weights import ModelSpec
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import sha256
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.cost import CostMeter, PROBE
+from etuner_ros.core.decide.scenario import compressed
+from etuner_ros.core.errors import LearnerError, WeightsError
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.learner import Learner, RoundCancelled, RoundResult
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
+from etuner_ros.core.models.deploy import extract_features
+from etuner_ros.core.models.live_model import LiveModel
+from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
+from etuner_ros.core.models.weights import difference, ModelSpec, pack, read_base, sha256
 
 QUICK = TrainConfig(batch_size=8, epochs=2.0, validation_share=0.0)
 
@@ -145,7 +130,7 @@ def test_a_correction_is_learned_from_the_feature_of_its_frame_and_once_only(mod
 
 
 def test_a_robot_that_learns_for_months_without_a_round_keeps_its_size(model, frames, monkeypatch):
-    monkeypatch.setattr('etuner_ros.core.learner.MOST_LEARNED', 20)
+    monkeypatch.setattr('etuner_ros.core.learn.learner.MOST_LEARNED', 20)
     learner = deployed_learner(model, frames)
     feature = extract_features(model, [samples(frames, ('race_car',))[0].image])[0]
     known = [n for n in range(200) if learner.correct(f'n{n}', 'race_car', feature, version=0)]
@@ -623,7 +608,7 @@ def test_torchvision_models_are_cut_into_blocks_that_hold_every_parameter(name, 
 
 
 def test_torchvision_weights_come_from_a_file(tmp_path):
-    from etuner_ros.core.models import torchvision_models
+    from etuner_ros.core.models.networks import torchvision_models
 
     network = torchvision_models().get_model('resnet18', weights=None)
     torch.save(network.state_dict(), tmp_path / 'resnet18.pth')

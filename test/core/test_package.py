@@ -15,8 +15,7 @@ import subprocess
 import sys
 import sysconfig
 
-from ament_index_python.packages import get_package_prefix
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 import pytest
 import yaml
 
@@ -52,7 +51,8 @@ def run_blocked(modules: list[str], blocked: tuple[str, ...]) -> subprocess.Comp
 def core_modules() -> list[str]:
     import etuner_ros.core
 
-    return [f'etuner_ros.core.{m.name}' for m in pkgutil.iter_modules(etuner_ros.core.__path__)]
+    found = pkgutil.walk_packages(etuner_ros.core.__path__, 'etuner_ros.core.')
+    return [m.name for m in found]
 
 
 def test_the_core_knows_nothing_of_ros():
@@ -80,7 +80,7 @@ def test_every_executable_is_named_alike_in_setup_py_and_cmake(repository):
     in_cmake = re.search(r'foreach\(name ([a-z_ ]+)\)', cmake).group(1).split()
     assert sorted(in_cmake) == sorted([*NODES, 'etuner'])
     assert all(f"'{name}'" in setup for name in NODES)
-    assert 'etuner = etuner_ros.cli:main' in setup
+    assert 'etuner = etuner_ros.cli.main:main' in setup
     folder = Path(get_package_prefix('etuner_ros')) / 'lib' / 'etuner_ros'
     assert {p.name for p in folder.iterdir()} >= {*NODES, 'etuner'}
     for name in NODES:
@@ -123,8 +123,8 @@ def test_launch_config_and_recording_are_installed():
 
 
 def test_the_command_line_deploys_and_says_what_is_wrong(tmp_path, stream):
-    from etuner_ros.cli import main
-    from etuner_ros.core.weights import read_base
+    from etuner_ros.cli.main import main
+    from etuner_ros.core.models.weights import read_base
 
     target = tmp_path / 'base.safetensors'
     assert (
@@ -173,7 +173,7 @@ def test_messages_can_be_used_from_cpp(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize('name', ['lazy_tune', 'cka', 'gate'])
+@pytest.mark.parametrize('name', ['decide.lazy_tune', 'decide.cka', 'decide.gate'])
 def test_the_examples_in_docstrings_are_right(name):
     result = doctest.testmod(importlib.import_module(f'etuner_ros.core.{name}'))
     assert result.attempted > 0
@@ -303,7 +303,7 @@ def test_the_code_is_python_3_10(repository):
 def test_config_and_readme_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
     import numpy as np
 
-    from etuner_ros.core.images import encode_jpeg
+    from etuner_ros.core.images.codec import encode_jpeg
 
     (tmp_path / 'a.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
     classes = {name: importlib.import_module(f'etuner_ros.nodes.{name}') for name in NODES}

@@ -4,22 +4,18 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies
+from hypothesis import given, strategies
 import numpy as np
 import pytest
 import torch
 
-from etuner_ros.core.cka import linear_cka
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.freezing import apply_frozen
-from etuner_ros.core.freezing import frozen_prefix
-from etuner_ros.core.models import build
-from etuner_ros.core.models import pretrained_spec
-from etuner_ros.core.sim_freeze import SimFreeze
-from etuner_ros.core.trainer import make_optimiser
-from etuner_ros.core.weights import ModelSpec
+from etuner_ros.core.config import SimFreezeConfig, TrainConfig
+from etuner_ros.core.decide.cka import linear_cka
+from etuner_ros.core.decide.sim_freeze import SimFreeze
+from etuner_ros.core.learn.trainer import make_optimiser
+from etuner_ros.core.models.freezing import apply_frozen, frozen_prefix
+from etuner_ros.core.models.networks import build, pretrained_spec
+from etuner_ros.core.models.weights import ModelSpec
 
 UNITS = [f'block{i}' for i in range(10)]
 ALL_AT_ONCE = 10

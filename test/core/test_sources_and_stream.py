@@ -10,15 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer
-from rosbags.typesys import get_typestore
-from rosbags.typesys import Stores
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
 
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.frame_sources import open_source
-from etuner_ros.core.frame_sources import Recording
-from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.images.sources import open_source, Recording
 
 
 @pytest.fixture(scope='module')
@@ -136,11 +133,9 @@ def test_the_scenarios_differ_in_light(all_frames):
 
 
 def test_the_deployed_model_reaches_85_percent_on_the_second_half(all_frames):
-    from etuner_ros.core.deploy import extract_features
-    from etuner_ros.core.deploy import fit_head
-    from etuner_ros.core.images import resize_square
-    from etuner_ros.core.models import build
-    from etuner_ros.core.models import pretrained_spec
+    from etuner_ros.core.images.codec import resize_square
+    from etuner_ros.core.models.deploy import extract_features, fit_head
+    from etuner_ros.core.models.networks import build, pretrained_spec
 
     first = [f for f in all_frames if f.scenario == all_frames[0].scenario]
     half = len(first) // 2

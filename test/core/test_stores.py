@@ -18,28 +18,24 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from etuner_ros.core.base_weights import intact_file
-from etuner_ros.core.base_weights import prepare
-from etuner_ros.core.base_weights import write_base
-from etuner_ros.core.errors import StoreError
-from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.frame_buffer import Frame
-from etuner_ros.core.frame_buffer import FrameKey
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.label_files import export
-from etuner_ros.core.label_files import FORMATS
-from etuner_ros.core.label_files import import_
-from etuner_ros.core.label_store import LabelStore
-from etuner_ros.core.model_store import ModelStore
-from etuner_ros.core.weights import check_update
-from etuner_ros.core.weights import difference
-from etuner_ros.core.weights import ModelSpec
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import pack_base
-from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import same_bits
-from etuner_ros.core.weights import unpack
-from etuner_ros.core.weights import view
+from etuner_ros.core.errors import StoreError, WeightsError
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.labels.files import export, FORMATS, import_
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
+from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.weights import (
+    check_update,
+    difference,
+    ModelSpec,
+    pack,
+    pack_base,
+    read_base,
+    same_bits,
+    unpack,
+    view,
+)
 
 STATE = {
     'backbone.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -195,7 +191,7 @@ def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from etuner_ros.core.model_store import ModelStore
+from etuner_ros.core.models.store import ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 print('begun', flush=True)
 while True:
@@ -522,7 +518,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from etuner_ros.core.errors import StoreError
-from etuner_ros.core.model_store import ModelStore
+from etuner_ros.core.models.store import ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 store.commit(bytes(1000), 0, ('a', 'b'))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on the disk is full

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.unlabelled_frames import UnlabelledFrames
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 
 
 def frame(name: str, scenario: int) -> Sample:

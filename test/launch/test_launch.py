@@ -46,7 +46,7 @@ def test_the_system_comes_up_in_two_namespaces(ros, deployed, tmp_path):
         'launch_ros', reason='ros2 launch is not on this machine (it is not on PyPI)'
     )
     from etuner_ros.msg import TunerStatus
-    from etuner_ros.nodes.common import LATCHED
+    from etuner_ros.nodes.qos import LATCHED
 
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
     runs = []

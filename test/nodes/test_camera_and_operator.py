@@ -6,27 +6,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import Graph
-from helpers import header
+from helpers import Graph, header
 import numpy as np
 import pytest
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
 
-from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.msg import GroundTruth
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import Prediction
+from etuner_ros.core.errors import ConfigError, ImageError
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.msg import GroundTruth, LabelCorrection, Prediction
 from etuner_ros.nodes.camera import CameraNode
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 
 
 @pytest.fixture

@@ -12,18 +12,14 @@ import sys
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer
-from rosbags.typesys import get_types_from_msg
-from rosbags.typesys import get_typestore
-from rosbags.typesys import Stores
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
-from etuner_ros.core.frame_sources import Recording
-from etuner_ros.core.frame_sources import SourceFrame
-from etuner_ros.core.images import encode_jpeg
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.images.sources import Recording, SourceFrame
 from etuner_ros.msg import TunerStatus
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.supervisor import Supervisor
+from etuner_ros.nodes.qos import LATCHED
+from etuner_ros.shared.supervisor import Supervisor
 
 
 def write_recording(path: Path, frames: list[SourceFrame], definition: str) -> None:
@@ -56,7 +52,14 @@ def test_the_demo_runs_to_its_end_and_leaves_a_page_with_everything_inside(
     write_recording(
         tmp_path / 'short', [*first, *second], (repository / 'msg' / 'GroundTruth.msg').read_text()
     )
-    command = [sys.executable, '-m', 'etuner_ros.cli', 'demo', '--stream', str(tmp_path / 'short')]
+    command = [
+        sys.executable,
+        '-m',
+        'etuner_ros.cli.main',
+        'demo',
+        '--stream',
+        str(tmp_path / 'short'),
+    ]
     command += ['--output', str(tmp_path / 'out'), '--rate', '10', '--seed', '5']
     done = subprocess.run(command, capture_output=True, text=True, cwd='/')
     assert done.returncode == 0, done.stdout + done.stderr

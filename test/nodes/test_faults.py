@@ -10,14 +10,8 @@ import sys
 
 import pytest
 
-from etuner_ros.bench.soak import kill_nodes
-from etuner_ros.bench.soak import NODES
-from etuner_ros.bench.soak import Robot
-from etuner_ros.bench.soak import swap_weights
-from etuner_ros.bench.soak import verify
-from etuner_ros.shared_memory import clean
-from etuner_ros.shared_memory import SHM
-from etuner_ros.shared_memory import stale_segments
+from etuner_ros.bench.soak import kill_nodes, NODES, Robot, swap_weights, verify
+from etuner_ros.shared.shared_memory import clean, SHM, stale_segments
 
 
 @pytest.fixture

@@ -10,25 +10,20 @@ import traceback
 from typing import Any
 
 from helpers import Graph
-from hypothesis import given
-from hypothesis import HealthCheck
-from hypothesis import settings
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
 from rcl_interfaces.srv import ListParameters
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy
-from rclpy.qos import QoSProfile
-from rosidl_parser.definition import AbstractString
-from rosidl_parser.definition import BasicType
-from rosidl_parser.definition import NamespacedType
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosidl_parser.definition import AbstractString, BasicType, NamespacedType
 
 from etuner_ros.nodes.camera import CameraNode
-from etuner_ros.nodes.common import SteadyExecutor
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.running import SteadyExecutor
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
 
@@ -49,7 +44,7 @@ class Strict(SteadyExecutor):
     def failed(self, error: Exception) -> None:
         super().failed(error)
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        ours = [f for f in files if '/etuner_ros/nodes/' in f and not f.endswith('common.py')]
+        ours = [f for f in files if '/etuner_ros/nodes/' in f and not f.endswith('running.py')]
         assert not ours, traceback.format_exception(error)
 
 

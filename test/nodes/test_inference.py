@@ -7,31 +7,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
-from helpers import Graph
-from helpers import header
-from helpers import image_message
-from helpers import jpeg_message
+from helpers import Graph, header, image_message, jpeg_message
 import numpy as np
 import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
-from etuner_ros.core.images import decode
-from etuner_ros.core.label_value import MOST_EXEMPLARS
-from etuner_ros.core.live_model import LiveModel
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import sha256
-from etuner_ros.msg import FrameFeature
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import Prediction
+from etuner_ros.core.images.codec import decode
+from etuner_ros.core.labels.value import MOST_EXEMPLARS
+from etuner_ros.core.models.live_model import LiveModel
+from etuner_ros.core.models.weights import pack, read_base, sha256
+from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction
 from etuner_ros.nodes import inference as module
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import latched
-from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS
 
 
 def started(ros: Graph, deployed: Path, **parameters: object) -> InferenceNode:

@@ -6,29 +6,26 @@ from __future__ import annotations
 
 from array import array
 
-from helpers import Graph
-from helpers import header
-from helpers import jpeg_message
+from helpers import Graph, header, jpeg_message
 import numpy as np
 import pytest
 
-from etuner_ros.cli import main as cli
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.core.label_value import MOST_EXEMPLARS
-from etuner_ros.msg import FrameFeature
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelledBatch
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import LabelRequest
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import ScenarioChange
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import latched
+from etuner_ros.cli.main import main as cli
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.labels.value import MOST_EXEMPLARS
+from etuner_ros.msg import (
+    FrameFeature,
+    LabelCorrection,
+    LabelledBatch,
+    LabelReceipt,
+    LabelRequest,
+    ModelVerdict,
+    PredictedFrame,
+    ScenarioChange,
+)
 from etuner_ros.nodes.label_collector import LabelCollectorNode
-from etuner_ros.srv import GetBatches
-from etuner_ros.srv import GetLabelStatistics
-from etuner_ros.srv import RenameLabel
+from etuner_ros.nodes.qos import LATCHED, latched
+from etuner_ros.srv import GetBatches, GetLabelStatistics, RenameLabel
 
 
 class Desk:

@@ -14,9 +14,7 @@ import sys
 
 from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray
-from helpers import Graph
-from helpers import header
-from helpers import image_message
+from helpers import Graph, header, image_message
 import numpy as np
 import psutil
 import pytest
@@ -25,21 +23,22 @@ from sensor_msgs.msg import Image
 import torch
 
 from etuner_ros.action import FineTune
-from etuner_ros.core.base_weights import cached
-from etuner_ros.core.models import torchvision_models
-from etuner_ros.core.weights import read_base
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelledBatch
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import TunerStatus
+from etuner_ros.core.models.base_weights import cached
+from etuner_ros.core.models.networks import torchvision_models
+from etuner_ros.core.models.weights import read_base
+from etuner_ros.msg import (
+    LabelCorrection,
+    LabelledBatch,
+    LabelReceipt,
+    ModelVerdict,
+    Prediction,
+    TunerStatus,
+)
 from etuner_ros.nodes import tuner
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import NEWEST_WINS
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 from etuner_ros.nodes.tuner import TunerNode
 from etuner_ros.srv import RenameLabel
 from etuner_ros.worker import Worker
@@ -371,7 +370,7 @@ def test_a_worker_that_takes_too_much_memory_is_started_anew_with_smaller_batche
 
 FULL = """
 import sys
-from etuner_ros.core.learner import Learner
+from etuner_ros.core.learn.learner import Learner
 import etuner_ros.worker as worker
 
 real, failures = Learner.run_round, [{error}]

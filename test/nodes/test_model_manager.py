@@ -11,8 +11,7 @@ import threading
 
 from helpers import Graph
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -20,25 +19,27 @@ import pytest
 from rclpy.lifecycle import TransitionCallbackReturn
 import torch
 
-from etuner_ros.core.export import export_version
-from etuner_ros.core.models import from_base
-from etuner_ros.core.weights import pack
-from etuner_ros.core.weights import read_base
-from etuner_ros.core.weights import sha256
-from etuner_ros.msg import LayerStates
-from etuner_ros.msg import ModelCandidate
-from etuner_ros.msg import ModelUpdate
-from etuner_ros.msg import ModelVerdict
-from etuner_ros.msg import ValidationOutcome
-from etuner_ros.nodes.common import LATCHED
+from etuner_ros.core.models.export import export_version
+from etuner_ros.core.models.networks import from_base
+from etuner_ros.core.models.weights import pack, read_base, sha256
+from etuner_ros.msg import (
+    LayerStates,
+    ModelCandidate,
+    ModelUpdate,
+    ModelVerdict,
+    ValidationOutcome,
+)
 from etuner_ros.nodes.model_manager import ModelManagerNode
-from etuner_ros.srv import ExportVersion
-from etuner_ros.srv import GetModel
-from etuner_ros.srv import ListVersions
-from etuner_ros.srv import PinVersion
-from etuner_ros.srv import RollBack
-from etuner_ros.srv import SetFrozenLayers
-from etuner_ros.srv import SwapModel
+from etuner_ros.nodes.qos import LATCHED
+from etuner_ros.srv import (
+    ExportVersion,
+    GetModel,
+    ListVersions,
+    PinVersion,
+    RollBack,
+    SetFrozenLayers,
+    SwapModel,
+)
 
 
 class Office:

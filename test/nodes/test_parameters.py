@@ -9,33 +9,23 @@ import math
 import os
 import signal
 
-from diagnostic_msgs.msg import DiagnosticArray
-from diagnostic_msgs.msg import DiagnosticStatus
-from helpers import header
-from helpers import image_message
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from helpers import header, image_message
 import numpy as np
 import pytest
-from rcl_interfaces.srv import SetParameters
-from rcl_interfaces.srv import SetParametersAtomically
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.time import Time
-from sensor_msgs.msg import BatteryState
-from sensor_msgs.msg import CompressedImage
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import BatteryState, CompressedImage, Image
 from std_msgs.msg import Header
 
-from etuner_ros.core.images import encode_jpeg
-from etuner_ros.msg import LabelCorrection
-from etuner_ros.msg import LabelReceipt
-from etuner_ros.msg import PredictedFrame
-from etuner_ros.msg import Prediction
-from etuner_ros.msg import TunerStatus
-from etuner_ros.nodes.common import LATCHED
-from etuner_ros.nodes.common import NEWEST_WINS
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.msg import LabelCorrection, LabelReceipt, PredictedFrame, Prediction, TunerStatus
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 from etuner_ros.nodes.tuner import TunerNode
 
 

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
 import shutil
@@ -14,8 +13,7 @@ import socket
 import subprocess
 import sys
 from typing import Any
-from urllib.error import HTTPError
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from ament_index_python.packages import get_package_prefix
@@ -24,13 +22,11 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from test_loop import pictures
-from test_loop import Robot
+from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.msg import LabelRequest
-from etuner_ros.nodes.teacher import check_access
-from etuner_ros.nodes.teacher import TeacherSettings
+from etuner_ros.nodes.teacher import check_access, TeacherSettings
 
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 TOKEN = 'a token of a test'

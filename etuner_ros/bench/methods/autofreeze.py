@@ -13,8 +13,8 @@ import statistics
 import torch
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.freezing import frozen_prefix
-from etuner_ros.core.learner import Learner
+from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.models.freezing import frozen_prefix
 
 INTERVAL = 16  # training batches between two checks
 

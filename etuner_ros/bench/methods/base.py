@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from etuner_ros.core.cost import CostMeter
-from etuner_ros.core.models import Classifier
-from etuner_ros.core.replay import Sample
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.models.networks import Classifier
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.cost import part
-from etuner_ros.core.cost import PROBE
-from etuner_ros.core.freezing import frozen_prefix
-from etuner_ros.core.learner import Learner
-from etuner_ros.core.models import Classifier
+from etuner_ros.core.cost import part, PROBE
+from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.models.freezing import frozen_prefix
+from etuner_ros.core.models.networks import Classifier
 
 INTERVAL = 8  # training batches between two evaluations
 SNAPSHOT = 4  # evaluations after which the reference is taken anew

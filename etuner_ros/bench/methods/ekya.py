@@ -8,23 +8,19 @@ between serving and training so that mean accuracy over the window rises (Bhardw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import copy
-from dataclasses import dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
 
 from etuner_ros.bench.methods.tuned import Tuned
-from etuner_ros.core.cost import part
-from etuner_ros.core.cost import PROBE
-from etuner_ros.core.freezing import apply_frozen
-from etuner_ros.core.lazy_tune import fit_progress
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.trainer import make_optimiser
-from etuner_ros.core.trainer import train_round
+from etuner_ros.core.cost import part, PROBE
+from etuner_ros.core.decide.lazy_tune import fit_progress
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import make_optimiser, train_round
+from etuner_ros.core.models.freezing import apply_frozen
 
 PROFILE_EPOCHS = 5
 PROFILE_SHARE = 0.1

@@ -9,15 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from etuner_ros.bench.methods.base import Method
-from etuner_ros.bench.methods.base import World
+from etuner_ros.bench.methods.base import Method, World
+from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.cost import charge
-from etuner_ros.core.cost import HEAD
-from etuner_ros.core.cost import part
-from etuner_ros.core.instant_head import InstantHead
-from etuner_ros.core.nearest_mean import NearestClassMean
-from etuner_ros.core.replay import Sample
+from etuner_ros.core.cost import charge, HEAD, part
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.replay import Sample
 
 SHRINKAGE = 1e-4  # of Deep SLDA's covariance towards the identity
 

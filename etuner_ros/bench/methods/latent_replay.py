@@ -8,7 +8,7 @@ the cut (Pellegrini et al., IROS 2020, arXiv 1912.01100).
 from __future__ import annotations
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.learner import Learner
+from etuner_ros.core.learn.learner import Learner
 
 CUT = 0.6  # share of the blocks below the cut
 PATTERNS = 1500  # that are kept; the streams of the benchmark hold fewer labels

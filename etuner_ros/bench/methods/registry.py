@@ -5,31 +5,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from dataclasses import dataclass
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from etuner_ros.bench.methods.autofreeze import AutoFreeze
-from etuner_ros.bench.methods.base import Method
-from etuner_ros.bench.methods.base import World
+from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.bench.methods.egeria import Egeria
 from etuner_ros.bench.methods.ekya import Ekya
-from etuner_ros.bench.methods.frozen_features import DeepSLDA
-from etuner_ros.bench.methods.frozen_features import NearestMean
-from etuner_ros.bench.methods.frozen_features import Never
-from etuner_ros.bench.methods.frozen_features import Ridge
+from etuner_ros.bench.methods.frozen_features import DeepSLDA, NearestMean, Never, Ridge
 from etuner_ros.bench.methods.latent_replay import LatentReplay
 from etuner_ros.bench.methods.rigl import RigL
 from etuner_ros.bench.methods.slimfit import SlimFit
-from etuner_ros.bench.methods.tuned import Recipe
-from etuner_ros.bench.methods.tuned import Tuned
-from etuner_ros.core.config import GateConfig
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import LazyTuneConfig
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
+from etuner_ros.bench.methods.tuned import Recipe, Tuned
+from etuner_ros.core.config import (
+    GateConfig,
+    HeadConfig,
+    LazyTuneConfig,
+    SimFreezeConfig,
+    TrainConfig,
+)
 
 # How every rival trains: new views each time, no early stop, every label is learned from. Step
 # size and epochs are the best of the search for `immediate`.

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
-from torch import Tensor
+from torch import nn, Tensor
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.learner import Learner
+from etuner_ros.core.learn.learner import Learner
 
 SPARSITY = 0.5
 ALPHA = 0.3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.learner import Learner
+from etuner_ros.core.learn.learner import Learner
 
 FROZEN_SHARE = 0.9
 START = 1e3  # changes start large and random, so that every layer gets its turn

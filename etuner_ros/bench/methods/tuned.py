@@ -7,27 +7,24 @@ the learner that runs on the robot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from etuner_ros.bench.methods.base import Method
-from etuner_ros.bench.methods.base import World
-from etuner_ros.core.config import GateConfig
-from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.config import LazyTuneConfig
-from etuner_ros.core.config import SimFreezeConfig
-from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.gate import judge
-from etuner_ros.core.lazy_tune import LazyTune
-from etuner_ros.core.learner import Learner
-from etuner_ros.core.learner import RoundResult
-from etuner_ros.core.replay import Sample
-from etuner_ros.core.trainer import Step
+from etuner_ros.bench.methods.base import Method, World
+from etuner_ros.core.config import (
+    GateConfig,
+    HeadConfig,
+    LazyTuneConfig,
+    SimFreezeConfig,
+    TrainConfig,
+)
+from etuner_ros.core.decide.gate import judge
+from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.learn.learner import Learner, RoundResult
+from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.trainer import Step
 
 
 class Trigger:

@@ -1,0 +1,302 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`etuner doctor`: finds in seconds what usually goes wrong, and says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import importlib
+from importlib import metadata
+import os
+from pathlib import Path
+import platform
+import shutil
+import time
+from typing import Any
+
+from etuner_ros.core.files import home
+from etuner_ros.shared.shared_memory import stale_segments
+
+OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
+LEAST_FREE = 1_000_000_000  # bytes
+LISTEN_S = 3.0
+MOST_AGE_S = 1.0  # of an image's stamp, beyond which clocks are taken to be apart
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    state: str
+    text: str
+    advice: str = ''
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ''
+
+
+def is_jetson() -> bool:
+    """Return whether this is a Jetson."""
+    return Path('/etc/nv_tegra_release').exists() or 'tegra' in platform.release()
+
+
+def check_python() -> Finding:
+    """Look at the version of Python."""
+    text = platform.python_version()
+    return Finding('python', OK, text)
+
+
+def check_torch() -> Finding:
+    """Look whether torch works and, on a Jetson, sees the GPU."""
+    try:
+        torch = importlib.import_module('torch')
+    except Exception as error:
+        return Finding(
+            'torch', ERROR, f'does not import: {error}', "install the board's own torch (README)"
+        )
+    cuda = bool(torch.cuda.is_available())
+    text = f'{torch.__version__}, {"CUDA " + str(torch.version.cuda) if cuda else "CPU only"}'
+    if is_jetson() and not cuda:
+        return Finding(
+            'torch',
+            ERROR,
+            f'{text} on a Jetson',
+            "a torch from PyPI replaced the board's own: pip uninstall torch torchvision, then "
+            "install the wheels of your JetPack's index",
+        )
+    return Finding('torch', OK, text)
+
+
+def check_torchvision() -> Finding:
+    """Look whether torchvision's operators fit torch."""
+    try:
+        importlib.import_module('torchvision')
+    except ImportError as error:
+        return Finding('torchvision', ERROR, f'does not import: {error}', 'install torchvision')
+    except RuntimeError as error:
+        if 'torchvision::' in str(error):
+            return Finding(
+                'torchvision',
+                WARNING,
+                f'{_version("torchvision")} does not fit torch {_version("torch")}',
+                'classifiers work; for the rest install the pair that belongs together',
+            )
+        return Finding('torchvision', ERROR, str(error), 'install the one that fits torch')
+    return Finding('torchvision', OK, _version('torchvision'))
+
+
+def check_numpy() -> Finding:
+    """Look whether cv_bridge, where there is one, was made for this numpy."""
+    import numpy
+
+    try:
+        importlib.import_module('cv_bridge.boost.cv_bridge_boost')
+    except ModuleNotFoundError:
+        return Finding('numpy', OK, f'{numpy.__version__}, no cv_bridge (none is needed)')
+    except Exception as error:
+        return Finding(
+            'numpy',
+            WARNING,
+            f'{numpy.__version__}, cv_bridge does not load: {str(error)[:120]}',
+            'pip brought a numpy that cv_bridge was not made for: pip uninstall numpy',
+        )
+    return Finding('numpy', OK, f'{numpy.__version__}, cv_bridge loads')
+
+
+def check_ros() -> Finding:
+    """Look for ROS 2, and for wheels of two distros in one environment."""
+    try:
+        importlib.import_module('rclpy')
+    except Exception as error:
+        return Finding(
+            'ros', ERROR, f'rclpy does not import: {error}', 'source ROS 2, or tools/env.sh'
+        )
+    distros = {
+        name.split('-')[1]
+        for d in metadata.distributions()
+        if (name := (d.metadata['Name'] or '')).startswith('ros-')
+        and name.split('-')[1] in ('humble', 'jazzy', 'kilted', 'lyrical', 'rolling')
+    }
+    sourced = os.environ.get('ROS_DISTRO', '')
+    if len(distros) > 1 or (sourced and distros and sourced not in distros):
+        mixed = ', '.join(sorted(distros | ({sourced} - {''})))
+        return Finding(
+            'ros',
+            ERROR,
+            f'parts of several distros: {mixed}',
+            'make distclean, then make setup in a shell with at most one ROS 2 sourced',
+        )
+    return Finding('ros', OK, sourced or ', '.join(sorted(distros)) or 'found')
+
+
+def check_package() -> Finding:
+    """Look whether the messages are built and are those of this code."""
+    try:
+        messages = importlib.import_module('etuner_ros.msg')
+    except Exception as error:
+        return Finding(
+            'messages', ERROR, f'are not built: {error}', 'colcon build, then source install/'
+        )
+    if not hasattr(messages.LabelCorrection(), 'withdraw'):
+        return Finding('messages', ERROR, 'are those of an older build', 'colcon build again')
+    return Finding('messages', OK, 'built')
+
+
+def check_folders() -> list[Finding]:
+    """Look whether stores can be written and have room."""
+    found = []
+    for name in ('models', 'labels', 'base'):
+        folder = home(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f'.probe-{os.getpid()}'
+            probe.write_bytes(b'x')
+            probe.unlink()
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            found.append(
+                Finding(
+                    f'folder {name}',
+                    ERROR,
+                    f'{folder} can not be written: {error.strerror or error}',
+                    'set ROS_HOME to a folder that can, or mend its owner (chown)',
+                )
+            )
+            continue
+        state = OK if free > LEAST_FREE else WARNING
+        advice = '' if state == OK else 'little room: lower budget_mb and models.keep'
+        found.append(Finding(f'folder {name}', state, f'{free / 1e9:.1f} GB free', advice))
+    return found
+
+
+def check_shared_memory() -> Finding:
+    """Look for what DDS left behind after SIGKILL."""
+    stale = stale_segments(os.getuid())
+    if not stale:
+        return Finding('shared memory', OK, 'nothing left behind')
+    size = sum(p.stat().st_size for p in stale if p.exists()) / 1e6
+    return Finding(
+        'shared memory',
+        WARNING,
+        f'{len(stale)} segments of processes that were killed, {size:.0f} MB',
+        'etuner doctor --clean',
+    )
+
+
+def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
+    """Look at the running graph: nodes, images, QoS, clocks."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import CompressedImage, Image
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('etuner_doctor', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    heard: list[tuple[float, float]] = []  # stamp, when it came
+
+    def on_image(message: Any) -> None:
+        stamp = message.header.stamp
+        heard.append((stamp.sec + stamp.nanosec / 1e9, node.get_clock().now().nanoseconds / 1e9))
+
+    def spin(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + listen_s
+        while time.monotonic() < end and not condition():
+            executor.spin_once(timeout_sec=0.1)
+
+    try:
+        kind = CompressedImage if image_topic.endswith('/compressed') else Image
+        node.create_subscription(kind, image_topic, on_image, qos_profile_sensor_data)
+        spin(lambda: len(heard) >= 5)
+        found = [_check_nodes(node), *_check_qos(node)]
+        topic = node.resolve_topic_name(image_topic)
+        publishers = node.get_publishers_info_by_topic(topic)
+        found.append(_check_images(topic, len(publishers), heard, listen_s))
+        return found
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def _check_nodes(node: Any) -> Finding:
+    wanted = ('inference', 'label_collector', 'model_manager', 'tuner')
+    names = [name for name, _ in node.get_node_names_and_namespaces()]
+    missing = [name for name in wanted if name not in names]
+    if len(missing) == len(wanted):
+        return Finding(
+            'nodes', SKIPPED, 'no node of etuner_ros runs', 'ros2 launch etuner_ros ...'
+        )
+    if missing:
+        return Finding('nodes', ERROR, f'{", ".join(missing)} is missing', 'look at its log')
+    return Finding('nodes', OK, ', '.join(wanted))
+
+
+def _check_images(
+    topic: str, publishers: int, heard: list[tuple[float, float]], listen_s: float
+) -> Finding:
+    if not publishers:
+        return Finding(
+            'images', SKIPPED, f'nobody publishes {topic}', 'name it: --image-topic /my/image_raw'
+        )
+    if not heard:
+        return Finding(
+            'images',
+            ERROR,
+            f'{topic} has {publishers} publishers but no image came in {listen_s:.0f} s',
+            'the camera stands still, its type is another one, or images do not get through: '
+            'try it on the same computer, then raise net.core.rmem_max',
+        )
+    age = sorted(came - stamp for stamp, came in heard)[len(heard) // 2]
+    if abs(age) > MOST_AGE_S:
+        return Finding(
+            'images',
+            ERROR,
+            f'images of {topic} are {age:.1f} s old when they come',
+            'clocks are apart (set up chrony or PTP), or use_sim_time differs between nodes',
+        )
+    return Finding('images', OK, f'{topic}: {len(heard)} images, {1e3 * age:.0f} ms old')
+
+
+def _check_qos(node: Any) -> list[Finding]:
+    """Compare what is offered with what is asked for, on every topic of this package."""
+    from rclpy.qos import qos_check_compatible, QoSCompatibility
+
+    found = []
+    for topic, kinds in node.get_topic_names_and_types():
+        if not any(k.startswith(('etuner_ros/', 'sensor_msgs/msg/Image')) for k in kinds):
+            continue
+        if len(set(kinds)) > 1:
+            text = f'{topic} has several types: {", ".join(sorted(kinds))}'
+            found.append(Finding('qos', ERROR, text, 'remap one of them'))
+        for offered in node.get_publishers_info_by_topic(topic):
+            for asked in node.get_subscriptions_info_by_topic(topic):
+                state, why = qos_check_compatible(offered.qos_profile, asked.qos_profile)
+                if state == QoSCompatibility.ERROR:
+                    found.append(
+                        Finding(
+                            'qos',
+                            ERROR,
+                            f'{topic}: {offered.node_name} does not reach {asked.node_name}: '
+                            f'{why}',
+                            'make the subscriber ask for less, or the publisher offer more',
+                        )
+                    )
+    return found or [Finding('qos', OK, 'all publishers reach all subscribers')]
+
+
+def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]:
+    """Run all checks."""
+    found = [check_python(), check_torch(), check_torchvision(), check_numpy(), check_ros()]
+    found += [check_package(), *check_folders(), check_shared_memory()]
+    if graph and not any(f.check == 'ros' and f.state == ERROR for f in found):
+        found += check_graph(image_topic)
+    return found

@@ -1,0 +1,533 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line `etuner`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+from typing import Any, TYPE_CHECKING
+
+from etuner_ros import __version__
+from etuner_ros.core.errors import EtunerError
+from etuner_ros.shared.answers import answer, shown
+
+if TYPE_CHECKING:
+    from etuner_ros.core.labels.store import LabelStore
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from etuner_ros.core.images.codec import Image, resize_square
+    from etuner_ros.core.images.sources import open_source
+    from etuner_ros.core.models.base_weights import write_base
+    from etuner_ros.core.models.deploy import choose_exemplars, fit_head
+    from etuner_ros.core.models.networks import build, pretrained_spec
+    from etuner_ros.core.models.weights import pack_base
+
+    model = build(
+        pretrained_spec(arguments.architecture, arguments.input_size),
+        arguments.weights or 'pretrained',
+    )
+    images: list[Image] = []
+    labels: list[str] = []
+    for frame in shown(open_source(arguments.source), 'reading pictures'):
+        if frame.label and not (arguments.count and len(images) >= arguments.count):
+            images.append(resize_square(frame.image, arguments.input_size))
+            labels.append(frame.label)
+    if len(set(labels)) < 2:
+        raise EtunerError(
+            f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are "
+            f'needed: <split>/<class>/*.jpg'
+        )
+    accuracy = fit_head(model, images, labels)
+    exemplars = choose_exemplars(images, labels, arguments.exemplars)
+    write_base(arguments.output, pack_base(model.state(), model.spec, model.unit_sizes, exemplars))
+    answer(
+        arguments.json,
+        f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, '
+        f'{100 * accuracy:.1f} % of them right\n'
+        f'use it with the parameter model.weights: {arguments.output.resolve()}',
+        {'file': arguments.output, 'classes': model.classes, 'accuracy': accuracy},
+    )
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from etuner_ros.demo.run import run_demo
+
+    return run_demo(
+        arguments.output,
+        arguments.seeds or [arguments.seed],
+        arguments.rate,
+        arguments.stream,
+        arguments.json,
+    )
+
+
+def _bench_costs(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.costs import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    found = measure(stream, arguments.architecture, arguments.input_size, arguments.turns)
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _bench_scenarios(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.scenarios import HEADER, measure
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(arguments.stream or recorded_stream(), arguments.input_size, arguments.seeds)
+    answer(arguments.json, '\n'.join(map(str, [HEADER, *found])), found)
+    return 0
+
+
+def _add_table(bench: argparse.ArgumentParser) -> None:
+    """Add the options of the table."""
+    add = bench.add_argument
+    add('--output', type=Path, default=Path('results'), help='folder of the runs and the report')
+    add('--quick', action='store_true', help='a small table in 3 minutes, for a first look')
+    add('--grocery', type=Path, help='tar file of the grocery store photographs: NC and NIC')
+    add('--images', type=Path, help='folder <scenario>/<class>/*.jpg, scenarios in name order')
+    add('--core50', type=Path, help='folder of CORe50, s1/o1/*.png')
+    add('--openloris', type=Path, help='folder of OpenLORIS-Object, train/<task>/<object>/*.jpg')
+    add('--recording', type=Path, help='recording with ground truth instead of the one shipped')
+    add('--kind', default='NI', choices=('NI', 'NC', 'NIC'), help='of a folder of one scenario')
+    add('--streams', nargs='+', help='only these streams')
+    add('--methods', nargs='+', help='only these methods; default: all')
+    add('--seeds', type=int, default=5, help='class orders, splits, arrivals, initialisations')
+    add('--rival-seeds', type=int, default=2, help='seeds of the methods that are not main ones')
+    add('--model', default='efficientnet_lite0', help="or a torchvision model's name")
+    add(
+        '--also',
+        nargs='*',
+        default=[],
+        metavar='MODEL[=FILE]',
+        help='also the main methods with these networks on recordings, one seed',
+    )
+    add('--weights', default='', help='state-dict file of a torchvision model')
+    add('--input-size', type=int, default=112, help='side of the square input, in px')
+    add('--batches', type=int, help='labelled batches of a scenario at most')
+    add('--requests', type=int, help='requests of a scenario at most')
+    add('--arrivals', default='poisson', help='poisson, uniform, normal, or a file of times')
+    add('--load', type=float, default=0.5, help='share of the stream that `immediate` is busy')
+    add('--processes', type=int, default=0, help='runs at a time; 0 = one for each core')
+    add('--budget-min', type=float, default=float('inf'), help='start no run after so long, min')
+    add('--time', action='store_true', help='also take seconds: one seed, serial, main methods')
+    add('--search', action='store_true', help='settings are searched here: pictures of no report')
+    bench.set_defaults(run=_bench_table)
+
+
+def _bench_growth(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.growth import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(arguments.output, arguments.stream or recorded_stream())
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _bench_serving(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.serving import serve, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    found = serve(stream, arguments.output, arguments.frames, arguments.repetitions)
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _soak(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from etuner_ros.bench.soak import soak, summary
+    from etuner_ros.demo.run import recorded_stream
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = soak(
+            arguments.stream or recorded_stream(),
+            arguments.output,
+            Path(folder),
+            arguments.kills,
+            arguments.minutes,
+            arguments.calm_minutes,
+            arguments.swaps,
+            arguments.seed,
+        )
+    answer(arguments.json, summary(found), found)
+    bad = ('labels_lost', 'stores_unloadable', 'orphans', 'mixed_versions', 'not_resumed')
+    return int(any(found[name] for name in bad))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import json
+    import os
+
+    from etuner_ros.cli import doctor
+    from etuner_ros.shared.shared_memory import clean
+
+    removed = clean(os.getuid()) if arguments.clean else []
+    found = doctor.examine(arguments.image_topic, not arguments.offline)
+    if arguments.json:
+        rows = [vars(f) for f in found]
+        print(json.dumps({'findings': rows, 'removed': [str(p) for p in removed]}, indent=1))
+    else:
+        marks = {doctor.OK: '✔', doctor.WARNING: '!', doctor.ERROR: '✘', doctor.SKIPPED: '-'}
+        if arguments.clean:
+            print(f'{len(removed)} segments of shared memory removed')
+        for finding in found:
+            print(f'{marks[finding.state]} {finding.check}: {finding.text}')
+            if finding.advice:
+                print(f'    {finding.advice}')
+    return int(any(f.state == doctor.ERROR for f in found))
+
+
+def _label_store(arguments: argparse.Namespace) -> LabelStore:
+    """Open the label store that the arguments name, or the only one there is."""
+    from etuner_ros.core.errors import StoreError
+    from etuner_ros.core.files import home
+    from etuner_ros.core.labels.store import LabelStore
+
+    path = arguments.store
+    if path is None:
+        found = sorted(home('labels').glob('*.db'))
+        if len(found) != 1:
+            names = ', '.join(map(str, found)) or f'none in {home("labels")}'
+            raise StoreError(f'name the label store with --store; found: {names}')
+        path = found[0]
+    if arguments.action != 'import' and not path.exists():
+        raise StoreError(f'there is no label store {path}')
+    return LabelStore(path)
+
+
+def _labels(arguments: argparse.Namespace) -> int:
+    import time
+
+    from etuner_ros.core.labels.files import export, import_
+
+    store = _label_store(arguments)
+    try:
+        if arguments.action == 'stats':
+            found = [vars(s) for s in store.statistics()]
+            disputed = store.count_disputed()
+            lines = [f'{"label":24} {"frames":>7} {"right":>6} {"learned":>8} {"MB":>7}']
+            lines += [
+                f'{row["label"]:24} {row["frames"]:7} {row["confirmed"]:6} '
+                f'{row["learned"]:8} {row["image_bytes"] / 1e6:7.1f}'
+                for row in found
+            ]
+            text = '\n'.join([*lines, f'{disputed} disputed'])
+            answer(arguments.json, text, {'classes': found, 'disputed': disputed})
+        elif arguments.action == 'export':
+            count = export(
+                store,
+                arguments.folder,
+                arguments.format,
+                lambda samples: shown(samples, 'writing pictures', store.count()),
+            )
+            text = f'{count} labelled pictures in {arguments.folder}'
+            answer(arguments.json, text, {'pictures': count, 'folder': arguments.folder})
+        elif arguments.action == 'import':
+            result = import_(
+                store,
+                arguments.folder,
+                arguments.author,
+                time.time_ns(),
+                watch=lambda pairs: shown(pairs, 'reading pictures'),
+            )
+            for problem in result.problems or []:
+                print(f'left out: {problem}', file=sys.stderr)
+            text = f'{result.added} labels taken, {result.known} were known'
+            answer(arguments.json, text, result)
+        else:
+            known = [s.label for s in store.statistics()]
+            if arguments.label not in known:
+                raise EtunerError(f"no frame is labelled '{arguments.label}': {', '.join(known)}")
+            changed = store.rename(arguments.label, arguments.new_label)
+            answer(arguments.json, f'{changed} frames changed', {'changed': changed})
+    finally:
+        store.close()
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from etuner_ros.cli.remote import models
+
+    return models(arguments)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from etuner_ros.cli.remote import watch
+
+    return watch(arguments.namespace, arguments.json, arguments.count)
+
+
+def _bench_labels(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.datasets import grocery, recording
+    from etuner_ros.bench.label_savings import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    streams = {'recording': (recording(arguments.stream or recorded_stream()), 'NI')}
+    if arguments.grocery:
+        for kind in ('NC', 'NIC'):
+            pictures = grocery(arguments.grocery, reported=not arguments.search)
+            streams[f'grocery {kind}'] = (pictures, kind)
+    all_found = {}
+    for name, (pictures, kind) in streams.items():
+        all_found[name] = measure(pictures, kind, arguments.seeds)
+        if not arguments.json:
+            print(table(name, all_found[name]), flush=True)
+    if arguments.json:
+        answer(True, '', all_found)
+    return 0
+
+
+def _bench_table(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.run import run_table
+
+    return run_table(arguments)
+
+
+def _add_everyday(commands: Any) -> None:
+    """Add what people who run a robot use."""
+    doctor = commands.add_parser('doctor', help='find what usually goes wrong; 1 = something is')
+    doctor.add_argument('--image-topic', default='image_raw', help="the camera's topic")
+    doctor.add_argument('--offline', action='store_true', help='leave the running graph out')
+    doctor.add_argument(
+        '--clean',
+        action='store_true',
+        help='remove what DDS left in shared memory: files of this user that no process maps',
+    )
+    doctor.set_defaults(run=_doctor)
+
+    labels = commands.add_parser('labels', help='look at, export, import or rename labels')
+    actions = labels.add_subparsers(required=True, dest='action', metavar='ACTION')
+    stats = actions.add_parser('stats', help='what is stored of each class')
+    export = actions.add_parser('export', help='write all labelled pictures')
+    export.add_argument('folder', type=Path, help='empty or new folder')
+    export.add_argument('--format', default='folder', choices=('folder', 'coco', 'labelstudio'))
+    take = actions.add_parser('import', help='take labelled pictures; a running robot learns them')
+    take.add_argument('folder', type=Path, help='folder <label>/*.jpg, COCO or Label Studio JSON')
+    take.add_argument('--author', default='import', help='who the labels are from')
+    rename = actions.add_parser('rename', help='call a label otherwise; an existing one: merge')
+    rename.add_argument('label')
+    rename.add_argument('new_label')
+    for action in (stats, export, take, rename):
+        action.add_argument('--store', type=Path, help='database; default: the only one there is')
+    labels.set_defaults(run=_labels)
+
+    models = commands.add_parser('models', help='list, swap, pin or export versions of weights')
+    steps = models.add_subparsers(required=True, dest='action', metavar='ACTION')
+    steps.add_parser('list', help='the stored versions')
+    steps.add_parser('roll-back', help='make the parent of the live version live')
+    for name, text in (
+        ('swap', 'make a version live'),
+        ('pin', 'keep a version for ever'),
+        ('unpin', 'keep a version no longer than others'),
+    ):
+        steps.add_parser(name, help=text).add_argument('version', type=int)
+    write = steps.add_parser('export', help='write a version for other programs')
+    write.add_argument('version', type=int)
+    write.add_argument('path', type=Path)
+    write.add_argument('--format', default='torch', choices=('torch', 'onnx'))
+    write.add_argument('--folder', type=Path, help='store; default: that of the running robot')
+    for name, text in (('freeze', 'freeze layers'), ('thaw', 'thaw layers')):
+        layers = steps.add_parser(name, help=text)
+        layers.add_argument('names', nargs='+', help='names or patterns such as block1*')
+        layers.add_argument('--pin', action='store_true', help='SimFreeze may not change them')
+    for step in steps.choices.values():
+        step.add_argument('--node', default='/model_manager', help='name of the node')
+    models.set_defaults(run=_models)
+
+    watch = commands.add_parser('watch', help='a live view of a running robot')
+    watch.add_argument('--namespace', default='', help='namespace of the robot')
+    watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
+    watch.set_defaults(run=_watch)
+
+    soak = commands.add_parser(
+        'soak', help='kill nodes, damage files and swap weights by the hundred; 1 = a loss'
+    )
+    soak.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    soak.add_argument('--stream', type=Path, help='labelled pictures')
+    soak.add_argument('--kills', type=int, default=200, help='at least so many')
+    soak.add_argument('--minutes', type=float, default=30.0, help='at least so long')
+    soak.add_argument(
+        '--calm-minutes', type=float, default=30.0, help='before, without kills: for the memory'
+    )
+    soak.add_argument('--swaps', type=int, default=1000, help='swaps under a 30 Hz camera')
+    soak.add_argument('--seed', type=int, default=0, help='of what is killed when')
+    soak.set_defaults(run=_soak)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    whole = argparse.ArgumentParser(
+        prog='etuner', description='Perception that keeps learning on the robot.'
+    )
+    whole.add_argument('--version', action='version', version=f'etuner_ros {__version__}')
+    commands = whole.add_subparsers(required=True, metavar='COMMAND')
+
+    demo = commands.add_parser(
+        'demo', help='play the recorded stream and watch the robot learn from corrections'
+    )
+    demo.add_argument(
+        '--output',
+        type=Path,
+        default=Path('demo_output'),
+        help='folder for the page, the logs and the stores; emptied first',
+    )
+    demo.add_argument(
+        '--seed', type=int, default=0, help="seed of the operator's choices and of the training"
+    )
+    demo.add_argument(
+        '--seeds',
+        type=int,
+        nargs='+',
+        help='several runs, one after the other, and a table over all',
+    )
+    demo.add_argument('--rate', type=float, default=7.0, help='pictures per second')
+    demo.add_argument(
+        '--stream',
+        type=Path,
+        help='another recording with ground truth; default: the one that comes with the package',
+    )
+    demo.set_defaults(run=_demo)
+
+    deploy = commands.add_parser(
+        'deploy',
+        help='make base weights: a pretrained network with a head fitted to labelled images',
+    )
+    deploy.add_argument(
+        '--source',
+        required=True,
+        help='folder <split>/<class>/*.jpg, or a recording with ground truth',
+    )
+    deploy.add_argument(
+        '--output', type=Path, default=Path('base.safetensors'), help='file to write'
+    )
+    deploy.add_argument(
+        '--architecture',
+        default='efficientnet_lite0',
+        help="efficientnet_lite0 or a torchvision classification model's name",
+    )
+    deploy.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    deploy.add_argument(
+        '--weights',
+        default='',
+        help='state-dict file of the architecture instead of its pretrained weights',
+    )
+    deploy.add_argument(
+        '--count', type=int, default=0, help='use the first so many images only; 0 = all'
+    )
+    deploy.add_argument(
+        '--exemplars',
+        type=int,
+        default=10,
+        help='images per class that travel with the weights for replay',
+    )
+    deploy.set_defaults(run=_deploy)
+
+    _add_everyday(commands)
+    _add_benches(commands)
+    _add_json(whole)
+    whole.set_defaults(json=False)
+    return whole
+
+
+def _add_json(parser_: argparse.ArgumentParser) -> None:
+    """Give every command --json."""
+    below = [a for a in parser_._actions if isinstance(a, argparse._SubParsersAction)]
+    for command in (c for action in below for c in action.choices.values()):
+        _add_json(command)
+    if parser_.get_default('run') or not below:
+        help_ = 'answer in JSON, for programs'
+        parser_.add_argument('--json', action='store_true', default=argparse.SUPPRESS, help=help_)
+
+
+def _add_benches(commands: Any) -> None:
+    """Add what measures."""
+    bench = commands.add_parser(
+        'bench',
+        help='compare with every rival on streams of pictures; or measure single parts',
+    )
+    _add_table(bench)
+    benches = bench.add_subparsers(metavar='PART')
+    costs = benches.add_parser(
+        'costs', help='what probes, cache and instant head cost, side by side on one thread'
+    )
+    costs.add_argument(
+        '--stream',
+        type=Path,
+        help='recording or folder of labelled pictures; default: the recording of the package',
+    )
+    costs.add_argument(
+        '--architecture',
+        default='efficientnet_lite0',
+        help="efficientnet_lite0 or a torchvision classification model's name",
+    )
+    costs.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
+    costs.set_defaults(run=_bench_costs)
+
+    scenarios = benches.add_parser(
+        'scenarios', help='how soon changes of scenario are found, and how often there is none'
+    )
+    scenarios.add_argument(
+        '--stream',
+        type=Path,
+        help='recording, or folder <scenario>/<kind>/*.jpg; default: the recording of the package',
+    )
+    scenarios.add_argument(
+        '--input-size', type=int, default=128, help='side of the square input, in px'
+    )
+    scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    scenarios.set_defaults(run=_bench_scenarios)
+
+    savings = benches.add_parser(
+        'labels', help='how many labels a good choice of frames saves, beside random ones'
+    )
+    savings.add_argument('--stream', type=Path, help='recording with ground truth')
+    savings.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
+    savings.add_argument('--search', action='store_true', help='kinds that are in no report')
+    savings.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    savings.set_defaults(run=_bench_labels)
+
+    growth = benches.add_parser(
+        'growth', help='how cost grows with images, classes, depth, camera rate and cameras'
+    )
+    growth.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
+    growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    growth.set_defaults(run=_bench_growth)
+
+    serving = benches.add_parser(
+        'serving', help='latency of predictions while the robot idles, tunes and swaps'
+    )
+    serving.add_argument('--stream', type=Path, help='labelled pictures to publish and to tune on')
+    serving.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    serving.add_argument(
+        '--frames', type=int, default=3000, help='of each mode, over all repetitions'
+    )
+    serving.add_argument('--repetitions', type=int, default=3, help='turns of all modes')
+    serving.set_defaults(run=_bench_serving)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except EtunerError as error:
+        print(f'etuner: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,80 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Draws what the robot thinks onto its picture; readable at 320 and at 1920 pixels."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from etuner_ros.core.images.codec import Image
+
+FONT = cv2.FONT_HERSHEY_DUPLEX
+DARK, LIGHT, GREEN, AMBER = (24, 26, 30), (245, 246, 248), (64, 200, 120), (240, 170, 60)
+
+
+def annotate(
+    image: Image, label: str, confidence: float, novelty: float, version: int, state: str = ''
+) -> Image:
+    """
+    Return a copy with a band of label, confidence and novelty, and a line with version and state.
+
+    :param image: RGB uint8, (H, W, 3)
+    :param label: what is predicted; empty while the model knows no class
+    :param confidence: in [0, 1]; the bar is amber below a half
+    :param novelty: in [0, 1]; shown from a half on
+    :param state: what the tuner is doing; empty when unknown
+    """
+    picture = image.copy()
+    height, width = picture.shape[:2]
+    unit = max(min(width, int(1.6 * height)) / 320.0, 0.4)  # 1 at 320 px
+    pad, band, bar = int(7 * unit), int(30 * unit), max(2, int(4 * unit))
+    top = picture[: band + bar]
+    top[:] = (0.25 * top + 0.75 * np.array(DARK)).astype(np.uint8)
+    share = f'{round(100 * confidence)} %'
+    right = _text(picture, share, (width - pad, pad), 0.5 * unit, LIGHT, right=True)
+    _text(picture, label or 'knows no class yet', (pad, pad), 0.62 * unit, LIGHT, room=right - pad)
+    colour = GREEN if confidence >= 0.5 else AMBER
+    picture[band : band + bar, : int(width * min(max(confidence, 0.0), 1.0))] = colour
+    line = int(18 * unit)
+    if height > band + bar + line:
+        bottom = picture[height - line :]
+        bottom[:] = (0.35 * bottom + 0.65 * np.array(DARK)).astype(np.uint8)
+        start = height - line + int(4 * unit)
+        words = f'v{version}' + (f'  {state}' if state else '')
+        edge = width - pad
+        if novelty >= 0.5:
+            new = f'new {round(100 * novelty)} %'
+            edge = _text(picture, new, (edge, start), 0.38 * unit, AMBER, right=True) - pad
+        _text(picture, words, (pad, start), 0.38 * unit, LIGHT, room=edge)
+    return picture
+
+
+def _text(
+    picture: Image,
+    text: str,
+    place: tuple[int, int],
+    scale: float,
+    colour: tuple[int, int, int],
+    right: bool = False,
+    room: int | None = None,
+) -> int:
+    """
+    Write a line below a place; return the column where it starts.
+
+    :param right: the place is its right end
+    :param room: column that it must end before; cut short with dots
+    """
+    plain = text.encode('ascii', 'replace').decode()  # all that OpenCV's fonts have
+    thick = max(1, round(scale))
+
+    def size(words: str) -> tuple[int, int]:
+        (w, h), _ = cv2.getTextSize(words, FONT, scale, thick)
+        return int(w), int(h)
+
+    while room is not None and len(plain) > 4 and place[0] + size(plain)[0] > room:
+        plain = plain.rstrip('.')[:-1] + '...'
+    wide, high = size(plain)
+    x = place[0] - wide if right else place[0]
+    cv2.putText(picture, plain, (x, place[1] + high), FONT, scale, colour, thick, cv2.LINE_AA)
+    return x

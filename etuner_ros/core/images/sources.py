@@ -1,0 +1,249 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where the camera node's pictures come from: a device, a video, a folder of images, or a rosbag2
+recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+import threading
+
+import cv2
+import numpy as np
+
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.codec import decode, Image
+
+PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+RECORDINGS = ('.mcap', '.db3')
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One picture, with what is known of it."""
+
+    image: Image  # RGB uint8, (H, W, 3)
+    label: str = ''  # the truth; empty when unknown
+    scenario: str = ''
+
+
+class ImageFolder:
+    """
+    Images in `<split>/<class>/*.jpg`, each split a scenario, in name order; the classes of a split
+    take turns.
+
+    A folder with images only, or with classes only, works too.
+    """
+
+    rate_hz = 5.0  # pictures carry no time
+
+    def __init__(self, path: Path) -> None:
+        self._files: list[tuple[Path, str, str]] = []
+        pictures = sorted(p for p in path.rglob('*') if p.suffix.lower() in PICTURES)
+        splits: dict[str, dict[str, list[Path]]] = {}
+        for picture in pictures:
+            parts = picture.relative_to(path).parts[:-1]
+            label, split = (
+                (parts[-1] if parts else ''),
+                ('/'.join(parts[:-1]) if len(parts) > 1 else ''),
+            )
+            splits.setdefault(split, {}).setdefault(label, []).append(picture)
+        for split, classes in splits.items():
+            for turn in range(max(len(files) for files in classes.values())):
+                self._files += [
+                    (files[turn], label, split)
+                    for label, files in classes.items()
+                    if turn < len(files)
+                ]
+        if not self._files:
+            raise ImageError(f'the folder {path} holds no images; expected <split>/<class>/*.jpg')
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the pictures; one that can't be decoded is left out."""
+        for file, label, split in self._files:
+            try:
+                image = decode(file.read_bytes())
+            except (ImageError, OSError):
+                continue
+            yield SourceFrame(image, label, split)
+
+
+class VideoFile:
+    """Any video that OpenCV can read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with closing(_Capture(str(path))) as video:
+            if not video.is_open:
+                raise ImageError(
+                    f'the video {path} can not be opened: damaged, or of an unknown format'
+                )
+            self.rate_hz = video.rate_hz or 30.0
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the pictures of the video."""
+        with closing(_Capture(str(self._path))) as video:
+            while (image := video.read()) is not None:
+                yield SourceFrame(image)
+
+
+class _Capture:
+    """`cv2.VideoCapture` with a way to close it."""
+
+    def __init__(self, source: str | int) -> None:
+        self._capture = cv2.VideoCapture(source)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._capture.isOpened())
+
+    @property
+    def rate_hz(self) -> float:
+        return float(self._capture.get(cv2.CAP_PROP_FPS))
+
+    def read(self) -> Image | None:
+        ok, image = self._capture.read()
+        return np.ascontiguousarray(image[..., ::-1]) if ok else None
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class Device:
+    """
+    A V4L2 camera; a thread reads it, so that the newest picture is always at hand and the driver's
+    queue stays empty.
+    """
+
+    rate_hz = 30.0
+
+    def __init__(self, device: str) -> None:
+        number = device.removeprefix('/dev/video')
+        self._capture = _Capture(int(number) if number.isdigit() else device)
+        if not self._capture.is_open:
+            raise ImageError(
+                f'the camera {device} can not be opened; is it plugged in, and may this user '
+                f'read it (group video)?'
+            )
+        self._newest: Image | None = None
+        self._fresh = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, name='camera', daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._closed:
+            image = self._capture.read()
+            with self._fresh:
+                self._newest = image
+                self._closed = self._closed or image is None
+                self._fresh.notify_all()
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the newest picture each time; ends when the device does."""
+        while True:
+            with self._fresh:
+                self._fresh.wait_for(lambda: self._newest is not None or self._closed, timeout=5.0)
+                image, self._newest = self._newest, None
+            if image is None:
+                return
+            yield SourceFrame(image)
+
+    def close(self) -> None:
+        """Let go of the device."""
+        self._closed = True
+        self._thread.join(timeout=2.0)
+        self._capture.close()
+
+
+class Recording:
+    """
+    A rosbag2 recording, mcap or sqlite3.
+
+    :param image_topic: which images to play; empty takes the first image topic
+    :param skip: frames at the start that are left out
+    """
+
+    def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
+        from rosbags.highlevel import AnyReader
+
+        self._path = path if path.is_dir() else path.parent
+        self._skip = skip
+        with AnyReader([self._path]) as reader:
+            images = [
+                c
+                for c in reader.connections
+                if c.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+            ]
+            names = sorted({c.topic for c in images})
+            chosen = [c for c in images if image_topic in ('', c.topic, c.topic.lstrip('/'))]
+            if not chosen:
+                raise ImageError(
+                    f'the recording {path} holds no '
+                    f'images{f" on {image_topic!r}" if names else ""}; image topics: {names}'
+                )
+            self._topic = chosen[0].topic
+            self._truth = [
+                c.topic for c in reader.connections if c.msgtype.endswith('/GroundTruth')
+            ]
+            counts = sum(c.msgcount for c in chosen if c.topic == self._topic)
+            self.rate_hz = (counts - 1) / max(reader.duration / 1e9, 1e-9) if counts > 1 else 0.0
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the recorded pictures with the truth of the same stamp."""
+        from rosbags.highlevel import AnyReader
+        from rosbags.image import message_to_cvimage
+
+        truths: dict[tuple[int, int], tuple[str, str]] = {}
+        number = 0
+        with AnyReader([self._path]) as reader:
+            wanted = [c for c in reader.connections if c.topic in (self._topic, *self._truth)]
+            for connection, _, raw in reader.messages(wanted):
+                message = reader.deserialize(raw, connection.msgtype)
+                stamp = (message.header.stamp.sec, message.header.stamp.nanosec)  # type: ignore[attr-defined]
+                if connection.topic in self._truth:
+                    truths[stamp] = (message.label, message.scenario)  # type: ignore[attr-defined]
+                    continue
+                label, scenario = truths.pop(stamp, ('', ''))
+                number += 1
+                if number <= self._skip:
+                    continue
+                try:
+                    if connection.msgtype.endswith('CompressedImage'):
+                        image = decode(bytes(message.data))  # type: ignore[attr-defined]
+                    else:
+                        image = np.asarray(message_to_cvimage(message, 'rgb8'), np.uint8)  # type: ignore[arg-type]
+                except Exception:  # a damaged picture must not end the recording
+                    continue
+                yield SourceFrame(image, label, scenario)
+
+
+FrameSource = ImageFolder | VideoFile | Device | Recording
+
+
+def open_source(source: str, image_topic: str = '', skip: int = 0) -> FrameSource:
+    """
+    Open what a source setting names.
+
+    :param source: `/dev/video0` or a number, a video file, a folder of images, or a rosbag2
+        recording (its folder or file)
+    :raises ImageError: in one sentence when it can't be opened
+    """
+    if source.isdigit() or source.startswith('/dev/video'):
+        return Device(source)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ImageError(f"the source '{source}' does not exist")
+    try:
+        if path.suffix in RECORDINGS or (path / 'metadata.yaml').exists():
+            return Recording(path, image_topic, skip)
+    except ImageError:
+        raise
+    except Exception as error:  # rosbags raises many kinds for damaged recordings
+        raise ImageError(f'the recording {path} can not be read: {error}') from error
+    return ImageFolder(path) if path.is_dir() else VideoFile(path)

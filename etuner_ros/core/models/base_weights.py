@@ -1,0 +1,127 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where base weights come from: a file of ours, or a pretrained network. Kept in a cache by their
+SHA-256.
+
+Run as a program, it makes them in a process of its own, so that a node without torch can have
+them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import subprocess
+import sys
+
+from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.files import home, replace_file
+from etuner_ros.core.models.weights import pack_base, sha256
+from etuner_ros.core.processes import die_with_parent
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached base weights."""
+    return home('base')
+
+
+def base_file(architecture: str, input_size: int, weights: str) -> Path:
+    """Return the file that holds, or will hold, the base weights of these settings."""
+    if weights.endswith('.safetensors'):
+        return Path(weights).expanduser()
+    source = f'-{sha256(weights.encode())[:12]}' if weights else ''
+    return cache_folder() / f'pretrained-{architecture}-{input_size}{source}.safetensors'
+
+
+def cached(digest: str) -> Path:
+    """Return the file for base weights that were fetched from another node."""
+    return cache_folder() / f'{digest}.safetensors'
+
+
+def checksum_file(path: Path) -> Path:
+    """Return the file beside base weights that holds their SHA-256."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def write_base(path: Path, data: bytes) -> None:
+    """Write base weights and, beside them, their checksum; durable, each in one step."""
+    checksum_file(path).unlink(missing_ok=True)  # of another content
+    replace_file(path, data)
+    replace_file(checksum_file(path), sha256(data).encode())
+
+
+def intact_file(path: Path) -> Path | None:
+    """
+    Return base weights that are whole: the file, or when it is damaged or gone a copy that the
+    cache or the default model store has. None when there is none.
+
+    A file without a checksum beside it is taken as it is.
+    """
+    try:
+        digest = checksum_file(path).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return path if path.exists() else None
+    for candidate in (path, cached(digest), home('models') / digest[:16] / 'base.safetensors'):
+        try:
+            if sha256(candidate.read_bytes()) == digest:
+                return candidate
+        except OSError:
+            continue
+    return None
+
+
+def prepare(architecture: str, input_size: int, weights: str) -> Path:
+    """
+    Return base weights, made from the pretrained network when they are not there yet; imports
+    torch only then.
+
+    :param weights: '' for pretrained weights, a `.safetensors` file of base weights, or a
+        state-dict file of a torchvision network
+    :raises WeightsError: when there are none
+    """
+    path = base_file(architecture, input_size, weights)
+    intact = intact_file(path)
+    if intact is not None:
+        return intact
+    if path.exists() and weights.endswith('.safetensors'):
+        raise WeightsError(
+            f'the weights file {path} does not have the checksum in {checksum_file(path)}, '
+            f'and there is no other copy: it is damaged; make it anew with `etuner deploy`'
+        )
+    if weights.endswith('.safetensors'):
+        raise WeightsError(
+            f'the weights file {path} does not exist; set model.weights to base weights made by '
+            f'`etuner deploy`'
+        )
+    from etuner_ros.core.models.networks import build, pretrained_spec
+
+    model = build(pretrained_spec(architecture, input_size), weights or 'pretrained')
+    write_base(path, pack_base(model.state(), model.spec, model.unit_sizes))
+    return path
+
+
+def prepare_in_process(
+    architecture: str, input_size: int, weights: str
+) -> subprocess.Popen[str] | None:
+    """
+    Start making base weights in another process; None when they are there already. Its last line
+    of stderr says what failed.
+    """
+    if intact_file(base_file(architecture, input_size, weights)) is not None:
+        return None
+    command = [
+        sys.executable,
+        '-m',
+        'etuner_ros.core.models.base_weights',
+        architecture,
+        str(input_size),
+        weights,
+    ]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+
+
+if __name__ == '__main__':
+    try:
+        prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    except WeightsError as failure:
+        sys.exit(str(failure))

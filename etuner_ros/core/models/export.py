@@ -1,0 +1,117 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Stored versions as files for other programs: a state dict of torch, ONNX.
+
+Run as a program it writes one; so a node without torch can have it done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from etuner_ros.core.errors import EtunerError, StoreError
+from etuner_ros.core.files import sync_folder
+from etuner_ros.core.processes import die_with_parent
+
+if TYPE_CHECKING:  # a node without torch reads this file too
+    from torch import Tensor
+
+    from etuner_ros.core.models.networks import Classifier
+
+FORMATS = ('torch', 'onnx')
+
+
+def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
+    """
+    Write a version of a store.
+
+    `torch` is `{'state_dict', 'classes', 'spec'}`, which loads with `weights_only=True`. `onnx`
+    maps a picture (1, 3, S, S), normalised with `mean` and `std`, to logits (1, C), and has the
+    description in its metadata.
+
+    :param folder: of the store: that of one set of base weights
+    :raises EtunerError: when the version is not there or damaged, or can't be written
+    """
+    import torch
+
+    from etuner_ros.core.models.networks import from_base
+    from etuner_ros.core.models.store import ModelStore
+    from etuner_ros.core.models.weights import unpack
+
+    store = ModelStore(folder.parent, folder / 'base.safetensors', read_only=True)
+    data = store.weights(version)
+    model = from_base(store.base.state, store.base.spec)
+    model.load_state({**store.base.state, **unpack(data)}, store.manifests[version].classes)
+    model.eval()
+    size = model.spec.input_size
+    example = torch.zeros(1, 3, size, size)
+    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == 'torch':
+            spec = json.loads(model.spec.to_json())
+            content = {
+                'state_dict': model.state_dict(),
+                'classes': list(model.classes),
+                'spec': spec,
+            }
+            torch.save(content, aside)
+        else:
+            _export_onnx(model, example, aside)
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f'{path} can not be written: {error.strerror or error}') from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _export_onnx(model: Classifier, example: Tensor, path: Path) -> None:
+    import torch
+
+    try:
+        import onnx
+    except ImportError as error:
+        raise StoreError(
+            'ONNX needs the packages onnx and onnxscript: python3 -m pip install onnx onnxscript'
+        ) from error
+    program = torch.onnx.export(
+        model, (example,), input_names=['image'], output_names=['logits'], dynamo=True
+    )
+    assert program is not None  # only without dynamo
+    proto = program.model_proto
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = 'etuner', model.spec.to_json()
+    onnx.save(proto, str(path))
+
+
+def export_in_process(folder: Path, version: int, kind: str, path: Path) -> subprocess.Popen[str]:
+    """Start an export in another process. Its last line of stderr says what failed."""
+    command = [
+        sys.executable,
+        '-m',
+        'etuner_ros.core.models.export',
+        str(folder),
+        str(version),
+        kind,
+    ]
+    return subprocess.Popen(
+        [*command, str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+if __name__ == '__main__':
+    try:
+        export_version(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    except EtunerError as failure:
+        sys.exit(str(failure))

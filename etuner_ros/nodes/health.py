@@ -1,0 +1,171 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a node says about itself on /diagnostics, and callbacks that can not end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import functools
+import time
+import traceback
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+from etuner_ros.core.errors import EtunerError
+from etuner_ros.nodes.messages import short
+from etuner_ros.nodes.qos import reliable
+
+SEVERITY = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.STALE,
+    DiagnosticStatus.ERROR,
+)
+
+
+def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Keep a node alive when a callback of it raises: log once per 5 s, count in diagnostics, go on.
+
+    rclpy's executor lets a callback's exception end `spin`. Service callbacks must not use this:
+    they have to answer.
+    """
+
+    @functools.wraps(callback)
+    def call(self: Any, *arguments: Any) -> Any:
+        try:
+            return callback(self, *arguments)
+        except EtunerError as error:
+            self.health.problem(str(error))
+            self.get_logger().warning(short(str(error), 300), throttle_duration_sec=5.0)
+        except (
+            Exception
+        ) as error:  # any bug in handling one message must not end the node; it is logged whole
+            self.health.problem(f'{type(error).__name__}: {error}')
+            self.get_logger().error(
+                f'{callback.__name__} failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0
+            )
+        return None
+
+    return call
+
+
+class Concern:
+    """
+    A state that is not well: said once when it begins, with the likely cause, and once when it is
+    over.
+
+    :param level: of the node's diagnostic meanwhile
+    :param look: returns what is not well, nothing when all is
+    :param over: what is said at its end
+    """
+
+    def __init__(self, logger: Any, level: bytes, look: Callable[[], str], over: str) -> None:
+        self.level = level
+        self._logger, self._look, self._over = logger, look, over
+        self._said = False
+
+    def check(self) -> str:
+        """Return what is not well now; nothing when all is."""
+        text = self._look()
+        if text and not self._said:
+            self._logger.warning(text)
+        elif self._said and not text:
+            self._logger.info(self._over)
+        self._said = bool(text)
+        return text
+
+
+class Silence(Concern):
+    """Something that should come again and again does not."""
+
+    def __init__(
+        self,
+        logger: Any,
+        what: str,
+        limit_s: float,
+        cause: Callable[[], str],
+        when: Callable[[], bool],
+    ) -> None:
+        super().__init__(logger, DiagnosticStatus.STALE, self._silent, f'{what} is back')
+        self._what, self.limit_s = what, limit_s
+        self._cause, self._when = cause, when
+        self._last = time.monotonic()
+
+    def heard(self) -> None:
+        """It came."""
+        self._last = time.monotonic()
+
+    def _silent(self) -> str:
+        now = time.monotonic()
+        if not self._when():
+            self._last = now
+        since = now - self._last
+        if 0 < self.limit_s < since:
+            return f'no {self._what} for {since:.0f} s: {self._cause()}'
+        return ''
+
+
+class Health:
+    """
+    Publishes one DiagnosticStatus per second on /diagnostics.
+
+    :param values: returns the key-value pairs of the node
+    """
+
+    def __init__(self, node: Node, values: Callable[[], Mapping[str, object]]) -> None:
+        self._node, self._values = node, values
+        self._problem, self._problems, self._reported = '', 0, 0
+        self._concerns: list[Concern] = []
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
+        node.create_timer(1.0, self._publish)
+
+    def expect(
+        self,
+        what: str,
+        limit_s: float,
+        cause: Callable[[], str],
+        when: Callable[[], bool] = lambda: True,
+    ) -> Silence:
+        """
+        Watch something that should come again and again.
+
+        :param cause: returns the likely reason, when it does not come
+        :param when: returns whether it is expected at all, just now
+        """
+        silence = Silence(self._node.get_logger(), what, limit_s, cause, when)
+        self._concerns.append(silence)
+        return silence
+
+    def watch(self, look: Callable[[], str], over: str, level: bytes) -> None:
+        """Watch a state, see `Concern`."""
+        self._concerns.append(Concern(self._node.get_logger(), level, look, over))
+
+    def problem(self, text: str) -> None:
+        """Note a problem: the status is WARN for the next second, the text stays."""
+        self._problem, self._problems = short(text, 200), self._problems + 1
+
+    def _publish(self) -> None:
+        fresh = self._problems > self._reported
+        self._reported = self._problems
+        values = {**self._values(), 'problems': self._problems, 'last problem': self._problem}
+        found = [(c.level, text) for c in self._concerns if (text := c.check())]
+        if fresh:
+            found.append((DiagnosticStatus.WARN, self._problem))
+        level = max((level for level, _ in found), key=SEVERITY.index, default=SEVERITY[0])
+        text = '; '.join(text for its, text in found if its == level) or 'ok'
+        status = DiagnosticStatus(
+            level=level,
+            name=f'{self._node.get_fully_qualified_name()}: etuner',
+            message=text,
+            hardware_id='etuner_ros',
+            values=[
+                KeyValue(key=k, value=f'{v:.3f}' if isinstance(v, float) else str(v))
+                for k, v in values.items()
+            ],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)

@@ -1,0 +1,27 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small things about messages that every node needs."""
+
+from __future__ import annotations
+
+from array import array
+
+from std_msgs.msg import Header
+
+LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
+
+
+def stamp_ns(header: Header) -> int:
+    """Return the stamp of a header in ns."""
+    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
+
+
+def to_bytes(data: bytes | array[int]) -> array[int]:
+    """Return bytes in the one form that rclpy copies fast."""
+    return array('B', bytes(data))
+
+
+def short(text: str, length: int = 100) -> str:
+    """Return text that is safe to log and to echo."""
+    clean = ''.join(c if c.isprintable() else '?' for c in text[: length + 1])
+    return clean if len(text) <= length else clean[: length - 3] + '...'

@@ -1,0 +1,37 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What commands answer, for people or for programs; how far they are, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, is_dataclass
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+
+def answer(as_json: bool, text: str, found: Any) -> None:
+    """Print `text`, or what was found as JSON."""
+    print(json.dumps(found, indent=1, default=_plain) if as_json else text)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist()  # of NumPy
+
+
+def shown(items: Iterable[T], what: str, count: int | None = None) -> Iterator[T]:
+    """Pass items on, with a progress bar on a terminal's standard error meanwhile."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(
+        items, what, total=count, console=console, disable=not console.is_terminal, transient=True
+    )
