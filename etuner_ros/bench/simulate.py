@@ -279,7 +279,7 @@ class _Run:
             if event.labelled:
                 self._answer()
                 self._newest = event.time
-                with self._meter.part(OTHER):
+                with self._meter.counted_as(OTHER):
                     self._method.on_batch([self._library.samples[p.name] for p in event.pictures])
                 outcome.frozen.append((event.time, self._method.frozen))
             else:
@@ -304,7 +304,7 @@ class _Run:
         if self._phase == 'idle' and self._method.wants_round():
             before = self._meter.total_flops
             self._began, self._newest_taken = time, self._newest
-            with self._meter.part(OTHER):
+            with self._meter.counted_as(OTHER):
                 for _ in self._method.round():
                     pass
             self._phase = 'training'
@@ -315,13 +315,13 @@ class _Run:
         while self._phase != 'idle' and self._until <= time:
             if self._phase == 'training':
                 before = self._meter.total_flops
-                with self._meter.part(OTHER):
+                with self._meter.counted_as(OTHER):
                     self._method.make_candidate()
                 self._phase = 'proposed'
                 self._until += (self._meter.total_flops - before) / self._clock.rate
                 continue
             self._answer()
-            with self._meter.part(OTHER):
+            with self._meter.counted_as(OTHER):
                 self._method.finish_round()
             self._phase = 'idle'
             outcome = self.outcome

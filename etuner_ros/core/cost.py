@@ -114,7 +114,7 @@ class CostMeter:
         self._since = now
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def counted_as(self, name: str) -> Iterator[None]:
         """Count what runs inside for a part."""
         self._clock()
         self._stack.append(name)
@@ -200,6 +200,6 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def part(name: str) -> Any:
+def counted_as(name: str) -> Any:
     """Return a context whose work counts for a part of the active meter; nothing without one."""
-    return _NOTHING if _active is None else _active.part(name)
+    return _NOTHING if _active is None else _active.counted_as(name)

@@ -297,7 +297,7 @@ class Observer:
         mine, untuned = zip(*self._recent)
         return 100 * sum(mine) / len(mine), 100 * sum(untuned) / len(untuned)
 
-    def view(self) -> Panel:
+    def panel(self) -> Panel:
         """Draw the state."""
         mine, untuned = self._rolling()
         status, shots = self.status, self.record.shots
@@ -409,11 +409,11 @@ def play(
         total = len(deployed.frames) - deployed.start
         limit = time.monotonic() + total / rate * 1.5 + 30
         if console.is_terminal:
-            with Live(observer.view(), console=console, refresh_per_second=4) as live:
+            with Live(observer.panel(), console=console, refresh_per_second=4) as live:
                 while not observer.finished and time.monotonic() < limit:
                     observer.spin(0.25)
                     system.check()
-                    live.update(observer.view())
+                    live.update(observer.panel())
         else:
             spoken = time.monotonic()
             while not observer.finished and time.monotonic() < limit:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from etuner_ros.core.cost import BACKWARD, CostMeter, FORWARD, OPTIMISER, part
+from etuner_ros.core.cost import BACKWARD, CostMeter, counted_as, FORWARD, OPTIMISER
 from etuner_ros.core.models.networks import build, pretrained_spec
 
 
@@ -74,9 +74,9 @@ def test_parts_and_pauses() -> None:
     """What runs in a part counts for it, the inner one of two; nothing counts in a pause."""
     layer = nn.Linear(2, 2)
     x = torch.rand(1, 2)
-    with CostMeter() as meter, torch.no_grad(), part('outer'):
+    with CostMeter() as meter, torch.no_grad(), counted_as('outer'):
         layer(x)
-        with part('inner'):
+        with counted_as('inner'):
             layer(x)
         with meter.paused():
             layer(x)

@@ -21,7 +21,7 @@ import pytest
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
-from etuner_ros import doctor
+from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.annotate import annotate

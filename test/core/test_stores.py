@@ -32,9 +32,9 @@ from etuner_ros.core.models.weights import (
     pack,
     pack_base,
     read_base,
+    read_in_place,
     same_bits,
     unpack,
-    view,
 )
 
 STATE = {
@@ -88,7 +88,7 @@ def test_an_update_carries_only_what_differs():
 
 def test_views_are_what_the_library_reads():
     data = pack({**STATE, 'flags': np.array([True, False]), 'half': np.ones((2, 1), np.float16)})
-    seen, read = view(bytearray(data)), unpack(data)
+    seen, read = read_in_place(bytearray(data)), unpack(data)
     assert seen.keys() == read.keys()
     assert all(same_bits(seen[k], read[k]) for k in read)
 
@@ -98,7 +98,7 @@ def test_damaged_bytes_give_one_clear_error_and_no_views(noise, place):
     data = bytearray(pack(STATE))
     data[place : place + len(noise)] = noise
     with contextlib.suppress(WeightsError):  # anything else fails the test
-        assert all(v.nbytes <= len(data) for v in view(data).values())
+        assert all(v.nbytes <= len(data) for v in read_in_place(data).values())
 
 
 @pytest.mark.parametrize(

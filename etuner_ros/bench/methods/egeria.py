@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.bench.methods.tuned import Policy
-from etuner_ros.core.cost import part, PROBE
+from etuner_ros.core.cost import counted_as, PROBE
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.models.freezing import frozen_prefix
 from etuner_ros.core.models.networks import Classifier
@@ -66,7 +66,7 @@ class Egeria(Policy):
         self._batches += 1
         if self._batches % INTERVAL:
             return
-        with part(PROBE):
+        with counted_as(PROBE):
             self._evaluate(learner)
 
     def _evaluate(self, learner: Learner) -> None:

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from etuner_ros.bench.methods.tuned import Tuned
-from etuner_ros.core.cost import part, PROBE
+from etuner_ros.core.cost import counted_as, PROBE
 from etuner_ros.core.decide.lazy_tune import fit_progress
 from etuner_ros.core.learn.replay import Sample
 from etuner_ros.core.learn.trainer import make_optimiser, train_round
@@ -95,7 +95,7 @@ class Ekya(Tuned):
 
     def round(self) -> Iterator[None]:
         """Profile, choose, train what was chosen; the cheapest candidate when none pays."""
-        with part(PROBE):
+        with counted_as(PROBE):
             now, profiled = self._profile()
         chosen, _, _ = thief(now, profiled, self.SERVE_NEED)
         learner = self.learner

@@ -12,7 +12,7 @@ from torch import Tensor
 from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.cost import charge, HEAD, part
+from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.replay import Sample
 
@@ -39,7 +39,7 @@ class _OnFeatures(Method):
 
     def on_batch(self, samples: list[Sample]) -> None:
         """Learn at once."""
-        with part(HEAD):
+        with counted_as(HEAD):
             self.learn(self.world.features(samples), [s.label for s in samples])
 
     def learn(self, features: Tensor, labels: list[str]) -> None:

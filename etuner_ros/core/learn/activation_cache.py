@@ -17,7 +17,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from etuner_ros.core.cost import CACHE, part
+from etuner_ros.core.cost import CACHE, counted_as
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.freezing import frozen_prefix
 from etuner_ros.core.models.networks import Classifier, Unit
@@ -114,7 +114,7 @@ class ActivationCache:
         """
         if self.border == 0:
             return images(range(len(keys)))
-        with part(CACHE):
+        with counted_as(CACHE):
             return self._fetch(keys, images)
 
     def _fetch(

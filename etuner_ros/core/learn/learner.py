@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
-from etuner_ros.core.cost import DECODE, OTHER, part, PROBE, VALIDATION
+from etuner_ros.core.cost import counted_as, DECODE, OTHER, PROBE, VALIDATION
 from etuner_ros.core.cost import HEAD as HEAD_PART
 from etuner_ros.core.decide.cka import cka_of_grams, gram
 from etuner_ros.core.decide.gate import Outcome
@@ -48,7 +48,7 @@ from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.freezing import apply_frozen
 from etuner_ros.core.models.networks import Classifier
-from etuner_ros.core.models.weights import difference, HEAD, State
+from etuner_ros.core.models.weights import difference, HEAD_TENSORS, State
 
 VALIDATION_WINDOW = 200  # held-back samples that the gate looks at, the current scenario's first
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
@@ -416,7 +416,7 @@ class Learner:
             return False
         # A feature that was learned from already is needed unchanged, to take the label back.
         self._served.features.setdefault(sample_id, feature.float())
-        with part(HEAD_PART):
+        with counted_as(HEAD_PART):
             scenario = self.scenario if scenario is None else scenario
             self._teach(self._served, sample_id, label, scenario)
         return True
@@ -450,7 +450,7 @@ class Learner:
         """Have the served head learn samples; features that are not known yet are computed."""
         if not self.head_config.enabled or not samples or self._in_round or self._proposed:
             return  # the training backbone is not the live one
-        with part(HEAD_PART):
+        with counted_as(HEAD_PART):
             if not self._served.learned:
                 self._served = self._fit_head(samples)
                 self._head_is_new = True
@@ -470,7 +470,7 @@ class Learner:
         # A class whose last label was taken back stays a class; a head made anew would lose it.
         whole = {label for _, label, _ in known} == set(state.head.classes)
         if len(known) <= MOST_REFITTED and whole:
-            with part(HEAD_PART):
+            with counted_as(HEAD_PART):
                 self._solve(state, known, again=True)
             self._head_is_new = True
 
@@ -557,7 +557,7 @@ class Learner:
         self._offered[served.tobytes()] = prior
         for old in list(self._offered)[:-4]:
             del self._offered[old]
-        return {HEAD[0]: weight.numpy().copy(), HEAD[1]: served}
+        return {HEAD_TENSORS[0]: weight.numpy().copy(), HEAD_TENSORS[1]: served}
 
     def propose_head(self) -> RoundResult | None:
         """
@@ -577,7 +577,7 @@ class Learner:
         self._head_is_new = False
         rows = self._head_rows(weight, bias, classes)
         fitted = time.perf_counter()
-        with part(VALIDATION):
+        with counted_as(VALIDATION):
             outcomes = self._validate(self._served, weight, bias, classes)
         ended = time.perf_counter()
         result = RoundResult(
@@ -604,7 +604,8 @@ class Learner:
     def is_head_only(self, update: State) -> bool:
         """Return whether weights differ from the live ones in nothing but the head."""
         new, live = (
-            {k: v for k, v in u.items() if k not in HEAD} for u in (update, self._live_update)
+            {k: v for k, v in u.items() if k not in HEAD_TENSORS}
+            for u in (update, self._live_update)
         )
         return _same(new, live)
 
@@ -623,7 +624,7 @@ class Learner:
         self.live.load_state(state, classes)
         self.live.eval()
         self._live_update = update
-        bias = state[HEAD[1]]
+        bias = state[HEAD_TENSORS[1]]
         self._live_prior = self._offered.get(bias.tobytes(), torch.zeros(len(bias)))
         backbone = self._backbones[self.version]
         proposed, self._proposed = self._proposed, None
@@ -773,9 +774,9 @@ class Learner:
                         since_probe = 0
             self.training.eval()
             started = time.perf_counter()
-            with part(HEAD_PART):
+            with counted_as(HEAD_PART):
                 state = self._fit_round_head(new) if self.head_config.enabled else None
-            with part(OTHER):
+            with counted_as(OTHER):
                 move = self._appearance_move(new) if self._follow_appearance else ()
             head_seconds = time.perf_counter() - started
         except BaseException:
@@ -797,7 +798,7 @@ class Learner:
             **self.training.state(),
             **self._head_rows(weight, bias, self.training.classes),
         }
-        with part(VALIDATION):
+        with counted_as(VALIDATION):
             outcomes = self._validate(
                 state or self._new_head(), weight, bias, self.training.classes
             )
@@ -896,7 +897,7 @@ class Learner:
 
         def images(positions: Sequence[int]) -> Tensor:
             seed = self.train_config.seed
-            with part(DECODE):
+            with counted_as(DECODE):
                 return self._tensor([view(*chosen[p], seed) for p in positions])
 
         return self.cache.fetch([(s.sample_id, index) for s, index in chosen], images)
@@ -1004,7 +1005,7 @@ class Learner:
         Measure every block's CKA, let SimFreeze decide and apply it; return the seconds it took.
         """
         started = time.perf_counter()
-        with part(PROBE):
+        with counted_as(PROBE):
             self._probe_blocks(iterations)
         apply_frozen(self.training, self.sim_freeze.frozen, self._optimiser)
         self.cache.follow()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from etuner_ros.core.config import TrainConfig
-from etuner_ros.core.cost import BACKWARD, FORWARD, OPTIMISER, part
+from etuner_ros.core.cost import BACKWARD, counted_as, FORWARD, OPTIMISER
 from etuner_ros.core.images.codec import Image
 from etuner_ros.core.learn.replay import Replay, Sample
 from etuner_ros.core.models.networks import Classifier
@@ -174,7 +174,7 @@ def train_round(
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
         target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)
-        with part(FORWARD):
+        with counted_as(FORWARD):
             losses = functional.cross_entropy(
                 logits([(s, int(v)) for s, v in zip(samples, views)]), target, reduction='none'
             )
@@ -184,9 +184,9 @@ def train_round(
         for group, rate in zip(optimiser.param_groups, rates):
             group['lr'] = rate * (1.0 - (1.0 - config.final_rate) * (iteration - 1) / total)
         optimiser.zero_grad(set_to_none=True)
-        with part(BACKWARD):
+        with counted_as(BACKWARD):
             loss.backward()
-        with part(OPTIMISER):
+        with counted_as(OPTIMISER):
             torch.nn.utils.clip_grad_norm_(
                 [p for p in model.parameters() if p.grad is not None], config.gradient_clip
             )

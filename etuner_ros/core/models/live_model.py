@@ -18,7 +18,14 @@ from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.models.networks import Classifier, from_base
-from etuner_ros.core.models.weights import BaseWeights, check_update, HEAD, sha256, State, view
+from etuner_ros.core.models.weights import (
+    BaseWeights,
+    check_update,
+    HEAD_TENSORS,
+    read_in_place,
+    sha256,
+    State,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class LiveModel:
         """
         if sha256(weights) != digest:
             raise WeightsError(f'version {version} is damaged on the way: its checksum is wrong')
-        update = view(weights) if len(weights) else {}
+        update = read_in_place(weights) if len(weights) else {}
         check_update(self.base.state, update, len(classes))
         while self._is_serving(self._spare):  # a last prediction with the version before
             time.sleep(0.001)
@@ -113,7 +120,7 @@ class LiveModel:
         with torch.inference_mode():
             for name, value in update.items():
                 own[name].copy_(torch.from_numpy(value))
-            for name in (before | set(HEAD)) - update.keys():
+            for name in (before | set(HEAD_TENSORS)) - update.keys():
                 own[name].copy_(self._base[name])
 
     def _is_serving(self, slot: _Slot) -> bool:

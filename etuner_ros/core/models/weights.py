@@ -27,7 +27,7 @@ from etuner_ros.core.errors import WeightsError
 
 State = dict[str, npt.NDArray[np.generic]]
 EXEMPLARS = 'exemplars'  # name of the tensor that holds the JPEGs of the deployment's samples
-HEAD = ('head.weight', 'head.bias')  # the only tensors whose first dimension may grow
+HEAD_TENSORS = ('head.weight', 'head.bias')  # the only tensors whose first dimension may grow
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ _KINDS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'I64': 'i8', 'I32': 'i4', 'I16'
 _KINDS.update({'U64': 'u8', 'U32': 'u4', 'U16': 'u2', 'U8': 'u1', 'BOOL': '?'})
 
 
-def view(data: bytearray | array[int]) -> State:
+def read_in_place(data: bytearray | array[int]) -> State:
     """
     Read tensors from safetensors bytes without copying them: the arrays are views of `data`.
 
@@ -190,6 +190,22 @@ def view(data: bytearray | array[int]) -> State:
     return state
 
 
+def backbone_digest(base_sha256: str, update: State) -> str:
+    """
+    Return what names a backbone: the SHA-256 of its base weights and of the tensors of an update
+    that are not the head's. Equal for all versions whose heads alone differ.
+
+    >>> backbone_digest('a', {}) == backbone_digest('a', {'head.bias': np.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256(base_sha256.encode())
+    for name in sorted(update.keys() - set(HEAD_TENSORS)):
+        tensor = np.ascontiguousarray(update[name])
+        digest.update(f'{name} {tensor.dtype.str} {tensor.shape}'.encode())
+        digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 def difference(base: State, state: State) -> State:
     """Return the tensors of `state` that differ from `base` in shape or in any bit."""
     return {k: v for k, v in state.items() if k not in base or not same_bits(base[k], v)}
@@ -217,7 +233,7 @@ def check_update(base: State, update: State, classes: int) -> None:
                 f"tensor '{name[:80]}' is not in the base weights: another architecture?"
             )
         expected = base[name].shape
-        if name in HEAD:
+        if name in HEAD_TENSORS:
             expected = (classes, *expected[1:])
         if tensor.shape != expected:
             raise WeightsError(f"tensor '{name}' has shape {tensor.shape}, expected {expected}")
@@ -225,6 +241,6 @@ def check_update(base: State, update: State, classes: int) -> None:
             raise WeightsError(f"tensor '{name}' is {tensor.dtype}, expected {base[name].dtype}")
         if tensor.dtype.kind == 'f' and not np.isfinite(tensor).all():
             raise WeightsError(f"tensor '{name}' holds values that are not finite")
-    for name in HEAD:
+    for name in HEAD_TENSORS:
         if name not in update and name in base and base[name].shape[0] != classes:
             raise WeightsError(f"{classes} classes need '{name}', which the update does not carry")
