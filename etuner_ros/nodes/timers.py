@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Timers for housekeeping: on steady time, which a paused bag or a missing /clock does not stop."""
+"""Timers for housekeeping: on steady time, which no paused bag or missing /clock can stop."""
 
 from __future__ import annotations
 
