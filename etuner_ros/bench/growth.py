@@ -21,8 +21,9 @@ from etuner_ros.bench.serving import inference, Measured, Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.learner import unit_grams
-from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.learn.prober import unit_grams
+from etuner_ros.core.learn.replay import Replay
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.networks import build, pretrained_spec
 
 matplotlib.use('Agg')

@@ -22,7 +22,7 @@ from etuner_ros.bench.table import interval, Job, load_runs, Run, Source, summar
 from etuner_ros.cli.main import main
 from etuner_ros.core.cost import charge
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.sample import Sample
 
 
 def _picture(path: Path, seed: int) -> None:

@@ -17,7 +17,8 @@ from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.errors import ImageError
 from etuner_ros.core.images.codec import decode, encode_jpeg, resize_square
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
-from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.learn.replay import Replay
+from etuner_ros.core.learn.sample import Sample
 
 
 def outcomes(pairs: list[tuple[bool, bool]], label: str = 'mug') -> list[Outcome]:
