@@ -205,7 +205,7 @@ def test_frames_of_a_video_that_hang_together_are_no_change_of_surroundings():
     assert found.index(True) < 2 * detector.config.window
 
 
-@pytest.mark.parametrize('correlation', [0.9, 0.95, 0.97])
+@pytest.mark.parametrize('correlation', [0.9, 0.95, 0.97, 0.985, 0.99])
 def test_a_change_is_found_in_a_video_however_slowly_the_camera_moves(correlation):
     detector = ScenarioDetector()
     frames = video(np.random.default_rng(0), 30.0, 2000, correlation)

@@ -286,6 +286,22 @@ def test_batches_that_will_arrive_again_are_not_counted_twice():
     assert not lazy.should_tune
 
 
+def test_new_surroundings_are_not_forgotten_when_the_worker_dies_in_their_first_round():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_scenario_change()
+    lazy.on_batch()
+    lazy.on_round_start()
+    lazy.forget_waiting()
+    lazy.on_batch()
+    assert lazy.should_tune
+    lazy.on_round_start()
+    lazy.on_round_end(10, 0.9)
+    lazy.on_round_end(10, 0.9)
+    lazy.forget_waiting()
+    lazy.on_batch()
+    assert not lazy.should_tune, 'they were learned'
+
+
 def test_other_settings_keep_what_was_seen():
     lazy = after_rounds([0.9] * 8)
     lazy.on_batch()
@@ -311,6 +327,7 @@ def test_it_goes_on_after_a_restart_by_what_was_written_to_a_file():
         ('waiting', True),
         ('chosen', 'four'),
         ('chosen', math.inf),
+        ('chosen', 10**400),
         ('points', [[1.0, 0.5], [2.0]]),
         ('points', [[1.0, 1.5]]),
         ('outcomes', 7),

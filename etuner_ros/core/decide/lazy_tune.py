@@ -215,8 +215,12 @@ class LazyTune:
         self._urgent |= self._was_urgent
 
     def forget_waiting(self) -> None:
-        """Note that all batches that no version has learned yet will arrive once more."""
+        """
+        Note that all batches that no version has learned yet will arrive once more, those of a
+        running round as well: the worker, or all, was started again.
+        """
         self.waiting = self._errors = 0
+        self._urgent |= self._was_urgent
 
     def on_round_end(
         self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0, samples: int = 0
@@ -233,7 +237,7 @@ class LazyTune:
         :param samples: validation samples that both were compared on, equal ones included; a round
             without any is no evidence for `pays`
         """
-        self._requests = 0
+        self._requests, self._was_urgent = 0, False
         if self.config.pays and max(samples, gained + lost) > 0:
             self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
             pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)

@@ -18,7 +18,8 @@ from etuner_ros.core.decide.state import Saved
 
 AFTER_SWAP = 40  # frames that the description of a scenario counts as after a swap
 MOST_SCENARIOS = 2**31 - 1  # that messages can name
-LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by
+LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by ...
+MOST_OF_MEMORY = 0.9  # ... or as many as this share of what is remembered, if that is less
 
 Vector = npt.NDArray[np.float64]
 
@@ -103,7 +104,7 @@ def variance_of_mean(count: float, correlation: float) -> float:
     >>> variance_of_mean(24, 0.0) == 1 / 24, round(variance_of_mean(2, 0.5), 3)
     (True, 0.75)
     >>> round(variance_of_mean(24, 0.97), 2)
-    0.79
+    0.8
     """
     a, rest = correlation, 1.0 - correlation
     too_much = 2.0 * a * (1.0 - math.pow(a, count)) / (count * rest) ** 2
@@ -195,7 +196,8 @@ class ScenarioDetector:
         if self._count < self.config.warm_up:
             return False
         correlation = self.correlation
-        if self._count * (1.0 - correlation) < LEAST_INDEPENDENT * (1.0 + correlation):
+        independent = LEAST_INDEPENDENT * (1.0 + correlation) / (1.0 - correlation)
+        if self._count < min(independent, MOST_OF_MEMORY * self.config.memory):
             return False
         of_window, of_scenario = (
             variance_of_mean(size, correlation) for size in (self.config.window, self._count)

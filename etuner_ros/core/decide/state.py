@@ -11,6 +11,7 @@ from typing import Any
 from etuner_ros.core.errors import StateError
 
 MOST_WHOLE = 2**63
+MOST = 1e300  # finite, and a float
 
 
 class Saved:
@@ -76,7 +77,7 @@ class Saved:
     ) -> float:
         """Return this value if it is a finite number within the bounds."""
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or not low <= value <= high:
+        if not right or not abs(value) <= MOST or not low <= value <= high:
             raise self.error(f"'{key}' must be a number from {low} to {high}, got {value!r:.60}")
         return float(value)
 
