@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from etuner_ros.core.config import SimFreezeConfig, TrainConfig
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.sample import Sample
@@ -47,7 +48,7 @@ def pictures(count: int) -> list[Sample]:
     for i in range(count):
         image = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
         image[..., 0 if i % 2 else 2] += 120
-        made.append(Sample.of(str(i), 'red' if i % 2 else 'blue', 0, image))
+        made.append(Sample.of(str(i), 'red' if i % 2 else 'blue', Scenario('eye', 0), image))
     return made
 
 

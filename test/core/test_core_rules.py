@@ -27,7 +27,7 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.learn.replay import Replay
 from etuner_ros.core.learn.sample import Sample
 
-HERE = Scenario('front', 0)
+HERE, THERE = Scenario('front', 0), Scenario('front', 1)
 
 
 def outcomes(
@@ -143,34 +143,34 @@ def test_without_samples_nothing_speaks_against_a_candidate():
 
 
 def test_the_replay_stays_within_its_bytes_and_keeps_small_classes():
-    replay = Replay(capacity_bytes=20 * len(Sample.of('', '', 0, picture()).jpeg))
+    replay = Replay(capacity_bytes=20 * len(Sample.of('', '', HERE, picture()).jpeg))
     for i in range(3):
-        replay.add(Sample.of(f'rare{i}', 'rare', 0, picture()))
+        replay.add(Sample.of(f'rare{i}', 'rare', HERE, picture()))
     for i in range(200):
-        replay.add(Sample.of(f'common{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'common{i}', 'common', HERE, picture()))
     assert replay.bytes <= replay.capacity_bytes
     assert replay.counts() == {'rare': 3, 'common': 17}
 
 
 def test_a_corrected_correction_replaces_the_first_one():
     replay = Replay(10**6)
-    replay.add(Sample.of('x', 'mug', 0, picture()))
-    replay.add(Sample.of('x', 'duck', 0, picture()))
+    replay.add(Sample.of('x', 'mug', HERE, picture()))
+    replay.add(Sample.of('x', 'duck', HERE, picture()))
     assert replay.counts() == {'duck': 1}
 
 
 def test_replay_draws_the_asked_share_from_the_current_scenario_and_balances_the_rest():
     replay = Replay(10**9)
     for i in range(90):
-        replay.add(Sample.of(f'a{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'a{i}', 'common', HERE, picture()))
     for i in range(10):
-        replay.add(Sample.of(f'b{i}', 'rare', 1, picture()))
+        replay.add(Sample.of(f'b{i}', 'rare', THERE, picture()))
     rng = np.random.default_rng(0)
-    drawn = replay.draw(1000, rng, scenario=1, scenario_share=0.0)
+    drawn = replay.draw(1000, rng, current=[THERE], scenario_share=0.0)
     assert 400 < sum(s.label == 'rare' for s in drawn) < 600
-    drawn = replay.draw(1000, rng, scenario=1, scenario_share=0.5)
-    assert 700 < sum(s.scenario == 1 for s in drawn) < 800
-    assert Replay(10).draw(4, rng, 0, 0.5) == []
+    drawn = replay.draw(1000, rng, current=[THERE], scenario_share=0.5)
+    assert 700 < sum(s.scenario == THERE for s in drawn) < 800
+    assert Replay(10).draw(4, rng, [HERE], 0.5) == []
 
 
 def looks(rng: np.random.Generator, centre: float, count: int) -> np.ndarray:

@@ -96,7 +96,7 @@ class Lazy(Trigger):
         accuracy = result.accuracy if accepted else result.accuracy_before
         gained = sum(o.candidate_correct and not o.live_correct for o in result.outcomes)
         lost = sum(o.live_correct and not o.candidate_correct for o in result.outcomes)
-        self.lazy.on_round_end(result.iterations, accuracy, gained, lost)
+        self.lazy.on_round_end(result.iterations, accuracy, gained, lost, len(result.outcomes))
 
 
 class Oracle(Trigger):

@@ -27,7 +27,7 @@ from etuner_ros.core.learn.scene_prior import ScenePrior
 from etuner_ros.core.learn.self_training import SelfTraining, Unlabelled
 
 GROWTH = 1.5  # labels now, of those at the last solve, that make it stale
-_NEVER = -30.0  # logit of a class without samples
+NEVER = -30.0  # logit of a class without samples
 
 
 class InstantHead:
@@ -226,7 +226,7 @@ class InstantHead:
         """Return the calibrated weights of classes, (D + 1, C)."""
         index = {label: i for i, label in enumerate(self.classes)}
         chosen = torch.zeros(self.features + 1, len(classes), dtype=torch.float64)
-        chosen[-1] = _NEVER
+        chosen[-1] = NEVER
         known = [i for i, label in enumerate(classes) if self.knows(label)]
         rows = [index[classes[i]] for i in known]
         chosen[:, known] = self.scale * self._ridge.weights[:, rows]

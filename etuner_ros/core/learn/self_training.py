@@ -11,7 +11,7 @@ threshold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,8 @@ class Unlabelled:
     """Frames that nobody labelled, and what ties them to those that somebody did."""
 
     features: Tensor  # (m, D)
-    scenes: Sequence[int]  # m: in which scene each was seen
-    label_scenes: Sequence[int]  # n: the same of the labelled samples
+    scenes: Sequence[Hashable]  # m: in which scene each was seen
+    label_scenes: Sequence[Hashable]  # n: the same of the labelled samples
 
 
 class SelfTraining:
