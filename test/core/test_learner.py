@@ -21,6 +21,7 @@ from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
@@ -78,7 +79,7 @@ def test_a_round_teaches_a_new_class(model, frames):
     result = finish(learner)
     assert result.classes == (*model.classes, 'race_car')
     assert result.update['head.weight'].shape == (5, model.feature_size)
-    right = learner.predictions(learner.training, new)
+    right = predictions(learner.training, new)
     assert right.count('race_car') >= 0.75 * len(new)
     assert learner.live.classes == model.classes, 'the live model waits for the verdict'
 
@@ -111,11 +112,11 @@ def test_a_head_update_teaches_a_new_class_without_a_round_and_forgets_nothing(m
     assert isinstance(result, HeadCandidate)
     assert result.parent == 0
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, new)
+    said = predictions(learner.live, new)
     assert said[0] == 'race_car'
     assert said.count('race_car') >= 0.5 * len(new)
     old = samples(frames, KNOWN)
-    right = [p == s.label for p, s in zip(learner.predictions(learner.live, old), old)]
+    right = [p == s.label for p, s in zip(predictions(learner.live, old), old)]
     assert np.mean(right) > 0.8
     assert learner.propose_head() is None
     assert learner.pending == new[:3], 'the next round still learns it'
@@ -223,7 +224,7 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
     assert result.parent == 1
     live = {o.sample_id: o.live_correct for o in result.outcomes}
     held = list(learner.book.held.values())
-    said = learner.predictions(learner.live, held)
+    said = predictions(learner.live, held)
     assert live == {s.sample_id: p == s.label for s, p in zip(held, said)}
     learner.set_live(result.live_update, result.classes, 2)
     assert learner.live.classes[-1] == 'race_car', 'what was said in between is not lost'
@@ -234,7 +235,7 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
     again = learner.propose_head()
     if again is not None:
         learner.set_live(again.live_update, again.classes, 3)
-    assert learner.predictions(learner.live, [car]) == ['race_car']
+    assert predictions(learner.live, [car]) == ['race_car']
 
 
 def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_what_goes_live(
@@ -349,7 +350,7 @@ def test_the_head_learns_from_frames_without_labels_too(model, frames):
         assert result is not None
         learner.set_live(result.live_update, result.classes, 1)
         others = samples(frames, kinds)
-        said = learner.predictions(learner.live, others)
+        said = predictions(learner.live, others)
         right[weight] = sum(a == s.label for a, s in zip(said, others)) / len(others)
         heads.append(result.weights['head.weight'])
     assert right[0.5] >= right[0.0]
@@ -404,8 +405,8 @@ def test_a_class_that_lost_its_labels_does_not_stop_the_head_from_learning(model
     assert result is not None
     assert result.classes == (*model.classes, 'race_car', 'tray')
     learner.set_live(result.live_update, result.classes, 2)
-    assert learner.predictions(learner.live, [car, tray])[1] == 'tray'
-    assert learner.predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
+    assert predictions(learner.live, [car, tray])[1] == 'tray'
+    assert predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
 
 
 def test_memory_for_frames_without_labels_is_bounded(model, frames):
@@ -604,7 +605,7 @@ def test_the_network_starts_without_classes_and_learns_its_first_one(frames):
     result = finish(learner)
     assert set(result.classes) == {'duck', 'mug'}
     new = samples(frames, ('duck', 'mug'))
-    right = [p == s.label for p, s in zip(learner.predictions(learner.training, new), new)]
+    right = [p == s.label for p, s in zip(predictions(learner.training, new), new)]
     assert np.mean(right) > 0.9
 
 
@@ -690,7 +691,7 @@ def test_what_prediction_computed_is_not_computed_again(model, frames):
     learner = Learner(model, TrainConfig(validation_share=0.0, views=1, epochs=1.0), THRIFTY)
     seen = samples(frames, ('duck', 'tray'))[:12]
     said, features = Foresight(learner).look(seen)
-    assert said == learner.predictions(learner.live, seen)
+    assert said == predictions(learner.live, seen)
     expected = extract_features(model, [s.image for s in seen])
     for sample, row in zip(seen, expected):
         assert torch.allclose(features[sample.sample_id], row, rtol=1e-3, atol=1e-4)
@@ -750,7 +751,7 @@ def test_a_sample_that_is_taken_back_is_forgotten_everywhere(model, frames):
     assert torch.allclose(before, after, atol=1e-4), 'exactly what was learned is unlearned'
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    assert 'tray' not in learner.predictions(learner.live, trays), 'a class without samples'
+    assert 'tray' not in predictions(learner.live, trays), 'a class without samples'
 
 
 def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, frames):
@@ -760,7 +761,7 @@ def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, fra
     assert 'duck' not in learner.book.replay.counts()
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, ducks)
+    said = predictions(learner.live, ducks)
     assert said.count('bird') >= 0.8 * len(ducks)
     assert 'duck' not in said
 
@@ -770,7 +771,7 @@ def test_merged_labels_are_one_class(model, frames):
     learner.rename('mug', 'duck')
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, samples(frames, ('duck', 'mug')))
+    said = predictions(learner.live, samples(frames, ('duck', 'mug')))
     assert said.count('duck') >= 0.8 * len(said)
     assert 'mug' not in said
 

@@ -89,3 +89,16 @@ class LiveState:
                 images = [s.image for s in samples[start : start + 32]]
                 rows.append(self.model.features(self.model.tensor(images)).float().cpu())
         return torch.cat(rows)
+
+
+def predictions(model: Classifier, samples: Sequence[Sample]) -> list[str]:
+    """Return the label that a model gives each sample; empty without classes."""
+    if not model.classes or not samples:
+        return [''] * len(samples)
+    with torch.inference_mode():
+        best = [
+            int(row.argmax())
+            for start in range(0, len(samples), 32)
+            for row in model(model.tensor(s.image for s in samples[start : start + 32]))
+        ]
+    return [model.classes[i] for i in best]
