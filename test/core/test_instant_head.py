@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.learn.instant_head import InstantHead, Unlabelled
+from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.scene_prior import ScenePrior
+from etuner_ros.core.learn.self_training import Unlabelled
 
 SIZE = 6
 
