@@ -82,9 +82,9 @@ def use_dds_profile() -> None:
     Have Fast DDS take room for camera pictures (config/fastdds.xml), before a context is made.
 
     What the user has set wins, and a small /dev/shm (a container's) is left alone: a segment that
-    does not fit ends a process with SIGBUS. Who asks to stay on this computer gets no profile
-    either: on Humble, `ROS_LOCALHOST_ONLY` adds a transport to those of a profile, which go on
-    using the network.
+    does not fit ends a process with SIGBUS. `ROS_LOCALHOST_ONLY` gets no profile either: Humble
+    adds a transport to those of a profile, which go on using the network. The newer
+    `ROS_AUTOMATIC_DISCOVERY_RANGE` keeps its word with a profile.
     """
     names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
     if any(os.environ.get(n) for n in (*names, 'FASTDDS_BUILTIN_TRANSPORTS')):
