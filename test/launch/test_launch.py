@@ -87,6 +87,8 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
         }
 
     def plain(parameters: Any, context: Any) -> Any:
+        if isinstance(parameters, Configuration):
+            return parameters.perform(context)
         if isinstance(parameters, Named):
             return str(repository / 'config' / 'etuner.yaml')
         if isinstance(parameters, str):
@@ -103,12 +105,12 @@ def received(ros: Any, composed: Any, tmp_path: Path, name: str, **arguments: st
     """Return the parameters that a node gets from ROS when `launch_ros` starts it so."""
     namespace = arguments.get('namespace', '')
     command = ['--ros-args']
-    for parameters in composed(**arguments)[name]:
+    for number, parameters in enumerate(composed(**arguments)[name]):
         if isinstance(parameters, dict):  # launch_ros writes a file for the very node
             if not parameters:
                 continue
             section = {f'{namespace}/{name}': {'ros__parameters': parameters}}
-            path = tmp_path / 'launch_params.yaml'
+            path = tmp_path / f'launch_params_{number}.yaml'
             path.write_text(yaml.dump(section))
             parameters = str(path)
         command += ['--params-file', parameters]
