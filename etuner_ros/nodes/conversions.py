@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def image_to_array(message: ImageMessage) -> Image:
     return np.ascontiguousarray(image)
 
 
-def _pixels(message: ImageMessage) -> npt.NDArray[np.generic]:
+def _pixels(message: ImageMessage) -> npt.NDArray[Any]:
     """Return the pixels of an encoding that keeps all channels of a pixel together."""
     _, _, kind, channels = to_cvtype(message.encoding)
     dtype = np.dtype(kind).newbyteorder('>' if message.is_bigendian else '<')
@@ -69,7 +70,7 @@ def _pixels(message: ImageMessage) -> npt.NDArray[np.generic]:
     return pixels
 
 
-def _planes(message: ImageMessage) -> npt.NDArray[np.generic]:
+def _planes(message: ImageMessage) -> npt.NDArray[Any]:
     """
     Return nv12 or nv21 as OpenCV takes it: all rows of brightness, then half as many rows in
     which two colours take turns, for two by two pixels each. `height` is that of the picture.
