@@ -103,6 +103,7 @@ class PluggedCamera:
         port.open_now += 1
 
     def read(self) -> np.ndarray | None:
+        threading.Event().wait(0.005)  # as a camera does
         return picture(7) if self.is_open and self._port.plugged else None
 
     def close(self) -> None:
