@@ -24,7 +24,7 @@ from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     check_update,
     difference,
@@ -131,6 +131,7 @@ def test_versions_survive_a_restart(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     assert store.live == 0
     first = store.commit(pack(UPDATE), 0, ('a', 'b'), reason='tuned', learned={'/collector': 4})
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == first.version == 1
     assert again.manifests[1].learned == {'/collector': 4}
@@ -146,9 +147,10 @@ def test_a_damaged_version_is_skipped_and_its_number_not_used_again(base, tmp_pa
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == 1
-    assert any('v00000002 is damaged' in w for w in again.warnings)
+    assert any('version 2 is damaged' in w for w in again.warnings)
     assert again.commit(pack(UPDATE), 1, ('a', 'b')).version == 3
 
 
@@ -159,6 +161,7 @@ def test_the_store_opens_whatever_file_is_cut_short(base, tmp_path, name):
     store = ModelStore(tmp_path / 'models', base)
     store.commit(pack(UPDATE), 0, ('a', 'b'))
     (store.folder / name).write_bytes(b'')
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live in again.manifests
     assert again.warnings
@@ -177,9 +180,10 @@ def test_many_heads_do_not_push_out_what_rounds_made(base, tmp_path):
     for parent in range(3):
         store.commit(pack(UPDATE), parent, ('a', 'b'))
     for parent in range(3, 20):
-        store.commit(pack(UPDATE), parent, ('a', 'b'), head_only=True)
+        store.commit(pack(UPDATE), parent, ('a', 'b'), kind=HEAD)
     assert sorted(store.manifests) == [0, 2, 3, 18, 19, 20]
-    assert ModelStore(tmp_path / 'models', base).manifests[20].head_only
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).manifests[20].kind == HEAD
 
 
 def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
@@ -191,7 +195,7 @@ def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 print('begun', flush=True)
 while True:
@@ -215,6 +219,7 @@ def test_the_store_opens_after_kill_minus_nine_in_the_middle_of_writing(base, tm
         assert store.live >= live
         assert store.weights(store.live) is not None
         live = store.live
+        store.close()
 
 
 def frame(stamp_ns: int = 5, label: str = 'mug') -> Frame:
@@ -456,7 +461,9 @@ def test_a_pinned_version_is_never_removed(base, tmp_path):
     store.pin(1, True)
     for parent in range(1, 6):
         store.commit(pack(UPDATE), parent, ('a', 'b'))
-    assert 1 in ModelStore(tmp_path / 'models', base, keep=1).manifests
+    assert 1 in store.manifests
+    store.close()
+    store = ModelStore(tmp_path / 'models', base, keep=1)
     store.pin(1, False)
     store.commit(pack(UPDATE), 6, ('a', 'b'))
     assert 1 not in store.manifests
@@ -481,6 +488,7 @@ def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, dam
         (folder / 'manifest.json').write_text('{"version": ')
     else:
         (store.folder / 'live').write_bytes(b'\xff\xfe')
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == (3 if damage == 'live' else 2)
     assert again.warnings
@@ -497,6 +505,7 @@ def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served
     assert (store.live, data, len(warnings)) == (1, pack(UPDATE), 2)
     (store.folder / 'v00000001' / 'weights.safetensors').unlink()
     assert store.live_weights()[0] == b'', 'the base weights are always there'
+    store.close()
     assert ModelStore(tmp_path / 'models', base).live == 0
 
 
@@ -518,7 +527,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from etuner_ros.core.errors import StoreError
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 store.commit(bytes(1000), 0, ('a', 'b'))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on the disk is full
