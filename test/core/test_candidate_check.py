@@ -32,7 +32,6 @@ from etuner_ros.core.models.weights import (
     pack_base,
     sha256,
     State,
-    unpack,
 )
 
 STATE = {
