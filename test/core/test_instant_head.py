@@ -168,7 +168,7 @@ def test_confidence_is_high_only_where_it_is_right():
 @pytest.mark.parametrize(
     ('feature', 'text'),
     [
-        (torch.zeros(SIZE + 1), r'must be \(6,\)'),
+        (torch.zeros(SIZE + 1), r'must be \(n, 6\)'),
         (torch.full((SIZE,), float('nan')), 'finite'),
     ],
 )

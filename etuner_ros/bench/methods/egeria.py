@@ -58,7 +58,7 @@ class Egeria(Policy):
 
     def begin(self, learner: Learner) -> None:
         """Draw the batch that plasticity is measured on."""
-        samples = (learner.replay.samples + learner.pending)[-PROBE_SIZE:]
+        samples = (learner.book.replay.samples + learner.pending)[-PROBE_SIZE:]
         self._batch = learner.training.tensor(s.image for s in samples)
 
     def step(self, learner: Learner) -> None:
