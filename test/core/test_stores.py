@@ -26,6 +26,7 @@ from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
+    backbone_digest,
     check_update,
     difference,
     ModelSpec,
@@ -493,6 +494,70 @@ def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, dam
     assert again.live == (3 if damage == 'live' else 2)
     assert again.warnings
     assert again.commit(pack(UPDATE), again.live, ('a', 'b')).version == 4, 'no number twice'
+
+
+def test_opening_reads_the_live_version_and_others_when_they_are_used(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=100)
+    for parent in range(20):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    for version in range(1, 20):
+        (store.folder / f'v{version:08d}' / 'weights.safetensors').write_bytes(b'x')
+    store.close()
+    again = ModelStore(tmp_path / 'models', base, keep=100)
+    assert (again.live, again.warnings, again.damaged) == (20, [], {})
+    with pytest.raises(WeightsError, match='version 7 is damaged: the checksum'):
+        again.set_live(7)
+    assert again.live == 20
+    assert again.damaged == {7: 'the checksum of its weights is wrong'}
+
+
+def test_rolling_back_skips_what_is_damaged(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    for parent in range(3):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    (store.folder / 'v00000002' / 'weights.safetensors').write_bytes(b'x')
+    skipped = store.roll_back()
+    assert store.live == 1
+    assert 'version 2 is damaged' in skipped[0]
+
+
+def test_a_store_has_one_owner(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    with pytest.raises(StoreError, match='belongs to another model_manager'):
+        ModelStore(tmp_path / 'models', base)
+    assert ModelStore(tmp_path / 'models', base, read_only=True).live == 0, 'others may look'
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).live == 0
+
+
+def test_a_version_that_can_not_be_named_live_leaves_the_store_as_it_was(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    name = store.folder / 'live'
+    name.unlink()
+    name.mkdir()
+    with pytest.raises(StoreError, match='version 2 could not be stored'):
+        store.commit(pack(UPDATE), 1, ('a', 'b'))
+    assert (store.live, sorted(store.manifests)) == (1, [0, 1])
+    name.rmdir()
+    assert store.commit(pack(UPDATE), 1, ('a', 'b')).version == store.live == 3
+
+
+def test_manifests_of_earlier_releases_are_read(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    update = {**UPDATE, 'backbone.weight': np.zeros((2, 3), np.float32)}
+    store.commit(pack(update), 0, ('a', 'b'))
+    store.commit(pack(update), 1, ('a', 'b'))
+    for version, head in ((1, False), (2, True)):
+        path = store.folder / f'v{version:08d}' / 'manifest.json'
+        raw = json.loads(path.read_text())
+        del raw['kind'], raw['backbone']
+        path.write_text(json.dumps({**raw, 'head_only': head}))
+    store.close()
+    again = ModelStore(tmp_path / 'models', base)
+    assert [again.manifests[v].kind for v in (0, 1, 2)] == ['base', 'round', 'head']
+    assert again.backbone(1) == again.backbone(2) == backbone_digest(again.base.sha256, update)
+    assert again.backbone(0) == backbone_digest(again.base.sha256, {})
 
 
 def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served(base, tmp_path):
