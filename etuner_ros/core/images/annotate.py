@@ -60,7 +60,7 @@ def annotate(
             new = f'new {round(100 * novelty)} %'
             edge = _text(picture, new, (edge, start), 0.38 * unit, AMBER, right=True) - pad
         _text(picture, words, (pad, start), 0.38 * unit, LIGHT, room=edge)
-    return picture
+    return np.asarray(picture, np.uint8)
 
 
 def _text(

@@ -15,7 +15,7 @@ from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.served_head import HeadRows
 from etuner_ros.core.models.networks import Classifier
-from etuner_ros.core.models.weights import backbone_digest, HEAD_PRIOR, HEAD_TENSORS, State
+from etuner_ros.core.models.weights import backbone_digest, backbone_of, HEAD_PRIOR, State
 
 
 class LiveState:
@@ -55,8 +55,7 @@ class LiveState:
 
     def with_head(self, weights: State) -> State:
         """Return the live update with another head."""
-        of_head = (*HEAD_TENSORS, HEAD_PRIOR)
-        return {**{k: v for k, v in self.update.items() if k not in of_head}, **weights}
+        return {**backbone_of(self.update), **weights}
 
     @property
     def head(self) -> HeadRows:

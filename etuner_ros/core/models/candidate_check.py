@@ -16,11 +16,12 @@ from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
+    backbone_of,
     check_update,
+    HEAD_PRIOR,
     HEAD_TENSORS,
     pack,
     sha256,
-    State,
     unpack,
 )
 
@@ -160,7 +161,7 @@ class CandidateCheck:
         try:
             update, data = unpack(candidate.weights), candidate.weights
             if candidate.kind == HEAD:
-                if update.keys() != set(HEAD_TENSORS):
+                if update.keys() - {HEAD_PRIOR} != set(HEAD_TENSORS):
                     raise _Refusal(Code.DAMAGED, f'a head has {" and ".join(HEAD_TENSORS)}')
                 if candidate.backbone_sha256 != store.backbone(store.live):
                     raise _Refusal(Code.STALE, 'it belongs to another backbone than the live one')
@@ -194,11 +195,6 @@ class CandidateCheck:
             kind=candidate.kind,
             backbone=backbone,
         )
-
-
-def backbone_of(update: State) -> State:
-    """Return an update without its head."""
-    return {name: tensor for name, tensor in update.items() if name not in HEAD_TENSORS}
 
 
 def by_scenario(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from etuner_ros.core.models.weights import (
     backbone_digest,
     BaseWeights,
     check_update,
+    HEAD_PRIOR,
     HEAD_TENSORS,
     read_in_place,
     sha256,
@@ -112,8 +113,9 @@ class LiveModel:
         while self._is_serving(self._spare):  # a last prediction with the version before
             time.sleep(0.001)
         model, before = self._spare.model, self._spare.changed
-        changed = frozenset(update)
         backbone = backbone or backbone_digest(self.base.sha256, update)
+        update.pop(HEAD_PRIOR, None)  # it is in the bias already
+        changed = frozenset(update)
         # Whatever fails from here on, what was written is put back by the next version.
         self._spare = _Slot(model, version, backbone, before | changed)
         self._load(model, before, update, classes)
