@@ -41,7 +41,7 @@ from etuner_ros.nodes.conversions import array_to_image, image_to_array
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.inference_settings import InferenceSettings, LIVE, StorePlace
 from etuner_ros.nodes.lifecycle import AutostartNode, transition
-from etuner_ros.nodes.messages import stamp_ns
+from etuner_ros.nodes.messages import stamp_ns, tuner_state
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.predictions import Classification, packed, Predicted
 from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported, take, TakenByHand
@@ -49,7 +49,6 @@ from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
-TUNER_STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 
 
@@ -286,7 +285,7 @@ class InferenceNode(AutostartNode):
 
     @guarded
     def _on_tuner(self, message: TunerStatus) -> None:
-        state = TUNER_STATES[min(message.state, len(TUNER_STATES) - 1)]
+        state = tuner_state(message)
         done = f' {100 * message.progress:.0f} %' if message.state == TunerStatus.TUNING else ''
         self._tuner_state = (
             f'{state}{done}, {message.layers_frozen} of {message.layers_total} frozen'

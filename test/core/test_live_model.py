@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.models.learned import learned_version
@@ -253,3 +254,34 @@ def test_what_was_learned_is_seen_by_names_alone(base, deployed, tmp_path):
     store.set_live(0)
     assert learned_version(tmp_path, base.sha256) == 0, 'back at the base weights by hand'
     assert learned_version(tmp_path, 'f' * 64) == 0, 'of other base weights'
+
+
+def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed, frames):
+    base = read_base(deployed)
+    live, image = LiveModel(base), frames[0].image
+    first = live.predict(image, 3)
+    state = {
+        k: v * np.float32(1.5)
+        for k, v in base.state.items()
+        if v.dtype == np.float32 and v.ndim > 1
+    }
+    grown = {**state, 'head.weight': np.zeros((5, base.state['head.weight'].shape[1]), np.float32)}
+    grown['head.bias'] = np.arange(5, dtype=np.float32)
+    versions = {
+        1: (grown, (*base.spec.classes, 'new')),
+        2: ({'head.bias': base.state['head.bias'] + 1}, base.spec.classes),
+        3: ({}, base.spec.classes),
+    }
+    fresh = {}
+    for version, (update, classes) in versions.items():
+        data = pack(update) if update else b''
+        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
+        again = LiveModel(base)
+        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
+        got, fresh = live.predict(image, 3), again.predict(image, 3)
+        assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
+        assert torch.equal(got.features, fresh.features)
+    assert got.scores == first.scores
+    with pytest.raises(WeightsError):
+        live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))
+    assert live.predict(image, 3).scores == first.scores, 'what is live is as it was'
