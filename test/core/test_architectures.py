@@ -12,6 +12,7 @@ from etuner_ros.core.config import SimFreezeConfig, TrainConfig
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.freezing import frozen_prefix
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec, torchvision_models
@@ -91,5 +92,5 @@ def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
     assert learner.cache.border > 0
     assert learner.cache.uses['hits'] > 0, 'samples start behind the frozen blocks'
     learner.set_live(item.update, item.classes, 1)
-    said = learner.predictions(learner.live, pictures(16))
+    said = predictions(learner.live, pictures(16))
     assert np.mean([p == s.label for p, s in zip(said, pictures(16))]) > 0.9

@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds, networks and the live model, with real pretrained weights."""
+"""The learner: heads and rounds, with real pretrained weights."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
 from etuner_ros.core.models.deploy import extract_features
-from etuner_ros.core.models.live_model import LiveModel
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
 from etuner_ros.core.models.weights import (
     backbone_digest,
     difference,
-    ModelSpec,
     pack,
     read_base,
-    sha256,
 )
 
 QUICK = TrainConfig(batch_size=8, epochs=2.0, validation_share=0.0)
@@ -78,7 +76,7 @@ def test_a_round_teaches_a_new_class(model, frames):
     result = finish(learner)
     assert result.classes == (*model.classes, 'race_car')
     assert result.update['head.weight'].shape == (5, model.feature_size)
-    right = learner.predictions(learner.training, new)
+    right = predictions(learner.training, new)
     assert right.count('race_car') >= 0.75 * len(new)
     assert learner.live.classes == model.classes, 'the live model waits for the verdict'
 
@@ -111,11 +109,11 @@ def test_a_head_update_teaches_a_new_class_without_a_round_and_forgets_nothing(m
     assert isinstance(result, HeadCandidate)
     assert result.parent == 0
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, new)
+    said = predictions(learner.live, new)
     assert said[0] == 'race_car'
     assert said.count('race_car') >= 0.5 * len(new)
     old = samples(frames, KNOWN)
-    right = [p == s.label for p, s in zip(learner.predictions(learner.live, old), old)]
+    right = [p == s.label for p, s in zip(predictions(learner.live, old), old)]
     assert np.mean(right) > 0.8
     assert learner.propose_head() is None
     assert learner.pending == new[:3], 'the next round still learns it'
@@ -223,7 +221,7 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
     assert result.parent == 1
     live = {o.sample_id: o.live_correct for o in result.outcomes}
     held = list(learner.book.held.values())
-    said = learner.predictions(learner.live, held)
+    said = predictions(learner.live, held)
     assert live == {s.sample_id: p == s.label for s, p in zip(held, said)}
     learner.set_live(result.live_update, result.classes, 2)
     assert learner.live.classes[-1] == 'race_car', 'what was said in between is not lost'
@@ -234,7 +232,7 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
     again = learner.propose_head()
     if again is not None:
         learner.set_live(again.live_update, again.classes, 3)
-    assert learner.predictions(learner.live, [car]) == ['race_car']
+    assert predictions(learner.live, [car]) == ['race_car']
 
 
 def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_what_goes_live(
@@ -349,7 +347,7 @@ def test_the_head_learns_from_frames_without_labels_too(model, frames):
         assert result is not None
         learner.set_live(result.live_update, result.classes, 1)
         others = samples(frames, kinds)
-        said = learner.predictions(learner.live, others)
+        said = predictions(learner.live, others)
         right[weight] = sum(a == s.label for a, s in zip(said, others)) / len(others)
         heads.append(result.weights['head.weight'])
     assert right[0.5] >= right[0.0]
@@ -404,8 +402,8 @@ def test_a_class_that_lost_its_labels_does_not_stop_the_head_from_learning(model
     assert result is not None
     assert result.classes == (*model.classes, 'race_car', 'tray')
     learner.set_live(result.live_update, result.classes, 2)
-    assert learner.predictions(learner.live, [car, tray])[1] == 'tray'
-    assert learner.predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
+    assert predictions(learner.live, [car, tray])[1] == 'tray'
+    assert predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
 
 
 def test_memory_for_frames_without_labels_is_bounded(model, frames):
@@ -604,82 +602,8 @@ def test_the_network_starts_without_classes_and_learns_its_first_one(frames):
     result = finish(learner)
     assert set(result.classes) == {'duck', 'mug'}
     new = samples(frames, ('duck', 'mug'))
-    right = [p == s.label for p, s in zip(learner.predictions(learner.training, new), new)]
+    right = [p == s.label for p, s in zip(predictions(learner.training, new), new)]
     assert np.mean(right) > 0.9
-
-
-@pytest.mark.parametrize(
-    ('name', 'units'),
-    [
-        ('mobilenet_v2', 19),
-        ('mobilenet_v3_small', 14),
-        ('resnet18', 10),
-        ('vit_b_16', 14),
-        ('efficientnet_b0', 18),
-    ],
-)
-def test_torchvision_models_are_cut_into_blocks_that_hold_every_parameter(name, units):
-    model = build(pretrained_spec(name, 224))
-    assert len(model.units) == units
-    inside = {id(p) for unit in model.units for p in unit.parameters()}
-    assert inside == {id(p) for p in model.backbone.parameters()}
-
-
-def test_torchvision_weights_come_from_a_file(tmp_path):
-    from etuner_ros.core.models.networks import torchvision_models
-
-    network = torchvision_models().get_model('resnet18', weights=None)
-    torch.save(network.state_dict(), tmp_path / 'resnet18.pth')
-    model = build(pretrained_spec('resnet18', 64), str(tmp_path / 'resnet18.pth'))
-    assert torch.equal(model.state_dict()['backbone.conv1.weight'], network.conv1.weight)
-    with pytest.raises(WeightsError, match="do not fit 'mobilenet_v2'"):
-        build(pretrained_spec('mobilenet_v2', 64), str(tmp_path / 'resnet18.pth'))
-    with pytest.raises(WeightsError, match='does not exist'):
-        build(pretrained_spec('resnet18', 64), str(tmp_path / 'nowhere.pth'))
-
-
-def test_an_unknown_or_unfit_architecture_is_named():
-    with pytest.raises(WeightsError, match="no model is called 'resnet19'"):
-        build(pretrained_spec('resnet19', 64))
-    with pytest.raises(WeightsError, match='does not end in a linear layer'):
-        build(pretrained_spec('squeezenet1_1', 64))
-
-
-def test_weights_of_another_architecture_are_refused(deployed):
-    base = read_base(deployed)
-    wrong = ModelSpec('resnet18', 64, base.spec.classes, base.spec.mean, base.spec.std)
-    with pytest.raises(WeightsError, match="do not fit 'resnet18'"):
-        from_base(base.state, wrong)
-
-
-def test_the_live_model_predicts_what_it_was_deployed_for_and_swaps_at_once(deployed, frames):
-    base = read_base(deployed)
-    live = LiveModel(base)
-    ducks = [f.image for f in frames if f.label == 'duck']
-    results = [live.predict(image, top_k=3) for image in ducks]
-    assert all(r.labels[0] == 'duck' and len(r.labels) == 3 and r.version == 0 for r in results)
-    assert all(
-        r.scores == sorted(r.scores, reverse=True) and sum(r.scores) <= 1 + 1e-5 for r in results
-    )
-    state = {k: np.array(v) for k, v in base.state.items() if k.startswith('head.')}
-    state['head.weight'] = np.roll(state['head.weight'], 1, axis=0)
-    state['head.bias'] = np.roll(state['head.bias'], 1)
-    data = pack(state)
-    live.swap(live.prepare(7, base.spec.classes, data, sha256(data)))
-    after = live.predict(ducks[0], top_k=1)
-    assert (after.version, after.labels) == (7, [base.spec.classes[1]])
-    with pytest.raises(WeightsError, match='checksum'):
-        live.prepare(8, base.spec.classes, data, sha256(b''))
-    assert live.version == 7
-
-
-def test_features_and_appearance_come_from_the_one_forward_pass(model, frames):
-    images = [resize_square(f.image, 64) for f in frames[:4]]
-    logits, features, appearance = model.examine(model.tensor(images))
-    expected = extract_features(model, images)
-    assert torch.allclose(features, expected, atol=1e-4)
-    assert torch.allclose(logits, model.head(expected), atol=1e-4)
-    assert appearance.shape == (4, 224), 'two values for each of the 112 channels of the middle'
 
 
 THRIFTY = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
@@ -690,7 +614,7 @@ def test_what_prediction_computed_is_not_computed_again(model, frames):
     learner = Learner(model, TrainConfig(validation_share=0.0, views=1, epochs=1.0), THRIFTY)
     seen = samples(frames, ('duck', 'tray'))[:12]
     said, features = Foresight(learner).look(seen)
-    assert said == learner.predictions(learner.live, seen)
+    assert said == predictions(learner.live, seen)
     expected = extract_features(model, [s.image for s in seen])
     for sample, row in zip(seen, expected):
         assert torch.allclose(features[sample.sample_id], row, rtol=1e-3, atol=1e-4)
@@ -750,7 +674,7 @@ def test_a_sample_that_is_taken_back_is_forgotten_everywhere(model, frames):
     assert torch.allclose(before, after, atol=1e-4), 'exactly what was learned is unlearned'
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    assert 'tray' not in learner.predictions(learner.live, trays), 'a class without samples'
+    assert 'tray' not in predictions(learner.live, trays), 'a class without samples'
 
 
 def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, frames):
@@ -760,7 +684,7 @@ def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, fra
     assert 'duck' not in learner.book.replay.counts()
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, ducks)
+    said = predictions(learner.live, ducks)
     assert said.count('bird') >= 0.8 * len(ducks)
     assert 'duck' not in said
 
@@ -770,7 +694,7 @@ def test_merged_labels_are_one_class(model, frames):
     learner.rename('mug', 'duck')
     result = learner.propose_head()
     learner.set_live(result.live_update, result.classes, 1)
-    said = learner.predictions(learner.live, samples(frames, ('duck', 'mug')))
+    said = predictions(learner.live, samples(frames, ('duck', 'mug')))
     assert said.count('duck') >= 0.8 * len(said)
     assert 'mug' not in said
 
@@ -785,34 +709,3 @@ def test_half_the_batch_is_trained_on_after_memory_ran_out(model, frames):
     while learner.halve_batches():
         pass
     assert learner.batch_size == 2, 'one new sample beside one that is replayed'
-
-
-def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed, frames):
-    base = read_base(deployed)
-    live, image = LiveModel(base), frames[0].image
-    first = live.predict(image, 3)
-    state = {
-        k: v * np.float32(1.5)
-        for k, v in base.state.items()
-        if v.dtype == np.float32 and v.ndim > 1
-    }
-    grown = {**state, 'head.weight': np.zeros((5, base.state['head.weight'].shape[1]), np.float32)}
-    grown['head.bias'] = np.arange(5, dtype=np.float32)
-    versions = {
-        1: (grown, (*base.spec.classes, 'new')),
-        2: ({'head.bias': base.state['head.bias'] + 1}, base.spec.classes),
-        3: ({}, base.spec.classes),
-    }
-    fresh = {}
-    for version, (update, classes) in versions.items():
-        data = pack(update) if update else b''
-        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
-        again = LiveModel(base)
-        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
-        got, fresh = live.predict(image, 3), again.predict(image, 3)
-        assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
-        assert torch.equal(got.features, fresh.features)
-    assert got.scores == first.scores
-    with pytest.raises(WeightsError):
-        live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))
-    assert live.predict(image, 3).scores == first.scores, 'what is live is as it was'

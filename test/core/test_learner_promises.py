@@ -19,6 +19,7 @@ from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.deploy import extract_features
@@ -90,7 +91,7 @@ def test_a_mistyped_label_does_not_switch_the_instant_head_off(model, frames):
     go_live(learner, result)
     rows = learner.head.rows(result.classes)
     assert np.allclose(result.update['head.weight'], rows.weight.numpy(), atol=1e-5)
-    assert 'race_cra' not in learner.predictions(learner.live, cars)
+    assert 'race_cra' not in predictions(learner.live, cars)
     learner.add_samples(samples(frames, 'tray', name='tray')[:4])
     assert offer(learner), 'what comes after is learned at once, too'
     assert 'tray' in learner.live.classes
@@ -106,7 +107,7 @@ def test_a_correction_that_is_corrected_before_its_picture_comes_leaves_the_head
     assert offer(learner)
     learner.correct('tray', 'tray', other, learner.backbone, HERE)
     assert offer(learner)
-    assert learner.predictions(learner.live, [car, tray]) == ['race_car', 'tray']
+    assert predictions(learner.live, [car, tray]) == ['race_car', 'tray']
 
 
 def test_a_renamed_class_does_not_switch_the_instant_head_off_after_a_round(model, frames):
@@ -118,7 +119,7 @@ def test_a_renamed_class_does_not_switch_the_instant_head_off_after_a_round(mode
     go_live(learner, finish(learner))
     learner.add_samples(samples(frames, 'domino', 'race_car', name='more'))
     assert offer(learner)
-    said = learner.predictions(learner.live, samples(frames, 'mug'))
+    said = predictions(learner.live, samples(frames, 'mug'))
     assert 'mug' not in said
     assert said.count('cup') > 0.7 * len(said)
 
@@ -176,7 +177,7 @@ def test_live_is_compared_without_its_prior_after_a_restart_too(model, frames):
     stored = unpack(pack(first._live.update))
     second = robot(model, frames, held, head=config)
     second.set_live(stored, first.live.classes, 1)
-    assert second.predictions(second.live, ducks) == first.predictions(first.live, ducks)
+    assert predictions(second.live, ducks) == predictions(first.live, ducks)
     for learner in (first, second):
         learner.add_samples(samples(frames, 'tray', name='again'))
         learner.head.is_new = True
@@ -219,12 +220,12 @@ def test_the_gate_is_told_the_truth_without_the_instant_head(model, frames):
         learner.add_samples(shown[number::3])
         result = finish(learner)
         held = [learner.book.held[o.sample_id] for o in result.outcomes]
-        said = learner.predictions(learner.live, held)
+        said = predictions(learner.live, held)
         assert [o.live_correct for o in result.outcomes] == [
             a == s.label for a, s in zip(said, held)
         ]
         go_live(learner, result)
-        said = learner.predictions(learner.live, held)
+        said = predictions(learner.live, held)
         assert [o.candidate_correct for o in result.outcomes] == [
             a == s.label for a, s in zip(said, held)
         ]
@@ -275,7 +276,7 @@ def test_confirmations_make_no_version_with_frames_that_nobody_labelled_either(m
     learner = robot(model, frames)
     learner.add_unlabelled([replace(s, label='') for s in samples(frames, 'mug', name='u')][:2])
     for duck in samples(frames, 'duck', name='d')[:8]:
-        said = learner.predictions(learner.live, [duck])[0]
+        said = predictions(learner.live, [duck])[0]
         learner.add_samples([replace(duck, predicted=said, label=said)])
         assert learner.propose_head() is None
 
@@ -327,7 +328,7 @@ def test_a_refused_round_leaves_frozen_layers_optimiser_and_frames_as_they_were(
     )
     learner.add_samples(samples(frames, 'race_car', name='car'))
     kept, before = len(learner.head.frames), learner.sim_freeze.state_dict()
-    assert kept > 40
+    assert kept >= 40
     finish(learner)
     assert learner.sim_freeze.state_dict() != before
     learner.go_back()

@@ -89,7 +89,7 @@ class Egeria(Policy):
         still = abs(slope(list(self._smooth))) <= TOLERANCE * self._scale
         self._hits = self._hits + 1 if still else 0
         if self._hits >= HITS:
-            learner.set_frozen(model.unit_names[: front + 1])
+            learner.state.freeze(model.unit_names[: front + 1])
             self._hits, self._scale = 0, 0.0
             self._raw.clear()
             self._smooth.clear()

@@ -18,6 +18,7 @@ import numpy as np
 from etuner_ros.bench.methods.tuned import Tuned
 from etuner_ros.core.cost import counted_as, PROBE
 from etuner_ros.core.decide.lazy_tune import fit_progress
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import make_optimiser, train_round
 from etuner_ros.core.models.freezing import apply_frozen
@@ -103,7 +104,7 @@ class Ekya(Tuned):
             chosen = min(profiled, key=lambda c: c.cost)
         learner.state.config = replace(learner.state.config, epochs=chosen.epochs)
         names = learner.training.unit_names
-        learner.set_frozen(names[: int(chosen.frozen_share * len(names))])
+        learner.state.freeze(names[: int(chosen.frozen_share * len(names))])
         yield from super().round()
 
     def _profile(self) -> tuple[float, list[Candidate]]:
@@ -151,6 +152,6 @@ class Ekya(Tuned):
         return now, found
 
     def _accuracy(self, model: object, samples: list[Sample]) -> float:
-        said = self.learner.predictions(model, samples)  # type: ignore[arg-type]
+        said = predictions(model, samples)  # type: ignore[arg-type]
         right = sum(a == s.label for a, s in zip(said, samples))
         return right / len(samples) if samples else math.nan

@@ -62,7 +62,7 @@ class SlimFit(Policy):
 
     def _choose(self, learner: Learner) -> None:
         frozen = set(to_freeze(self._changes))
-        learner.set_frozen(frozen, keep_state=True)
+        learner.state.freeze(frozen, keep_state=True)
         self._before = {
             unit.name: [p.detach().clone() for p in unit.parameters()]
             for unit in learner.training.units

@@ -26,6 +26,7 @@ from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import Step
 
@@ -294,4 +295,4 @@ class Tuned(Method):
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Ask the live model."""
-        return self.learner.predictions(self.learner.live, list(samples))
+        return predictions(self.learner.live, list(samples))

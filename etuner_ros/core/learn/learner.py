@@ -375,18 +375,6 @@ class Learner:
         self._proposed = None
         self._move(Phase.IDLE)
 
-    def predictions(self, model: Classifier, samples: Sequence[Sample]) -> list[str]:
-        """Return the label that a model gives each sample; empty without classes."""
-        if not model.classes or not samples:
-            return [''] * len(samples)
-        with torch.inference_mode():
-            best = [
-                int(row.argmax())
-                for start in range(0, len(samples), 32)
-                for row in model(model.tensor(s.image for s in samples[start : start + 32]))
-            ]
-        return [model.classes[i] for i in best]
-
     # What is live
 
     def is_head_only(self, update: State) -> bool:
@@ -446,16 +434,6 @@ class Learner:
             self._prober.on_scenario_change()
             self.head.on_scenario_change()
             self.sim_freeze.on_scenario_change()
-
-    def set_frozen(self, names: Iterable[str], keep_state: bool = False) -> None:
-        """
-        Freeze exactly these blocks now, between two training batches or two rounds.
-
-        For other rules than SimFreeze, which must be switched off then.
-
-        :param keep_state: the optimiser keeps its moments of frozen blocks
-        """
-        self.state.freeze(names, keep_state)
 
     def halve_batches(self) -> bool:
         """Train in batches of half the size from now on; False when that can not be."""

@@ -15,7 +15,7 @@ from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.served_head import HeadRows
 from etuner_ros.core.models.networks import Classifier
-from etuner_ros.core.models.weights import backbone_digest, HEAD_PRIOR, HEAD_TENSORS, State
+from etuner_ros.core.models.weights import backbone_digest, backbone_of, HEAD_PRIOR, State
 
 
 class LiveState:
@@ -55,8 +55,7 @@ class LiveState:
 
     def with_head(self, weights: State) -> State:
         """Return the live update with another head."""
-        of_head = (*HEAD_TENSORS, HEAD_PRIOR)
-        return {**{k: v for k, v in self.update.items() if k not in of_head}, **weights}
+        return {**backbone_of(self.update), **weights}
 
     @property
     def head(self) -> HeadRows:
@@ -89,3 +88,16 @@ class LiveState:
                 images = [s.image for s in samples[start : start + 32]]
                 rows.append(self.model.features(self.model.tensor(images)).float().cpu())
         return torch.cat(rows)
+
+
+def predictions(model: Classifier, samples: Sequence[Sample]) -> list[str]:
+    """Return the label that a model gives each sample; empty without classes."""
+    if not model.classes or not samples:
+        return [''] * len(samples)
+    with torch.inference_mode():
+        best = [
+            int(row.argmax())
+            for start in range(0, len(samples), 32)
+            for row in model(model.tensor(s.image for s in samples[start : start + 32]))
+        ]
+    return [model.classes[i] for i in best]

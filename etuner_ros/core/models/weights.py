@@ -193,6 +193,11 @@ def read_in_place(data: bytearray | array[int]) -> State:
     return state
 
 
+def backbone_of(update: State) -> State:
+    """Return the tensors of an update that are not the head's."""
+    return {k: v for k, v in update.items() if k not in (*HEAD_TENSORS, HEAD_PRIOR)}
+
+
 def backbone_digest(base_sha256: str, update: State) -> str:
     """
     Return what names a backbone: the SHA-256 of its base weights and of the tensors of an update
@@ -202,8 +207,8 @@ def backbone_digest(base_sha256: str, update: State) -> str:
     True
     """
     digest = hashlib.sha256(base_sha256.encode())
-    for name in sorted(update.keys() - {*HEAD_TENSORS, HEAD_PRIOR}):
-        tensor = np.ascontiguousarray(update[name])
+    for name, values in sorted(backbone_of(update).items()):
+        tensor = np.ascontiguousarray(values)
         digest.update(f'{name} {tensor.dtype.str} {tensor.shape}'.encode())
         digest.update(tensor.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
