@@ -128,7 +128,9 @@ class RoundKeeper:
 
     def _move(self, state: State, note: str) -> None:
         if state not in _MOVES[self.state] and state is not self.state:
-            raise LearnerError(f'the tuner is {self.state.value}, it can not be {state.value} next')
+            raise LearnerError(
+                f'the tuner is {self.state.value}, it can not be {state.value} next'
+            )
         self.state, self.note = state, note
 
     # The worker
