@@ -8,7 +8,7 @@ new weights and new heads.
 |---|---|
 | `labelled_batches` (LabelledBatch) | what to learn; what was missed is asked for |
 | `predictions` (Prediction) | load, and changes of scenario |
-| `frame_feature` (FrameFeature), `label_receipts` (LabelReceipt) | corrections for the instant head |
+| `frame_feature` (FrameFeature), `label_receipts` (LabelReceipt) | for the instant head |
 | `predicted_frame` (PredictedFrame) | frames without a label, where they are learned from |
 | `model` (ModelUpdate), `layers` (LayerStates), `verdicts` (ModelVerdict) | of `model_manager` |
 | `battery` (BatteryState) | for the budget |

@@ -27,7 +27,7 @@ class TunerSettings(Checked):
     )
     restart_delay_s: float = setting(
         2.0,
-        'pause before a dead worker is started again, in s; doubles, up to 60, while it dies again',
+        'pause before a dead worker is started again, in s; doubles up to 60 while it dies again',
         0.0,
         3600.0,
     )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import os
 from pathlib import Path
 from typing import Any
@@ -173,9 +173,7 @@ class Commands:
         """Send what a round has made."""
         self._reply_candidate('candidate', number, candidate, candidate.update)
 
-    def _reply_candidate(
-        self, op: str, number: int, made: Any, weights: Mapping[str, Any]
-    ) -> None:
+    def _reply_candidate(self, op: str, number: int, made: Any, weights: Any) -> None:
         from etuner_ros.core.models.weights import pack
 
         apart = ('update', 'weights', 'live_update', 'outcomes')

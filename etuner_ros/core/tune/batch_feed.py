@@ -71,7 +71,7 @@ class BatchFeed:
 
     @property
     def cursors(self) -> dict[str, int]:
-        """Last batch that the worker has, by collector; those of which it has none are left out."""
+        """Last batch that the worker has, by collector; without those of which it has none."""
         return {name: c.cursor for name, c in self._collectors.items() if c.cursor}
 
     @property
@@ -143,9 +143,9 @@ class BatchFeed:
             if collector.ask is not None and now - collector.asked_at > ANSWER_TIMEOUT_S:
                 self.on_failure(collector.ask)
             idle = name in self._collectors and collector.ask is None
-            if self._open and has_credit and idle and collector.behind:
-                if now >= collector.next_at:
-                    asks.append(self._ask(name, collector))
+            due = collector.behind and now >= collector.next_at
+            if self._open and has_credit and idle and due:
+                asks.append(self._ask(name, collector))
         return asks
 
     def _ask(self, name: str, collector: _Collector) -> Ask:
