@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, deque, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +19,8 @@ AHEAD_NS = 10**9  # by which a stamp may lie in the future
 BURST = 20  # corrections that an author may send at once
 LONGEST_AUTHOR = 200
 MOST_AUTHORS = 1000  # whose rate is watched
+GONE_S = 60.0  # so long it is remembered that a correction did not find its frame
+MANY_GONE = 3  # of them are worth a warning
 
 
 class Code(IntEnum):
@@ -72,7 +74,8 @@ class DeskRules:
     longest_label: int = 64
     authors: frozenset[str] = frozenset()  # empty: everyone
     author_rate_hz: float = 10.0  # 0: no limit
-    keep_s: float = 120.0  # how long frames are kept, for the reason of a refusal
+    keep_s: float = 120.0  # how long frames are kept, and in how much memory: for reasons
+    keep_mb: float = 256.0
 
 
 class LabelDesk:
@@ -92,6 +95,8 @@ class LabelDesk:
         self._store, self._buffer, self._clock = store, buffer, clock
         self.rules = rules or DeskRules()
         self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._gone: deque[tuple[float, Code]] = deque(maxlen=50)  # when
+        self.accepted = self.refused = 0
 
     def find(self, key: FrameKey) -> Frame | None:
         """Return a frame that is kept in memory or, once it was labelled, in the store."""
@@ -106,27 +111,67 @@ class LabelDesk:
         :param now_ns: on the clock that stamps frames; 0 = it has not started yet
         :param scenario_of: returns the scenario in which a frame was taken
         """
-        frame = self.find(correction.key)
+        receipt = self._decide(correction, now_ns, scenario_of)
+        if receipt.code is Code.ACCEPTED:
+            self.accepted += 1
+            self._gone.clear()
+        else:
+            self.refused += 1
+            if receipt.code in GONE:
+                self._gone.append((self._clock(), receipt.code))
+        return receipt
+
+    def trouble(self) -> str:
+        """Return why corrections do not find their frames; nothing when they do."""
+        while self._gone and self._clock() - self._gone[0][0] > GONE_S:
+            self._gone.popleft()
+        if len(self._gone) < MANY_GONE:
+            return ''
+        code = Counter(code for _, code in self._gone).most_common(1)[0][0]
+        cause = {
+            Code.TOO_OLD: f'they come later than keep_s ({self.rules.keep_s:.0f} s), or keep_mb '
+            f'({self.rules.keep_mb:.0f} MB) is too little',
+            Code.FUTURE_STAMP: 'the clocks are apart, or the stamps are wrong',
+        }.get(
+            code,
+            'stamp, frame_id and source have to be those of a Prediction that says `kept`; is '
+            'keep_rate_hz of inference too low?',
+        )
+        return f'{len(self._gone)} corrections in a row are for frames that are not there: {cause}'
+
+    def _decide(
+        self, correction: Correction, now_ns: int, scenario_of: Callable[[FrameKey], int]
+    ) -> Receipt:
         refusal = self._refusal(correction)
-        if refusal is not None:
-            return Receipt(*refusal, frame)
-        if frame is None:
-            return Receipt(*self._why_gone(correction.key, now_ns))
+        try:
+            frame = self.find(correction.key)
+            if refusal is not None:
+                return Receipt(*refusal, frame)
+            if frame is None:
+                return Receipt(*self._why_gone(correction.key, now_ns))
+            return self._store_it(correction, frame, now_ns, scenario_of)
+        except (StoreError, sqlite3.Error) as error:
+            return Receipt(Code.DISK_FULL, str(error))
+
+    def _store_it(
+        self,
+        correction: Correction,
+        frame: Frame,
+        now_ns: int,
+        scenario_of: Callable[[FrameKey], int],
+    ) -> Receipt:
+        label, author = correction.label, correction.author
         if not (frame.image or correction.withdraw or self._buffer.get(frame.key)):
             text = 'the picture of this frame made room for others, so nothing can be learned'
             return Receipt(Code.TOO_OLD, text, frame)
-        try:
-            said = self._store.said(frame.key).get(correction.author)
-            if correction.withdraw and said is None:
-                text = 'this author had said nothing of this frame'
-                return Receipt(Code.NOTHING_TO_WITHDRAW, text, frame)
-            if said == correction.label:
-                return Receipt(Code.DUPLICATE, 'this frame has this label already', frame)
-            scenario = scenario_of(frame.key)
-            stored = self._store.add(frame, correction.label, correction.author, now_ns, scenario)
-        except (StoreError, sqlite3.Error) as error:
-            return Receipt(Code.DISK_FULL, str(error), frame)
-        return Receipt(Code.ACCEPTED, outcome(stored, correction.label, frame), frame, stored)
+        said = self._store.said(frame.key).get(author)
+        if correction.withdraw and said is None:
+            text = 'this author had said nothing of this frame'
+            return Receipt(Code.NOTHING_TO_WITHDRAW, text, frame)
+        if said == label:
+            return Receipt(Code.DUPLICATE, 'this frame has this label already', frame)
+        stored = self._store.add(frame, label, author, now_ns, scenario_of(frame.key))
+        return Receipt(Code.ACCEPTED, outcome(stored, label, frame), frame, stored)
 
     def _refusal(self, correction: Correction) -> tuple[Code, str] | None:
         """Return why a correction is not taken, whatever its frame; None when it is."""
@@ -184,8 +229,8 @@ class LabelDesk:
             )
         return (
             Code.UNKNOWN_FRAME,
-            f"no frame of this stamp was kept for source '{_printable(key.source)}', frame_id "
-            f"'{_printable(key.frame_id)}'; copy them from its Prediction",
+            f'no frame of this stamp was kept for source {key.source[:100]!r}, frame_id '
+            f'{key.frame_id[:100]!r}; copy them from its Prediction',
         )
 
 
@@ -196,13 +241,7 @@ def outcome(stored: Stored, label: str, frame: Frame) -> str:
         kind = 'withdrawn'
     if not stored.label and stored.said:
         said = ' or '.join(sorted(set(stored.said.values())))
-        return f'{kind}; disputed: {_printable(said)}; not learned until one is said more often'
+        return f'{kind}; disputed: {said[:100]}; not learned until one is said more often'
     if label and stored.label != label:
         return f"{kind}; most say '{stored.label}', which counts"
     return kind
-
-
-def _printable(text: str, longest: int = 100) -> str:
-    """Return text that is safe to echo."""
-    clean = ''.join(c if c.isprintable() else '?' for c in text[: longest + 1])
-    return clean if len(text) <= longest else clean[: longest - 3] + '...'

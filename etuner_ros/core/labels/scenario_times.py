@@ -8,6 +8,8 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from operator import itemgetter
 
+from etuner_ros.core.labels.frame_buffer import FrameKey
+
 MOST_SOURCES = MOST_CHANGES = 1000
 LATE_NS = 5 * 10**9  # so much out of order a frame or a change may come
 
@@ -55,10 +57,10 @@ class ScenarioTimes:
             run.changes.sort()
             del run.changes[:-MOST_CHANGES]
 
-    def at(self, source: str, stamp_ns: int) -> int:
+    def of(self, key: FrameKey) -> int:
         """Return the scenario of a frame."""
-        run = self._runs.get(source)
+        run = self._runs.get(key.source)
         if run is None:
             return 0
-        index = bisect_right(run.changes, stamp_ns, key=itemgetter(0))
+        index = bisect_right(run.changes, key.stamp_ns, key=itemgetter(0))
         return run.changes[index - 1][1] if index else run.before

@@ -485,7 +485,7 @@ class LabelStore:
             'ORDER BY id DESC LIMIT ?',
             (limit,),
         )
-        return [FrameKey(*moment, uid=_unsigned(uid)) for *moment, uid in rows]
+        return [FrameKey(s, stamp, frame, _unsigned(uid)) for s, stamp, frame, uid in rows]
 
     # Room on the disk
 
