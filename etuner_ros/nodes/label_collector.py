@@ -3,18 +3,11 @@
 """
 `label_collector`: joins corrections with the frames they are about, stores them durably, hands out
 labelled batches.
-
-Subscribes `predicted_frame` (PredictedFrame), `frame_feature` and `exemplar_features`
-(FrameFeature), `labels` (LabelCorrection), `scenario_changes` (ScenarioChange), `verdicts`
-(ModelVerdict). Publishes `label_receipts` (LabelReceipt), `label_requests` (LabelRequest),
-`labelled_batches` (LabelledBatch, latched). Serves `~/get_batches` (GetBatches), `~/get_replay`
-(GetReplay), `~/rename_label` (RenameLabel), `~/get_statistics` (GetLabelStatistics).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import functools
+from collections.abc import Mapping
 import math
 from pathlib import Path
 import time
@@ -32,11 +25,13 @@ from etuner_ros.core.labels.batches import BatchMaker
 from etuner_ros.core.labels.desk import Code, LabelDesk
 from etuner_ros.core.labels.frame_buffer import FrameBuffer
 from etuner_ros.core.labels.joiner import Joiner
+from etuner_ros.core.labels.renaming import rename
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
 from etuner_ros.core.labels.settings import CollectorSettings, LIVE, names
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.nodes import label_messages
+from etuner_ros.nodes.answering import answering
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
@@ -45,32 +40,19 @@ from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
-MOST_BATCHES = 256  # in one answer
-TICK_S = 0.1
 ASKED_S = 60.0  # so long after a request somebody should listen to them
-
-
-def answering(service: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a service answer whatever happens: a label store may fail at any moment."""
-
-    @functools.wraps(service)
-    def call(self: Any, request: Any, response: Any) -> Any:
-        try:
-            service(self, request, response)
-        except Exception as error:  # a service has to answer
-            self.health.problem(str(error))
-            response.error_code = response.STORE
-            response.error_msg = f'the label store does not answer: {error}'
-        return response
-
-    return call
 
 
 class LabelCollectorNode(Node):
     """
     Collects labels.
 
-    What it subscribes, publishes and serves stands at the top of this file.
+    Subscribes `predicted_frame` (PredictedFrame), `labels` (LabelCorrection), `frame_feature` and
+    `exemplar_features` (FrameFeature), `scenario_changes` (ScenarioChange), `verdicts`
+    (ModelVerdict). Publishes `label_receipts` (LabelReceipt), `label_requests` (LabelRequest),
+    `labelled_batches` (LabelledBatch, latched). Serves `~/get_batches` (GetBatches),
+    `~/get_replay` (GetReplay), `~/rename_label` (RenameLabel), `~/get_statistics`
+    (GetLabelStatistics).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -113,7 +95,7 @@ class LabelCollectorNode(Node):
         serve(srv.GetReplay, '~/get_replay', self._on_get_replay)
         serve(srv.RenameLabel, '~/rename_label', self._on_rename)
         serve(srv.GetLabelStatistics, '~/get_statistics', self._on_statistics)
-        steady_timer(self, TICK_S, self._on_tick)
+        steady_timer(self, 0.1, self._on_tick)
         if settings.request_period_s > 0:
             steady_timer(self, settings.request_period_s, self._request_label)
             hear(msg.FrameFeature, 'frame_feature', self._on_feature, reliable(30))
@@ -145,10 +127,7 @@ class LabelCollectorNode(Node):
     def _why_unreadable(self) -> str:
         if not (count := len(self._store.unreadable)):
             return ''
-        return (
-            f'{count} pictures in {self._store.path} are damaged and left out; `etuner labels '
-            f'check` says more'
-        )
+        return f'{count} pictures are damaged and left out; `etuner labels check` says more'
 
     def _diagnostics(self) -> Mapping[str, object]:
         return {
@@ -208,11 +187,8 @@ class LabelCollectorNode(Node):
             self._publish_batch(batch)
 
     def _publish_batch(self, number: int) -> None:
-        self._batches.publish(self._batch(number))
-
-    def _batch(self, number: int) -> msg.LabelledBatch:
-        name = self.get_fully_qualified_name()
-        return label_messages.batch_message(name, number, self._store.batch(number))
+        name, batch = self.get_fully_qualified_name(), self._store.batch(number)
+        self._batches.publish(label_messages.batch_message(name, number, batch))
 
     @guarded
     def _on_scenario(self, message: msg.ScenarioChange) -> None:
@@ -248,14 +224,9 @@ class LabelCollectorNode(Node):
     def _on_get_batches(self, request: Any, response: Any) -> None:
         response.collector = self.get_fully_qualified_name()
         response.last_batch_id = self._store.last_batch()
-        first, limit = max(request.from_batch_id, 1), min(request.limit or 16, MOST_BATCHES)
-        batches, size = [], 0
-        for number in range(first, min(first + limit, response.last_batch_id + 1)):
-            batches.append(self._batch(number))
-            size += sum(len(s.image.data) for s in batches[-1].samples)
-            if size > ANSWER_BYTES:  # the rest is asked for again
-                break
-        response.batches = batches
+        piece = self._maker.again(request.from_batch_id, request.limit, ANSWER_BYTES)
+        name = response.collector
+        response.batches = [label_messages.batch_message(name, *found) for found in piece]
 
     @answering
     def _on_get_replay(self, request: Any, response: Any) -> None:
@@ -267,23 +238,11 @@ class LabelCollectorNode(Node):
 
     @answering
     def _on_rename(self, request: Any, response: Any) -> None:
-        old, new = request.label.strip(), request.new_label.strip()
         longest = self.settings.max_label_length
-        if not new or len(new) > longest or not new.isprintable():
-            response.error_code = response.INVALID_LABEL
-            response.error_msg = f'the new label must be printable, of 1 to {longest} characters'
-            return
-        known = [s.label for s in self._store.statistics()]
-        if old not in known:
-            response.error_code = response.UNKNOWN_LABEL
-            labels = short(', '.join(known), 500)
-            response.error_msg = f"no frame is labelled '{short(old, 60)}'; labels: {labels}"
-            return
-        response.changed = self._store.rename(old, new)
+        renamed = rename(self._store, request.label, request.new_label, longest)
+        response.error_code, response.error_msg = int(renamed.code), short(renamed.text, 600)
+        response.changed = renamed.changed
         self._hand_out()
-        text = 'merged with' if new in known else 'renamed to'
-        response.error_msg = f"'{old}' {text} '{new}' in {response.changed} frames"
-        self.get_logger().info(response.error_msg)
 
     @answering
     def _on_statistics(self, _request: Any, response: Any) -> None:

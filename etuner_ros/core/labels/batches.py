@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import time
 
-from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.store import Batch, LabelStore
+
+MOST_BATCHES, SOME_BATCHES = 256, 16  # in one piece, and when none is wanted in particular
 
 
 class BatchMaker:
@@ -52,3 +54,20 @@ class BatchMaker:
         if (last := self._store.last_batch()) > self._last:
             self._last = last
             yield last
+
+    def again(self, first: int, limit: int, most_bytes: int) -> list[tuple[int, Batch]]:
+        """
+        Return batches that were handed out already, from one on, with their numbers.
+
+        :param limit: at most so many; 0 = some
+        :param most_bytes: of pictures after which no further batch is begun
+        """
+        first, size = max(first, 1), 0
+        end = first + min(limit or SOME_BATCHES, MOST_BATCHES)
+        found: list[tuple[int, Batch]] = []
+        for number in range(first, min(end, self._store.last_batch() + 1)):
+            if size > most_bytes:
+                break
+            found.append((number, self._store.batch(number)))
+            size += sum(len(s.image) for s in found[-1][1].samples)
+        return found

@@ -134,10 +134,11 @@ class LabelStore:
 
     :param path: the database file; its folder is made
     :param budget_bytes: of pictures; pictures of the largest class make room. 0 = no limit
+    :param set_aside: keep a damaged file under another name and begin anew
     :raises StoreError: when it can't be opened
     """
 
-    def __init__(self, path: Path, budget_bytes: int = 0) -> None:
+    def __init__(self, path: Path, budget_bytes: int = 0, set_aside: bool = True) -> None:
         self.path, self.budget_bytes = path, budget_bytes
         self.warnings: list[str] = []
         self.unreadable: set[int] = set()  # frames whose picture turned out to be damaged
@@ -148,6 +149,8 @@ class LabelStore:
             except sqlite3.OperationalError:  # locked, full, not allowed: not the file's fault
                 raise
             except sqlite3.DatabaseError as error:
+                if not set_aside:
+                    raise
                 self._set_aside(error)
                 self._open()
         except (OSError, sqlite3.Error) as error:
