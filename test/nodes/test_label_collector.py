@@ -14,7 +14,9 @@ from rosgraph_msgs.msg import Clock
 
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.labels.desk import Code
 from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.core.labels.renaming import RenameCode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.msg import (
     FrameFeature,
@@ -88,6 +90,12 @@ def test_a_correction_and_a_confirmation_are_accepted(desk):
     assert receipt.sample_id == 1
     assert receipt.message == 'corrected'
     assert desk.say(second.header, 'mug').message == 'confirmed'
+
+
+def test_receipts_have_the_codes_of_the_message():
+    assert {c.name: int(c) for c in Code} == {c.name: getattr(LabelReceipt, c.name) for c in Code}
+    codes = {c.name: getattr(RenameLabel.Response, c.name) for c in RenameCode}
+    assert {c.name: int(c) for c in RenameCode} == codes
 
 
 def test_an_unknown_stamp_is_refused_with_the_reason(desk):
