@@ -195,13 +195,15 @@ class LabelStore:
         :raises sqlite3.DatabaseError: when something is damaged
         """
         tables = self._database.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
         ).fetchall()
         for (table,) in tables:
             if table in ('votes', 'items'):
                 (found,) = self._database.execute(f'PRAGMA quick_check({table})').fetchone()
                 if found != 'ok':
                     raise sqlite3.DatabaseError(found)
+        if ('sqlite_sequence',) in tables:
+            self._one('SELECT MAX(seq) FROM sqlite_sequence')
         if ('frames',) in tables:
             # Every row up to its picture, and every index.
             self._database.execute('SELECT MAX(format) FROM frames NOT INDEXED').fetchone()
