@@ -234,6 +234,8 @@ class LabelCollectorNode(Node):
         up_to = min(request.up_to_batch_id, self._store.last_batch())
         replay = self._store.replay(up_to, request.count, request.skip, ANSWER_BYTES)
         response.total = replay.total
+        response.renamed_from = [old for old, _ in replay.renamed]
+        response.renamed_to = [new for _, new in replay.renamed]
         response.samples = [label_messages.sample_message(s) for s in replay.samples]
 
     @answering

@@ -95,6 +95,7 @@ class Replay:
     """Samples to learn from again."""
 
     total: int  # that there are
+    renamed: list[tuple[str, str]]  # old name, new name, in order
     samples: list[StoredSample]  # the next ones
 
 
@@ -627,7 +628,12 @@ class LabelStore:
                 break
             samples.append(sample)
             size += len(sample.image)
-        return Replay(len(wanted), samples)
+        renamed = self._database.execute(
+            'SELECT renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS NOT NULL '
+            'ORDER BY id',
+            (up_to_batch,),
+        ).fetchall()
+        return Replay(len(wanted), renamed, samples)
 
     def note_learned(self, batch_id: int, version: int) -> None:
         """

@@ -14,9 +14,8 @@ import time
 from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
 from etuner_ros.nodes.label_messages import key_of
-from etuner_ros.nodes.messages import short
+from etuner_ros.nodes.messages import short, tuner_state
 
-STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 MOST_POINTS = 2000  # of the timeline
 MOST_CLASSES = 500
 SILENT_S = 3.0  # without a prediction
@@ -214,7 +213,7 @@ class TeachingState:
             best = seen.labels[0] if seen.labels else 'no class yet'
             words = f'{short(best)} · {seen.confidence:.0%} · version {seen.model_version}'
         if status is not None:
-            name = STATES[min(status.state, len(STATES) - 1)]
+            name = tuner_state(status)
             known = status.reason.startswith(name)
             doing = status.reason if known else f'{name}: {status.reason}'
             line += f' · scenario {status.scenario}'
