@@ -22,7 +22,8 @@ class CollectorClients:
     Two clients for each collector of a feed: `~/get_batches` and `~/get_replay`.
 
     :param take: takes a batch that the worker has not had
-    :param replay: takes samples of a collector that the live weights have learned
+    :param replay: takes samples of a collector that the live weights have learned, and which
+        labels are called otherwise since
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class CollectorClients:
         feed: BatchFeed,
         health: Health,
         take: Callable[[LabelledBatch], None],
-        replay: Callable[[str, Sequence[LabelledSample]], None],
+        replay: Callable[[str, Sequence[LabelledSample], list[tuple[str, str]]], None],
     ) -> None:
         self._node, self._feed, self._health = node, feed, health
         self._take, self._replay = take, replay
@@ -89,7 +90,9 @@ class CollectorClients:
             self._feed.on_failure(ask)
         elif ask.replay:
             if self._feed.on_replay(ask, len(answer.samples), answer.total):
-                self._replay(ask.collector, answer.samples)
+                first = ask.skip == 0  # labels are renamed once, before the first samples
+                renamed = zip(answer.renamed_from, answer.renamed_to) if first else ()
+                self._replay(ask.collector, answer.samples, list(renamed))
         else:
             by_id = {batch.batch_id: batch for batch in answer.batches}
             for batch_id in self._feed.on_batches(ask, sorted(by_id), answer.last_batch_id):

@@ -317,9 +317,11 @@ class TunerNode(Node):
             )
             self._maybe_start_round()
 
-    def _take_replay(self, collector: str, samples: Sequence[LabelledSample]) -> None:
+    def _take_replay(
+        self, name: str, samples: Sequence[LabelledSample], renamed: list[tuple[str, str]]
+    ) -> None:
         self._link.send(
-            messages.samples_message(collector, samples, False, [], self._scenarios.at)
+            messages.samples_message(name, samples, False, renamed, self._scenarios.at)
         )
 
     @guarded
