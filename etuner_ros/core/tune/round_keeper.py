@@ -313,13 +313,12 @@ class RoundKeeper:
             now = self._clock()
             running.seconds = now - running.began
             self.budget.on_round(now, running.seconds, self.energy.end(running.seconds))
-            self.last_round_s = running.seconds
-            self.tuning_s += running.seconds
         return running.seconds
 
     def _end(self, how: How, text: str, version: int | None = None) -> None:
         assert self.round is not None
         seconds, self.round = self._charge(self.round), None
+        self.last_round_s, self.tuning_s = seconds, self.tuning_s + seconds
         awaited = how is How.ACCEPTED and self._awaited is not None
         self._move(State.ACCEPTED if awaited else State.WAITING, text)
         self._ended(End(how, text, seconds, version))
