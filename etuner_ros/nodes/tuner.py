@@ -212,6 +212,7 @@ class TunerNode(Node):
         self._feed.stop()
         self._keeper.on_down(text)
         self._link.died(least_delay_s)
+        self._say()
 
     @guarded
     def _on_worker(self) -> None:
@@ -256,6 +257,7 @@ class TunerNode(Node):
             room = int(self._train.replay_mb * 1e6 / picture)
             self._feed.restart(learned_of(self._update), room)
             self._collectors.ask(self._link.has_credit)
+            self._say()
         self._maybe_start_round()
 
     def _worker_died(self, message: dict[str, Any]) -> None:

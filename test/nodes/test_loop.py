@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 import torch
 
@@ -27,6 +28,7 @@ from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
 from etuner_ros.core.tune import frame_features
+from etuner_ros.core.tune.batch_feed import MOST_COLLECTORS
 from etuner_ros.msg import (
     LabelCorrection,
     LabelledBatch,
@@ -41,6 +43,7 @@ from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 from etuner_ros.nodes.tuner import TunerNode
 from etuner_ros.srv import RenameLabel
+from etuner_ros.worker.client import WorkerClient
 from etuner_ros.worker.loop import Worker
 
 
@@ -88,7 +91,13 @@ class Robot:
         """Show a picture and say what it is."""
         seen, count = self.show(image), len(self.receipts)
         self.labels.publish(
-            LabelCorrection(header=seen.header, source=seen.source, label=label, author='ann')
+            LabelCorrection(
+                header=seen.header,
+                source=seen.source,
+                frame_uid=seen.frame_uid,
+                label=label,
+                author='ann',
+            )
         )
         self.ros.until(lambda: len(self.receipts) > count, 'a receipt')
         return self.receipts[-1]
@@ -298,6 +307,93 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
     )
 
 
+def test_a_hung_worker_is_noticed_and_its_round_ends(ros, deployed, frames):
+    settings = {'train__epochs': 1000.0, 'train__max_iterations': 100000, 'head__enabled': False}
+    robot = Robot(ros, deployed, restart_delay_s=0.1, **settings)
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.statuses[-1].progress > 0, 'a round')
+    first = robot.tuner._worker_pid
+    robot.tuner.set_parameters([Parameter('worker_timeout_s', value=2.0)])
+    os.kill(first, signal.SIGSTOP)
+    ros.until(lambda: any('hangs' in s.reason for s in robot.statuses), 'it to be noticed')
+    robot.tuner.set_parameters([Parameter('worker_timeout_s', value=300.0)])
+    ros.until(lambda: robot.state == TunerStatus.TUNING, 'the round of the next worker')
+    assert robot.tuner._worker_pid != first
+    assert not psutil.pid_exists(first)
+    assert robot.statuses[-1].tuning_s > 0, 'the lost round has cost its time'
+
+
+def test_a_restarted_worker_replays_what_was_learned_before_any_round_starts(
+    ros, deployed, frames, monkeypatch
+):
+    shared = {'model__weights': str(deployed), 'gate__enabled': False}
+    robot = Robot(ros, deployed, shared, head__enabled=False, restart_delay_s=0.1)
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'version 1')
+    ros.until(lambda: robot.state == TunerStatus.WAITING, 'the worker to follow')
+    sent: list[dict] = []
+    real = WorkerClient.send
+    monkeypatch.setattr(WorkerClient, 'send', lambda c, m: (sent.append(m), real(c, m)))
+    os.kill(robot.tuner._worker_pid, signal.SIGKILL)
+    ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
+    for image in pictures(frames, 'race_car')[:4]:  # while no worker is there
+        robot.teach(image, 'race_car')
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
+    told = [
+        (m['op'], m.get('new'), sorted({s['label'] for s in m.get('samples', ())}))
+        for m in sent
+        if m['op'] in ('samples', 'round')
+    ]
+    assert told == [
+        ('samples', False, ['tray']),
+        ('samples', True, ['race_car']),
+        ('round', None, []),
+    ]
+
+
+def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
+    ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
+    tuner = ros.add(TunerNode, model__weights=str(deployed))
+    batches = ros.speak(LabelledBatch, 'labelled_batches', LATCHED)
+    ros.until(lambda: tuner._keeper.ready, 'the worker')
+    for number in range(60):
+        batches.publish(LabelledBatch(collector=f'/x{number}', batch_id=2))
+        ros.until(lambda n=number: f'/x{n}' in tuner._feed.collectors, 'it to be heard')
+    batches.publish(LabelledBatch(collector='no name!', batch_id=2))
+    told = ros.listen(DiagnosticArray, '/diagnostics')
+    ros.until(
+        lambda: any(
+            'no collector can be called' in v.value
+            for m in told
+            for v in m.status[0].values
+            if v.key == 'last problem'
+        ),
+        'the name to be refused',
+    )
+    assert len(tuner._feed.collectors) <= MOST_COLLECTORS
+    assert len(tuner._collectors) <= 2 * MOST_COLLECTORS
+
+
+def test_the_tuner_remembers_how_it_tuned_over_a_restart(ros, deployed, ros_home):
+    ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
+    first = ros.add(TunerNode, model__weights=str(deployed))
+    first._lazy.on_round_end(10, 0.5)
+    needed = first._lazy.batches_needed
+    assert needed > 1
+    ros.remove(first)
+    files = list((ros_home / 'etuner' / 'tuner').iterdir())
+    assert [f.suffix for f in files] == ['.json']
+    again = ros.add(TunerNode, model__weights=str(deployed))
+    assert again._lazy.batches_needed == needed
+    ros.remove(again)
+    files[0].write_text('{"lazy_tune"')
+    fresh = ros.add(TunerNode, model__weights=str(deployed))
+    assert fresh._lazy.batches_needed == 1
+    assert 'is damaged' in fresh.health._problem
+
+
 def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, deployed, frames):
     # Which batches it gets is looked at, not whether a round of four samples is any good.
     shared = {'model__weights': str(deployed), 'gate__enabled': False}
@@ -328,25 +424,27 @@ def test_the_instant_head_learns_the_label_that_counts_and_forgets_what_is_taken
     robot = Robot(ros, deployed)
     car = pictures(frames, 'race_car')[0]
 
-    def say(head: object, label: str, author: str, withdraw: bool = False) -> LabelReceipt:
+    def say(seen: Prediction, label: str, author: str) -> LabelReceipt:
         count = len(robot.receipts)
         robot.labels.publish(
-            LabelCorrection(header=head, label=label, author=author, withdraw=withdraw)
+            LabelCorrection(
+                header=seen.header, frame_uid=seen.frame_uid, label=label, author=author
+            )
         )
         ros.until(lambda: len(robot.receipts) > count, 'a receipt')
         return robot.receipts[-1]
 
-    head = robot.show(car).header
-    say(head, 'race_car', 'ann')
+    seen = robot.show(car)
+    say(seen, 'race_car', 'ann')
     ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show')
-    assert say(head, 'truck', 'bob').counting_label == ''
+    assert say(seen, 'truck', 'bob').counting_label == ''
     ros.until(lambda: robot.show(car).labels[0] != 'race_car', 'a disputed label to be forgotten')
-    say(head, 'race_car', 'eve')
+    say(seen, 'race_car', 'eve')
     ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the label that most say')
-    assert say(head, 'bus', 'kim').counting_label == 'race_car'
+    assert say(seen, 'bus', 'kim').counting_label == 'race_car'
     assert not robot.batches, 'all of it before any batch went out'
     version = robot.show(car).model_version
-    say(robot.show(pictures(frames, 'tray')[0]).header, 'tray', 'ann')  # makes another version
+    say(robot.show(pictures(frames, 'tray')[0]), 'tray', 'ann')  # makes another version
     ros.until(lambda: robot.show(car).model_version > version, 'the next version')
     assert robot.show(car).labels[0] == 'race_car', 'who is outvoted is not learned from'
 
