@@ -237,7 +237,7 @@ HUMBLE_KEYWORDS = {
 def ros_sources(repository: Path) -> list[Path]:
     return [
         *sorted((repository / 'etuner_ros' / 'nodes').glob('*.py')),
-        repository / 'etuner_ros' / 'demo.py',
+        *sorted((repository / 'etuner_ros' / 'demo').glob('*.py')),
     ]
 
 
@@ -300,7 +300,7 @@ def test_the_code_is_python_3_10(repository):
         ast.parse(path.read_text(), feature_version=(3, 10))
 
 
-def test_config_and_readme_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
+def test_config_and_reference_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
     import numpy as np
 
     from etuner_ros.core.images.codec import encode_jpeg
@@ -348,13 +348,12 @@ def test_config_and_readme_agree_with_what_is_declared(repository, deployed, ros
                 assert isinstance(value, type(own[node][parameter].value)), (
                     f'{pattern}: {parameter}'
                 )
-    readme = (repository / 'README.md').read_text()
     pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
+    text = pages['parameters']()
     for name, parameters in own.items():
         on_page = {parameter for parameter, _, _ in pages['declared'](name)}
         assert on_page == set(parameters) - {'autostart'}, f'reference page of {name}'
-        for parameter in parameters:
-            assert f'`{parameter}`' in readme, f'README does not list {parameter} of {name}'
+        assert all(f'`{parameter}`' in text for parameter in on_page)
 
 
 def test_the_environment_is_that_of_the_pins(repository):
