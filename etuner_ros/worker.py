@@ -205,7 +205,7 @@ class Worker:
 
         from etuner_ros.core.images.codec import decode, resize_square
         from etuner_ros.core.learn.learner import Learner
-        from etuner_ros.core.learn.replay import Sample
+        from etuner_ros.core.learn.sample import Sample
         from etuner_ros.core.models.base_weights import prepare
         from etuner_ros.core.models.networks import choose_device, forward_shares, from_base
         from etuner_ros.core.models.weights import read_base
@@ -286,7 +286,7 @@ class Worker:
 
     def _on_samples(self, message: Message) -> None:
         from etuner_ros.core.images.codec import decode, resize_square
-        from etuner_ros.core.learn.replay import Sample
+        from etuner_ros.core.learn.sample import Sample
 
         for label, new_label in message['renamed']:
             self._learner.rename(label, new_label)
@@ -310,7 +310,7 @@ class Worker:
         import torch
 
         from etuner_ros.core.images.codec import decode, resize_square
-        from etuner_ros.core.learn.replay import Sample
+        from etuner_ros.core.learn.sample import Sample
 
         image = resize_square(decode(message['image']), self._learner.input_size)
         sample = Sample.of(message['id'], '', message['scenario'], image)
@@ -341,7 +341,7 @@ class Worker:
 
     def _run_round(self, number: int) -> bool:
         """Run a round; return False when memory ran out and it should be tried in halves."""
-        from etuner_ros.core.learn.learner import RoundCancelled
+        from etuner_ros.core.learn.round import RoundCancelled
         from etuner_ros.core.learn.trainer import Step
 
         try:

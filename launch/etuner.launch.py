@@ -8,6 +8,10 @@ themselves up (`autostart`). Two instances in two namespaces run side by side: a
 relative.
 """
 
+from pathlib import Path
+import re
+from tempfile import NamedTemporaryFile
+
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -39,7 +43,8 @@ ARGUMENTS = {
     ),
     'params_file': (
         '',
-        "a YAML file with parameters that win over the package's config/etuner.yaml",
+        "a YAML file with parameters that win over the package's config/etuner.yaml; names of "
+        'nodes in it count in the namespace of this launch',
     ),
     'namespace': ('', 'namespace of all nodes'),
     'camera_name': (
@@ -48,27 +53,59 @@ ARGUMENTS = {
     ),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
-    'autostart': ('true', 'false waits for an external lifecycle manager'),
-    'autoplay': ('true', 'false: the camera node waits for ~/play'),
-    'use_sim_time': ('false', 'true follows /clock'),
+    'autostart': (
+        '',
+        'false waits for an external lifecycle manager; empty: see the params file (true)',
+    ),
+    'autoplay': ('', 'false: the camera node waits for ~/play; empty: see the params file (true)'),
+    'use_sim_time': ('', 'true follows /clock; empty: see the params file (false)'),
     'log_level': ('info', 'debug, info, warn, error'),
 }
 
 
+NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
+# A section of a params file, by a node's name alone or in any namespace.
+SECTION = re.compile(rf'^(["\']?)(?:/\*\*/)?({"|".join(NODES)})\b', re.MULTILINE)
+
+
+def addressed(params_file, namespace):
+    """
+    Return a copy of a params file in which the nodes' sections name this namespace.
+
+    ROS takes a name alone for one in the root namespace. And where two sections fit a node, ROS
+    takes the one whose name came first in all files for the weaker one: under the names that
+    config/etuner.yaml uses, a section would be weaker than `/**` of the same file.
+    """
+    text = Path(params_file).expanduser().read_text()
+    with NamedTemporaryFile('w', prefix='etuner_params_', suffix='.yaml', delete=False) as copy:
+        copy.write(SECTION.sub(lambda found: f'{found[1]}{namespace}/{found[2]}', text))
+    return copy.name
+
+
 def compose(context):
     """Put the nodes together; arguments are declared outside, so that --show-args lists them."""
-    defaults = PathJoinSubstitution([FindPackageShare('etuner_ros'), 'config', 'etuner.yaml'])
-    files = [defaults]
-    if LaunchConfiguration('params_file').perform(context):
-        files.append(LaunchConfiguration('params_file'))
-    shared = {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)}
-    for argument, parameter in (('model', 'model.architecture'), ('weights', 'model.weights')):
-        if LaunchConfiguration(argument).perform(context):
-            shared[parameter] = ParameterValue(LaunchConfiguration(argument), value_type=str)
-    autostart = {'autostart': ParameterValue(LaunchConfiguration('autostart'), value_type=bool)}
-    name = {}
-    if LaunchConfiguration('camera_name').perform(context):
-        name['source'] = ParameterValue(LaunchConfiguration('camera_name'), value_type=str)
+
+    def given(names, kind):
+        """Return the parameters whose arguments are not empty, by argument."""
+        return {
+            parameter: ParameterValue(LaunchConfiguration(argument), value_type=kind)
+            for argument, parameter in names.items()
+            if LaunchConfiguration(argument).perform(context)
+        }
+
+    namespace = LaunchConfiguration('namespace').perform(context)
+    if not namespace.startswith('/'):
+        outer = context.launch_configurations.get('ros_namespace', '').strip('/')
+        namespace = '/'.join(['', *filter(None, (outer, namespace))])
+    files = [PathJoinSubstitution([FindPackageShare('etuner_ros'), 'config', 'etuner.yaml'])]
+    if params_file := LaunchConfiguration('params_file').perform(context):
+        files.append(addressed(params_file, namespace.rstrip('/')))
+    shared = {
+        **given({'use_sim_time': 'use_sim_time'}, bool),
+        **given({'model': 'model.architecture', 'weights': 'model.weights'}, str),
+    }
+    autostart = given({'autostart': 'autostart'}, bool)
+    name = given({'camera_name': 'source'}, str)
 
     images = [
         ('image_raw', LaunchConfiguration('image_topic')),
@@ -80,7 +117,7 @@ def compose(context):
             package='etuner_ros',
             executable=executable,
             name=executable,
-            parameters=[*files, shared, own or {}],
+            parameters=[*files, {**shared, **(own or {})}],
             output='screen',
             respawn=True,
             respawn_delay=2.0,
@@ -102,10 +139,7 @@ def compose(context):
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]
     if LaunchConfiguration('source').perform(context):
-        playing = {
-            'source': ParameterValue(LaunchConfiguration('source'), value_type=str),
-            'autoplay': ParameterValue(LaunchConfiguration('autoplay'), value_type=bool),
-        }
+        playing = {**given({'source': 'source'}, str), **given({'autoplay': 'autoplay'}, bool)}
         nodes.append(node('camera', playing, remappings=images))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
 

@@ -19,12 +19,13 @@ import time
 import torch
 from torch import Tensor
 
+from etuner_ros.core.identity import DEPLOYED
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import open_source
 from etuner_ros.core.learn.activation_cache import ActivationCache
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.learner import unit_grams
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.prober import unit_grams
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import view
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.deploy import extract_features, fit_head
@@ -159,7 +160,7 @@ def _layout(model: Classifier, images: Sequence, labels: Sequence[str], turns: i
 def _cache(model: Classifier, images: Sequence, labels: Sequence[str], turns: int) -> list[Row]:
     # Pictures that the head was not fitted to: their loss is large enough to differ.
     unseen = [i for i in range(200, len(images)) if labels[i] in model.classes][:BATCH]
-    samples = [Sample.of(str(i), labels[i], 0, images[i]) for i in unseen]
+    samples = [Sample.of(str(i), labels[i], DEPLOYED, images[i]) for i in unseen]
     target = _target(model, [s.label for s in samples])
     keys = [(s.sample_id, 1) for s in samples]
     steps, rows, caches = [], [], {}

@@ -20,9 +20,11 @@ import torch
 from etuner_ros.bench.serving import inference, Measured, Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.learner import unit_grams
-from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.learn.prober import unit_grams
+from etuner_ros.core.learn.replay import Replay
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.networks import build, pretrained_spec
 
 matplotlib.use('Agg')
@@ -47,6 +49,9 @@ def _milliseconds(way: Callable[[], object], turns: int) -> float:
     return 1e3 * statistics.median(times)
 
 
+HERE = Scenario('', 3)
+
+
 def replay_growth() -> dict[str, list[tuple[int, float]]]:
     """Return ms to draw a batch of 16, and to add a sample to a full store, by images kept."""
     draw, add = [], []
@@ -54,16 +59,16 @@ def replay_growth() -> dict[str, list[tuple[int, float]]]:
         count = 10**exponent
         replay = Replay(count)  # of one byte each, so that the bookkeeping alone is measured
         for i in range(count):
-            replay.add(Sample(str(i), f'class {i % 100}', i % 10, b'x'))
+            replay.add(Sample(str(i), f'class {i % 100}', Scenario('', i % 10), b'x'))
         rng = np.random.default_rng(0)
         numbers = iter(range(10**9))
-        draw.append((count, _milliseconds(lambda r=replay, g=rng: r.draw(16, g, 3, 0.5), 20)))  # type: ignore[misc]
+        draw.append((count, _milliseconds(lambda r=replay, g=rng: r.draw(16, g, [HERE], 0.5), 20)))  # type: ignore[misc]
         add.append(
             (
                 count,
                 _milliseconds(
                     lambda r=replay, n=numbers: r.add(
-                        Sample(f'new {next(n)}', 'class 0', 3, b'x')
+                        Sample(f'new {next(n)}', 'class 0', HERE, b'x')
                     ),  # type: ignore[misc]
                     20,
                 ),

@@ -12,14 +12,17 @@ import sys
 import threading
 
 from etuner_ros.core.config import SimFreezeConfig, TrainConfig
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import open_source
 from etuner_ros.core.learn.learner import Learner
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import Step
 from etuner_ros.core.models.networks import from_base
 from etuner_ros.core.models.weights import read_base
 from etuner_ros.nodes.inference import main as run_node
+
+HERE = Scenario('camera', 0)
 
 
 def tune_for_ever(base: Path, stream: str, count: int, counts: Path) -> None:
@@ -34,7 +37,7 @@ def tune_for_ever(base: Path, stream: str, count: int, counts: Path) -> None:
         number += 1
         learner.add_samples(
             [
-                Sample.of(f'{i}/{number}', f.label, 0, x)
+                Sample.of(f'{i}/{number}', f.label, HERE, x)
                 for i, (f, x) in enumerate(zip(frames, images))
             ]
         )

@@ -24,8 +24,10 @@ from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.simulate import Library
 from etuner_ros.bench.streams import make_stream, Setting, Stream
 from etuner_ros.core.config import HeadConfig, LabelValueConfig, TrainConfig
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.labels.value import LabelValue
-from etuner_ros.core.learn.instant_head import InstantHead, Unlabelled
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.self_training import Unlabelled
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 
 LABELS = (50, 100, 200)
@@ -75,14 +77,16 @@ class _Learner:
         for scene, pool in enumerate(pools(self.stream)):
             for picture in pool:
                 if picture.name not in labelled:
-                    kept.add(replace(self.library.samples[picture.name], scenario=scene))
+                    kept.add(
+                        replace(self.library.samples[picture.name], scenario=Scenario('', scene))
+                    )
         frames = kept.samples
         self.head = InstantHead(self.head.features, HeadConfig())
         self.head.rebuild(
             self.rows(self.known),
             [p.label for p in self.known],
             unlabelled=Unlabelled(
-                self.library.features(frames), [f.scenario for f in frames], self.scenes
+                self.library.features(frames), [f.scenario.number for f in frames], self.scenes
             ),
         )
 

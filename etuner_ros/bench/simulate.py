@@ -30,7 +30,8 @@ from etuner_ros.bench.streams import BATCH_GAP_S, Stream
 from etuner_ros.core.config import ScenarioConfig, TrainConfig
 from etuner_ros.core.cost import CostMeter, OTHER
 from etuner_ros.core.decide.scenario import ScenarioDetector
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.identity import DEPLOYED
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import planned_iterations
 from etuner_ros.core.models.deploy import fit_head
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
@@ -62,7 +63,7 @@ class Library:
         self.architecture, self.size, self.weights = architecture, size, weights
         self.model = build(pretrained_spec(architecture, size), weights or 'pretrained')
         self.samples = {
-            p.name: Sample.of(p.name, p.label, 0, p.image(size)) for p in self.pictures
+            p.name: Sample.of(p.name, p.label, DEPLOYED, p.image(size)) for p in self.pictures
         }
         digest = hashlib.sha256(f'{architecture} {size}'.encode())
         for tensor in self.model.state_dict().values():

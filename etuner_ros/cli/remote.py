@@ -20,7 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.files import home
+from etuner_ros.core.files import models_home
 from etuner_ros.core.models.export import export_version
 from etuner_ros.msg import LabelReceipt, Prediction, TunerStatus
 from etuner_ros.nodes.qos import LATCHED, reliable
@@ -105,7 +105,7 @@ def models(arguments: argparse.Namespace) -> int:
 
 def _store_folder(node: str) -> Path:
     found = ask(ListVersions, f'{node}/list_versions')
-    folder = home('models') / found.base_sha256[:16]
+    folder = models_home(node.rpartition('/')[0]) / found.base_sha256[:16]
     if not folder.is_dir():
         raise EtunerError(f'the store is not in {folder} on this computer; name it with --folder')
     return folder

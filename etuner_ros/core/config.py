@@ -71,8 +71,9 @@ class LazyTuneConfig(Checked):
     )
     min_batches: int = setting(
         1,
-        'fewest batches that a round waits for; 1 = the paper. More where the instant head '
-        'answers corrections at once, so that nothing is urgent',
+        'fewest batches that the progress of rounds makes one wait for; 1 = the paper. More where '
+        'the instant head answers corrections at once. A change of scenario, a new class and '
+        'requests go below',
         1,
         1000,
     )
@@ -80,7 +81,7 @@ class LazyTuneConfig(Checked):
     pays: bool = setting(
         False,
         'wait twice as long after each round as long as the last rounds did not make the model '
-        'better on held-back samples',
+        'better on validation samples; rounds without any do not count',
     )
     gain_share: float = setting(
         0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0
@@ -89,7 +90,12 @@ class LazyTuneConfig(Checked):
         0.01, 'least target gain, as a fraction of 1 (0.01 = one point of accuracy)', 1e-6, 1.0
     )
     request_decay: float = setting(
-        0.02, 'how fast inference requests lower the batches needed; 0 = not at all', 0.0, 10.0
+        0.3,
+        'how much the r requests served since the last round lower the batches needed, by the '
+        'factor (1 + r / 1000) ** -request_decay: 0.81 for 1,000, 0.49 for 10,000, 0.25 for '
+        '100,000; 0 = not at all',
+        0.0,
+        10.0,
     )
 
 
@@ -286,7 +292,11 @@ class GateConfig(Checked):
 
     enabled: bool = setting(True, 'false lets every intact candidate go live')
     significance: float = setting(
-        0.05, 'one-sided level of the exact McNemar test that refuses a worse candidate', 1e-6, 0.5
+        0.05,
+        'one-sided level of the exact McNemar test that refuses a candidate that is worse than '
+        'the live weights, or below them and worse than the best version so far',
+        1e-6,
+        0.5,
     )
     few_samples: int = setting(
         30, 'below this many validation samples few_significance holds instead', 0, 100000

@@ -11,6 +11,10 @@ class ConfigError(EtunerError):
     """A setting is out of its range or contradicts another one."""
 
 
+class StateError(EtunerError):
+    """What a decision had saved is damaged, or of a release that saved something else."""
+
+
 class ImageError(EtunerError):
     """An image can't be read: wrong encoding, zero size, short buffer, damaged file."""
 

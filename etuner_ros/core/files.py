@@ -44,3 +44,14 @@ def home(name: str) -> Path:
     Return a folder for lasting data: `$ROS_HOME/etuner/<name>`, by default `~/.ros/etuner/<name>`.
     """
     return Path(os.environ.get('ROS_HOME') or Path.home() / '.ros') / 'etuner' / name
+
+
+def models_home(namespace: str) -> Path:
+    """
+    Return the folder of the model store of the nodes in a namespace: each has its own.
+
+    >>> models_home('/').name, '/'.join(models_home('/arm/front').parts[-3:])
+    ('models', 'models/ns/arm.front')
+    """
+    name = namespace.strip('/').replace('/', '.')
+    return home('models') / 'ns' / name if name else home('models')

@@ -6,81 +6,113 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-import time
 from typing import Any
 
 from rclpy.node import Node
 
 from etuner_ros.core.files import replace_file
+from etuner_ros.core.models.base_download import BaseDownload, PIECE
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.weights import sha256
+from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.srv import GetModel
-
-PIECE = 4 * 1024 * 1024  # bytes
-ANSWER_TIMEOUT_S = 10.0
-LARGEST = 4 * 1024**3  # bytes; a claim beyond this is not believed
 
 
 class BaseFetcher:
     """
-    Fetches into the cache; one fetch at a time.
+    Fetches into the cache, one base at a time; tries until it has it or another one is wanted.
 
-    :param done: called in the executor with the file, or None when it failed
+    Calls the service `model_manager/get_model`.
+
+    :param done: called in the executor with the file; with None each time that an attempt failed
     """
 
     def __init__(self, node: Node, done: Callable[[Path | None], None]) -> None:
         self._node, self._done = node, done
         self._client = node.create_client(GetModel, 'model_manager/get_model')
-        self._digest, self._data = '', bytearray()
-        self._asked = 0.0
+        self._timer = steady_timer(node, 0.5, self._go_on)
+        self._timer.cancel()  # until something is fetched
+        self._download: BaseDownload | None = None
         self._future: Any = None
 
     @property
     def busy(self) -> bool:
-        """Whether a fetch is under way; one that gets no answer counts for some seconds only."""
-        return bool(self._digest) and time.monotonic() - self._asked < ANSWER_TIMEOUT_S
+        """Whether an answer is awaited; not in the pause after an attempt that failed."""
+        return self._download is not None and self._download.waits
 
     def fetch(self, digest: str) -> None:
-        """Fetch base weights, unless the cache has them."""
-        if self.busy:
+        """Fetch base weights, unless the cache has them; goes on when they are fetched already."""
+        if self._download is not None and self._download.digest == digest:
             return
-        if cached(digest).exists():
+        self.stop()
+        if intact(digest):
             self._done(cached(digest))
             return
         self._node.get_logger().info(f'fetching base weights {digest[:12]} from model_manager')
-        self._digest, self._data = digest, bytearray()
-        self._ask()
+        self._download = BaseDownload(digest)
+        self._timer.reset()
+        self._go_on()
 
-    def _ask(self) -> None:
-        request = GetModel.Request(base_sha256=self._digest, offset=len(self._data), length=PIECE)
-        self._asked = time.monotonic()
+    def stop(self) -> None:
+        """Fetch no more: these base weights are not wanted any longer."""
+        self._timer.cancel()
+        self._download = self._future = None
+
+    def _go_on(self) -> None:
+        """Ask for the next piece when it is time to."""
+        download = self._download
+        if download is None or download.waits:
+            return
+        if self._future is not None:
+            self._client.remove_pending_request(self._future)
+            self._failed(download, 'model_manager does not answer')
+            return
+        offset = download.ask() if self._client.service_is_ready() else None
+        if offset is None:
+            return
+        request = GetModel.Request(base_sha256=download.digest, offset=offset, length=PIECE)
         self._future = self._client.call_async(request)
         self._future.add_done_callback(self._on_piece)
 
     def _on_piece(self, future: Any) -> None:
-        if future is not self._future:
-            return  # of an attempt that was given up
-        answer = future.result()
-        if answer is None or answer.error_code or not answer.data or answer.size > LARGEST:
-            self._finish(None, answer.error_msg if answer else 'model_manager did not answer')
+        download = self._download
+        if future is not self._future or download is None:
+            return  # of a question that was given up
+        self._future = None
+        try:
+            answer = future.result()
+            if answer is None or answer.error_code:
+                raise ValueError(answer.error_msg if answer else 'model_manager is gone')
+            whole = download.take(bytes(answer.data), answer.size)
+            if whole is None:
+                self._go_on()
+                return
+            replace_file(cached(download.digest), whole)
+        except Exception as error:  # a lost answer, a full disk: all is tried again
+            self._failed(download, str(error))
             return
-        self._data += bytes(answer.data)
-        if len(self._data) < answer.size:
-            self._ask()
-            return
-        data = bytes(self._data)
-        if sha256(data) != self._digest:
-            self._finish(None, 'the checksum of what arrived is wrong')
-            return
-        replace_file(cached(self._digest), data)
-        self._finish(cached(self._digest), '')
+        self.stop()
+        self._done(cached(download.digest))
 
-    def _finish(self, path: Path | None, problem: str) -> None:
-        self._digest, self._data = '', bytearray()
-        if problem:
-            self._node.get_logger().warning(f'base weights could not be fetched: {problem}')
-        self._done(path)
+    def _failed(self, download: BaseDownload, problem: str) -> None:
+        self._future = None
+        download.fail()
+        self._node.get_logger().warning(
+            f'base weights {download.digest[:12]} could not be fetched and are tried again: '
+            f'{problem}'
+        )
+        self._done(None)
 
     def close(self) -> None:
-        """Let go of the client."""
+        """Let go of the client and the timer."""
+        self.stop()
+        self._node.destroy_timer(self._timer)
         self._node.destroy_client(self._client)
+
+
+def intact(digest: str) -> bool:
+    """Return whether the cache has these base weights, whole."""
+    try:
+        return sha256(cached(digest).read_bytes()) == digest
+    except OSError:
+        return False

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Header
@@ -16,7 +17,8 @@ from std_srvs.srv import SetBool
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.images.codec import encode_jpeg
-from etuner_ros.core.images.sources import Device, FrameSource, open_source, SourceFrame
+from etuner_ros.core.images.player import Player
+from etuner_ros.core.images.sources import open_source
 from etuner_ros.msg import GroundTruth
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.health import guarded, Health
@@ -49,8 +51,8 @@ class CameraNode(Node):
     Plays a source of pictures.
 
     Publishes `image_raw` (Image), `image_raw/compressed` (CompressedImage, only while someone
-    listens), `ground_truth` (GroundTruth, where the source knows it), `~/playing` (Bool, latched).
-    Serves `~/play` (SetBool: start, stop).
+    listens), `ground_truth` (GroundTruth, where the source knows it), `~/playing` (Bool, latched:
+    whether pictures come). Serves `~/play` (SetBool: start, stop).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -61,12 +63,12 @@ class CameraNode(Node):
                 'the camera has no source; set the parameter source, or leave this node out when '
                 'the robot has its own driver'
             )
-        self._source: FrameSource = open_source(
-            self.settings.source, self.settings.image_topic, self.settings.skip
-        )
-        self._frames: Iterator[SourceFrame] = iter(self._source)
-        self._published, self._done = 0, False
+        source = open_source(self.settings.source, self.settings.image_topic, self.settings.skip)
+        self._player = Player(source, self.settings.loop)
+        self._published = 0
+        self._told: bool | None = None  # what ~/playing said last
         self.health = Health(self, self._diagnostics)
+        self.health.watch(self._why_lost, 'the camera is back', DiagnosticStatus.ERROR)
         self._images = self.create_publisher(Image, 'image_raw', reliable(5))
         self._compressed = self.create_publisher(
             CompressedImage, 'image_raw/compressed', reliable(5)
@@ -75,53 +77,53 @@ class CameraNode(Node):
         self._playing = self.create_publisher(Bool, '~/playing', LATCHED)
         self.create_service(SetBool, '~/play', self._on_play)
         # A timer of the node's clock: with use_sim_time it stands still with the simulation.
-        self._timer = self.create_timer(
-            1.0 / (self.settings.rate_hz or self._source.rate_hz or 5.0), self._publish_next
-        )
+        rate = self.settings.rate_hz or source.rate_hz or 5.0
+        self._timer = self.create_timer(1.0 / rate, self._publish_next)
         if self.settings.autoplay:
+            self._player.play()
             self.get_logger().info(f'playing {self.settings.source}')
         else:
             self._timer.cancel()
-        self._tell(self.settings.autoplay)
+        self._tell()
 
     def _diagnostics(self) -> Mapping[str, object]:
         return {
             'source': self.settings.source,
             'pictures published': self._published,
             'image subscribers': self._images.get_subscription_count(),
-            'playing': not self._timer.is_canceled(),
+            'playing': self._player.playing,
         }
 
-    def _tell(self, playing: bool) -> None:
-        self._playing.publish(Bool(data=playing))
+    def _why_lost(self) -> str:
+        self._tell()  # also while the node's clock, and so the timer of pictures, stands still
+        return self._player.lost
+
+    def _tell(self) -> None:
+        """Say on ~/playing whether pictures come, when that has changed."""
+        if self._told != self._player.playing:
+            self._told = self._player.playing
+            self._playing.publish(Bool(data=self._told))
 
     def _on_play(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if request.data:
-            if self._done:
-                self._frames, self._done = iter(self._source), False
+            self._player.play()
             self._timer.reset()
         else:
+            self._player.stop()
             self._timer.cancel()
-        self._tell(request.data)
-        response.success, response.message = True, 'playing' if request.data else 'stopped'
+        self._tell()
+        response.success = self._player.playing == request.data
+        response.message = self._player.state
         return response
 
     @guarded
     def _publish_next(self) -> None:
-        frame = next(self._frames, None)
-        if (
-            frame is None
-            and self.settings.loop
-            and self._published
-            and not isinstance(self._source, Device)
-        ):
-            self._frames = iter(self._source)
-            frame = next(self._frames, None)
-        if frame is None:
+        frame = self._player.next()
+        self._tell()
+        if not self._player.wanted:
             self._timer.cancel()
-            self._done = True
             self.get_logger().info(f'the source has ended after {self._published} pictures')
-            self._tell(False)
+        if frame is None:
             return
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.settings.frame_id)
         if frame.label:
@@ -137,8 +139,7 @@ class CameraNode(Node):
 
     def close(self) -> None:
         """Let go of the device."""
-        if isinstance(self._source, Device):
-            self._source.close()
+        self._player.close()
 
 
 def main() -> int:

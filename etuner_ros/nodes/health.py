@@ -16,6 +16,7 @@ from rclpy.node import Node
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.timers import steady_timer
 
 SEVERITY = (
     DiagnosticStatus.OK,
@@ -120,7 +121,7 @@ class Health:
         self._problem, self._problems, self._reported = '', 0, 0
         self._concerns: list[Concern] = []
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
-        node.create_timer(1.0, self._publish)
+        steady_timer(node, 1.0, self._publish)
 
     def expect(
         self,

@@ -8,7 +8,21 @@ from array import array
 
 from std_msgs.msg import Header
 
+from etuner_ros.msg import TunerStatus
+
 LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
+TUNER_STATES = {
+    TunerStatus.STARTING: 'starting',
+    TunerStatus.WAITING: 'waiting',
+    TunerStatus.TUNING: 'tuning',
+    TunerStatus.PROPOSED: 'proposed',
+    TunerStatus.DOWN: 'down',
+}
+
+
+def tuner_state(status: TunerStatus) -> str:
+    """Return what the tuner is doing, in a word; 'unknown' when a newer one says something new."""
+    return TUNER_STATES.get(status.state, 'unknown')
 
 
 def stamp_ns(header: Header) -> int:

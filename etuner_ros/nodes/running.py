@@ -8,21 +8,21 @@ from collections.abc import Callable
 import os
 from pathlib import Path
 import shutil
+import signal
+import threading
 import traceback
 
 from ament_index_python.packages import get_package_share_directory
 import rclpy
-from rclpy.executors import (
-    ExternalShutdownException,
-    ShutdownException,
-    SingleThreadedExecutor,
-    TimeoutException,
-)
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from etuner_ros.core.errors import EtunerError
 
 LEAST_SHM = 256_000_000  # free bytes of /dev/shm
+FAILURES_AT_ONCE = 10  # in a row, before spinning slows down
+LONGEST_REST_S = 1.0
 
 
 class SteadyExecutor(SingleThreadedExecutor):
@@ -30,17 +30,44 @@ class SteadyExecutor(SingleThreadedExecutor):
     Goes on when a callback raises.
 
     Ours are `guarded`; those of rclpy itself are not: one `set_parameters` call with an unknown
-    type of value ends any rclpy node.
+    type of value ends any rclpy node. `spin` of rclpy calls `spin_once` in some releases and
+    something private in others, so the loop is our own.
     """
+
+    def __init__(self, *, context: Context | None = None) -> None:
+        super().__init__(context=context)
+        self._ended = threading.Event()
+        self._failures = 0  # in a row
+
+    def spin(self) -> None:
+        """Run callbacks until the executor or its context is shut down."""
+        while self.context.ok() and not self._ended.is_set():
+            self.spin_once()
+            # What fails without having waited for anything must not keep a core busy.
+            if self._failures > FAILURES_AT_ONCE:
+                self.rest(min(LONGEST_REST_S, 0.01 * (self._failures - FAILURES_AT_ONCE)))
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Run one callback; what it raises is logged."""
         try:
             super().spin_once(timeout_sec)
-        except (ExternalShutdownException, ShutdownException, TimeoutException):
+            self._failures = 0
+        except (ExternalShutdownException, ShutdownException):
             raise
         except Exception as error:  # whatever one message or call does must not end the node
+            if not self.context.ok():
+                return  # it met the end of everything
+            self._failures += 1
             self.failed(error)
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """End `spin`."""
+        self._ended.set()
+        return super().shutdown(timeout_sec)
+
+    def rest(self, seconds: float) -> None:
+        """Do nothing for some time, less when the executor is shut down."""
+        self._ended.wait(seconds)
 
     def failed(self, error: Exception) -> None:
         """Log what a callback raised."""
@@ -55,10 +82,14 @@ def use_dds_profile() -> None:
     Have Fast DDS take room for camera pictures (config/fastdds.xml), before a context is made.
 
     What the user has set wins, and a small /dev/shm (a container's) is left alone: a segment that
-    does not fit ends a process with SIGBUS.
+    does not fit ends a process with SIGBUS. `ROS_LOCALHOST_ONLY` gets no profile either: Humble
+    adds a transport to those of a profile, which go on using the network. The newer
+    `ROS_AUTOMATIC_DISCOVERY_RANGE` keeps its word with a profile.
     """
     names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
     if any(os.environ.get(n) for n in (*names, 'FASTDDS_BUILTIN_TRANSPORTS')):
+        return
+    if os.environ.get('ROS_LOCALHOST_ONLY') == '1':
         return
     try:
         profile = Path(get_package_share_directory('etuner_ros')) / 'config' / 'fastdds.xml'
@@ -67,6 +98,11 @@ def use_dds_profile() -> None:
     except (OSError, LookupError):
         return
     os.environ.update(dict.fromkeys(names, str(profile)))
+
+
+def ignore_interrupts() -> None:
+    """Let a process that is ending end in order, however often Ctrl-C is pressed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(make: Callable[[], Node]) -> int:
@@ -85,6 +121,7 @@ def run(make: Callable[[], Node]) -> int:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
         return 1
     finally:
+        ignore_interrupts()
         if node is not None:
             close = getattr(node, 'close', None)
             if close is not None:
@@ -92,4 +129,5 @@ def run(make: Callable[[], Node]) -> int:
             node.destroy_node()
         if rclpy.ok():
             rclpy.shutdown()
+        ignore_interrupts()  # rclpy has put back the handler that it had found
     return 0

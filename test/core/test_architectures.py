@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from etuner_ros.core.config import SimFreezeConfig, TrainConfig
-from etuner_ros.core.learn.learner import Learner, RoundResult
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.candidates import RoundCandidate
+from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.freezing import frozen_prefix
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec, torchvision_models
 from etuner_ros.core.models.weights import ModelSpec
@@ -46,7 +49,7 @@ def pictures(count: int) -> list[Sample]:
     for i in range(count):
         image = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
         image[..., 0 if i % 2 else 2] += 120
-        made.append(Sample.of(str(i), 'red' if i % 2 else 'blue', 0, image))
+        made.append(Sample.of(str(i), 'red' if i % 2 else 'blue', Scenario('eye', 0), image))
     return made
 
 
@@ -63,10 +66,10 @@ def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
     frozen_after = 0
     before = learner.training.state()
     for item in learner.run_round():
-        if not isinstance(item, RoundResult) and item.iteration == 2:
+        if not isinstance(item, RoundCandidate) and item.iteration == 2:
             frozen_after = frozen_prefix(learner.training)
             before = learner.training.state()
-    assert isinstance(item, RoundResult)
+    assert isinstance(item, RoundCandidate)
     units = learner.training.unit_names
     assert list(item.frozen) == units[: len(units) // 2], 'the front half, in order'
     assert set(item.cka) == set(units)
@@ -89,5 +92,5 @@ def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
     assert learner.cache.border > 0
     assert learner.cache.uses['hits'] > 0, 'samples start behind the frozen blocks'
     learner.set_live(item.update, item.classes, 1)
-    said = learner.predictions(learner.live, pictures(16))
+    said = predictions(learner.live, pictures(16))
     assert np.mean([p == s.label for p, s in zip(said, pictures(16))]) > 0.9

@@ -22,7 +22,8 @@ from etuner_ros.bench.table import interval, Job, load_runs, Run, Source, summar
 from etuner_ros.cli.main import main
 from etuner_ros.core.cost import charge
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.identity import DEPLOYED
+from etuner_ros.core.learn.sample import Sample
 
 
 def _picture(path: Path, seed: int) -> None:
@@ -175,7 +176,7 @@ class _Names:
     """A library of nothing but names."""
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.samples = {p.name: Sample(p.name, '0', 0, b'') for p in pictures}
+        self.samples = {p.name: Sample(p.name, '0', DEPLOYED, b'') for p in pictures}
 
     def features(self, samples: Sequence[Sample]) -> None:
         return None

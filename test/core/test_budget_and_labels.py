@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from hypothesis import given, settings, strategies
@@ -12,6 +13,7 @@ import pytest
 
 from etuner_ros.core.config import BudgetConfig, LabelValueConfig
 from etuner_ros.core.decide.budget import Budget
+from etuner_ros.core.errors import StateError
 from etuner_ros.core.labels.value import LabelValue
 
 
@@ -80,12 +82,66 @@ def test_battery_and_temperature_stop_rounds_until_they_recovered_by_a_margin(
     assert budget.refusal(0.0) == ''
 
 
-def test_a_budget_goes_on_where_it_was():
+def restarted(budget: Budget, now: float, wall: float | None, saved_at: float | None) -> Budget:
+    """Return the budget of a tuner that was started again, on another monotonic clock."""
+    state = json.loads(json.dumps(budget.state_dict(90.0, saved_at), allow_nan=False))
+    other = Budget(budget.config)
+    other.load_state_dict(state, now, wall)
+    return other
+
+
+def test_a_budget_goes_on_where_it_was_after_a_restart():
+    budget = Budget(BudgetConfig(seconds_per_hour=60.0, joules_per_hour=100.0))
+    budget.on_round(90.0, 90.0, joules=130.0)
+    assert budget.refusal(90.0) == 'tuning time is used up for 30 min'
+    for wall, saved_at in ((None, None), (None, 5e9), (5e9, None), (5e9, 5e9), (1.0, 5e9)):
+        other = restarted(budget, 3.0, wall, saved_at)
+        assert other.refusal(3.0) == 'tuning time is used up for 30 min'
+    assert other.refusal(3.0 + 1801) == ''
+
+
+def test_what_was_spent_is_paid_back_while_the_robot_is_off_where_the_time_of_day_is_known():
+    budget = Budget(BudgetConfig(seconds_per_hour=60.0))
+    budget.on_round(90.0, 90.0)
+    assert restarted(budget, 3.0, 5e9 + 1200, 5e9).refusal(3.0) == (
+        'tuning time is used up for 10 min'
+    )
+    rested = restarted(budget, 3.0, 6e9, 5e9)
+    rested.on_round(3.0, 60.5)
+    assert 'used up' in rested.refusal(3.0), 'no more than an hour is saved up'
+
+
+def test_a_limit_that_is_new_after_a_restart_does_not_count_rounds_of_before():
+    free = Budget()
+    free.on_round(0.0, 5000.0)
+    other = Budget(BudgetConfig(seconds_per_hour=60.0))
+    other.load_state_dict(free.state_dict(0.0), 0.0)
+    assert other.refusal(0.0) == ''
+
+
+def test_a_battery_that_was_low_has_to_recover_by_its_margin_over_a_restart_too():
+    budget = Budget(BudgetConfig(min_battery=0.3))
+    budget.on_battery(0.29)
+    other = restarted(budget, 0.0, None, None)
+    assert other.refusal(0.0) == '', 'nothing is known of the battery yet'
+    other.on_battery(0.32)
+    assert other.refusal(0.0) == 'the battery is at 32 %'
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [('seconds', -1.0), ('seconds', None), ('joules', math.nan), ('low', 1), ('wall', 'noon')],
+)
+def test_a_saved_budget_that_is_damaged_or_old_is_refused_by_name_and_changes_nothing(key, value):
     budget = Budget(BudgetConfig(seconds_per_hour=60.0))
     budget.on_round(0.0, 90.0)
-    other = Budget(budget.config)
-    other.load_state_dict(budget.state_dict())
-    assert other.refusal(0.0) == budget.refusal(0.0) != ''
+    before = budget.state_dict(0.0)
+    damaged = {**Budget().state_dict(0.0), key: value}
+    if value is None:
+        del damaged[key]
+    with pytest.raises(StateError, match=f"Budget: '{key}'"):
+        budget.load_state_dict(damaged, 0.0)
+    assert budget.state_dict(0.0) == before
 
 
 def blobs(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

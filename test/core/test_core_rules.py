@@ -4,25 +4,37 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from etuner_ros.bench.nearest_mean import NearestClassMean
-from etuner_ros.core.config import GateConfig
+from etuner_ros.core.config import GateConfig, ScenarioConfig
 from etuner_ros.core.decide.gate import judge, mcnemar_worse, Outcome
-from etuner_ros.core.decide.scenario import compressed, NoveltyScore, ScenarioDetector
+from etuner_ros.core.decide.scenario import (
+    compressed,
+    NoveltyScore,
+    ScenarioDetector,
+    variance_of_mean,
+)
 from etuner_ros.core.decide.scenario_log import ScenarioLog
-from etuner_ros.core.errors import ImageError
+from etuner_ros.core.errors import ImageError, StateError
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.images.codec import decode, encode_jpeg, resize_square
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
-from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.learn.replay import Replay
+from etuner_ros.core.learn.sample import Sample
+
+HERE, THERE = Scenario('front', 0), Scenario('front', 1)
 
 
-def outcomes(pairs: list[tuple[bool, bool]], label: str = 'mug') -> list[Outcome]:
+def outcomes(
+    pairs: list[tuple[bool, bool]], label: str = 'mug', scenario: Scenario = HERE
+) -> list[Outcome]:
     return [
-        Outcome(f'{label}{i}', label, 0, live, candidate)
+        Outcome(f'{label}{i}', label, scenario, live, candidate)
         for i, (live, candidate) in enumerate(pairs)
     ]
 
@@ -69,41 +81,96 @@ def test_the_gate_refuses_when_a_class_falls_to_zero():
     assert "'mug'" in verdict.reason
 
 
+@pytest.mark.parametrize(('samples', 'least'), [(15, 0.8), (60, 0.9), (200, 0.97)])
+def test_accepted_versions_do_not_fall_far_below_the_best_one(samples, least):
+    """Each loses some samples that chance explains, gains none, and is the next one's live."""
+    rng = np.random.default_rng(0)
+    anchor = live = [True] * samples  # the best version so far was right everywhere
+    refused = 0
+    for _ in range(50):
+        candidate = list(live)
+        for i in rng.choice(np.flatnonzero(live), rng.integers(1, 5), replace=False):
+            candidate[i] = False
+        rows = zip(live, candidate, anchor)
+        verdict = judge([Outcome(str(i), f'c{i % 5}', HERE, *r) for i, r in enumerate(rows)])
+        live = candidate if verdict.accepted else live
+        refused += not verdict.accepted
+    assert sum(live) / samples >= least
+    assert refused >= 48
+
+
+def test_a_refusal_for_the_sake_of_the_best_version_names_its_figures():
+    rows = [(False, False, True)] * 5 + [(True, False, True)] + [(True, True, True)] * 94
+    verdict = judge([Outcome(str(i), 'mug', HERE, *row) for i, row in enumerate(rows)])
+    assert not verdict.accepted
+    assert verdict.reason == (
+        'refused: below live and worse than the best version so far, which had 100 % on 100 '
+        'samples, 6 of them lost, 0 won (95 % live, 94 % candidate on 100 samples, p = 0.500)'
+    )
+
+
+def test_the_way_back_to_the_best_version_is_open_in_small_steps():
+    fallen = [(False, False, True)] * 20 + [(True, True, True)] * 79
+    for last in ((False, True, True), (True, True, True), (False, False, True)):
+        rows = [*fallen, last]
+        assert judge([Outcome(str(i), 'mug', HERE, *row) for i, row in enumerate(rows)]).accepted
+
+
+def test_samples_that_the_best_version_never_predicted_say_nothing_about_it():
+    rows = [(False, False, None)] * 20 + [(True, False, None)] + [(True, True, True)] * 79
+    assert judge([Outcome(str(i), 'mug', HERE, *row) for i, row in enumerate(rows)]).accepted
+
+
+def test_what_is_won_in_the_surroundings_of_now_can_not_hide_what_is_lost_in_earlier_ones():
+    before, rear = Scenario('front', 0), Scenario('rear', 0)
+    now = {Scenario('front', 1), rear}
+    lost = outcomes([(True, False)] * 6 + [(True, True)] * 40, scenario=before)
+    won = outcomes([(False, True)] * 6, scenario=rear)
+    assert judge(lost + won).accepted, 'not told what is now'
+    verdict = judge(lost + won, current=now)
+    assert not verdict.accepted
+    assert 'worse in earlier scenarios, 6 of 46 samples lost, 0 won' in verdict.reason
+    here = outcomes([(True, False)] * 6 + [(True, True)] * 40, scenario=rear)
+    verdict = judge(here + outcomes([(False, True)] * 6, scenario=before), current=now)
+    assert 'worse in the current scenario' in verdict.reason
+
+
 def test_without_samples_nothing_speaks_against_a_candidate():
     verdict = judge([])
     assert verdict.accepted
+    assert verdict.samples == 0
     assert math.isnan(verdict.live_accuracy)
 
 
 def test_the_replay_stays_within_its_bytes_and_keeps_small_classes():
-    replay = Replay(capacity_bytes=20 * len(Sample.of('', '', 0, picture()).jpeg))
+    replay = Replay(capacity_bytes=20 * len(Sample.of('', '', HERE, picture()).jpeg))
     for i in range(3):
-        replay.add(Sample.of(f'rare{i}', 'rare', 0, picture()))
+        replay.add(Sample.of(f'rare{i}', 'rare', HERE, picture()))
     for i in range(200):
-        replay.add(Sample.of(f'common{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'common{i}', 'common', HERE, picture()))
     assert replay.bytes <= replay.capacity_bytes
     assert replay.counts() == {'rare': 3, 'common': 17}
 
 
 def test_a_corrected_correction_replaces_the_first_one():
     replay = Replay(10**6)
-    replay.add(Sample.of('x', 'mug', 0, picture()))
-    replay.add(Sample.of('x', 'duck', 0, picture()))
+    replay.add(Sample.of('x', 'mug', HERE, picture()))
+    replay.add(Sample.of('x', 'duck', HERE, picture()))
     assert replay.counts() == {'duck': 1}
 
 
 def test_replay_draws_the_asked_share_from_the_current_scenario_and_balances_the_rest():
     replay = Replay(10**9)
     for i in range(90):
-        replay.add(Sample.of(f'a{i}', 'common', 0, picture()))
+        replay.add(Sample.of(f'a{i}', 'common', HERE, picture()))
     for i in range(10):
-        replay.add(Sample.of(f'b{i}', 'rare', 1, picture()))
+        replay.add(Sample.of(f'b{i}', 'rare', THERE, picture()))
     rng = np.random.default_rng(0)
-    drawn = replay.draw(1000, rng, scenario=1, scenario_share=0.0)
+    drawn = replay.draw(1000, rng, current=[THERE], scenario_share=0.0)
     assert 400 < sum(s.label == 'rare' for s in drawn) < 600
-    drawn = replay.draw(1000, rng, scenario=1, scenario_share=0.5)
-    assert 700 < sum(s.scenario == 1 for s in drawn) < 800
-    assert Replay(10).draw(4, rng, 0, 0.5) == []
+    drawn = replay.draw(1000, rng, current=[THERE], scenario_share=0.5)
+    assert 700 < sum(s.scenario == THERE for s in drawn) < 800
+    assert Replay(10).draw(4, rng, [HERE], 0.5) == []
 
 
 def looks(rng: np.random.Generator, centre: float, count: int) -> np.ndarray:
@@ -139,12 +206,51 @@ def test_frames_of_a_video_that_hang_together_are_no_change_of_surroundings():
     assert found.index(True) < 2 * detector.config.window
 
 
+@pytest.mark.parametrize('correlation', [0.9, 0.95, 0.97, 0.985, 0.99])
+def test_a_change_is_found_in_a_video_however_slowly_the_camera_moves(correlation):
+    detector = ScenarioDetector()
+    frames = video(np.random.default_rng(0), 30.0, 2000, correlation)
+    frames[1500:] += 2.0  # two standard deviations in each channel
+    found = [i for i, x in enumerate(frames) if detector.update(np.square(x))]
+    assert len(found) == 1
+    assert 1500 <= found[0] < 1500 + 2 * detector.config.window
+
+
+@pytest.mark.parametrize('correlation', [0.0, 0.5, 0.9, 0.95])
+def test_the_score_is_about_one_in_surroundings_that_stay(correlation):
+    detector = ScenarioDetector()
+    scores = []
+    for x in video(np.random.default_rng(4), 30.0, 3000, correlation):
+        assert not detector.update(np.square(x))
+        scores.append(detector.score)
+    assert np.mean(scores[1000:]) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize('correlation', [0.0, 0.5, 0.9, 0.97])
+def test_the_variance_of_a_mean_is_that_of_an_ar1_series(correlation):
+    values = np.array([correlation ** abs(i - j) for i in range(24) for j in range(24)])
+    assert variance_of_mean(24, correlation) == pytest.approx(values.mean(), rel=1e-9)
+
+
 def test_appearance_that_is_not_finite_or_missing_is_ignored():
     detector = ScenarioDetector()
     assert not detector.update([])
     assert not detector.update([math.nan] * 4)
     rng = np.random.default_rng(0)
     assert not any(detector.update(x) for x in looks(rng, 1.0, 100))
+
+
+def log_of(events: list[tuple[str, int, float]], log: ScenarioLog | None = None) -> ScenarioLog:
+    """Return a log that heard frames: camera, stamp, and what its surroundings look like."""
+    log, rng = log or ScenarioLog(), np.random.default_rng(0)
+    for source, stamp, centre in events:
+        log.on_request(source, stamp, looks(rng, centre, 1)[0])
+    return log
+
+
+def stay(source: str, start: int, count: int, centre: float) -> list[tuple[str, int, float]]:
+    """Return events of a camera that stays in surroundings, a frame a second."""
+    return [(source, 10**9 * (start + i), centre) for i in range(count)]
 
 
 def test_a_late_label_counts_in_the_scenario_of_its_frame():
@@ -156,9 +262,121 @@ def test_a_late_label_counts_in_the_scenario_of_its_frame():
         if log.on_request('front', i, x)
     ]
     assert len(changes) == 1
-    assert log.at('front', changes[0] - 1) == 0
-    assert log.at('front', changes[0]) == 1
-    assert log.at('rear', 150) == 0
+    assert log.at('front', changes[0] - 1) == Scenario('front', 0)
+    assert log.at('front', changes[0]) == Scenario('front', 1)
+    assert log.at('front', 10**6) == Scenario('front', 1), 'newer than all that was heard'
+    assert log.at('rear', 150) == Scenario('rear', 0), 'never heard of'
+
+
+def test_surroundings_of_one_camera_do_not_count_for_another():
+    front = stay('front', 0, 100, 5.0) + stay('front', 100, 100, 9.0)
+    rear = stay('rear', 0, 200, 5.0)
+    log, rng = ScenarioLog(), np.random.default_rng(0)
+    assert (log.current, log.last) == ({}, Scenario('', 0))
+    declared = []
+    for source, stamp, centre in (event for pair in zip(rear, front) for event in pair):
+        if log.on_request(source, stamp, looks(rng, centre, 1)[0]):
+            declared.append((log.last, log.score > ScenarioConfig().threshold))
+    assert declared == [(Scenario('front', 1), True)]
+    assert log.current == {'front': 1, 'rear': 0}
+    assert log.at('rear', 190 * 10**9) == Scenario('rear', 0)
+    assert log.at('front', 190 * 10**9) == Scenario('front', 1)
+
+
+def test_a_recording_that_is_played_again_has_its_stamps_twice():
+    first = stay('front', 1000, 100, 5.0) + stay('front', 1100, 100, 9.0)
+    log = log_of(first + first[:150])  # the second time as far as 1150
+    assert log.current == {'front': 3}
+
+    def at(second: int) -> int:
+        return log.at('front', second * 10**9).number
+
+    assert (at(1050), at(1140)) == (2, 3), 'as it was this time'
+    assert at(1180) == 1, 'not reached this time yet, so it was the last time'
+    assert at(10) == 0
+    assert at(5000) == 3
+
+
+def test_frames_that_come_in_another_order_are_no_new_recording():
+    events = stay('front', 1000, 100, 5.0) + stay('front', 1100, 100, 9.0)
+    mixed = [
+        (name, stamp - (600_000_000 if i % 3 == 0 else 0), centre)
+        for i, (name, stamp, centre) in enumerate(events)
+    ]
+    log = log_of([e for pair in zip(mixed[1::2], mixed[::2]) for e in pair])
+    assert [log.at('front', s * 10**9).number for s in (1050, 1195)] == [0, 1]
+    assert len(log._cameras['front'].passes) <= 100
+
+
+def test_a_driver_that_stamps_nothing_is_in_its_newest_scenario():
+    log = log_of([('front', 0, 5.0)] * 100 + [('front', 0, 9.0)] * 100)
+    assert log.at('front', 0) == Scenario('front', 1)
+
+
+def test_what_is_remembered_of_cameras_and_stamps_is_bounded():
+    log = log_of([(f'camera {i}', i, 5.0) for i in range(1000)])
+    assert 'camera 999' in log.current
+    assert len(log.current) <= 100
+    log = log_of([('front', 10**10 * (1000 - i), 5.0) for i in range(1000)])
+    assert len(log.state_dict()['cameras'][0]['passes']) <= 100
+    assert log.at('front', 10**10) == Scenario('front', 0)
+
+
+def test_scenarios_go_on_after_a_restart_by_what_was_written_to_a_file():
+    log = log_of(
+        stay('front', 0, 100, 5.0) + stay('front', 100, 100, 9.0) + stay('rear', 0, 90, 5)
+    )
+    log.on_version(3, 0, [0.5] * 32)
+    other = ScenarioLog()
+    other.load_state_dict(json.loads(json.dumps(log.state_dict(), allow_nan=False)))
+    assert other.state_dict() == log.state_dict()
+    assert (other.current, other.last) == (log.current, log.last)
+    assert other.at('front', 50 * 10**9) == Scenario('front', 0)
+    log_of(stay('front', 300, 60, 9.0), other)
+    assert other.current['front'] == 1, 'the same surroundings as before'
+    log_of(stay('rear', 300, 60, 9.0), other)
+    assert other.current['rear'] == 1, 'it was carried elsewhere while it was off'
+
+
+def damage(state: dict, path: list, value: object) -> dict:
+    """Return saved state with another value in one place, or without it."""
+    state = json.loads(json.dumps(state))
+    inner = state
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        (['cameras'], None),
+        (['cameras'], {}),
+        (['cameras', 1, 'passes'], None),
+        (['cameras', 1, 'passes', 0, 3], [[1]]),
+        (['cameras', 1, 'passes', 0, 1], 'now'),
+        (['cameras', 1, 'detector', 'scenario'], -1),
+        (['cameras', 1, 'detector', 'mean'], [1.0]),
+        (['cameras', 1, 'detector', 'm2', 0], math.nan),
+        (['cameras', 1, 'name'], 7),
+        (['offsets', 0], [1, ['x']]),
+        (['last'], 3),
+    ],
+)
+def test_saved_scenarios_that_are_damaged_or_old_are_refused_by_name_and_change_nothing(
+    path, value
+):
+    log = log_of(stay('front', 0, 60, 5.0) + stay('rear', 0, 60, 5.0))
+    log.on_version(1, 0, [0.1] * 32)
+    before = log.state_dict()
+    named = next(key for key in reversed(path) if isinstance(key, str))
+    with pytest.raises(StateError, match=f"'{named}'|'changes'"):
+        log.load_state_dict(damage(before, path, value))
+    assert log.state_dict() == before
 
 
 def test_a_swap_of_weights_is_no_change_of_surroundings_when_its_move_is_known():

@@ -47,6 +47,73 @@ def test_the_total_rail_of_an_orin_is_found_by_its_label(tmp_path):
     assert meter._watts() == pytest.approx(9.5)
 
 
+ORIN_AGX = (  # two monitors of three rails each: label, mV, mA
+    (('VDD_GPU_SOC', 20000, 800), ('VDD_CPU_CV', 20000, 600), ('VIN_SYS_5V0', 5000, 900)),
+    (('NC', 5000, 1000), ('VDDQ_VDD2_1V8AO', 20000, 455), ('', 5000, 1000)),
+)
+
+
+def orin_agx(root: Path) -> Path:
+    """Make the sysfs of an AGX Orin on JetPack 5 and 6."""
+    for chip, rails in enumerate(ORIN_AGX):
+        folder = root / f'sys/class/hwmon/hwmon{3 + chip}'
+        write(
+            folder, name='ina3221', in7_label='sum of shunt voltages', in7_input=9, curr7_input=9
+        )
+        for i, (label, volts, amperes) in enumerate(rails, 1):
+            files = {f'in{i}_label': label, f'in{i}_input': volts, f'curr{i}_input': amperes}
+            write(folder, **files)
+    return root
+
+
+def test_the_rails_of_an_agx_orin_are_summed_as_it_has_none_that_holds_all(tmp_path):
+    meter = find_meter(orin_agx(tmp_path))
+    assert meter.source == 'INA VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 + VDDQ_VDD2_1V8AO'
+    assert meter._watts() == pytest.approx(16.0 + 12.0 + 4.5 + 9.1)
+    (tmp_path / 'sys/class/hwmon/hwmon4/curr2_input').unlink()
+    assert math.isnan(meter._watts()), 'a sum without one of its rails is not known'
+
+
+def test_rails_are_not_counted_again_where_one_holds_all(tmp_path):
+    total = {'in1_label': 'VDD_IN', 'in1_input': 19000, 'curr1_input': 2500}
+    write(orin_agx(tmp_path) / 'sys/class/hwmon/hwmon9', name='ina3221', **total)
+    meter = find_meter(tmp_path)
+    assert meter.source == 'INA VDD_IN'
+    assert meter._watts() == pytest.approx(47.5)
+
+
+def test_a_thor_has_its_total_on_an_ina238(tmp_path):
+    single = {'in1_label': 'VIN', 'in1_input': 20000, 'curr1_input': 3000}
+    folder = orin_agx(tmp_path) / 'sys/class/hwmon/hwmon9'
+    write(folder, name='ina238', power1_input=60_000_000, **single)
+    meter = find_meter(tmp_path)
+    assert meter.source == 'INA VIN'
+    assert meter._watts() == pytest.approx(60.0)
+
+
+def jetpack_4(root: Path, *monitors: tuple[tuple[str, int], ...]) -> Path:
+    """Make the sysfs of JetPack 4: a driver of its own, power in mW."""
+    for chip, rails in enumerate(monitors):
+        folder = root / f'sys/bus/i2c/drivers/ina3221x/1-004{chip}/iio:device{chip}'
+        for i, (label, power) in enumerate(rails):
+            write(folder, **{f'rail_name_{i}': label, f'in_power{i}_input': power})
+    return root
+
+
+def test_an_agx_xavier_on_jetpack_4_sums_its_rails_and_an_nx_has_its_total(tmp_path):
+    agx = jetpack_4(
+        tmp_path / 'agx',
+        (('GPU', 2000), ('CPU', 3000), ('SOC', 1500)),
+        (('CV', 0), ('VDDRQ', 800), ('SYS5V', 2200)),
+    )
+    meter = find_meter(agx)
+    assert meter.source == 'INA GPU + CPU + SOC + CV + VDDRQ + SYS5V'
+    assert meter._watts() == pytest.approx(9.5)
+    nx = jetpack_4(tmp_path / 'nx', (('VDD_IN', 5000), ('VDD_CPU_GPU_CV', 1500), ('VDD_SOC', 900)))
+    assert find_meter(nx).source == 'INA VDD_IN'
+    assert find_meter(nx)._watts() == pytest.approx(5.0)
+
+
 def test_an_ina238_gives_power_in_microwatts(tmp_path):
     write(tmp_path / 'sys/class/hwmon/hwmon2', name='ina238', power1_input=42_000_000)
     meter = find_meter(tmp_path)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from hypothesis import given, strategies
@@ -13,7 +14,7 @@ from scipy.optimize import nnls
 
 from etuner_ros.core.config import LazyTuneConfig, TrainConfig
 from etuner_ros.core.decide.lazy_tune import fit_line_nnls, fit_progress, LazyTune
-from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.errors import ConfigError, StateError
 
 
 def after_rounds(accuracies: list[float], **settings: float) -> LazyTune:
@@ -55,10 +56,33 @@ def test_batches_needed_is_capped():
 def test_requests_lower_the_batches_needed_but_never_below_one():
     lazy = after_rounds([0.9] * 8, max_batches=6, request_decay=0.5)
     before = lazy.batches_needed
-    lazy.on_request(100)
+    lazy.on_request(1000)
     assert lazy.batches_needed < before
     lazy.on_request(10**9)
-    assert lazy.batches_needed >= 1
+    assert lazy.batches_needed == 1
+
+
+def test_a_camera_of_some_minutes_or_hours_makes_it_eager_at_the_default_rate():
+    needed = {}
+    for cap in (2, 4, 8):
+        lazy = after_rounds([0.9] * 8, max_batches=cap)
+        served = [0, 100, 900, 9000, 90_000, 900_000]  # up to 0, 100, 1,000, 10,000 ...
+        needed[cap] = [(lazy.on_request(count), lazy.batches_needed)[1] for count in served]
+    assert needed == {  # the table of its documentation, and what 100 change
+        2: [2, 2, 2, 1, 1, 1],
+        4: [4, 4, 4, 2, 2, 1],
+        8: [8, 8, 7, 4, 3, 2],
+    }
+    lazy.on_batch()
+    lazy.on_round_start()
+    lazy.on_round_end(10, 0.9)
+    assert lazy.batches_needed == 8, 'requests count since the last round'
+
+
+def test_without_decay_requests_change_nothing():
+    lazy = after_rounds([0.9] * 8, max_batches=4, request_decay=0.0)
+    lazy.on_request(10**9)
+    assert lazy.batches_needed == 4
 
 
 def test_a_scenario_change_makes_it_eager_again_and_keeps_what_waits():
@@ -194,25 +218,131 @@ def test_rounds_that_do_not_pay_make_it_patient_and_those_that_do_take_that_back
     assert lazy.batches_needed == 2, 'one round says little'
     lazy.on_round_end(10, 0.5, gained=1, lost=1)
     assert lazy.batches_needed == 4
-    lazy.on_round_end(10, 0.5, gained=1, lost=2)
+    lazy.on_round_end(10, 0.5, samples=20)  # compared, and equal on all
     assert lazy.batches_needed == 8
     assert 'not paid' in lazy.reason
-    lazy.on_scenario_change()
-    assert lazy.batches_needed == 8, 'a change of scenario is no reason to forget'
     again = LazyTune(lazy.config)
     again.load_state_dict(lazy.state_dict())
     assert again.batches_needed == 8
-    lazy.on_round_end(10, 0.6, gained=9, lost=0)
-    lazy.on_round_end(10, 0.7, gained=9, lost=0)
     lazy.on_scenario_change()
+    lazy.on_round_start()
+    assert lazy.batches_needed == 8, 'a change of scenario is no reason to forget'
+    lazy.on_round_end(10, math.nan, gained=9, lost=0)
+    lazy.on_round_end(10, math.nan, gained=9, lost=0)
     assert lazy.batches_needed == 2
 
 
-def test_fewest_batches_hold_for_new_classes_and_after_many_requests_too():
-    lazy = LazyTune(LazyTuneConfig(min_batches=3, request_decay=10.0))
-    lazy.on_request(100000)
+def test_rounds_without_validation_samples_are_no_evidence_that_tuning_does_not_pay():
+    lazy = LazyTune(LazyTuneConfig(min_batches=4, max_batches=8, pays=True))
+    for _ in range(7):
+        lazy.on_batch()
+        lazy.on_round_start()
+        lazy.on_round_end(10, math.nan)
+    assert lazy.batches_needed == 4
+
+
+@pytest.mark.parametrize('what', ['surroundings', 'class'])
+def test_new_surroundings_and_a_new_class_start_a_round_however_patient_it_has_become(what):
+    lazy = LazyTune(LazyTuneConfig(min_batches=4, max_batches=8, pays=True))
+    for _ in range(7):
+        lazy.on_round_end(10, 0.5, samples=20)
+    assert lazy.batches_needed == 128
+    if what == 'surroundings':
+        lazy.on_scenario_change()
+    lazy.on_batch(new_classes=what == 'class', errors=1)
+    assert lazy.batches_needed == 1
+    assert lazy.should_tune
+    assert 'new surroundings or a new class' in lazy.reason
+    taken = lazy.on_round_start()
+    lazy.on_round_failed(taken)
+    assert lazy.should_tune, 'nothing was learned of it yet'
+    lazy.on_round_start()
+    lazy.on_round_end(10, 0.5, samples=20)
+    assert lazy.batches_needed >= 128
+
+
+def test_a_class_that_comes_while_a_round_runs_starts_the_next_one():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_batch(4)
+    lazy.on_round_start()
     lazy.on_batch(new_classes=True)
-    lazy.on_batch()
+    lazy.on_round_end(10, 0.9)
+    assert lazy.should_tune
+
+
+def test_fewest_batches_hold_for_what_the_progress_of_rounds_says():
+    lazy = after_rounds([0.5, 0.7], min_batches=3)
+    assert lazy.batches_needed == 3
+    lazy.on_batch(2)
     assert not lazy.should_tune
+    lazy.on_request(100_000)
+    assert lazy.should_tune
+
+
+def test_batches_that_will_arrive_again_are_not_counted_twice():
+    lazy = LazyTune()
+    lazy.on_batch(3)
+    lazy.forget_waiting()
+    assert not lazy.should_tune
+
+
+def test_new_surroundings_are_not_forgotten_when_the_worker_dies_in_their_first_round():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_scenario_change()
+    lazy.on_batch()
+    lazy.on_round_start()
+    lazy.forget_waiting()
     lazy.on_batch()
     assert lazy.should_tune
+    lazy.on_round_start()
+    lazy.on_round_end(10, 0.9)
+    lazy.on_round_end(10, 0.9)
+    lazy.forget_waiting()
+    lazy.on_batch()
+    assert not lazy.should_tune, 'they were learned'
+
+
+def test_other_settings_keep_what_was_seen():
+    lazy = after_rounds([0.9] * 8)
+    lazy.on_batch()
+    lazy.configure(LazyTuneConfig(max_batches=2))
+    assert (lazy.waiting, lazy.batches_needed) == (1, 2)
+
+
+def test_it_goes_on_after_a_restart_by_what_was_written_to_a_file():
+    lazy = after_rounds([0.5, 0.7, 0.78, 0.8], pays=True)
+    lazy.on_request(5000)
+    lazy.on_scenario_change()
+    lazy.on_batch(2, errors=0)
+    other = LazyTune(lazy.config)
+    other.load_state_dict(json.loads(json.dumps(lazy.state_dict(), allow_nan=False)))
+    assert (other.reason, other.state_dict()) == (lazy.reason, lazy.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('urgent', None),  # as an earlier release, which did not have it
+        ('waiting', -1),
+        ('waiting', True),
+        ('chosen', 'four'),
+        ('chosen', math.inf),
+        ('chosen', 10**400),
+        ('points', [[1.0, 0.5], [2.0]]),
+        ('points', [[1.0, 1.5]]),
+        ('outcomes', 7),
+        ('gain', math.nan),
+    ],
+)
+def test_state_that_is_damaged_or_old_is_refused_by_name_and_changes_nothing(key, value):
+    state = after_rounds([0.5, 0.7, 0.78]).state_dict()
+    state[key] = value
+    if value is None:
+        del state[key]
+    lazy = after_rounds([0.9] * 8)
+    before = lazy.state_dict()
+    with pytest.raises(StateError, match=rf"LazyTune: '{key}'"):
+        lazy.load_state_dict(state)
+    with pytest.raises(StateError, match='a mapping is needed, got list'):
+        lazy.load_state_dict([])
+    assert lazy.state_dict() == before

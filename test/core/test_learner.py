@@ -1,30 +1,38 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds, networks and the live model, with real pretrained weights."""
+"""The learner: heads and rounds, with real pretrained weights."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from etuner_ros.bench.foresight import Foresight
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.cost import CostMeter, PROBE
 from etuner_ros.core.decide.scenario import compressed
 from etuner_ros.core.errors import LearnerError, WeightsError
+from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.learner import Learner, RoundCancelled, RoundResult
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.round import RoundCancelled
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
 from etuner_ros.core.models.deploy import extract_features
-from etuner_ros.core.models.live_model import LiveModel
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
-from etuner_ros.core.models.weights import difference, ModelSpec, pack, read_base, sha256
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    difference,
+    pack,
+    read_base,
+)
 
 QUICK = TrainConfig(batch_size=8, epochs=2.0, validation_share=0.0)
 
@@ -35,7 +43,11 @@ def model(deployed: Path) -> Classifier:
     return from_base(base.state, base.spec)
 
 
-def samples(frames: list, labels: tuple[str, ...], scenario: int = 0) -> list[Sample]:
+HERE, THERE = Scenario('eye', 0), Scenario('eye', 1)
+BASE = backbone_digest('', {})  # of the deployed backbone
+
+
+def samples(frames: list, labels: tuple[str, ...], scenario: Scenario = HERE) -> list[Sample]:
     chosen = [f for f in frames if f.label in labels]
     return [
         Sample.of(str(i), f.label, scenario, resize_square(f.image, 64))
@@ -43,7 +55,7 @@ def samples(frames: list, labels: tuple[str, ...], scenario: int = 0) -> list[Sa
     ]
 
 
-def unlabelled(frames: list, label: str, scenario: int = 0) -> list[Sample]:
+def unlabelled(frames: list, label: str, scenario: Scenario = HERE) -> list[Sample]:
     """Frames of a kind, without saying so."""
     return [
         replace(s, sample_id=f'seen {s.sample_id}', label='')
@@ -51,9 +63,9 @@ def unlabelled(frames: list, label: str, scenario: int = 0) -> list[Sample]:
     ]
 
 
-def finish(learner: Learner) -> RoundResult:
+def finish(learner: Learner) -> RoundCandidate:
     result = list(learner.run_round())[-1]
-    assert isinstance(result, RoundResult)
+    assert isinstance(result, RoundCandidate)
     return result
 
 
@@ -64,7 +76,7 @@ def test_a_round_teaches_a_new_class(model, frames):
     result = finish(learner)
     assert result.classes == (*model.classes, 'race_car')
     assert result.update['head.weight'].shape == (5, model.feature_size)
-    right = learner.predictions(learner.training, new)
+    right = predictions(learner.training, new)
     assert right.count('race_car') >= 0.75 * len(new)
     assert learner.live.classes == model.classes, 'the live model waits for the verdict'
 
@@ -76,7 +88,7 @@ def deployed_learner(model: Classifier, frames: list, **train: object) -> Learne
     """Return a learner with samples of what the model was deployed for, as the worker has it."""
     learner = Learner(model, TrainConfig(**{'validation_share': 0.0, 'batch_size': 8, **train}))
     shown = [
-        Sample.of(f'deployed/{i}', f.label, -1, resize_square(f.image, 64))
+        Sample.of(f'deployed/{i}', f.label, DEPLOYED, resize_square(f.image, 64))
         for i, f in enumerate([f for f in frames if f.label in KNOWN][:20])
     ]
     learner.add_exemplars(shown)
@@ -88,19 +100,20 @@ def test_a_head_update_teaches_a_new_class_without_a_round_and_forgets_nothing(m
     assert learner.propose_head() is None, 'nothing was learned yet'
     new = samples(frames, ('race_car',))
     learner.add_samples(new[:1])
-    assert learner.instant.classes[-1] == 'race_car'
+    assert learner.head.instant.classes[-1] == 'race_car'
     learner.add_samples(new[1:3])
     result = learner.propose_head()
     assert result is not None
     assert result.classes == (*model.classes, 'race_car')
-    assert set(result.update) == {'head.weight', 'head.bias'}, 'only the head changes'
-    assert (result.iterations, result.parent) == (0, 0)
-    learner.set_live(result.update, result.classes, 1)
-    said = learner.predictions(learner.live, new)
+    assert set(result.weights) == {'head.weight', 'head.bias'}, 'only the head changes'
+    assert isinstance(result, HeadCandidate)
+    assert result.parent == 0
+    learner.set_live(result.live_update, result.classes, 1)
+    said = predictions(learner.live, new)
     assert said[0] == 'race_car'
     assert said.count('race_car') >= 0.5 * len(new)
     old = samples(frames, KNOWN)
-    right = [p == s.label for p, s in zip(learner.predictions(learner.live, old), old)]
+    right = [p == s.label for p, s in zip(predictions(learner.live, old), old)]
     assert np.mean(right) > 0.8
     assert learner.propose_head() is None
     assert learner.pending == new[:3], 'the next round still learns it'
@@ -109,9 +122,11 @@ def test_a_head_update_teaches_a_new_class_without_a_round_and_forgets_nothing(m
 def test_a_confirmation_is_learned_but_makes_no_new_version(model, frames):
     learner = deployed_learner(model, frames)
     learner.add_samples(
-        [Sample.of('new', 'duck', 0, samples(frames, ('duck',))[-1].image, predicted='duck')]
+        [Sample.of('new', 'duck', HERE, samples(frames, ('duck',))[-1].image, predicted='duck')]
     )
-    assert learner.instant.counts['duck'] > sum(s.label == 'duck' for s in learner.replay.samples)
+    assert learner.head.instant.counts['duck'] > sum(
+        s.label == 'duck' for s in learner.book.replay.samples
+    )
     assert learner.propose_head() is None
 
 
@@ -120,52 +135,57 @@ def test_a_correction_is_learned_from_the_feature_of_its_frame_and_once_only(mod
     new = samples(frames, ('race_car',))[:2]
     features = extract_features(model, [s.image for s in new])
     for sample, feature in zip(new, features):
-        assert learner.correct(sample.sample_id, 'race_car', feature, version=0)
-    before = learner.instant.linear(learner.instant.classes)[0]
+        assert learner.correct(sample.sample_id, 'race_car', feature, BASE, HERE)
+    before = learner.head.instant.linear(learner.head.instant.classes)[0]
     learner.add_samples(new)  # the pictures of the same corrections come later, in a batch
-    assert torch.equal(learner.instant.linear(learner.instant.classes)[0], before)
-    assert learner.instant.counts['race_car'] == 2
-    learner.correct(new[0].sample_id, 'duck', features[0], version=0)  # a change of mind
-    assert learner.instant.counts['race_car'] == 1
+    assert torch.equal(learner.head.instant.linear(learner.head.instant.classes)[0], before)
+    assert learner.head.instant.counts['race_car'] == 2
+    learner.correct(new[0].sample_id, 'duck', features[0], BASE, HERE)  # a change of mind
+    assert learner.head.instant.counts['race_car'] == 1
 
 
 def test_a_robot_that_learns_for_months_without_a_round_keeps_its_size(model, frames, monkeypatch):
-    monkeypatch.setattr('etuner_ros.core.learn.learner.MOST_LEARNED', 20)
-    learner = deployed_learner(model, frames)
-    feature = extract_features(model, [samples(frames, ('race_car',))[0].image])[0]
-    known = [n for n in range(200) if learner.correct(f'n{n}', 'race_car', feature, version=0)]
+    monkeypatch.setattr('etuner_ros.core.learn.served_head.MOST_LEARNED', 20)
+    learner = deployed_learner(model, frames, validation_share=0.1)
+    picture = samples(frames, ('race_car',))[0]
+    feature = extract_features(model, [picture.image])[0]
+    known = [n for n in range(200) if learner.correct(f'n{n}', 'race_car', feature, BASE, HERE)]
     assert len(known) > 150
-    assert len(learner._served.features) == len(learner._served.learned) == 20
-    assert learner.instant.counts['race_car'] == len(known), 'all of it is still learned'
-    assert learner.correct(f'n{known[0]}', 'duck', feature, version=0), 'an old one, anew'
-    assert learner.correct(f'n{known[-1]}', 'duck', feature, version=0), 'a new one, corrected'
-    assert learner.instant.counts['race_car'] == len(known) - 1
+    assert len(learner.head.learned) == 20
+    assert learner.head.instant.knows('duck'), 'the largest class makes room'
+    assert learner.correct(f'n{known[0]}', 'duck', feature, BASE, HERE), 'an old one, anew'
+    assert learner.correct(f'n{known[-1]}', 'duck', feature, BASE, HERE), 'a new one, corrected'
 
 
 def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, frames):
     learner = deployed_learner(model, frames)
     new = samples(frames, ('race_car',))
     feature = extract_features(model, [new[0].image])[0]
-    assert not learner.correct('x', 'race_car', feature[:-1], version=0)
-    assert not learner.correct('x', 'race_car', feature * float('nan'), version=0)
-    assert not learner.correct('x', 'race_car', feature, version=5)
+    assert not learner.correct('x', 'race_car', feature[:-1], BASE, HERE)
+    assert not learner.correct('x', 'race_car', feature * float('nan'), BASE, HERE)
+    assert not learner.correct('x', 'race_car', feature, 'another', HERE)
     learner.add_samples(new)
     result = finish(learner)
-    learner.set_live(result.update, result.classes, 1)
-    assert not learner.correct('x', 'race_car', feature, version=0), 'the round changed features'
+    learner.set_live(result.live_update, result.classes, 1)
+    assert not learner.correct('x', 'race_car', feature, BASE, HERE), 'the round changed features'
     now = extract_features(learner.live, [new[0].image])[0]
-    assert learner.correct('x', 'duck', now, version=1)
+    backbone = learner.backbone
+    assert backbone == result.backbone != BASE
+    assert learner.correct('x', 'duck', now, backbone, HERE)
     head = learner.propose_head()
-    learner.set_live(head.update, head.classes, 2)
-    assert learner.correct('y', 'race_car', now, version=1), 'a new head keeps the features valid'
+    learner.set_live(head.live_update, head.classes, 2)
+    assert learner.backbone == backbone
+    assert learner.correct('y', 'race_car', now, backbone, HERE), (
+        'a new head keeps the features valid'
+    )
 
 
 def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):
     learner = deployed_learner(model, frames)
     learner.add_samples(samples(frames, ('race_car', 'tray')))
     result = finish(learner)
-    learner.set_live(result.update, result.classes, 1)
-    everything = learner.replay.samples
+    learner.set_live(result.live_update, result.classes, 1)
+    everything = learner.book.replay.samples
     features = extract_features(learner.live, [s.image for s in everything])
     fresh = InstantHead(model.feature_size)
     fresh.rebuild(features, [s.label for s in everything])
@@ -177,17 +197,17 @@ def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):
 def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(model, frames):
     learner = deployed_learner(model, frames, epochs=2.0, validation_share=0.3)
     learner.add_samples(samples(frames, ('duck', 'tray')))
-    assert learner.validation
+    assert learner.book.held
     car = samples(frames, ('race_car',))[0]
     feature = extract_features(model, [car.image])[0]
     steps = learner.run_round()
     next(steps)
     backbone = {k: v for k, v in learner.training.state().items() if k.startswith('backbone')}
-    assert learner.correct('car', 'race_car', feature, version=0)
+    assert learner.correct('car', 'race_car', feature, BASE, HERE)
     head = learner.propose_head()
     assert head is not None
-    assert len(head.outcomes) == len(learner.validation)
-    learner.set_live(head.update, head.classes, 1)
+    assert len(head.outcomes) == len(learner.book.held)
+    learner.set_live(head.live_update, head.classes, 1)
     assert not difference(
         backbone,
         {k: v for k, v in learner.training.state().items() if k.startswith('backbone')},
@@ -197,20 +217,22 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
             {'backbone.stem.0.weight': backbone['backbone.stem.0.weight'] + 1}, model.classes, 9
         )
     result = list(steps)[-1]
-    assert isinstance(result, RoundResult)
+    assert isinstance(result, RoundCandidate)
     assert result.parent == 1
     live = {o.sample_id: o.live_correct for o in result.outcomes}
-    held = list(learner.validation.values())
-    said = learner.predictions(learner.live, held)
+    held = list(learner.book.held.values())
+    said = predictions(learner.live, held)
     assert live == {s.sample_id: p == s.label for s, p in zip(held, said)}
-    learner.set_live(result.update, result.classes, 2)
+    learner.set_live(result.live_update, result.classes, 2)
     assert learner.live.classes[-1] == 'race_car', 'what was said in between is not lost'
-    learner.add_samples([Sample.of('car', 'race_car', 0, car.image)])
-    assert learner.instant.counts['race_car'] == 1, 'and is learned anew when its picture comes'
+    learner.add_samples([Sample.of('car', 'race_car', HERE, car.image)])
+    assert learner.head.instant.counts['race_car'] == 1, (
+        'and is learned anew when its picture comes'
+    )
     again = learner.propose_head()
     if again is not None:
-        learner.set_live(again.update, again.classes, 3)
-    assert learner.predictions(learner.live, [car]) == ['race_car']
+        learner.set_live(again.live_update, again.classes, 3)
+    assert predictions(learner.live, [car]) == ['race_car']
 
 
 def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_what_goes_live(
@@ -219,11 +241,11 @@ def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_wha
     learner = deployed_learner(model, frames)
     learner.add_samples(samples(frames, ('tray',)))
     finish(learner)
-    late = [Sample.of('late', 'race_car', 0, samples(frames, ('race_car',))[0].image)]
+    late = [Sample.of('late', 'race_car', HERE, samples(frames, ('race_car',))[0].image)]
     learner.add_samples(late)
     learner.set_live({}, model.classes, 0)  # refused: the old backbone stays
-    assert 'race_car' in learner.instant.classes
-    got = learner._served.features['late']
+    assert 'race_car' in learner.head.instant.classes
+    got = learner.head._live.learned['late'].row
     assert torch.allclose(got, extract_features(model, [late[0].image])[0], atol=1e-3)
 
 
@@ -245,22 +267,23 @@ def test_a_refused_round_leaves_no_activation_of_its_weights_in_the_cache(model,
     shown = samples(frames, ('duck', 'tray', 'mug'))
     learner.add_samples(shown)
     finish(learner)
-    assert learner.cache.border > 0
+    assert learner.state.cache.border > 0
     learner.set_live({}, model.classes, 0)
-    got = learner._features(shown)
+    got = learner.state.features(shown)
     assert torch.allclose(got, extract_features(model, [s.image for s in shown]), atol=1e-2)
 
 
 def test_a_change_of_mind_takes_back_exactly_what_was_learned(model, frames):
     learner = deployed_learner(model, frames)
-    before = learner.instant.linear(learner.instant.classes)[0].clone()
+    before = learner.head.instant.linear(learner.head.instant.classes)[0].clone()
     picture = samples(frames, ('tray',))[0]
-    learner.add_samples([Sample.of('x', 'duck', 0, picture.image)])
-    other = learner._served.features['x'] + 0.1  # as another decoding of the frame gives
-    learner.correct('x', 'mug', other, version=0)
-    learned = learner._served.learned['x']
-    learner.instant.unlearn(learner._served.features['x'], learned.label, learned.weight)
-    assert torch.allclose(learner.instant.linear(learner.instant.classes)[0], before, atol=1e-5)
+    learner.add_samples([Sample.of('x', 'duck', HERE, picture.image)])
+    other = learner.head._live.learned['x'].row + 0.1  # as another decoding of the frame gives
+    learner.correct('x', 'mug', other, BASE, HERE)
+    learner.withdraw(['x'])
+    assert torch.allclose(
+        learner.head.instant.linear(learner.head.instant.classes)[0], before, atol=1e-5
+    )
 
 
 def test_a_model_without_samples_of_its_classes_keeps_its_trained_head(model, frames):
@@ -314,19 +337,19 @@ def test_the_head_learns_from_frames_without_labels_too(model, frames):
     for weight in (0.0, 0.5):
         config = HeadConfig(unlabelled_weight=weight)
         learner = Learner(model, QUICK, head=config)
-        learner.add_exemplars(samples(frames, KNOWN, -1))
+        learner.add_exemplars(samples(frames, KNOWN, DEPLOYED))
         for kind in kinds:
-            learner.add_unlabelled(unlabelled(frames, kind, 1))
+            learner.add_unlabelled(unlabelled(frames, kind, THERE))
         assert learner.propose_head() is None, 'they are learned from when labels come'
-        one_each = [samples(frames, (kind,), 1)[0] for kind in kinds]
+        one_each = [samples(frames, (kind,), THERE)[0] for kind in kinds]
         learner.add_samples([replace(s, sample_id=s.label) for s in one_each])
         result = learner.propose_head()
         assert result is not None
-        learner.set_live(result.update, result.classes, 1)
+        learner.set_live(result.live_update, result.classes, 1)
         others = samples(frames, kinds)
-        said = learner.predictions(learner.live, others)
+        said = predictions(learner.live, others)
         right[weight] = sum(a == s.label for a, s in zip(said, others)) / len(others)
-        heads.append(result.update['head.weight'])
+        heads.append(result.weights['head.weight'])
     assert right[0.5] >= right[0.0]
     assert not np.allclose(heads[0], heads[1], rtol=0.05)
 
@@ -335,61 +358,65 @@ def test_a_frame_that_is_labelled_is_not_guessed_any_more(model, frames):
     heads = []
     for again in (False, True):
         learner = Learner(model, QUICK)
-        learner.add_exemplars(samples(frames, KNOWN, -1))
-        labelled = [replace(s, sample_id='x') for s in samples(frames, ('tray',), 1)[:1]]
+        learner.add_exemplars(samples(frames, KNOWN, DEPLOYED))
+        labelled = [replace(s, sample_id='x') for s in samples(frames, ('tray',), THERE)[:1]]
         if again:
             learner.add_unlabelled([replace(labelled[0], label='')])
         learner.add_samples(labelled)
         learner.add_unlabelled([replace(labelled[0], label='')] if again else [])
-        learner.add_samples([replace(s, sample_id='y') for s in samples(frames, ('duck',), 1)[:1]])
-        heads.append(learner.instant.linear(learner.instant.classes)[0])
+        learner.add_samples(
+            [replace(s, sample_id='y') for s in samples(frames, ('duck',), THERE)[:1]]
+        )
+        heads.append(learner.head.instant.linear(learner.head.instant.classes)[0])
     assert torch.equal(heads[0], heads[1])
 
 
 def test_features_of_another_backbone_are_not_learned_from(model, frames):
     heads = []
-    for version in (0, 99):
+    for backbone in (BASE, 'another'):
         learner = Learner(model, QUICK)
-        learner.add_exemplars(samples(frames, KNOWN, -1))
-        shown = unlabelled(frames, 'tray', 1)
-        true = dict(zip([s.sample_id for s in shown], learner._features(shown)))
+        learner.add_exemplars(samples(frames, KNOWN, DEPLOYED))
+        shown = unlabelled(frames, 'tray', THERE)
+        true = dict(zip([s.sample_id for s in shown], learner.state.features(shown)))
         wrong = {key: row + 1.0 for key, row in true.items()}
-        learner.add_unlabelled(shown, true if version == 0 else wrong, version)
-        learner.add_samples([replace(s, sample_id='x') for s in samples(frames, ('mug',), 1)[:1]])
-        heads.append(learner.instant.linear(learner.instant.classes)[0])
+        learner.add_unlabelled(shown, true if backbone == BASE else wrong, backbone)
+        learner.add_samples(
+            [replace(s, sample_id='x') for s in samples(frames, ('mug',), THERE)[:1]]
+        )
+        heads.append(learner.head.instant.linear(learner.head.instant.classes)[0])
     assert torch.allclose(heads[0], heads[1], atol=1e-5), 'they are computed where they do not fit'
 
 
 def test_a_class_that_lost_its_labels_does_not_stop_the_head_from_learning(model, frames):
     learner = Learner(model, QUICK)
-    learner.add_exemplars(samples(frames, KNOWN, -1))
-    learner.add_unlabelled(unlabelled(frames, 'tray', 1))
-    car, tray = (samples(frames, (kind,), 1)[0] for kind in ('race_car', 'tray'))
+    learner.add_exemplars(samples(frames, KNOWN, DEPLOYED))
+    learner.add_unlabelled(unlabelled(frames, 'tray', THERE))
+    car, tray = (samples(frames, (kind,), THERE)[0] for kind in ('race_car', 'tray'))
     learner.add_samples([replace(car, sample_id='car')])
     result = learner.propose_head()
     assert result is not None
-    learner.set_live(result.update, result.classes, 1)
+    learner.set_live(result.live_update, result.classes, 1)
     learner.withdraw(['car'])
     learner.add_samples([replace(tray, sample_id='tray')])
     result = learner.propose_head()
     assert result is not None
     assert result.classes == (*model.classes, 'race_car', 'tray')
-    learner.set_live(result.update, result.classes, 2)
-    assert learner.predictions(learner.live, [car, tray])[1] == 'tray'
-    assert learner.predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
+    learner.set_live(result.live_update, result.classes, 2)
+    assert predictions(learner.live, [car, tray])[1] == 'tray'
+    assert predictions(learner.live, [car])[0] != 'race_car', 'it has no label any more'
 
 
 def test_memory_for_frames_without_labels_is_bounded(model, frames):
     learner = Learner(model, replace(QUICK, unlabelled_frames=5))
-    learner.add_exemplars(samples(frames, KNOWN, -1))
-    known = len(learner._served.features)
+    learner.add_exemplars(samples(frames, KNOWN, DEPLOYED))
+    known = len(learner._bank)
     for number in range(4):
         shown = [
             replace(s, sample_id=f'{number}{s.sample_id}') for s in unlabelled(frames, 'tray')
         ]
         learner.add_unlabelled(shown, dict.fromkeys([s.sample_id for s in shown], torch.zeros(1)))
         learner.add_samples(samples(frames, ('duck',))[number : number + 1])
-    assert len(learner._served.features) <= known + 5 + 4
+    assert len(learner._bank) <= known + 5 + 4
 
 
 def test_a_round_is_deterministic_with_a_seed(model, frames):
@@ -431,7 +458,7 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_loses_no_sample(model
     learner.set_live({}, model.classes, 0)
     assert pack(learner.training.state()) == pack(model.state())
     assert len(learner.pending) == (0 if head else waiting)
-    assert len(learner.replay) >= waiting
+    assert len(learner.pending) + len(learner.book.replay) == waiting
 
 
 def test_weights_that_do_not_fit_change_nothing(model, frames):
@@ -440,7 +467,7 @@ def test_weights_that_do_not_fit_change_nothing(model, frames):
     finish(learner)
     with pytest.raises(WeightsError):
         learner.set_live({'head.weight': np.zeros((9, 9), np.float32)}, model.classes, 1)
-    assert learner.waits_for_verdict
+    assert learner.phase is Phase.PROPOSED
     assert (learner.version, learner.live.classes) == (0, model.classes)
 
 
@@ -448,9 +475,11 @@ def test_after_a_roll_back_a_class_that_only_the_replay_knows_comes_back(model, 
     learner = Learner(model, QUICK)
     learner.add_samples(samples(frames, ('race_car',)))
     result = finish(learner)
-    learner.set_live(result.update, result.classes, 1)
+    learner.set_live(result.live_update, result.classes, 1)
     learner.set_live({}, model.classes, 0)
-    more = [Sample.of(f'x{s.sample_id}', s.label, 0, s.image) for s in samples(frames, ('duck',))]
+    more = [
+        Sample.of(f'x{s.sample_id}', s.label, HERE, s.image) for s in samples(frames, ('duck',))
+    ]
     learner.add_samples(more)
     assert finish(learner).classes == (*model.classes, 'race_car')
 
@@ -459,10 +488,10 @@ def test_an_accepted_round_is_built_upon(model, frames):
     learner = Learner(model, QUICK)
     learner.add_samples(samples(frames, ('duck', 'tray')))
     result = finish(learner)
-    optimiser = learner._optimiser
-    learner.set_live(result.update, result.classes, 1)
+    optimiser = learner.state.optimiser
+    learner.set_live(result.live_update, result.classes, 1)
     assert pack(learner.live.state()) == pack(learner.training.state())
-    assert learner._optimiser is optimiser, 'its moments are kept'
+    assert learner.state.optimiser is optimiser, 'its moments are kept'
     assert not learner.pending
 
 
@@ -470,23 +499,23 @@ def test_validation_samples_are_two_of_a_class_with_six_and_never_trained_on(mod
     learner = Learner(model, TrainConfig(batch_size=8, epochs=1.0))
     new = samples(frames, ('duck',))[:6]
     learner.add_samples(new[:5])
-    assert not learner.validation
+    assert not learner.book.held
     learner.add_samples(new[5:])
-    assert len(learner.validation) == 1
-    more = [Sample.of(f'more{i}', 'duck', 0, s.image) for i, s in enumerate(new)]
+    assert len(learner.book.held) == 1
+    more = [Sample.of(f'more{i}', 'duck', HERE, s.image) for i, s in enumerate(new)]
     learner.add_samples(more)
-    held = set(learner.validation)
+    held = set(learner.book.held)
     assert len(held) == 2
     result = finish(learner)
     assert {o.sample_id for o in result.outcomes} == held
-    assert not held & {s.sample_id for s in learner.replay.samples}
+    assert not held & {s.sample_id for s in learner.book.replay.samples}
 
 
 def test_exemplars_are_replayed_but_are_no_evidence(model, frames):
     learner = Learner(model, TrainConfig())
     learner.add_exemplars(samples(frames, ('duck', 'mug')))
-    assert len(learner.replay) > 6
-    assert not learner.validation
+    assert len(learner.book.replay) > 6
+    assert not learner.book.held
     assert not learner.pending
 
 
@@ -512,10 +541,10 @@ def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
     assert set(first.cka) == set(model.unit_names)
     assert all(0.0 <= v <= 1.0 + 1e-9 for v in first.cka.values())
     before = learner.training.state()
-    learner.set_live(first.update, first.classes, 1)
+    learner.set_live(first.live_update, first.classes, 1)
     learner.add_samples(
         [
-            Sample.of(f'x{s.sample_id}', s.label, 0, s.image)
+            Sample.of(f'x{s.sample_id}', s.label, HERE, s.image)
             for s in samples(frames, ('duck', 'tray'))
         ]
     )
@@ -525,19 +554,6 @@ def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
         k.startswith('backbone.stem.') and not np.array_equal(before[k], after[k]) for k in before
     )
     assert not np.array_equal(before['backbone.top.0.weight'], after['backbone.top.0.weight'])
-
-
-def test_accuracy_counts_validation_and_what_was_predicted_live(model, frames):
-    learner = Learner(model, QUICK)
-    picture = samples(frames, ('duck',))[0].image
-    assert math.isnan(learner.accuracy({}))
-    said = ['duck', 'duck', 'mug', 'duck']
-    learner.add_samples(
-        [Sample.of(f'p{i}', 'duck', 0, picture, predicted=p) for i, p in enumerate(said)]
-    )
-    assert learner.accuracy({}) == 0.75
-    learner.set_scenario(1)
-    assert math.isnan(learner.accuracy({}))
 
 
 @pytest.mark.parametrize(('samples_', 'expected'), [(1, 2), (8, 10), (9, 12), (1000, 40)])
@@ -573,9 +589,9 @@ def test_a_round_says_how_far_it_moved_the_appearance_of_frames(model, frames):
     )
     assert np.allclose(result.appearance_move, new - old, atol=1e-4)
     assert np.abs(result.appearance_move).max() > 0
-    learner.set_live(result.update, result.classes, 1)
+    learner.set_live(result.live_update, result.classes, 1)
     learner.sim_freeze.set_layers(model.unit_names[:10], [])
-    learner.add_samples([Sample.of('one more', 'duck', 0, shown[0].image)])
+    learner.add_samples([Sample.of('one more', 'duck', HERE, shown[0].image)])
     assert finish(learner).appearance_move == (), 'all blocks up to the middle were frozen'
 
 
@@ -586,82 +602,8 @@ def test_the_network_starts_without_classes_and_learns_its_first_one(frames):
     result = finish(learner)
     assert set(result.classes) == {'duck', 'mug'}
     new = samples(frames, ('duck', 'mug'))
-    right = [p == s.label for p, s in zip(learner.predictions(learner.training, new), new)]
+    right = [p == s.label for p, s in zip(predictions(learner.training, new), new)]
     assert np.mean(right) > 0.9
-
-
-@pytest.mark.parametrize(
-    ('name', 'units'),
-    [
-        ('mobilenet_v2', 19),
-        ('mobilenet_v3_small', 14),
-        ('resnet18', 10),
-        ('vit_b_16', 14),
-        ('efficientnet_b0', 18),
-    ],
-)
-def test_torchvision_models_are_cut_into_blocks_that_hold_every_parameter(name, units):
-    model = build(pretrained_spec(name, 224))
-    assert len(model.units) == units
-    inside = {id(p) for unit in model.units for p in unit.parameters()}
-    assert inside == {id(p) for p in model.backbone.parameters()}
-
-
-def test_torchvision_weights_come_from_a_file(tmp_path):
-    from etuner_ros.core.models.networks import torchvision_models
-
-    network = torchvision_models().get_model('resnet18', weights=None)
-    torch.save(network.state_dict(), tmp_path / 'resnet18.pth')
-    model = build(pretrained_spec('resnet18', 64), str(tmp_path / 'resnet18.pth'))
-    assert torch.equal(model.state_dict()['backbone.conv1.weight'], network.conv1.weight)
-    with pytest.raises(WeightsError, match="do not fit 'mobilenet_v2'"):
-        build(pretrained_spec('mobilenet_v2', 64), str(tmp_path / 'resnet18.pth'))
-    with pytest.raises(WeightsError, match='does not exist'):
-        build(pretrained_spec('resnet18', 64), str(tmp_path / 'nowhere.pth'))
-
-
-def test_an_unknown_or_unfit_architecture_is_named():
-    with pytest.raises(WeightsError, match="no model is called 'resnet19'"):
-        build(pretrained_spec('resnet19', 64))
-    with pytest.raises(WeightsError, match='does not end in a linear layer'):
-        build(pretrained_spec('squeezenet1_1', 64))
-
-
-def test_weights_of_another_architecture_are_refused(deployed):
-    base = read_base(deployed)
-    wrong = ModelSpec('resnet18', 64, base.spec.classes, base.spec.mean, base.spec.std)
-    with pytest.raises(WeightsError, match="do not fit 'resnet18'"):
-        from_base(base.state, wrong)
-
-
-def test_the_live_model_predicts_what_it_was_deployed_for_and_swaps_at_once(deployed, frames):
-    base = read_base(deployed)
-    live = LiveModel(base)
-    ducks = [f.image for f in frames if f.label == 'duck']
-    results = [live.predict(image, top_k=3) for image in ducks]
-    assert all(r.labels[0] == 'duck' and len(r.labels) == 3 and r.version == 0 for r in results)
-    assert all(
-        r.scores == sorted(r.scores, reverse=True) and sum(r.scores) <= 1 + 1e-5 for r in results
-    )
-    state = {k: np.array(v) for k, v in base.state.items() if k.startswith('head.')}
-    state['head.weight'] = np.roll(state['head.weight'], 1, axis=0)
-    state['head.bias'] = np.roll(state['head.bias'], 1)
-    data = pack(state)
-    live.swap(live.prepare(7, base.spec.classes, data, sha256(data)))
-    after = live.predict(ducks[0], top_k=1)
-    assert (after.version, after.labels) == (7, [base.spec.classes[1]])
-    with pytest.raises(WeightsError, match='checksum'):
-        live.prepare(8, base.spec.classes, data, sha256(b''))
-    assert live.version == 7
-
-
-def test_features_and_appearance_come_from_the_one_forward_pass(model, frames):
-    images = [resize_square(f.image, 64) for f in frames[:4]]
-    logits, features, appearance = model.examine(model.tensor(images))
-    expected = extract_features(model, images)
-    assert torch.allclose(features, expected, atol=1e-4)
-    assert torch.allclose(logits, model.head(expected), atol=1e-4)
-    assert appearance.shape == (4, 224), 'two values for each of the 112 channels of the middle'
 
 
 THRIFTY = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
@@ -671,17 +613,19 @@ def test_what_prediction_computed_is_not_computed_again(model, frames):
     """Neither the feature nor the activation at the frozen border of a frame that was seen."""
     learner = Learner(model, TrainConfig(validation_share=0.0, views=1, epochs=1.0), THRIFTY)
     seen = samples(frames, ('duck', 'tray'))[:12]
-    said, features = learner.foresee(seen)
-    assert said == learner.predictions(learner.live, seen)
+    said, features = Foresight(learner).look(seen)
+    assert said == predictions(learner.live, seen)
     expected = extract_features(model, [s.image for s in seen])
     for sample, row in zip(seen, expected):
         assert torch.allclose(features[sample.sample_id], row, rtol=1e-3, atol=1e-4)
-        assert learner.correct(sample.sample_id, sample.label, features[sample.sample_id], 0)
+        assert learner.correct(
+            sample.sample_id, sample.label, features[sample.sample_id], learner.backbone, HERE
+        )
     with CostMeter() as meter:
         learner.add_samples(seen)
         finish(learner)
-    assert learner.cache.uses['offered'] == 12
-    assert not learner.cache.uses['misses']
+    assert learner.state.cache.uses['offered'] == 12
+    assert not learner.state.cache.uses['misses']
     assert PROBE not in meter.flops, 'nothing else may freeze, so nothing is probed'
 
 
@@ -690,8 +634,8 @@ def test_other_front_weights_are_not_taken_for_the_same(model, frames):
     other = {k: v for k, v in model.state().items() if k.startswith('backbone.stem')}
     other = {k: v * 1.01 if v.dtype == np.float32 else v for k, v in other.items()}
     learner.live.load_state(other, model.classes)
-    learner.foresee(samples(frames, ('duck',))[:3])
-    assert len(learner.cache) == 0
+    Foresight(learner).look(samples(frames, ('duck',))[:3])
+    assert len(learner.state.cache) == 0
 
 
 def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
@@ -700,20 +644,20 @@ def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
     learner = Learner(model, TrainConfig(views=1, validation_share=0.3), head=head)
     learner.add_exemplars(samples(frames, model.classes))
     again = [
-        Sample(f'new {s.sample_id}', s.label, 0, s.jpeg)
+        Sample(f'new {s.sample_id}', s.label, HERE, s.jpeg)
         for s in samples(frames, ('duck',)) + samples(frames, ('tray',))[:1]
     ]
     learner.add_samples(again)
     result = learner.propose_head()
     if result is None:  # the live head says all of it already
-        learner._head_is_new = True
+        learner.head.is_new = True
         result = learner.propose_head()
-    learner.set_live(result.update, result.classes, 1)
+    learner.set_live(result.live_update, result.classes, 1)
     classes = list(result.classes)
-    _, plain = learner.instant.linear(classes)
-    moved = torch.from_numpy(result.update['head.bias']) - plain
+    _, plain = learner.head.instant.linear(classes)
+    moved = torch.from_numpy(result.weights['head.bias']) - plain
     assert moved[classes.index('duck')] == moved.max() > 0
-    learner._head_is_new = True
+    learner.head.is_new = True
     same = learner.propose_head()
     assert all(o.live_correct == o.candidate_correct for o in same.outcomes)
 
@@ -721,26 +665,26 @@ def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
 def test_a_sample_that_is_taken_back_is_forgotten_everywhere(model, frames):
     learner = deployed_learner(model, frames)
     trays = samples(frames, ('tray',))[:3]
-    before, _ = learner.instant.linear(model.classes)
+    before, _ = learner.head.instant.linear(model.classes)
     learner.add_samples(trays)
     learner.withdraw([s.sample_id for s in trays])
     assert not learner.pending
-    assert not any(s.label == 'tray' for s in learner.replay.samples)
-    after, _ = learner.instant.linear(model.classes)
+    assert not any(s.label == 'tray' for s in learner.book.replay.samples)
+    after, _ = learner.head.instant.linear(model.classes)
     assert torch.allclose(before, after, atol=1e-4), 'exactly what was learned is unlearned'
     result = learner.propose_head()
-    learner.set_live(result.update, result.classes, 1)
-    assert 'tray' not in learner.predictions(learner.live, trays), 'a class without samples'
+    learner.set_live(result.live_update, result.classes, 1)
+    assert 'tray' not in predictions(learner.live, trays), 'a class without samples'
 
 
 def test_a_renamed_label_is_said_by_its_new_name_and_never_by_the_old(model, frames):
     learner = deployed_learner(model, frames)
     ducks = samples(frames, ('duck',))
     learner.rename('duck', 'bird')
-    assert 'duck' not in learner.replay.counts()
+    assert 'duck' not in learner.book.replay.counts()
     result = learner.propose_head()
-    learner.set_live(result.update, result.classes, 1)
-    said = learner.predictions(learner.live, ducks)
+    learner.set_live(result.live_update, result.classes, 1)
+    said = predictions(learner.live, ducks)
     assert said.count('bird') >= 0.8 * len(ducks)
     assert 'duck' not in said
 
@@ -749,8 +693,8 @@ def test_merged_labels_are_one_class(model, frames):
     learner = deployed_learner(model, frames)
     learner.rename('mug', 'duck')
     result = learner.propose_head()
-    learner.set_live(result.update, result.classes, 1)
-    said = learner.predictions(learner.live, samples(frames, ('duck', 'mug')))
+    learner.set_live(result.live_update, result.classes, 1)
+    said = predictions(learner.live, samples(frames, ('duck', 'mug')))
     assert said.count('duck') >= 0.8 * len(said)
     assert 'mug' not in said
 
@@ -765,34 +709,3 @@ def test_half_the_batch_is_trained_on_after_memory_ran_out(model, frames):
     while learner.halve_batches():
         pass
     assert learner.batch_size == 2, 'one new sample beside one that is replayed'
-
-
-def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed, frames):
-    base = read_base(deployed)
-    live, image = LiveModel(base), frames[0].image
-    first = live.predict(image, 3)
-    state = {
-        k: v * np.float32(1.5)
-        for k, v in base.state.items()
-        if v.dtype == np.float32 and v.ndim > 1
-    }
-    grown = {**state, 'head.weight': np.zeros((5, base.state['head.weight'].shape[1]), np.float32)}
-    grown['head.bias'] = np.arange(5, dtype=np.float32)
-    versions = {
-        1: (grown, (*base.spec.classes, 'new')),
-        2: ({'head.bias': base.state['head.bias'] + 1}, base.spec.classes),
-        3: ({}, base.spec.classes),
-    }
-    fresh = {}
-    for version, (update, classes) in versions.items():
-        data = pack(update) if update else b''
-        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
-        again = LiveModel(base)
-        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
-        got, fresh = live.predict(image, 3), again.predict(image, 3)
-        assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
-        assert torch.equal(got.features, fresh.features)
-    assert got.scores == first.scores
-    with pytest.raises(WeightsError):
-        live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))
-    assert live.predict(image, 3).scores == first.scores, 'what is live is as it was'

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+import threading
 
 import cv2
 import numpy as np
@@ -15,7 +16,14 @@ from rosbags.typesys import get_typestore, Stores
 
 from etuner_ros.core.errors import ImageError
 from etuner_ros.core.images.codec import encode_jpeg
-from etuner_ros.core.images.sources import open_source, Recording
+from etuner_ros.core.images.player import Player
+from etuner_ros.core.images.sources import (
+    Device,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    open_source,
+    Recording,
+)
 
 
 @pytest.fixture(scope='module')
@@ -46,8 +54,9 @@ def test_a_folder_without_images_is_an_error_that_says_what_is_expected(tmp_path
 def test_a_source_that_does_not_exist_is_named():
     with pytest.raises(ImageError, match="'/no/such/thing' does not exist"):
         open_source('/no/such/thing')
-    with pytest.raises(ImageError, match='can not be opened; is it plugged in'):
-        open_source('/dev/video97')
+    for name in ('/dev/video97', '/dev/v4l/by-id/none'):
+        with pytest.raises(ImageError, match='can not be opened; is it plugged in'):
+            open_source(name)
 
 
 def test_a_video_is_played_in_order(tmp_path):
@@ -62,6 +71,121 @@ def test_a_video_is_played_in_order(tmp_path):
     (tmp_path / 'text.mp4').write_text('no film')
     with pytest.raises(ImageError, match='can not be opened'):
         open_source(str(tmp_path / 'text.mp4'))
+
+
+class Port:
+    """Where a camera is plugged in, and unplugged; pauses end when the test says so."""
+
+    def __init__(self) -> None:
+        self.plugged = True
+        self.opened = self.open_now = 0
+        self.pauses: list[float] = []
+        self.paused, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def open(self, _device: object) -> PluggedCamera:
+        self.opened += 1
+        return PluggedCamera(self)
+
+    def pause(self, closed: threading.Event, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.paused.release()
+        while not closed.is_set() and not self.go_on.acquire(timeout=0.05):
+            pass
+
+
+class PluggedCamera:
+    """A capture of a port."""
+
+    rate_hz = 30.0
+
+    def __init__(self, port: Port) -> None:
+        self._port, self.is_open = port, port.plugged
+        port.open_now += 1
+
+    def read(self) -> np.ndarray | None:
+        threading.Event().wait(0.005)  # as a camera does
+        return picture(7) if self.is_open and self._port.plugged else None
+
+    def close(self) -> None:
+        self._port.open_now -= 1
+
+
+def test_a_camera_that_was_unplugged_is_opened_again_until_it_gives_pictures():
+    port = Port()
+    device = Device('/dev/video3', port.open, port.pause)
+    assert device.newest() is not None
+    assert not device.lost
+    port.plugged = False
+    for _ in range(6):
+        port.paused.acquire()
+        assert 'the camera /dev/video3 gives no pictures' in device.lost
+        assert device.newest() is None, 'at once'
+        port.go_on.release()
+    assert port.pauses[:5] == [FIRST_PAUSE_S * 2**i for i in range(4)] + [LONGEST_PAUSE_S]
+    port.paused.acquire()
+    port.plugged = True
+    port.go_on.release()
+    frame = None
+    while frame is None:
+        frame = device.newest()
+    assert not device.lost
+    device.close()
+    assert port.open_now == 0, 'every capture was let go of'
+
+
+def test_a_lost_camera_is_let_go_of_at_once():
+    port = Port()
+    device = Device('/dev/video3', port.open, port.pause)
+    port.plugged = False
+    port.paused.acquire()
+    device.close()
+    assert not device._thread.is_alive()
+    assert port.open_now == 0
+
+
+def test_a_player_tells_the_truth_of_a_camera_that_is_lost():
+    port = Port()
+    device = Device('/dev/video3', port.open, port.pause)
+    player = Player(device, loop=False)
+    assert (player.playing, player.state) == (False, 'stopped')
+    player.play()
+    assert player.next() is not None
+    assert (player.playing, player.state) == (True, 'playing')
+    port.plugged = False
+    port.paused.acquire()
+    assert player.next() is None
+    assert not player.playing
+    assert 'gives no pictures' in player.state
+    port.plugged = True
+    port.go_on.release()
+    while player.next() is None:
+        pass
+    assert player.playing, 'it goes on by itself'
+    player.close()
+
+
+def test_a_player_stops_goes_on_and_starts_again_at_the_end(tmp_path):
+    for name in 'ab':
+        (tmp_path / f'{name}.jpg').write_bytes(encode_jpeg(picture(ord(name))))
+    player = Player(open_source(str(tmp_path)), loop=False)
+    player.play()
+    seen = [player.next()]
+    player.stop()
+    player.play()
+    seen.append(player.next())
+    assert [int(f.image[0, 0, 0]) for f in seen] == [97, 98]
+    assert player.next() is None
+    assert (player.playing, player.state) == (False, 'stopped')
+    player.play()
+    assert int(player.next().image[0, 0, 0]) == 97
+
+
+def test_a_loop_over_pictures_that_are_all_damaged_ends(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+    player = Player(open_source(str(tmp_path)), loop=True)
+    player.play()
+    assert player.next() is None
+    assert not player.playing
 
 
 @pytest.mark.parametrize('plugin', [StoragePlugin.MCAP, StoragePlugin.SQLITE3])

@@ -24,8 +24,9 @@ from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
+    backbone_digest,
     check_update,
     difference,
     ModelSpec,
@@ -131,6 +132,7 @@ def test_versions_survive_a_restart(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     assert store.live == 0
     first = store.commit(pack(UPDATE), 0, ('a', 'b'), reason='tuned', learned={'/collector': 4})
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == first.version == 1
     assert again.manifests[1].learned == {'/collector': 4}
@@ -146,9 +148,10 @@ def test_a_damaged_version_is_skipped_and_its_number_not_used_again(base, tmp_pa
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == 1
-    assert any('v00000002 is damaged' in w for w in again.warnings)
+    assert any('version 2 is damaged' in w for w in again.warnings)
     assert again.commit(pack(UPDATE), 1, ('a', 'b')).version == 3
 
 
@@ -159,6 +162,7 @@ def test_the_store_opens_whatever_file_is_cut_short(base, tmp_path, name):
     store = ModelStore(tmp_path / 'models', base)
     store.commit(pack(UPDATE), 0, ('a', 'b'))
     (store.folder / name).write_bytes(b'')
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live in again.manifests
     assert again.warnings
@@ -177,9 +181,10 @@ def test_many_heads_do_not_push_out_what_rounds_made(base, tmp_path):
     for parent in range(3):
         store.commit(pack(UPDATE), parent, ('a', 'b'))
     for parent in range(3, 20):
-        store.commit(pack(UPDATE), parent, ('a', 'b'), head_only=True)
+        store.commit(pack(UPDATE), parent, ('a', 'b'), kind=HEAD)
     assert sorted(store.manifests) == [0, 2, 3, 18, 19, 20]
-    assert ModelStore(tmp_path / 'models', base).manifests[20].head_only
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).manifests[20].kind == HEAD
 
 
 def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
@@ -191,7 +196,7 @@ def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 print('begun', flush=True)
 while True:
@@ -215,6 +220,7 @@ def test_the_store_opens_after_kill_minus_nine_in_the_middle_of_writing(base, tm
         assert store.live >= live
         assert store.weights(store.live) is not None
         live = store.live
+        store.close()
 
 
 def frame(stamp_ns: int = 5, label: str = 'mug') -> Frame:
@@ -456,7 +462,9 @@ def test_a_pinned_version_is_never_removed(base, tmp_path):
     store.pin(1, True)
     for parent in range(1, 6):
         store.commit(pack(UPDATE), parent, ('a', 'b'))
-    assert 1 in ModelStore(tmp_path / 'models', base, keep=1).manifests
+    assert 1 in store.manifests
+    store.close()
+    store = ModelStore(tmp_path / 'models', base, keep=1)
     store.pin(1, False)
     store.commit(pack(UPDATE), 6, ('a', 'b'))
     assert 1 not in store.manifests
@@ -481,10 +489,75 @@ def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, dam
         (folder / 'manifest.json').write_text('{"version": ')
     else:
         (store.folder / 'live').write_bytes(b'\xff\xfe')
+    store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == (3 if damage == 'live' else 2)
     assert again.warnings
     assert again.commit(pack(UPDATE), again.live, ('a', 'b')).version == 4, 'no number twice'
+
+
+def test_opening_reads_the_live_version_and_others_when_they_are_used(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=100)
+    for parent in range(20):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    for version in range(1, 20):
+        (store.folder / f'v{version:08d}' / 'weights.safetensors').write_bytes(b'x')
+    store.close()
+    again = ModelStore(tmp_path / 'models', base, keep=100)
+    assert (again.live, again.warnings, again.damaged) == (20, [], {})
+    with pytest.raises(WeightsError, match='version 7 is damaged: the checksum'):
+        again.set_live(7)
+    assert again.live == 20
+    assert again.damaged == {7: 'the checksum of its weights is wrong'}
+
+
+def test_rolling_back_skips_what_is_damaged(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    for parent in range(3):
+        store.commit(pack(UPDATE), parent, ('a', 'b'))
+    (store.folder / 'v00000002' / 'weights.safetensors').write_bytes(b'x')
+    skipped = store.roll_back()
+    assert store.live == 1
+    assert 'version 2 is damaged' in skipped[0]
+
+
+def test_a_store_has_one_owner(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    with pytest.raises(StoreError, match='belongs to another model_manager'):
+        ModelStore(tmp_path / 'models', base)
+    assert ModelStore(tmp_path / 'models', base, read_only=True).live == 0, 'others may look'
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).live == 0
+
+
+def test_a_version_that_can_not_be_named_live_leaves_the_store_as_it_was(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    name = store.folder / 'live'
+    name.unlink()
+    name.mkdir()
+    with pytest.raises(StoreError, match='version 2 could not be stored'):
+        store.commit(pack(UPDATE), 1, ('a', 'b'))
+    assert (store.live, sorted(store.manifests)) == (1, [0, 1])
+    name.rmdir()
+    assert store.commit(pack(UPDATE), 1, ('a', 'b')).version == store.live == 3
+
+
+def test_manifests_of_earlier_releases_are_read(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    update = {**UPDATE, 'backbone.weight': np.zeros((2, 3), np.float32)}
+    store.commit(pack(update), 0, ('a', 'b'))
+    store.commit(pack(update), 1, ('a', 'b'))
+    for version, head in ((1, False), (2, True)):
+        path = store.folder / f'v{version:08d}' / 'manifest.json'
+        raw = json.loads(path.read_text())
+        del raw['kind'], raw['backbone']
+        path.write_text(json.dumps({**raw, 'head_only': head}))
+    store.close()
+    again = ModelStore(tmp_path / 'models', base)
+    assert [again.manifests[v].kind for v in (0, 1, 2)] == ['base', 'round', 'head']
+    assert again.backbone(1) == again.backbone(2) == backbone_digest(again.base.sha256, update)
+    assert again.backbone(0) == backbone_digest(again.base.sha256, {})
 
 
 def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served(base, tmp_path):
@@ -497,6 +570,7 @@ def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served
     assert (store.live, data, len(warnings)) == (1, pack(UPDATE), 2)
     (store.folder / 'v00000001' / 'weights.safetensors').unlink()
     assert store.live_weights()[0] == b'', 'the base weights are always there'
+    store.close()
     assert ModelStore(tmp_path / 'models', base).live == 0
 
 
@@ -518,7 +592,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from etuner_ros.core.errors import StoreError
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD, ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 store.commit(bytes(1000), 0, ('a', 'b'))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on the disk is full

@@ -5,12 +5,20 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
+import runpy
 import signal
 import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from rclpy.node import Node
+import yaml
 
 
 def test_every_argument_is_declared_at_the_top_with_a_description(repository):
@@ -41,7 +49,161 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
     assert not names & {'eval', 'exec', 'subprocess'}
 
 
-def test_the_system_comes_up_in_two_namespaces(ros, deployed, tmp_path):
+class Named:
+    """A substitution or an action of `launch`, with what it was made of."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.arguments, self.options = arguments, options
+
+
+class Configuration(Named):
+    def perform(self, context: Any) -> str:
+        return context.launch_configurations[self.arguments[0]]
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..., dict]:
+    """Return what composes the launch file with stand-ins for `launch`: a node's parameters."""
+    for name in ('launch', 'launch.actions', 'launch.conditions', 'launch.substitutions'):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    for name in ('actions', 'parameter_descriptions', 'substitutions'):
+        monkeypatch.setitem(sys.modules, f'launch_ros.{name}', MagicMock())
+    monkeypatch.setitem(sys.modules, 'launch_ros', MagicMock())
+    nodes: list[Named] = []
+    sys.modules['launch.substitutions'].LaunchConfiguration = Configuration
+    sys.modules['launch.substitutions'].PathJoinSubstitution = Named
+    sys.modules['launch_ros.parameter_descriptions'].ParameterValue = Named
+    sys.modules['launch_ros.actions'].Node = lambda **options: nodes.append(Named(**options))
+    file = runpy.run_path(str(repository / 'launch' / 'etuner.launch.py'))
+
+    def compose(**arguments: str) -> dict[str, list[Any]]:
+        values = {k: default for k, (default, _) in file['ARGUMENTS'].items()} | arguments
+        context = SimpleNamespace(launch_configurations=values)
+        nodes.clear()
+        file['compose'](context)
+        return {
+            n.options['executable']: [plain(p, context) for p in n.options['parameters']]
+            for n in nodes
+        }
+
+    def plain(parameters: Any, context: Any) -> Any:
+        if isinstance(parameters, Configuration):
+            return parameters.perform(context)
+        if isinstance(parameters, Named):
+            return str(repository / 'config' / 'etuner.yaml')
+        if isinstance(parameters, str):
+            return parameters
+        return {
+            name: value.options['value_type'](yaml.safe_load(value.arguments[0].perform(context)))
+            for name, value in parameters.items()
+        }
+
+    return compose
+
+
+def received(ros: Any, composed: Any, tmp_path: Path, name: str, **arguments: str) -> dict:
+    """Return the parameters that a node gets from ROS when `launch_ros` starts it so."""
+    namespace = arguments.get('namespace', '')
+    command = ['--ros-args']
+    for number, parameters in enumerate(composed(**arguments)[name]):
+        if isinstance(parameters, dict):  # launch_ros writes a file for the very node
+            if not parameters:
+                continue
+            section = {f'{namespace}/{name}': {'ros__parameters': parameters}}
+            path = tmp_path / f'launch_params_{number}.yaml'
+            path.write_text(yaml.dump(section))
+            parameters = str(path)
+        command += ['--params-file', parameters]
+    node = Node(
+        name,
+        context=ros.context,
+        namespace=namespace,
+        cli_args=command,
+        automatically_declare_parameters_from_overrides=True,
+    )
+    values = {p: v.value for p, v in node._parameters.items()}
+    node.destroy_node()
+    return values
+
+
+@pytest.mark.parametrize('namespace', ['', '/front'])
+@pytest.mark.parametrize(
+    'sections',
+    [
+        ['/**'],
+        ['label_collector'],
+        ['"label_collector"'],
+        ['/**/label_collector'],
+        ['{namespace}/label_collector'],
+        ['/**', 'label_collector'],
+        ['/**', '/**/label_collector'],
+        ['/**', '{namespace}/label_collector'],
+    ],
+    ids=' and '.join,
+)
+def test_the_params_file_wins_however_it_names_a_node(
+    ros, composed, tmp_path, namespace, sections
+):
+    file = tmp_path / 'mine.yaml'
+    text = ''
+    for number, section in enumerate(sections, 3):
+        section = section.format(namespace=namespace)
+        text += f'{section}:\n  ros__parameters:\n    batch_size: {number}\n'
+    file.write_text(text)
+    arguments = {'params_file': str(file), 'namespace': namespace}
+    values = received(ros, composed, tmp_path, 'label_collector', **arguments)
+    assert values['batch_size'] == 2 + len(sections), 'the last section, the most special one'
+    assert values['request_period_s'] == 2.0, "the package's where the file says nothing"
+    assert received(ros, composed, tmp_path, 'label_collector')['batch_size'] == 8
+
+
+def test_arguments_win_over_the_params_file_and_empty_ones_leave_it_alone(ros, composed, tmp_path):
+    file = tmp_path / 'mine.yaml'
+    file.write_text(
+        '/**:\n  ros__parameters:\n    use_sim_time: true\n    model:\n      weights: mine\n'
+        'inference:\n  ros__parameters:\n    autostart: false\n'
+    )
+
+    def inference(**arguments: str) -> dict:
+        return received(ros, composed, tmp_path, 'inference', params_file=str(file), **arguments)
+
+    values = inference()
+    assert values['use_sim_time'] is True
+    assert values['autostart'] is False
+    assert values['model.weights'] == 'mine'
+    values = inference(weights='given', autostart='true', use_sim_time='false')
+    assert values['use_sim_time'] is False
+    assert values['autostart'] is True
+    assert values['model.weights'] == 'given'
+    assert received(ros, composed, tmp_path, 'inference')['autostart'] is True, 'by default'
+
+
+def test_a_params_file_that_is_not_there_is_an_error(composed, tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        composed(params_file=str(tmp_path / 'nowhere.yaml'))
+
+
+def test_what_the_package_configures_is_what_a_renamed_node_has_anyway(repository):
+    """A node of another name does not find its section in config/etuner.yaml."""
+    pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
+    config = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
+
+    def flat(values: dict, prefix: str = '') -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, f'{prefix}{key}.')
+            else:
+                yield prefix + key, value
+
+    for section, values in config.items():
+        name = section.removeprefix('/**/')
+        defaults = {parameter: field.default for parameter, field, _ in pages['declared'](name)}
+        for parameter, value in flat(values['ros__parameters']):
+            if parameter != 'autostart':  # without it a node says what it waits for
+                assert value == defaults[parameter], f'{name}: {parameter}'
+
+
+def test_the_system_comes_up_in_two_namespaces_on_one_computer(ros, deployed):
     pytest.importorskip(
         'launch_ros', reason='ros2 launch is not on this machine (it is not on PyPI)'
     )
@@ -60,8 +222,7 @@ def test_the_system_comes_up_in_two_namespaces(ros, deployed, tmp_path):
                 f'namespace:={name}',
                 f'weights:={deployed}',
             ]
-            home = {**environment, 'ROS_HOME': str(Path(tmp_path) / name.strip('/'))}
-            runs.append(subprocess.Popen(command, env=home, start_new_session=True))
+            runs.append(subprocess.Popen(command, env=environment, start_new_session=True))
         heard = {
             name: ros.listen(TunerStatus, f'{name}/tuner/status', LATCHED)
             for name in ('/one', '/two')

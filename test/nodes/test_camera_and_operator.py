@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+import threading
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from helpers import Graph, header
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
 
 from etuner_ros.core.errors import ConfigError, ImageError
+from etuner_ros.core.images import sources
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.msg import GroundTruth, LabelCorrection, Prediction
 from etuner_ros.nodes.camera import CameraNode
@@ -95,6 +98,52 @@ def test_with_simulated_time_it_follows_the_clock(ros: Graph, folder: Path):
     ros.until(tick, 'pictures in simulated time')
     assert all(1000 < t.header.stamp.sec <= seconds for t in truths)
     assert all(t.header.stamp.nanosec == 0 for t in truths)
+
+
+class Plug:
+    """A camera that is plugged in or not, and the capture of it."""
+
+    rate_hz = 200.0
+    plugged = True
+
+    def __init__(self, *_: object) -> None:
+        self.is_open = Plug.plugged
+
+    def read(self) -> np.ndarray | None:
+        threading.Event().wait(0.005)  # as a camera does
+        return np.zeros((8, 8, 3), np.uint8) if self.is_open and Plug.plugged else None
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_camera_that_is_unplugged_is_told_and_comes_back(ros: Graph, monkeypatch):
+    monkeypatch.setattr(sources, 'Capture', Plug)
+    monkeypatch.setattr(sources, 'FIRST_PAUSE_S', 0.05)
+    monkeypatch.setattr(Plug, 'plugged', True)
+    images = ros.listen(Image, 'image_raw', NEWEST_WINS)
+    states = ros.listen(Bool, 'camera/playing', LATCHED)
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    ros.add(CameraNode, source='/dev/video0')
+    ros.until(lambda: images and states, 'a picture')
+    assert states[-1].data
+    monkeypatch.setattr(Plug, 'plugged', False)
+    ros.until(lambda: not states[-1].data, 'the end of pictures on ~/playing')
+
+    def level(words: str) -> bytes | None:
+        found = [s for m in statuses for s in m.status if s.name.endswith('camera: etuner')]
+        return found[-1].level if found and words in found[-1].message else None
+
+    ros.until(lambda: level('gives no pictures') == DiagnosticStatus.ERROR, 'the diagnostic')
+    answer = ros.call(SetBool, 'camera/play', data=True)
+    assert not answer.success
+    assert 'the camera /dev/video0 gives no pictures' in answer.message
+    monkeypatch.setattr(Plug, 'plugged', True)
+    ros.until(lambda: states[-1].data, 'it to be opened again')
+    seen = len(images)
+    ros.until(lambda: len(images) > seen, 'pictures')
+    assert ros.call(SetBool, 'camera/play', data=True).message == 'playing'
+    ros.until(lambda: level('ok') == DiagnosticStatus.OK, 'the end of the diagnostic')
 
 
 def test_a_source_that_can_not_be_played_is_one_sentence(ros: Graph, tmp_path: Path):

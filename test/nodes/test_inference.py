@@ -5,18 +5,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+import threading
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from helpers import Graph, header, image_message, jpeg_message
 import numpy as np
 import pytest
-from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 
+from etuner_ros.core.files import models_home
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.core.models.live_model import LiveModel
-from etuner_ros.core.models.weights import pack, read_base, sha256
+from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256
 from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction
 from etuner_ros.nodes import inference as module
 from etuner_ros.nodes.inference import InferenceNode
@@ -72,12 +76,35 @@ def test_an_image_becomes_a_prediction_with_its_header(ros, deployed, duck):
     assert (kept[0].header, kept[0].label, kept[0].source) == (head, 'duck', 'camera')
     assert bytes(kept[0].image.data).startswith(b'\xff\xd8'), 'the frame is a JPEG'
     assert len(features[0].feature) == 2 * 1904
+    assert features[0].backbone_sha256 == backbone_digest(read_base(deployed).sha256, {})
+    assert said.frame_uid == kept[0].frame_uid == features[0].frame_uid > 0
+
+
+def test_pictures_of_one_stamp_have_names_of_their_own_also_after_a_restart(ros, deployed, duck):
+    """As of a driver that stamps 0, or a simulator that starts again."""
+    node = started(ros, deployed, keep_rate_hz=1000.0)
+    predictions = ros.listen(Prediction, 'predictions')
+    kept = ros.listen(PredictedFrame, 'predicted_frame')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+
+    def seen(count: int) -> bool:
+        images.publish(image_message(duck, header(0)))
+        return len(predictions) >= count and len(kept) >= count
+
+    ros.until(lambda: seen(3), 'three pictures')
+    ros.remove(node)
+    before = len(predictions)
+    started(ros, deployed, keep_rate_hz=1000.0)
+    ros.until(lambda: seen(before + 3), 'three more')
+    uids = [p.frame_uid for p in predictions]
+    assert len(set(uids)) == len(uids)
+    assert {k.frame_uid for k in kept} <= set(uids)
 
 
 def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
     base = read_base(deployed)
     node = started(ros, deployed)
-    ros.until(lambda: not node._unseen, 'all exemplars to be looked at')
+    ros.until(lambda: not node._exemplars_left, 'all exemplars to be looked at')
     features = ros.listen(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
     ros.until(lambda: len(features) == len(base.exemplars), 'all features')
     assert len(base.exemplars) > 10
@@ -87,6 +114,7 @@ def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
         for _, code in base.exemplars
     }
     assert {bytes(f.feature) for f in features} == expected
+    assert {f.backbone_sha256 for f in features} == {backbone_digest(base.sha256, {})}
 
 
 def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):
@@ -246,6 +274,171 @@ def test_a_raising_transition_is_logged_with_its_traceback_and_the_node_stays_us
     assert 'Traceback' in text
     assert 'explode' in text
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+def learned(deployed: Path, namespace: str) -> ModelUpdate:
+    """Leave a learned version in the store of a robot; return how model_manager announces it."""
+    announced = update_message(deployed)
+    store = ModelStore(models_home(namespace), deployed)
+    store.commit(bytes(announced.weights), 0, tuple(announced.classes))
+    return announced
+
+
+def reported(statuses: list, words: str) -> bool:
+    return any(
+        s.level == DiagnosticStatus.WARN and words in s.message
+        for m in statuses
+        for s in m.status
+        if s.name.endswith('inference: etuner')
+    )
+
+
+def test_a_robot_that_has_learned_predicts_nothing_before_its_weights_are_announced(
+    ros, deployed, duck
+):
+    announced = learned(deployed, ros.namespace)
+    logs = ros.logs()
+    node = started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    models = ros.speak(ModelUpdate, 'model', LATCHED)
+
+    def shown() -> object:
+        images.publish(image_message(duck, header(1)))
+        return node.diagnostics()['frames before the model came']
+
+    ros.until(shown, 'frames that are not predicted')
+    ros.until(lambda: reported(statuses, 'announce version 1'), 'the diagnostic')
+    ros.until(lambda: any('waiting for model_manager' in m.msg for m in logs), 'the log')
+    assert not predictions
+    models.publish(announced)
+    ros.until(lambda: shown() and predictions, 'predictions')
+    assert {p.model_version for p in predictions} == {1}
+    ros.until(lambda: any('learned last serve' in m.msg for m in logs), 'the end of the waiting')
+
+
+def test_a_robot_that_does_not_wait_says_that_it_serves_the_base_weights(ros, deployed, duck):
+    """At run time too: who looks at a robot that waits may let it go on."""
+    learned(deployed, ros.namespace)
+    node = started(ros, deployed)
+    predictions = ros.listen(Prediction, 'predictions')
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    node.set_parameters([Parameter('wait_for_model', value=False)])
+
+    def seen() -> bool:
+        images.publish(image_message(duck, header(1)))
+        return bool(predictions)
+
+    ros.until(seen, 'a prediction')
+    assert predictions[0].model_version == 0
+    ros.until(lambda: reported(statuses, 'these are the base weights'), 'the warning')
+
+
+def test_the_store_of_another_namespace_or_another_folder_is_looked_at_where_it_is(
+    ros, deployed, tmp_path
+):
+    learned(deployed, '/somebody_else')
+    assert started(ros, deployed)._swapper.ready, 'a store of its own, in which nothing is'
+    store = ModelStore(tmp_path / 'here', deployed)
+    announced = update_message(deployed)
+    store.commit(bytes(announced.weights), 0, tuple(announced.classes))
+    node = started(ros, deployed, models__folder=str(tmp_path / 'here'))
+    assert not node._swapper.ready
+
+
+def test_predictions_do_not_wait_for_the_annotated_image(ros, deployed, duck, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    annotate = module.annotate
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        go_on.wait()
+        return annotate(*arguments)
+
+    monkeypatch.setattr(module, 'annotate', slow)
+    node = started(ros, deployed, annotated_width=100)
+    predictions = ros.listen(Prediction, 'predictions')
+    pictures = ros.listen(Image, 'annotated')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    ros.until(lambda: node._annotated.get_subscription_count(), 'a viewer')
+    number = 0
+
+    def seen(count: int) -> bool:
+        nonlocal number
+        number += 1
+        images.publish(image_message(duck, header(number)))
+        return len(predictions) >= count
+
+    try:
+        ros.until(lambda: seen(1) and begun.is_set(), 'the drawing to begin')
+        ros.until(lambda: seen(6), 'predictions beside the drawing')
+        assert not pictures
+        last = predictions[-1].header
+    finally:
+        go_on.set()
+    ros.until(lambda: len(pictures) == 2, 'the picture that was drawn, and the newest')
+    assert pictures[1].header.stamp.nanosec >= last.stamp.nanosec
+    height, width = duck.shape[:2]
+    assert pictures[0].width == 100
+    assert pictures[0].height == round(100 * height / width)
+
+
+def test_an_annotated_image_as_wide_as_the_camera_has_it(ros, deployed, duck):
+    started(ros, deployed, annotated_width=0)
+    pictures = ros.listen(Image, 'annotated')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+
+    def drawn() -> bool:
+        images.publish(image_message(duck, header(1)))
+        return bool(pictures)
+
+    ros.until(drawn, 'an annotated image')
+    assert (pictures[0].height, pictures[0].width) == duck.shape[:2]
+
+
+def test_without_a_clock_no_image_is_from_another_time_and_weights_are_taken(ros, deployed, duck):
+    """`use_sim_time`, and nobody publishes /clock yet."""
+
+    def make(**options: object) -> InferenceNode:
+        options['parameter_overrides'] += [Parameter('use_sim_time', value=True)]
+        return InferenceNode(**options)
+
+    node = ros.add(make, model__weights=str(deployed))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    models = ros.speak(ModelUpdate, 'model', LATCHED)
+    models.publish(update_message(deployed))
+    ros.until(lambda: node.diagnostics()['model version'] == 1, 'version 1, without any frame')
+    images.publish(image_message(duck, header(1_800_000_000 * 10**9)))
+    ros.until(lambda: predictions, 'a prediction')
+    assert node.diagnostics()['frame age ms'] == 0.0
+
+
+def test_it_can_be_released_in_any_state_and_configured_after_a_failed_activation(
+    ros, deployed, duck, monkeypatch
+):
+    node = ros.add(InferenceNode, model__weights=str(deployed))
+    node.release()
+    node.release()
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+    def explode(*_: object) -> None:
+        raise RuntimeError('a bug in activating')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LifecycleNode, 'on_activate', explode)
+        assert node.trigger_activate() == TransitionCallbackReturn.ERROR
+    assert not node.active
+    node.release()
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    predictions = ros.listen(Prediction, 'predictions')
+    ros.speak(Image, 'image_raw', NEWEST_WINS).publish(image_message(duck, header(1)))
+    ros.until(lambda: predictions, 'a prediction')
 
 
 def test_ten_cycles_leave_nothing_behind(ros, deployed, duck):

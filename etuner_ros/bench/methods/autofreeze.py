@@ -57,5 +57,5 @@ class AutoFreeze(Policy):
         if len(both) == len(active) and len(active) > 1:
             eta = [abs(self._sums[n] - self._last[n]) / max(self._last[n], 1e-12) for n in active]
             count = len(model.units) - len(active) + growth(eta)
-            learner.set_frozen(model.unit_names[:count])
+            learner.state.freeze(model.unit_names[:count])
         self._last, self._sums = self._sums, {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from etuner_ros.core.cost import CostMeter
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.networks import Classifier
 
 

@@ -58,7 +58,7 @@ class Egeria(Policy):
 
     def begin(self, learner: Learner) -> None:
         """Draw the batch that plasticity is measured on."""
-        samples = (learner.replay.samples + learner.pending)[-PROBE_SIZE:]
+        samples = (learner.book.replay.samples + learner.pending)[-PROBE_SIZE:]
         self._batch = learner.training.tensor(s.image for s in samples)
 
     def step(self, learner: Learner) -> None:
@@ -89,7 +89,7 @@ class Egeria(Policy):
         still = abs(slope(list(self._smooth))) <= TOLERANCE * self._scale
         self._hits = self._hits + 1 if still else 0
         if self._hits >= HITS:
-            learner.set_frozen(model.unit_names[: front + 1])
+            learner.state.freeze(model.unit_names[: front + 1])
             self._hits, self._scale = 0, 0.0
             self._raw.clear()
             self._smooth.clear()

@@ -18,7 +18,8 @@ import numpy as np
 from etuner_ros.bench.methods.tuned import Tuned
 from etuner_ros.core.cost import counted_as, PROBE
 from etuner_ros.core.decide.lazy_tune import fit_progress
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import make_optimiser, train_round
 from etuner_ros.core.models.freezing import apply_frozen
 
@@ -101,9 +102,9 @@ class Ekya(Tuned):
         learner = self.learner
         if chosen is None:  # the learner hands samples on to replay through a round only
             chosen = min(profiled, key=lambda c: c.cost)
-        learner.train_config = replace(learner.train_config, epochs=chosen.epochs)
+        learner.state.config = replace(learner.state.config, epochs=chosen.epochs)
         names = learner.training.unit_names
-        learner.set_frozen(names[: int(chosen.frozen_share * len(names))])
+        learner.state.freeze(names[: int(chosen.frozen_share * len(names))])
         yield from super().round()
 
     def _profile(self) -> tuple[float, list[Candidate]]:
@@ -115,7 +116,7 @@ class Ekya(Tuned):
         some = [new[int(i)] for i in rng.choice(len(new), count, replace=False)]
         known = set(learner.training.classes)
         some = [s for s in some if s.label in known]
-        held = [s for s in learner.validation.values() if s.label in known] or some
+        held = [s for s in learner.book.held.values() if s.label in known] or some
         now = self._accuracy(learner.live, held)
         if not some:
             return now, [replace(c, cost=1.0, accuracy=now) for c in CANDIDATES[:1]]
@@ -123,16 +124,16 @@ class Ekya(Tuned):
         for share in sorted({c.frozen_share for c in CANDIDATES}):
             model = copy.deepcopy(learner.training)
             apply_frozen(model, model.unit_names[: int(share * len(model.units))])
-            optimiser = make_optimiser(model, learner.train_config)
-            config = replace(learner.train_config, epochs=1.0)
+            optimiser = make_optimiser(model, learner.state.config)
+            config = replace(learner.state.config, epochs=1.0)
             points = [(0.0, now)]
             for epoch in range(1, PROFILE_EPOCHS + 1):
                 for _ in train_round(
                     model,
                     optimiser,
                     some,
-                    learner.replay,
-                    learner.scenario,
+                    learner.book.replay,
+                    learner.current,
                     config,
                     rng,
                     lambda chosen, m=model: m(m.tensor(s.image for s, _ in chosen)),  # type: ignore[misc]
@@ -151,6 +152,6 @@ class Ekya(Tuned):
         return now, found
 
     def _accuracy(self, model: object, samples: list[Sample]) -> float:
-        said = self.learner.predictions(model, samples)  # type: ignore[arg-type]
+        said = predictions(model, samples)  # type: ignore[arg-type]
         right = sum(a == s.label for a, s in zip(said, samples))
         return right / len(samples) if samples else math.nan

@@ -20,4 +20,4 @@ class LatentReplay(Policy):
     def begin(self, learner: Learner) -> None:
         """Freeze before the first round."""
         names = learner.training.unit_names
-        learner.set_frozen(names[: int(CUT * len(names))])
+        learner.state.freeze(names[: int(CUT * len(names))])

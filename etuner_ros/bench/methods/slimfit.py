@@ -44,7 +44,7 @@ class SlimFit(Policy):
     def begin(self, learner: Learner) -> None:
         """Choose the blocks of the first iteration."""
         if not self._changes:
-            generator = torch.Generator().manual_seed(learner.train_config.seed)
+            generator = torch.Generator().manual_seed(learner.state.config.seed)
             noise = torch.rand(len(learner.training.units), generator=generator).tolist()
             names = learner.training.unit_names
             self._changes = {n: START * (1.0 + x) for n, x in zip(names, noise)}
@@ -62,7 +62,7 @@ class SlimFit(Policy):
 
     def _choose(self, learner: Learner) -> None:
         frozen = set(to_freeze(self._changes))
-        learner.set_frozen(frozen, keep_state=True)
+        learner.state.freeze(frozen, keep_state=True)
         self._before = {
             unit.name: [p.detach().clone() for p in unit.parameters()]
             for unit in learner.training.units

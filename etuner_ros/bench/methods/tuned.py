@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from etuner_ros.bench.foresight import Foresight
 from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.core.config import (
     GateConfig,
@@ -22,9 +23,14 @@ from etuner_ros.core.config import (
 )
 from etuner_ros.core.decide.gate import judge
 from etuner_ros.core.decide.lazy_tune import LazyTune
-from etuner_ros.core.learn.learner import Learner, RoundResult
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
+from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import Step
+
+CAMERA = 'camera'  # a stream is of one
 
 
 class Trigger:
@@ -53,7 +59,7 @@ class Trigger:
         """Note that a round starts over all that waits."""
         self.waiting = 0
 
-    def on_end(self, result: RoundResult, accepted: bool) -> None:
+    def on_end(self, result: RoundCandidate, accepted: bool) -> None:
         """Note how the round ended."""
 
 
@@ -86,12 +92,12 @@ class Lazy(Trigger):
         """Pass on."""
         self.lazy.on_round_start()
 
-    def on_end(self, result: RoundResult, accepted: bool) -> None:
+    def on_end(self, result: RoundCandidate, accepted: bool) -> None:
         """Pass on the accuracy that is live now."""
         accuracy = result.accuracy if accepted else result.accuracy_before
         gained = sum(o.candidate_correct and not o.live_correct for o in result.outcomes)
         lost = sum(o.live_correct and not o.candidate_correct for o in result.outcomes)
-        self.lazy.on_round_end(result.iterations, accuracy, gained, lost)
+        self.lazy.on_round_end(result.iterations, accuracy, gained, lost, len(result.outcomes))
 
 
 class Oracle(Trigger):
@@ -164,6 +170,7 @@ class Tuned(Method):
             recipe.head,
             follow_appearance=False,  # the detector is the same for all, and sees the base model
         )
+        self._foresight = Foresight(self.learner)
         self.learner.add_exemplars(list(world.exemplars))
         self.trigger: Trigger = Trigger(recipe.trigger)
         if recipe.lazy is not None:
@@ -172,8 +179,16 @@ class Tuned(Method):
             self.trigger = Oracle()
         self.policy = recipe.policy()
         self._scenario = 0
-        self._steps: Iterator[Step | RoundResult] | None = None
+        self._tell_scenario()
+        self._steps: Iterator[Step | RoundCandidate] | None = None
         self._version = 0
+
+    @property
+    def _here(self) -> Scenario:
+        return Scenario(CAMERA, self._scenario)
+
+    def _tell_scenario(self) -> None:
+        self.learner.set_scenarios({CAMERA: self._scenario})
 
     @property
     def frozen(self) -> int:
@@ -185,8 +200,8 @@ class Tuned(Method):
         self.trigger.on_request()
         if self.learner.wants_unlabelled:
             with self.world.meter.paused():  # it is predicted anyway
-                _, features = self.learner.foresee([sample])
-            self.learner.add_unlabelled([replace(sample, scenario=self._scenario)], features)
+                _, features = self._foresight.look([sample])
+            self.learner.add_unlabelled([replace(sample, scenario=self._here)], features)
 
     def on_change(self, true: bool) -> None:
         """Number the scenarios as the detector sees them."""
@@ -194,7 +209,7 @@ class Tuned(Method):
         if not true:
             self._scenario += 1
             if self._steps is None:
-                self.learner.set_scenario(self._scenario)
+                self._tell_scenario()
 
     def on_batch(self, samples: list[Sample]) -> None:
         """
@@ -206,13 +221,13 @@ class Tuned(Method):
         learner = self.learner
         with self.world.meter.paused():
             said = self._know(samples)
-        samples = [replace(s, scenario=self._scenario, predicted=p) for s, p in zip(samples, said)]
+        samples = [replace(s, scenario=self._here, predicted=p) for s, p in zip(samples, said)]
         known = set(learner.live.classes)
         if self.recipe.head.enabled:
             for sample in samples:
                 feature = self._seen[sample.sample_id]
                 learner.correct(
-                    sample.sample_id, sample.label, feature, learner.version, self._scenario
+                    sample.sample_id, sample.label, feature, learner.backbone, self._here
                 )
         learner.add_samples(samples)
         self._offer_head()
@@ -223,8 +238,7 @@ class Tuned(Method):
 
     def _know(self, samples: list[Sample]) -> list[str]:
         """Predict frames as the robot did when it saw them; keep what that made."""
-        learner = self.learner
-        said, self._seen = learner.foresee(samples)
+        said, self._seen = self._foresight.look(samples)
         return said
 
     def _offer_head(self) -> None:
@@ -243,7 +257,7 @@ class Tuned(Method):
         """Train, up to the last batch."""
         self.rounds += 1
         self.trigger.on_start()
-        self.learner.set_scenario(self._scenario)
+        self._tell_scenario()
         self.policy.begin(self.learner)
         self._steps = self.learner.run_round()
         for item in self._steps:
@@ -258,7 +272,7 @@ class Tuned(Method):
         """Make the candidate and measure it."""
         assert self._steps is not None
         result = next(self._steps)
-        assert isinstance(result, RoundResult)
+        assert isinstance(result, RoundCandidate)
         self._steps, self._candidate = None, result
 
     def finish_round(self) -> None:
@@ -266,19 +280,19 @@ class Tuned(Method):
         accepted = self._decide(self._candidate)
         self.refused += not accepted
         self.trigger.on_end(self._candidate, accepted)
-        self.learner.set_scenario(self._scenario)
+        self._tell_scenario()
         self._offer_head()
 
-    def _decide(self, result: RoundResult) -> bool:
+    def _decide(self, result: Candidate) -> bool:
         learner = self.learner
-        accepted = judge(result.outcomes, self.recipe.gate, self._scenario).accepted
+        accepted = judge(result.outcomes, self.recipe.gate, [self._here]).accepted
         if accepted:
             self._version += 1
-            learner.set_live(result.update, result.classes, self._version)
-        elif result.iterations:
+            learner.set_live(result.live_update, result.classes, self._version)
+        elif isinstance(result, RoundCandidate):
             learner.go_back()
         return accepted
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Ask the live model."""
-        return self.learner.predictions(self.learner.live, list(samples))
+        return predictions(self.learner.live, list(samples))

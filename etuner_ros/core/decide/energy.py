@@ -1,21 +1,24 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Energy of the board from its own meters: INA3221 and INA238 of a Jetson (found by label), RAPL of
-a PC, NVML of a GPU; else derived from a known power; else unavailable, never 0.
+Energy of the board from its own meters: INA3221 and INA238 of a Jetson (the total, else the sum of
+its rails, by label), RAPL of a PC, NVML of a GPU; else derived from a known power; else
+unavailable, never 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
+from functools import partial
 import math
 from pathlib import Path
 import time
 from typing import Protocol
 
-# Rails that hold all others: total input of Xavier, Orin and Thor boards.
-TOTAL_RAILS = ('VDD_IN', 'VIN', 'VIN_SYS_5V0', 'POM_5V_IN', 'VDD_TOTAL')
+# Rails that hold all others: the input of Nano, TX2, Xavier NX, Orin NX and Nano, and Thor. AGX
+# Xavier and AGX Orin have none: there all rails are summed, of which VIN_SYS_5V0 is one.
+TOTAL_RAILS = ('VDD_IN', 'VIN', 'POM_5V_IN', 'VDD_TOTAL')
 IDLE_MEMORY = 60.0  # s after which an idle power has faded to a third
 LONGEST_GAP_S = 5.0  # between two readings of a power, beyond which nothing is known of between
 
@@ -103,30 +106,56 @@ class Nvml:
             return math.nan
 
 
-def _hwmon_meter(root: Path) -> PowerMeter | None:
-    """Find the total rail of an INA3221 or INA238 by its label; numbers differ between boards."""
-    found: dict[str, Callable[[], float]] = {}
+def _product(scale: float, *files: Path) -> float:
+    """Return the product of what these files hold."""
+    return scale * math.prod(map(_number, files))
+
+
+def _hwmon_rails(folder: Path, chip: str) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield label and power of the rails of a monitor; without a label, the name of the chip."""
+    power = folder / 'power1_input'  # in uW, of chips with a single rail
+    if power.exists() and not chip.startswith('ina3221'):
+        label = _read(folder / 'power1_label') or _read(folder / 'in1_label') or chip
+        yield label, partial(_product, 1e-6, power)
+        return
+    for file in sorted(folder.glob('in*_label')):
+        number = file.name[2:-6]
+        if number != '7':  # the sum of shunt voltages
+            volts, amperes = folder / f'in{number}_input', folder / f'curr{number}_input'
+            yield _read(file), partial(_product, 1e-6, volts, amperes)  # mV, mA
+
+
+def _board_rails(root: Path) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield label and power in W of every rail that the board's monitors show."""
     for folder in sorted((root / 'sys/class/hwmon').glob('hwmon*')):
         chip = _read(folder / 'name')
-        if not chip.startswith(('ina3221', 'ina238', 'ina219', 'ina226')):
-            continue
-        for file in sorted(folder.glob('in*_label')):
-            number, label = file.name[2:-6], _read(file)
-            volts, amperes = folder / f'in{number}_input', folder / f'curr{number}_input'
-            if not math.isnan(_number(amperes)):  # mV and mA
+        if chip.startswith(('ina3221', 'ina238', 'ina219', 'ina226')):
+            yield from _hwmon_rails(folder, chip)
+    # JetPack 4 has a driver of its own, in mW.
+    for folder in sorted((root / 'sys/bus/i2c/drivers/ina3221x').glob('*/iio:device*')):
+        for file in sorted(folder.glob('rail_name_*')):
+            power = folder / f'in_power{file.name[10:]}_input'
+            yield _read(file), partial(_product, 1e-3, power)
 
-                def both(volts: Path = volts, amperes: Path = amperes) -> float:
-                    return 1e-6 * _number(volts) * _number(amperes)
 
-                found[label] = both
-        power = folder / 'power1_input'  # INA238: in uW, one rail, named for the chip or by label
-        if power.exists():
-            label = _read(folder / 'power1_label') or _read(folder / 'in1_label') or chip
-            found[label] = lambda power=power: 1e-6 * _number(power)  # type: ignore[misc]
-    for rail in (*TOTAL_RAILS, *(r for r in found if r.startswith('ina238'))):
-        if rail in found:
-            return PowerMeter(f'INA {rail}', found[rail])
-    return None
+def _board_meter(root: Path) -> PowerMeter | None:
+    """
+    Find the total of the board, by labels, as numbers differ between boards.
+
+    That is the rail that holds all others, else the rail of a chip that has only one, else the sum
+    of all that have a name: Jetsons name those `NC` that are not connected.
+    """
+    rails = [(label, read) for label, read in _board_rails(root) if not math.isnan(read())]
+    by_label = dict(reversed(rails))
+    for label in (*TOTAL_RAILS, *(name for name in by_label if name.startswith('ina238'))):
+        if label in by_label:
+            return PowerMeter(f'INA {label}', by_label[label])
+    named = [(n, read) for n, read in rails if n not in ('', 'NC') and not n.startswith('ina')]
+    if not named:
+        return None
+    parts = [read for _, read in named]
+    names = ' + '.join(name for name, _ in named)
+    return PowerMeter(f'INA {names}', lambda: sum(read() for read in parts))
 
 
 def _nvml_meter() -> Nvml | None:
@@ -151,7 +180,7 @@ def find_meter(root: Path = Path('/'), assumed_watts: float = 0.0) -> Meter | No
         0 = none
     :return: None when nothing is known: energy is then unavailable
     """
-    board = _hwmon_meter(root)
+    board = _board_meter(root)
     if board is not None:
         return board
     for folder in sorted((root / 'sys/class/powercap').glob('intel-rapl:?')):
@@ -223,7 +252,8 @@ class EnergyLog:
         """
         A round has ended.
 
-        :param seconds: that it trained, for an estimate without a meter
+        :param seconds: that it worked, for an estimate without a meter; of one that came to no
+            candidate, the time from its start until it was over
         :return: J above idle; NaN when nothing is known
         """
         if self._round is None:

@@ -8,13 +8,16 @@ A decision object that is fed with events. It has no clock and does no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 from typing import Any
 
 from etuner_ros.core.config import LazyTuneConfig
+from etuner_ros.core.decide.state import Saved
 
-LAST_ROUNDS = 3  # whose outcomes on held-back samples say whether tuning pays
+REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fifth
+LAST_ROUNDS = 3  # whose outcomes on validation samples say whether tuning pays
 MOST_DOUBLINGS = 5
 
 
@@ -63,8 +66,9 @@ def fit_progress(points: list[tuple[float, float]]) -> ProgressCurve | None:
     """
     Fit the progress curve to (iterations, accuracy) points.
 
-    The ceiling is found by a search over 40 values between the best accuracy seen and 1; residuals
-    are compared in accuracy, since those of the inverse grow without bound near the ceiling.
+    The ceiling is found by a search over 40 values between the best accuracy seen and 1.02: an
+    accuracy of 1 needs a ceiling over it. Residuals are compared in accuracy, since those of the
+    inverse grow without bound near the ceiling.
 
     :return: the curve, or None with fewer than three points or without any progress
     """
@@ -90,12 +94,27 @@ class LazyTune:
     Decides after each labelled batch whether a round of fine-tuning starts.
 
     A round starts when `waiting >= batches_needed`. After a round, `batches_needed` is the least
-    number of batches whose predicted gain reaches the target; inference requests lower it again; a
-    scenario change sets it to 1.
+    number of batches whose predicted gain reaches the target, from `min_batches` to `max_batches`.
+    What makes an up-to-date model worth more lowers it, down to 1:
 
-    With `pays`, rounds that do not make the model better on held-back samples double the patience,
-    and those that do halve it again: where the features of the deployed model and the instant head
-    are enough, tuning comes to a rest by itself. That is remembered over changes of scenario.
+    - a change of scenario, or a batch with a class that the model can not say: to 1 at once, until
+      the next round;
+    - inference requests r served since the last round: to `chosen * (1 + r / 1000) **
+      -request_decay`, rounded up. It falls slowly at first, and then by the same factor whenever
+      the requests double.
+
+    | requests at the default decay of 0.3 | 0 | 1,000 | 10,000 | 100,000 | 1,000,000 |
+    |---|---|---|---|---|---|
+    | of 2 batches | 2 | 2 | 1 | 1 | 1 |
+    | of 4 batches | 4 | 4 | 2 | 2 | 1 |
+    | of 8 batches | 8 | 7 | 4 | 3 | 2 |
+
+    A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
+
+    With `pays`, rounds that do not make the model better on validation samples double the
+    patience (both bounds), and those that do halve it again: where the features of the deployed
+    model and the instant head are enough, tuning comes to a rest by itself. That is remembered
+    over changes of scenario. A round without validation samples says nothing about that.
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4))
     >>> lazy.on_batch(); lazy.should_tune
@@ -110,7 +129,8 @@ class LazyTune:
         self.config = config or LazyTuneConfig()
         self.waiting = 0
         self._errors = 0
-        self._needed = 1.0
+        self._chosen = 1.0  # batches, by the progress curve
+        self._urgent = self._was_urgent = False  # now, and when the running round started
         self._requests = 0
         self._iterations = 0
         self._points: list[tuple[float, float]] = []
@@ -118,9 +138,13 @@ class LazyTune:
         self._outcomes: list[tuple[int, int]] = []  # gained and lost samples of the last rounds
         self._doublings = 0
 
+    def configure(self, config: LazyTuneConfig) -> None:
+        """Take other settings; all that was seen counts on."""
+        self.config = config
+
     @property
     def _limits(self) -> tuple[int, int]:
-        """Fewest and most batches that a round waits for now."""
+        """Fewest and most batches that the progress curve may choose now."""
         factor = 2**self._doublings
         least = self.config.min_batches * factor
         return least, max(self.config.max_batches * factor, least)
@@ -128,10 +152,11 @@ class LazyTune:
     @property
     def batches_needed(self) -> int:
         """Batches that the next round waits for, at least 1."""
-        if not self.config.enabled:
+        if self._urgent or not self.config.enabled:
             return 1
-        served = 1.0 + self.config.request_decay * math.log1p(self._requests)
-        return max(self._limits[0], math.ceil(self._needed / served - 1e-9))
+        least, most = self._limits
+        served = math.pow(1.0 + self._requests / REQUESTS, -self.config.request_decay)
+        return max(1, math.ceil(min(max(self._chosen, least), most) * served - 1e-9))
 
     @property
     def should_tune(self) -> bool:
@@ -150,7 +175,9 @@ class LazyTune:
         """The decision in words."""
         gain = '' if self._gain is None else f', predicted gain {100 * self._gain:.1f} points'
         right = ', all predicted right' if self.waiting and not self._errors else ''
-        if self._doublings:
+        if self._urgent:
+            right += ', new surroundings or a new class'
+        elif self._doublings:
             right += f', {2**self._doublings} times as patient since rounds have not paid'
         verb = 'start' if self.should_tune else 'waiting'
         return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'
@@ -163,12 +190,11 @@ class LazyTune:
 
         :param errors: how many of their samples the robot had predicted wrong; None when unknown
         :param new_classes: they hold labels that the model can not say yet; it is wrong on those
-            until a round, so none is waited for
+            until a round, so no other batch is waited for
         """
         self.waiting += count
         self._errors += count if errors is None else errors
-        if new_classes:
-            self._needed = 1.0
+        self._urgent |= new_classes
 
     def on_request(self, count: int = 1) -> None:
         """Note inference requests that were served."""
@@ -177,6 +203,7 @@ class LazyTune:
     def on_round_start(self) -> int:
         """Take all waiting batches into a round; return how many they are."""
         taken, self.waiting, self._errors = self.waiting, 0, 0
+        self._was_urgent, self._urgent = self._urgent, False
         return taken
 
     def on_round_failed(self, batches: int) -> None:
@@ -185,22 +212,33 @@ class LazyTune:
         """
         self.waiting += batches
         self._errors += batches
+        self._urgent |= self._was_urgent
+
+    def forget_waiting(self) -> None:
+        """
+        Note that all batches that no version has learned yet will arrive once more, those of a
+        running round as well: the worker, or all, was started again.
+        """
+        self.waiting = self._errors = 0
+        self._urgent |= self._was_urgent
 
     def on_round_end(
-        self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0
+        self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0, samples: int = 0
     ) -> None:
         """
         Add a point to the progress curve and choose `batches_needed`.
 
         :param iterations: training iterations of this round
-        :param accuracy: validation accuracy after it, in [0, 1]; NaN when nothing could be
-            validated
-        :param gained: held-back samples that the round's weights get right and those before did
+        :param accuracy: of the weights that are live after it, in [0, 1], on validation samples
+            of the current scenario that these weights have predicted; NaN when there is none
+        :param gained: validation samples that the round's weights get right and those before did
             not
         :param lost: the other way round
+        :param samples: validation samples that both were compared on, equal ones included; a round
+            without any is no evidence for `pays`
         """
-        self._requests = 0
-        if self.config.pays:
+        self._requests, self._was_urgent = 0, False
+        if self.config.pays and max(samples, gained + lost) > 0:
             self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
             pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)
             if len(self._outcomes) > 1:  # one round says little
@@ -213,39 +251,34 @@ class LazyTune:
         least, limit = self._limits
         curve = fit_progress(self._points)
         if curve is None:
-            if (
-                len(self._points) >= 3
-            ):  # three points and no progress: waiting longer is all that can help
-                self._gain, self._needed = 0.0, min(self._needed * 2, limit)
-            else:
-                self._needed = min(self._needed + 1, limit)
+            if len(self._points) < 3:
+                self._chosen = min(self._chosen + 1, limit)
+            else:  # no progress: waiting longer is all that can help
+                self._gain, self._chosen = 0.0, min(self._chosen * 2, limit)
             return
         last_gain = self._points[-1][1] - self._points[-2][1]
         target = max(self.config.gain_share * last_gain, self.config.gain_floor)
-        per_batch = self._iterations / max(len(self._points), 1) / max(self._needed, 1.0)
+        per_batch = self._iterations / max(len(self._points), 1) / max(self._chosen, 1.0)
         here = curve.accuracy(self._iterations)
         for count in range(least, limit + 1):
-            self._needed = float(count)
+            self._chosen = float(count)
             self._gain = curve.accuracy(self._iterations + count * per_batch) - here
             if self._gain >= target:
                 break
 
     def on_scenario_change(self) -> None:
-        """Start anew: the next batch starts a round."""
-        self._needed, self._requests, self._iterations, self._points, self._gain = (
-            1.0,
-            0,
-            0,
-            [],
-            None,
-        )
+        """Start anew: the next batch starts a round, whatever was waited for before."""
+        self._urgent, self._chosen, self._gain = True, 1.0, None
+        self._requests, self._iterations, self._points = 0, 0, []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all state as plain values."""
+        """Return all state as plain values, for JSON."""
         return {
             'waiting': self.waiting,
             'errors': self._errors,
-            'needed': self._needed,
+            'chosen': self._chosen,
+            'urgent': self._urgent,
+            'was_urgent': self._was_urgent,
             'requests': self._requests,
             'iterations': self._iterations,
             'points': [list(p) for p in self._points],
@@ -254,15 +287,33 @@ class LazyTune:
             'doublings': self._doublings,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict` of another instance."""
-        self._errors = int(state['errors'])
-        self.waiting, self._needed, self._requests = (
-            int(state['waiting']),
-            float(state['needed']),
-            int(state['requests']),
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Continue from `state_dict` of another instance, of an earlier run for instance.
+
+        :raises StateError: naming what is wrong; nothing is changed then
+        """
+        saved = Saved('LazyTune', state)
+        points = [
+            (saved.as_number(k, 'points', 0.0), saved.as_number(a, 'points', 0.0, 1.0))
+            for k, a in saved.rows('points', 2)
+        ]
+        outcomes = [
+            (saved.as_whole(g, 'outcomes'), saved.as_whole(n, 'outcomes'))
+            for g, n in saved.rows('outcomes', 2)
+        ]
+        gain = None if saved.get('gain') is None else saved.number('gain')
+        waiting, errors = saved.whole('waiting'), saved.whole('errors')
+        chosen, requests = saved.number('chosen', 1.0), saved.whole('requests')
+        urgent, was_urgent = saved.flag('urgent'), saved.flag('was_urgent')
+        iterations, doublings = saved.whole('iterations'), saved.whole('doublings')
+        self.waiting, self._errors, self._chosen, self._requests = (
+            waiting,
+            errors,
+            chosen,
+            requests,
         )
-        self._iterations, self._gain = int(state['iterations']), state['gain']
-        self._points = [(float(k), float(a)) for k, a in state['points']]
-        self._outcomes = [(int(g), int(n)) for g, n in state['outcomes']]
-        self._doublings = int(state['doublings'])
+        self._urgent, self._was_urgent = urgent, was_urgent
+        self._iterations, self._points, self._gain = iterations, points, gain
+        self._outcomes = outcomes[-LAST_ROUNDS:]
+        self._doublings = min(doublings, MOST_DOUBLINGS)

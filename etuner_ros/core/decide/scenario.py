@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from etuner_ros.core.config import ScenarioConfig
+from etuner_ros.core.decide.state import Saved
 
 AFTER_SWAP = 40  # frames that the description of a scenario counts as after a swap
-LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by
+MOST_SCENARIOS = 2**31 - 1  # that messages can name
+LEAST_INDEPENDENT = 10  # frames, by their autocorrelation, that a scenario is described by ...
+MOST_OF_MEMORY = 0.9  # ... or as many as this share of what is remembered, if that is less
 
 Vector = npt.NDArray[np.float64]
 
@@ -89,6 +93,24 @@ def compressed(appearance: Vector) -> Vector:
     return np.sign(appearance) * np.sqrt(np.abs(appearance))
 
 
+def variance_of_mean(count: float, correlation: float) -> float:
+    """
+    Return the variance of the mean of so many values, as a share of the variance of one.
+
+    Neighbours hang together: the values are an AR(1) series of this lag-one correlation a. For
+    many values that is `(1 + a) / (1 - a) / count`; the second term is what this says too much of
+    few, `2 a (1 - a^count) / (count (1 - a))^2`.
+
+    >>> variance_of_mean(24, 0.0) == 1 / 24, round(variance_of_mean(2, 0.5), 3)
+    (True, 0.75)
+    >>> round(variance_of_mean(24, 0.97), 2)
+    0.8
+    """
+    a, rest = correlation, 1.0 - correlation
+    too_much = 2.0 * a * (1.0 - math.pow(a, count)) / (count * rest) ** 2
+    return (1.0 + a) / rest / count - too_much
+
+
 class ScenarioDetector:
     """
     Declares a scenario change when recent frames look different from those of the scenario.
@@ -102,10 +124,10 @@ class ScenarioDetector:
 
     The scenario is described by mean and variance of each value, the newest `window` frames left
     out. With the window's mean m, the score is the mean over values of `(m - mean)^2 / (variance *
-    r * (1/window + 1/n))`: near 1 within a scenario. A video has far fewer independent frames than
-    frames: r is the inflation `(1 + a) / (1 - a)` of the variance of a mean by the lag-one
-    autocorrelation a, measured on the scenario so far. A change is declared when the score exceeds
-    `threshold` for `patience` requests in a row.
+    (s(window) + s(n)))`: about 1 within a scenario, less when it drifts slowly. A video has far
+    fewer independent frames than frames: s is `variance_of_mean` at the lag-one autocorrelation
+    of the scenario so far. A change is declared when the score exceeds `threshold` for `patience`
+    requests in a row.
     """
 
     def __init__(self, config: ScenarioConfig | None = None) -> None:
@@ -123,9 +145,16 @@ class ScenarioDetector:
 
     @property
     def correlation(self) -> float:
-        """Lag-one autocorrelation of frames in this scenario, in [0, 0.99]."""
+        """
+        Lag-one autocorrelation of frames in this scenario, in [0, 0.99].
+
+        What is measured on n frames about their own mean is too low by `(1 + 4 a) / n`.
+        """
         total = float(self._m2.sum())
-        return min(max(float(self._lagged.sum()) / total, 0.0), 0.99) if total > 0 else 0.0
+        if total <= 0:
+            return 0.0
+        measured = float(self._lagged.sum()) / total
+        return min(max(measured + (1.0 + 4.0 * measured) / self._count, 0.0), 0.99)
 
     def restart(self) -> None:
         """Forget what the scenario looks like, without declaring a change."""
@@ -166,12 +195,17 @@ class ScenarioDetector:
         self._describe(self._window.popleft())
         if self._count < self.config.warm_up:
             return False
-        variance = self._m2 / (self._count - 1.0) + 1e-8
-        mean = np.mean(list(self._window), axis=0)
-        inflation = (1.0 + self.correlation) / (1.0 - self.correlation)
-        if self._count < inflation * LEAST_INDEPENDENT:
+        correlation = self.correlation
+        independent = LEAST_INDEPENDENT * (1.0 + correlation) / (1.0 - correlation)
+        if self._count < min(independent, MOST_OF_MEMORY * self.config.memory):
             return False
-        spread = inflation * (1.0 / len(self._window) + 1.0 / self._count)
+        of_window, of_scenario = (
+            variance_of_mean(size, correlation) for size in (self.config.window, self._count)
+        )
+        # About their own mean, frames vary less than about the true one.
+        variance = self._m2 / self._count / (1.0 - of_scenario) + 1e-8
+        mean = np.mean(list(self._window), axis=0)
+        spread = of_window + of_scenario
         self.score = float(np.mean((mean - self._mean) ** 2 / (variance * spread)))
         self._over = self._over + 1 if self.score > self.config.threshold else 0
         if self._over < self.config.patience:
@@ -179,6 +213,36 @@ class ScenarioDetector:
         self.scenario += 1
         self.restart()  # the window still holds frames from before the change
         return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Return the number of the scenario and what it looks like, as plain values.
+
+        The window is left out: when this is read again, its frames are no neighbours of new ones.
+        """
+        return {
+            'scenario': self.scenario,
+            'count': self._count,
+            'mean': self._mean.tolist(),
+            'm2': self._m2.tolist(),
+            'lagged': self._lagged.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Continue from `state_dict` of another instance; the next frames fill the window first.
+
+        :raises StateError: naming what is wrong; nothing is changed then
+        """
+        saved = Saved('ScenarioDetector', state)
+        scenario, count = saved.whole('scenario', 0, MOST_SCENARIOS), saved.number('count', 0.0)
+        mean, m2, lagged = (np.array(saved.numbers(key)) for key in ('mean', 'm2', 'lagged'))
+        if not mean.size == m2.size == lagged.size or (m2 < 0).any():
+            raise saved.error("'mean', 'm2' and 'lagged' do not belong together")
+        self.scenario, self.score = scenario, 0.0
+        self._window.clear()
+        self._begin(mean.size)
+        self._count, self._mean, self._m2, self._lagged = count, mean, m2, lagged
 
     def _describe(self, values: Vector) -> None:
         if self._count >= self.config.memory:

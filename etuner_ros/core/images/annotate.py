@@ -13,6 +13,19 @@ FONT = cv2.FONT_HERSHEY_DUPLEX
 DARK, LIGHT, GREEN, AMBER = (24, 26, 30), (245, 246, 248), (64, 200, 120), (240, 170, 60)
 
 
+def shrunk(image: Image, width: int) -> Image:
+    """
+    Return an image that is no wider than a width, in its own proportions.
+
+    :param width: in px; 0 leaves every image as it is
+    """
+    height, wide = image.shape[:2]
+    if not 0 < width < wide:
+        return image
+    size = (width, max(1, round(height * width / wide)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def annotate(
     image: Image, label: str, confidence: float, novelty: float, version: int, state: str = ''
 ) -> Image:
@@ -47,7 +60,7 @@ def annotate(
             new = f'new {round(100 * novelty)} %'
             edge = _text(picture, new, (edge, start), 0.38 * unit, AMBER, right=True) - pad
         _text(picture, words, (pad, start), 0.38 * unit, LIGHT, room=edge)
-    return picture
+    return np.asarray(picture, np.uint8)
 
 
 def _text(

@@ -7,7 +7,7 @@ recording.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from etuner_ros.core.images.codec import decode, Image
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 RECORDINGS = ('.mcap', '.db3')
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0  # before a lost camera is opened again
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with closing(_Capture(str(path))) as video:
+        with closing(Capture(str(path))) as video:
             if not video.is_open:
                 raise ImageError(
                     f'the video {path} can not be opened: damaged, or of an unknown format'
@@ -87,12 +88,12 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures of the video."""
-        with closing(_Capture(str(self._path))) as video:
+        with closing(Capture(str(self._path))) as video:
             while (image := video.read()) is not None:
                 yield SourceFrame(image)
 
 
-class _Capture:
+class Capture:
     """`cv2.VideoCapture` with a way to close it."""
 
     def __init__(self, source: str | int) -> None:
@@ -100,17 +101,24 @@ class _Capture:
 
     @property
     def is_open(self) -> bool:
+        """Whether it could be opened."""
         return bool(self._capture.isOpened())
 
     @property
     def rate_hz(self) -> float:
+        """Pictures per second, as its header says."""
         return float(self._capture.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> Image | None:
-        ok, image = self._capture.read()
+        """Return the next picture; None when there is none."""
+        try:
+            ok, image = self._capture.read()
+        except cv2.error:  # of a driver that goes away in the middle
+            return None
         return np.ascontiguousarray(image[..., ::-1]) if ok else None
 
     def close(self) -> None:
+        """Let go of it."""
         self._capture.release()
 
 
@@ -118,47 +126,86 @@ class Device:
     """
     A V4L2 camera; a thread reads it, so that the newest picture is always at hand and the driver's
     queue stays empty.
+
+    When it gives no pictures any more (unplugged, say) it is opened again until it does: after a
+    second, then after twice the time, at most every `LONGEST_PAUSE_S`.
+
+    :param open_capture: opens the device
+    :param pause: waits for so many seconds, or until the event is set
+    :raises ImageError: when it can't be opened at the start
     """
 
     rate_hz = 30.0
 
-    def __init__(self, device: str) -> None:
+    def __init__(
+        self,
+        device: str,
+        open_capture: Callable[[str | int], Capture] | None = None,
+        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
         number = device.removeprefix('/dev/video')
-        self._capture = _Capture(int(number) if number.isdigit() else device)
-        if not self._capture.is_open:
+        self._device: str | int = int(number) if number.isdigit() else device
+        self._open, self._pause = open_capture or Capture, pause
+        capture = self._open(self._device)
+        if not capture.is_open:
             raise ImageError(
                 f'the camera {device} can not be opened; is it plugged in, and may this user '
                 f'read it (group video)?'
             )
+        self.lost = ''  # why no pictures come; empty while they do
+        self._name = device
         self._newest: Image | None = None
         self._fresh = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._read, name='camera', daemon=True)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._read, args=(capture,), name='camera', daemon=True
+        )
         self._thread.start()
 
-    def _read(self) -> None:
-        while not self._closed:
-            image = self._capture.read()
-            with self._fresh:
-                self._newest = image
-                self._closed = self._closed or image is None
-                self._fresh.notify_all()
+    def _read(self, capture: Capture) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._closed.is_set():
+            image = capture.read()
+            if image is not None:
+                pause_s = FIRST_PAUSE_S
+                self._tell(image, '')
+                continue
+            capture.close()
+            text = f'the camera {self._name} gives no pictures; it is opened again until it does'
+            self._tell(None, text)
+            self._pause(self._closed, pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            capture = self._open(self._device)
+        capture.close()
+
+    def _tell(self, image: Image | None, lost: str) -> None:
+        with self._fresh:
+            self._newest, self.lost = image, lost
+            self._fresh.notify_all()
+
+    def newest(self, wait_s: float = 1.0) -> SourceFrame | None:
+        """
+        Return the newest picture since the last call, when there is none yet the next one.
+
+        :param wait_s: how long it may take
+        :return: None when none came, at once when the camera is lost
+        """
+        with self._fresh:
+            self._fresh.wait_for(
+                lambda: self._newest is not None or self.lost or self._closed.is_set(), wait_s
+            )
+            image, self._newest = self._newest, None
+        return SourceFrame(image) if image is not None else None
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        """Yield the newest picture each time; ends when the device does."""
-        while True:
-            with self._fresh:
-                self._fresh.wait_for(lambda: self._newest is not None or self._closed, timeout=5.0)
-                image, self._newest = self._newest, None
-            if image is None:
-                return
-            yield SourceFrame(image)
+        """Yield the newest picture each time, until none comes."""
+        while (frame := self.newest(5.0)) is not None:
+            yield frame
 
     def close(self) -> None:
         """Let go of the device."""
-        self._closed = True
+        self._closed.set()
         self._thread.join(timeout=2.0)
-        self._capture.close()
 
 
 class Recording:
@@ -230,11 +277,11 @@ def open_source(source: str, image_topic: str = '', skip: int = 0) -> FrameSourc
     """
     Open what a source setting names.
 
-    :param source: `/dev/video0` or a number, a video file, a folder of images, or a rosbag2
-        recording (its folder or file)
+    :param source: `/dev/video0`, another name under /dev, or a number; a video file; a folder of
+        images; or a rosbag2 recording (its folder or file)
     :raises ImageError: in one sentence when it can't be opened
     """
-    if source.isdigit() or source.startswith('/dev/video'):
+    if source.isdigit() or source.startswith('/dev/'):
         return Device(source)
     path = Path(source).expanduser()
     if not path.exists():

@@ -1,38 +1,16 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled samples that are kept for replay: a class-balanced reservoir, bounded in bytes."""
+"""Labelled samples that are kept for replay: class-balanced, bounded in bytes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
 
-from etuner_ros.core.images.codec import decode, encode_jpeg, Image
-
-QUALITY = 95  # of replayed pictures; they are encoded once more than what the camera sent
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled frame; `Sample.of` makes it from a picture."""
-
-    sample_id: str
-    label: str
-    scenario: int
-    jpeg: bytes  # of a square picture, already at the size of the network
-    predicted: str = ''  # what the robot said when it saw the frame; empty when unknown
-
-    @staticmethod
-    def of(sample_id: str, label: str, scenario: int, image: Image, predicted: str = '') -> Sample:
-        """Encode RGB uint8 (S, S, 3) of the network's size; at 128 px some 8 KB instead of 49."""
-        return Sample(sample_id, label, scenario, encode_jpeg(image, QUALITY), predicted)
-
-    @property
-    def image(self) -> Image:
-        """The picture, RGB uint8 (S, S, 3); decoded at each use."""
-        return decode(self.jpeg)
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.sample import Sample
 
 
 class _Names:
@@ -60,8 +38,9 @@ class _Names:
 
 class Replay:
     """
-    Keeps samples until `capacity_bytes` are full; then each newcomer displaces a random sample of
-    the largest class.
+    Keeps samples until `capacity_bytes` are full; then each newcomer displaces random samples of
+    the largest class. So every newcomer is kept, and old samples fade: this is no reservoir, in
+    which all that ever came have the same chance to be there.
 
     A sample with a known id replaces the old one: people correct their corrections.
     """
@@ -71,7 +50,7 @@ class Replay:
         self._rng = np.random.default_rng(seed)
         self._samples: dict[str, Sample] = {}
         self._by_label: dict[str, _Names] = defaultdict(_Names)
-        self._by_scenario: dict[int, _Names] = defaultdict(_Names)
+        self._by_scenario: dict[Scenario, _Names] = defaultdict(_Names)
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -102,30 +81,46 @@ class Replay:
     def add(self, sample: Sample) -> None:
         """Keep a sample; others make room for it."""
         self.discard(sample.sample_id)
-        while self._samples and self.bytes + len(sample.jpeg) > self.capacity_bytes:
-            largest = max(self._by_label.values(), key=len)
-            self.discard(largest[int(self._rng.integers(len(largest)))])
+        self.shrink(self.capacity_bytes - len(sample.jpeg))
         self._samples[sample.sample_id] = sample
         self._by_label[sample.label].add(sample.sample_id)
         self._by_scenario[sample.scenario].add(sample.sample_id)
         self.bytes += len(sample.jpeg)
 
+    def shrink(self, size: int) -> None:
+        """Keep at most so many bytes."""
+        while self._samples and self.bytes > size:
+            largest = max(self._by_label.values(), key=len)
+            self.discard(largest[int(self._rng.integers(len(largest)))])
+
+    def get(self, sample_id: str) -> Sample | None:
+        """Return a sample, if it is there."""
+        return self._samples.get(sample_id)
+
     def draw(
-        self, count: int, rng: np.random.Generator, scenario: int, scenario_share: float
+        self,
+        count: int,
+        rng: np.random.Generator,
+        current: Collection[Scenario],
+        scenario_share: float,
     ) -> list[Sample]:
         """
-        Draw samples with replacement: a share from the current scenario, the rest with every class
-        equally likely.
+        Draw samples with replacement: a share from the current scenarios, the rest with every
+        class equally likely.
 
         :return: `count` samples, or none when the replay is empty
         """
         if not self._samples:
             return []
-        here = self._by_scenario[scenario]
-        near = int(round(count * scenario_share)) if len(here) else 0
+        groups = [self._by_scenario[s] for s in current if len(self._by_scenario.get(s, ()))]
+        here = sum(len(group) for group in groups)
+        near = int(round(count * scenario_share)) if here else 0
         drawn: list[Sample] = []
-        if near:
-            drawn = [self._samples[here[int(i)]] for i in rng.integers(0, len(here), near)]
+        for number in rng.integers(0, here, near) if near else ():
+            place, rest = 0, int(number)
+            while rest >= len(groups[place]):
+                place, rest = place + 1, rest - len(groups[place])
+            drawn.append(self._samples[groups[place][rest]])
         labels = [ids for ids in self._by_label.values() if len(ids)]
         for index in rng.integers(0, len(labels), count - near):
             ids = labels[int(index)]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -28,16 +28,16 @@ class ScenePrior:
     """
 
     def __init__(
-        self, target: Tensor, scenes: Sequence[int], classes: int, unseen: float = 1e6
+        self, target: Tensor, scenes: Sequence[Hashable], classes: int, unseen: float = 1e6
     ) -> None:
         self.unseen = unseen
-        self._place = {scene: i for i, scene in enumerate(sorted(set(scenes)))}
+        self._place = {scene: i for i, scene in enumerate(dict.fromkeys(scenes))}
         self._at = torch.tensor([self._place[s] for s in scenes])
         self._hot = torch.nn.functional.one_hot(target, classes).double()
         self._counts = torch.zeros(len(self._place), classes, dtype=torch.float64)
         self._counts.index_add_(0, self._at, self._hot)
 
-    def fit(self, scores: Tensor, asked: Set[int]) -> None:
+    def fit(self, scores: Tensor, asked: Set[Hashable]) -> None:
         """
         Choose `unseen`: what predicts each label best from the scene's other ones.
 
@@ -59,7 +59,7 @@ class ScenePrior:
         ]
         self.unseen = _UNSEEN[losses.index(min(losses))]
 
-    def offsets(self, scenes: Sequence[int]) -> Tensor:
+    def offsets(self, scenes: Sequence[Hashable]) -> Tensor:
         """Return what to add to calibrated logits of frames of these scenes, (m, C)."""
         shares = torch.cat([self._counts, torch.zeros_like(self._counts[:1])]) + self.unseen
         shares = (shares / shares.mean(dim=1, keepdim=True)).log()

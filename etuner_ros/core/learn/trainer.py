@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 import math
@@ -18,8 +18,10 @@ from torch.nn import functional
 
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.cost import BACKWARD, counted_as, FORWARD, OPTIMISER
+from etuner_ros.core.identity import Scenario
 from etuner_ros.core.images.codec import Image
-from etuner_ros.core.learn.replay import Replay, Sample
+from etuner_ros.core.learn.replay import Replay
+from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.networks import Classifier
 
 LEAST_SPAN = 6  # batches
@@ -129,7 +131,7 @@ def train_round(
     optimiser: torch.optim.Optimizer,
     new: list[Sample],
     replay: Replay,
-    scenario: int,
+    current: Collection[Scenario],
     config: TrainConfig,
     rng: np.random.Generator,
     logits: Callable[[Chosen], Tensor],
@@ -140,7 +142,7 @@ def train_round(
     report or stop.
 
     Each batch holds `new_share` of new samples, in shuffled passes, and replayed ones, of which
-    `scenario_share` come from the current scenario and the rest with every class equally likely.
+    `scenario_share` come from the current scenarios and the rest with every class equally likely.
     Blocks in `model.frozen` are not touched. The round ends early when the loss of the new samples
     no longer falls from one pass to the next by `early_stop` of itself.
 
@@ -170,7 +172,7 @@ def train_round(
             ]
         samples = [new[i] for i in order[:fresh]]
         del order[:fresh]
-        samples += replay.draw(config.batch_size - fresh, rng, scenario, config.scenario_share)
+        samples += replay.draw(config.batch_size - fresh, rng, current, config.scenario_share)
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
         target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)

@@ -1,24 +1,32 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that nobody labelled, kept to learn from: a bounded sample of each scenario."""
+"""Frames that nobody labelled, kept to learn from: a bounded sample of the last scenarios."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
-from etuner_ros.core.learn.replay import Sample
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.sample import Sample
+
+CURRENT_SHARE = 0.5  # of the room, for the scenarios that cameras are in now
+MOST_EARLIER = 8  # scenarios before them; older ones expire
 
 
 class UnlabelledFrames:
     """
-    Keeps at most so many frames; a newcomer displaces a random one of the scenario with the most.
+    Keeps at most so many frames: half of the room is for the current scenarios, the last earlier
+    ones share the rest. Where one side leaves room the other takes it.
 
     :param limit: frames, at least 1
     """
 
     def __init__(self, limit: int, seed: int = 0) -> None:
         self._limit, self._rng = limit, np.random.default_rng(seed)
-        self._by_scenario: dict[int, dict[str, Sample]] = {}
+        self._by_scenario: dict[Scenario, dict[str, Sample]] = {}  # oldest scenario first
+        self._current: frozenset[Scenario] = frozenset()
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -29,19 +37,48 @@ class UnlabelledFrames:
         """All frames, scenario by scenario, oldest first."""
         return [s for frames in self._by_scenario.values() for s in frames.values()]
 
-    def add(self, sample: Sample) -> str:
-        """Add a frame; return the id of the one that makes room for it, or an empty string."""
-        self._by_scenario.setdefault(sample.scenario, {})[sample.sample_id] = sample
-        gone = self.thin(self._limit)
-        return gone[0] if gone else ''
+    def set_current(self, current: Collection[Scenario]) -> list[str]:
+        """Note which scenarios cameras are in; return the ids of frames that expire."""
+        self._current = frozenset(current)
+        earlier = [s for s in self._by_scenario if s not in self._current]
+        gone: list[str] = []
+        for scenario in earlier[: max(len(earlier) - MOST_EARLIER, 0)]:
+            gone += self._by_scenario.pop(scenario)
+        return gone
 
-    def thin(self, limit: int) -> list[str]:
-        """Keep so many frames; return the ids of the others."""
-        gone = []
-        while len(self) > limit:
-            most = max(self._by_scenario.values(), key=len)
-            gone.append(list(most)[int(self._rng.integers(len(most)))])
+    def add(self, sample: Sample) -> list[str]:
+        """Add a frame; return the ids of those that make room for it."""
+        self._by_scenario.setdefault(sample.scenario, {})[sample.sample_id] = sample
+        gone: list[str] = []
+        while len(self) > self._limit:
+            gone.append(self._victim())
             self.discard(gone[-1])
+        return gone
+
+    def _victim(self) -> str:
+        """Choose a random frame of the largest scenario of the side that has too many."""
+        here = {s: f for s, f in self._by_scenario.items() if s in self._current}
+        earlier = {s: f for s, f in self._by_scenario.items() if s not in self._current}
+        count = sum(len(frames) for frames in here.values())
+        side = here if not earlier or count > CURRENT_SHARE * self._limit else earlier
+        most = max(side.values(), key=len)
+        return list(most)[int(self._rng.integers(len(most)))]
+
+    def some(self, count: int) -> list[Sample]:
+        """Return at most so many frames, evenly from all scenarios, the newest of each."""
+        chosen: list[Sample] = []
+        groups = [list(frames.values()) for frames in self._by_scenario.values()]
+        while len(chosen) < count and any(groups):
+            for group in [g for g in reversed(groups) if g]:
+                if len(chosen) < count:
+                    chosen.append(group.pop())
+        return chosen
+
+    def keep_only(self, sample_ids: Collection[str]) -> list[str]:
+        """Drop all frames but these; return the ids of the others."""
+        gone = [s.sample_id for s in self.samples if s.sample_id not in sample_ids]
+        for sample_id in gone:
+            self.discard(sample_id)
         return gone
 
     def discard(self, sample_id: str) -> None:

@@ -11,13 +11,12 @@ them.
 from __future__ import annotations
 
 from pathlib import Path
-import subprocess
 import sys
 
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.files import home, replace_file
+from etuner_ros.core.models.child import Child
 from etuner_ros.core.models.weights import pack_base, sha256
-from etuner_ros.core.processes import die_with_parent
 
 
 def cache_folder() -> Path:
@@ -53,7 +52,7 @@ def write_base(path: Path, data: bytes) -> None:
 def intact_file(path: Path) -> Path | None:
     """
     Return base weights that are whole: the file, or when it is damaged or gone a copy that the
-    cache or the default model store has. None when there is none.
+    cache or a model store under $ROS_HOME has. None when there is none.
 
     A file without a checksum beside it is taken as it is.
     """
@@ -61,7 +60,9 @@ def intact_file(path: Path) -> Path | None:
         digest = checksum_file(path).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return path if path.exists() else None
-    for candidate in (path, cached(digest), home('models') / digest[:16] / 'base.safetensors'):
+    stores = (home('models'), *home('models').glob('ns/*'))
+    copies = (store / digest[:16] / 'base.safetensors' for store in stores)
+    for candidate in (path, cached(digest), *copies):
         try:
             if sha256(candidate.read_bytes()) == digest:
                 return candidate
@@ -100,28 +101,19 @@ def prepare(architecture: str, input_size: int, weights: str) -> Path:
     return path
 
 
-def prepare_in_process(
-    architecture: str, input_size: int, weights: str
-) -> subprocess.Popen[str] | None:
+def prepare_in_process(architecture: str, input_size: int, weights: str) -> Child | None:
     """
-    Start making base weights in another process; None when they are there already. Its last line
-    of stderr says what failed.
+    Start making base weights in another process; None when they are there already.
+
+    :raises OSError: when no process can be started
     """
     if intact_file(base_file(architecture, input_size, weights)) is not None:
         return None
-    command = [
-        sys.executable,
-        '-m',
-        'etuner_ros.core.models.base_weights',
-        architecture,
-        str(input_size),
-        weights,
-    ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+    return Child('etuner_ros.core.models.base_weights', architecture, str(input_size), weights)
 
 
 if __name__ == '__main__':
     try:
         prepare(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    except WeightsError as failure:
+    except (WeightsError, OSError) as failure:
         sys.exit(str(failure))

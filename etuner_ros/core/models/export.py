@@ -11,13 +11,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from etuner_ros.core.errors import EtunerError, StoreError
 from etuner_ros.core.files import sync_folder
-from etuner_ros.core.processes import die_with_parent
 
 if TYPE_CHECKING:  # a node without torch reads this file too
     from torch import Tensor
@@ -51,7 +49,7 @@ def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
     model.eval()
     size = model.spec.input_size
     example = torch.zeros(1, 3, size, size)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    aside = aside_of(path, os.getpid())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == 'torch':
@@ -91,23 +89,9 @@ def _export_onnx(model: Classifier, example: Tensor, path: Path) -> None:
     onnx.save(proto, str(path))
 
 
-def export_in_process(folder: Path, version: int, kind: str, path: Path) -> subprocess.Popen[str]:
-    """Start an export in another process. Its last line of stderr says what failed."""
-    command = [
-        sys.executable,
-        '-m',
-        'etuner_ros.core.models.export',
-        str(folder),
-        str(version),
-        kind,
-    ]
-    return subprocess.Popen(
-        [*command, str(path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=die_with_parent,
-    )
+def aside_of(path: Path, pid: int) -> Path:
+    """Return what a process writes first, before it is renamed to `path`."""
+    return path.with_name(f'.{path.name}.{pid}.tmp')
 
 
 if __name__ == '__main__':

@@ -19,8 +19,10 @@ from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.models.networks import Classifier, from_base
 from etuner_ros.core.models.weights import (
+    backbone_digest,
     BaseWeights,
     check_update,
+    HEAD_PRIOR,
     HEAD_TENSORS,
     read_in_place,
     sha256,
@@ -39,6 +41,7 @@ class Result:
     appearance: list[float]
     features: torch.Tensor  # (D,)
     version: int
+    backbone: str  # digest of what made the features
     seconds: float
 
 
@@ -46,6 +49,7 @@ class Result:
 class _Slot:
     model: Classifier
     version: int
+    backbone: str  # its digest
     changed: frozenset[str]  # tensors that may differ from the base weights
 
 
@@ -65,8 +69,9 @@ class LiveModel:
         self._device = torch.device(device)
         deployed = from_base(base.state, base.spec).to(self._device).eval()
         self._base = {k: v.clone() for k, v in deployed.state_dict().items()}
-        self._slot = _Slot(deployed, 0, frozenset())
-        self._spare = _Slot(copy.deepcopy(deployed), 0, frozenset())
+        bare = backbone_digest(base.sha256, {})
+        self._slot = _Slot(deployed, 0, bare, frozenset())
+        self._spare = _Slot(copy.deepcopy(deployed), 0, bare, frozenset())
         self._serving: _Slot | None = None  # in use by a prediction right now
         self._lock = threading.Lock()
         self._novelty = NoveltyScore()
@@ -84,7 +89,12 @@ class LiveModel:
         return self._slot.model.classes
 
     def prepare(
-        self, version: int, classes: tuple[str, ...], weights: bytearray | array[int], digest: str
+        self,
+        version: int,
+        classes: tuple[str, ...],
+        weights: bytearray | array[int],
+        digest: str,
+        backbone: str = '',
     ) -> _Slot:
         """
         Make a version in the network that does not serve, run it once and check that it works.
@@ -93,6 +103,7 @@ class LiveModel:
 
         :param weights: safetensors of what differs from the base weights
         :param digest: SHA-256 of `weights`
+        :param backbone: what `backbone_digest` says of them; worked out when it is empty
         :raises WeightsError: when it may not go live; the live version is as it was
         """
         if sha256(weights) != digest:
@@ -102,13 +113,16 @@ class LiveModel:
         while self._is_serving(self._spare):  # a last prediction with the version before
             time.sleep(0.001)
         model, before = self._spare.model, self._spare.changed
+        backbone = backbone or backbone_digest(self.base.sha256, update)
+        update.pop(HEAD_PRIOR, None)  # it is in the bias already
         changed = frozenset(update)
-        self._spare = _Slot(model, version, before | changed)  # whatever fails from here on
+        # Whatever fails from here on, what was written is put back by the next version.
+        self._spare = _Slot(model, version, backbone, before | changed)
         self._load(model, before, update, classes)
         logits, features = self._warm_up(model)
         if not (torch.isfinite(logits).all() and torch.isfinite(features).all()):
             raise WeightsError(f'version {version} gives values that are not finite')
-        self._spare = _Slot(model, version, changed)
+        self._spare = _Slot(model, version, backbone, changed)
         return self._spare
 
     def _load(
@@ -148,12 +162,16 @@ class LiveModel:
         with self._serve() as slot:
             return self._predict(slot, image, top_k)
 
-    def feature(self, image: Image) -> tuple[torch.Tensor, int]:
-        """Return the feature (D,) of a picture that is no frame, and the version it is of."""
+    def feature(self, image: Image) -> tuple[torch.Tensor, int, str]:
+        """
+        Look at a picture that is no frame.
+
+        :return: its feature (D,), the version and the backbone that it is of
+        """
         with self._serve() as slot:
             model = slot.model
             tensor = model.tensor([resize_square(image, model.spec.input_size)])
-            return model.examine(tensor)[1][0], slot.version
+            return model.examine(tensor)[1][0], slot.version, slot.backbone
 
     @contextmanager
     def _serve(self) -> Iterator[_Slot]:
@@ -186,5 +204,6 @@ class LiveModel:
             appearance[0].tolist(),
             features[0],
             slot.version,
+            slot.backbone,
             seconds,
         )

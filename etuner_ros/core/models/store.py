@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Versions of the weights on disk. The store always opens: a version is there whole, or not at all,
-and a damaged one is skipped.
+and a damaged one is skipped. Weights are checked when they are used; opening reads the live ones.
 
 Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), and
 one folder `v00000012` for each version with `weights.safetensors`, `manifest.json` and, when it is
@@ -11,7 +11,10 @@ kept for ever, an empty file `pinned`. Version 0 is the base weights.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import contextlib
+from dataclasses import asdict, dataclass, field, fields, replace
+import errno
+import fcntl
 import json
 import math
 import os
@@ -19,10 +22,18 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from etuner_ros.core.errors import StoreError, WeightsError
+from etuner_ros.core.errors import EtunerError, StoreError, WeightsError
 from etuner_ros.core.files import replace_file, sync_folder, write_synced
-from etuner_ros.core.models.weights import BaseWeights, read_base, sha256
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    BaseWeights,
+    read_base,
+    sha256,
+    State,
+    unpack,
+)
 
+BASE, ROUND, HEAD = 'base', 'round', 'head'  # kinds of versions: what made them
 PIN = 'pinned'
 KEPT_HEADS = 3  # versions with a new head only, besides what `keep` allows
 
@@ -44,13 +55,16 @@ class Manifest:
     new_samples: int = 0  # labelled samples that it learned
     created_ns: int = 0  # ROS time
     learned: dict[str, int] = field(default_factory=dict)  # collector: last batch learned
-    head_only: bool = False  # a new head on the backbone of its parent, not a round
+    kind: str = ROUND
+    backbone: str = ''  # its digest; empty in what earlier releases wrote
 
     @staticmethod
     def from_json(text: str) -> Manifest:
         """Read a manifest; raises ValueError, KeyError or TypeError when it is damaged."""
         raw: dict[str, Any] = json.loads(text)
         raw['classes'], raw['frozen_layers'] = tuple(raw['classes']), tuple(raw['frozen_layers'])
+        if raw.get('head_only'):  # of an earlier release
+            raw['kind'] = HEAD
         known = {f.name for f in fields(Manifest)}  # a later release may have written more
         return Manifest(**{k: v for k, v in raw.items() if k in known})
 
@@ -64,8 +78,10 @@ class ModelStore:
     :param keep: how many versions made by rounds are kept beside the live one, its parent and the
         pinned
     :param read_only: look at a store that another process owns: nothing is cleared or written
+    :ivar manifests: by version; of all whose manifest can be read
+    :ivar damaged: those among them that could not be read when they were last used, with why
     :raises WeightsError: when the base weights can't be read
-    :raises StoreError: when the folder can't be written
+    :raises StoreError: when the folder can't be read or written, or another process owns it
     """
 
     def __init__(self, root: Path, base: Path, keep: int = 10, read_only: bool = False) -> None:
@@ -73,32 +89,67 @@ class ModelStore:
         self.keep = keep
         self.base: BaseWeights = read_base(base)
         self.folder = root / self.base.sha256[:16]
-        if not read_only:
-            self._make_ready(base)
-        root_manifest = Manifest(0, 0, sha256(b''), self.base.spec.classes, reason='deployed')
-        self.manifests: dict[int, Manifest] = {0: root_manifest}
+        self._lock: int | None = None
+        backbone = backbone_digest(self.base.sha256, {})
+        deployed = Manifest(
+            0,
+            0,
+            sha256(b''),
+            self.base.spec.classes,
+            reason='deployed',
+            kind=BASE,
+            backbone=backbone,
+        )
+        self.manifests: dict[int, Manifest] = {0: deployed}
+        self.damaged: dict[int, str] = {}
         self.pinned: set[int] = set()
         self._highest = 0
-        for folder in sorted(self.folder.glob('v*')):
-            self._open_version(folder)
+        try:
+            if not read_only:
+                self._make_ready(base)
+            for folder in sorted(self.folder.glob('v*')):
+                self._open_version(folder)
+        except OSError as error:
+            self.close()
+            raise StoreError(
+                f'the model store {self.folder} can not be opened: {error.strerror or error}; '
+                f'check models.folder'
+            ) from error
         self.live = self._open_live()
 
     def _make_ready(self, base: Path) -> None:
         """Make the folder, clear what a crash left in the middle of a write, keep the base."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._own()
+        for leftover in [*self.folder.glob('.*'), *self.folder.glob('v*/.*')]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if not self.base_path.exists() or sha256(self.base_path.read_bytes()) != self.base.sha256:
+            replace_file(self.base_path, base.read_bytes())
+
+    def _own(self) -> None:
+        """Keep others from writing here; the system lets go when this process ends."""
+        self._lock = os.open(self.folder, os.O_RDONLY)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in [*self.folder.glob('.*'), *self.folder.glob('v*/.*')]:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            if (
-                not self.base_path.exists()
-                or sha256(self.base_path.read_bytes()) != self.base.sha256
-            ):
-                replace_file(self.base_path, base.read_bytes())
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StoreError(
-                f'the model store {self.folder} can not be written: {error.strerror or error}; '
-                f'check models.folder'
-            ) from error
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                self.close()
+                raise StoreError(
+                    f'the model store {self.folder} belongs to another model_manager that runs; '
+                    f'give each a models.folder of its own'
+                ) from error
+            self.warnings.append(f'this file system has no locks: {error.strerror or error}')
+
+    def close(self) -> None:
+        """Let others own the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        """Let go also when nobody closed it."""
+        with contextlib.suppress(AttributeError):  # it was never opened
+            self.close()
 
     @property
     def base_path(self) -> Path:
@@ -110,17 +161,14 @@ class ModelStore:
 
     def _open_version(self, folder: Path) -> None:
         try:
-            self._highest = max(
-                self._highest, int(folder.name[1:])
-            )  # a damaged version keeps its number
+            number = int(folder.name[1:])
+            self._highest = max(self._highest, number)  # a damaged version keeps its number
             manifest = Manifest.from_json((folder / 'manifest.json').read_text())
-            if sha256((folder / 'weights.safetensors').read_bytes()) != manifest.sha256:
-                raise ValueError('the checksum of its weights is wrong')
-            if manifest.version != int(folder.name[1:]):
+            if manifest.version != number:
                 raise ValueError(f'its manifest is that of version {manifest.version}')
-            self.manifests[manifest.version] = manifest
+            self.manifests[number] = manifest
             if (folder / PIN).exists():
-                self.pinned.add(manifest.version)
+                self.pinned.add(number)
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.warnings.append(f'version {folder.name} is damaged and skipped: {error}')
 
@@ -137,36 +185,76 @@ class ModelStore:
         except (OSError, ValueError) as error:
             wanted = self._highest
             self.warnings.append(f'the name of the live version is damaged ({error})')
-        if wanted in self.manifests:
-            return wanted
-        best = self._before(wanted)
-        self.warnings.append(f'version {wanted} can not be used; version {best} is live instead')
-        return best
+        version, _, warnings = self._usable(wanted)
+        self.warnings += warnings
+        return version
 
     def _before(self, version: int) -> int:
-        """Return the last good version before one that can't be used."""
-        return max((v for v in self.manifests if v < version), default=0)
+        """Return the last version before another that is not known to be damaged."""
+        good = self.manifests.keys() - self.damaged.keys()
+        return max((v for v in good if v < version), default=0)
+
+    def _usable(self, version: int) -> tuple[int, bytes, list[str]]:
+        """
+        Return a version or, when it is damaged, the last good one before it.
+
+        :return: the version, its weights, one warning for each version that was given up
+        """
+        warnings: list[str] = []
+        while True:
+            try:
+                return version, self.weights(version), warnings
+            except WeightsError as error:  # version 0 is never damaged: it has no weights
+                version = self._before(version)
+                warnings.append(f'{error}; version {version} is used instead')
 
     def live_weights(self) -> tuple[bytes, list[str]]:
         """
         Return the live weights; when they are damaged, those of the last good version, made live.
 
-        :return: the weights, and one warning for each version that was given up
-        :raises StoreError: when the disk does not take the name of another live version
+        :return: the weights, and one warning for each thing that went wrong
         """
-        version, warnings = self.live, list[str]()
-        while True:
-            try:
-                data = self.weights(version)
-                break
-            except WeightsError as error:  # version 0 is never damaged: it has no weights
-                self.manifests.pop(version)
-                self.pinned.discard(version)
-                version = self._before(version)
-                warnings.append(f'{error}; version {version} is used instead')
+        version, data, warnings = self._usable(self.live)
         if version != self.live:
-            self.set_live(version)
+            try:
+                self._note_live(version)
+            except StoreError as error:  # the next start finds the same damage
+                warnings.append(str(error))
+                self.live = version
         return data, warnings
+
+    def roll_back(self) -> list[str]:
+        """
+        Make the parent of the live version live, or the last good version before it.
+
+        :return: one warning for each version that was skipped
+        :raises StoreError: when the disk does not take it
+        """
+        parent = self.manifests[self.live].parent
+        if parent not in self.manifests or parent in self.damaged:
+            parent = self._before(self.live)
+        version, _, warnings = self._usable(parent)
+        self._note_live(version)
+        return warnings
+
+    def backbone(self, version: int) -> str:
+        """
+        Return the digest of a version's backbone.
+
+        :raises WeightsError: when an earlier release wrote it and it is damaged
+        """
+        if not self.manifests[version].backbone:
+            digest = backbone_digest(self.base.sha256, self.update(version))
+            self.manifests[version] = replace(self.manifests[version], backbone=digest)
+        return self.manifests[version].backbone
+
+    def update(self, version: int) -> State:
+        """
+        Return the tensors of a version that differ from the base weights.
+
+        :raises WeightsError: when there is no such version, or it is damaged
+        """
+        return unpack(self.weights(version))
 
     def pin(self, version: int, pinned: bool) -> None:
         """
@@ -204,14 +292,13 @@ class ModelStore:
             return b''
         try:
             data = (self._version_folder(version) / 'weights.safetensors').read_bytes()
-        except OSError as error:
-            raise WeightsError(
-                f'version {version} is damaged: {error.strerror or error}'
-            ) from error
-        if sha256(data) != self.manifests[version].sha256:
-            raise WeightsError(
-                f'version {version} is damaged: the checksum of its weights is wrong'
-            )
+            if sha256(data) != self.manifests[version].sha256:
+                raise WeightsError('the checksum of its weights is wrong')
+        except (OSError, WeightsError) as error:
+            text = getattr(error, 'strerror', None) or str(error)
+            self.damaged[version] = text
+            raise WeightsError(f'version {version} is damaged: {text}') from error
+        self.damaged.pop(version, None)
         return data
 
     def commit(self, data: bytes, parent: int, classes: tuple[str, ...], **facts: Any) -> Manifest:
@@ -225,20 +312,24 @@ class ModelStore:
         final = self._version_folder(manifest.version)
         aside = final.with_name(f'.{final.name}.tmp')
         try:
-            aside.mkdir()
+            aside.mkdir(exist_ok=True)  # an earlier failure may have left it
             write_synced(aside / 'weights.safetensors', data)
             write_synced(aside / 'manifest.json', json.dumps(asdict(manifest), indent=1).encode())
             sync_folder(aside)
             os.rename(aside, final)
             sync_folder(self.folder)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise StoreError(
-                f'version {manifest.version} could not be stored: {error.strerror or error}'
-            ) from error
-        self._highest = manifest.version
-        self.manifests[manifest.version] = manifest
-        self.set_live(manifest.version)
+            self._highest = manifest.version
+            self.manifests[manifest.version] = manifest
+            self.set_live(manifest.version)
+        except (OSError, EtunerError) as error:
+            for folder in (aside, final):
+                shutil.rmtree(folder, ignore_errors=True)
+            self.manifests.pop(manifest.version, None)
+            self.damaged.pop(manifest.version, None)
+            with contextlib.suppress(StoreError):  # it may be named already
+                self._note_live(self.live)
+            text = getattr(error, 'strerror', None) or str(error)
+            raise StoreError(f'version {manifest.version} could not be stored: {text}') from error
         self._prune()
         return manifest
 
@@ -250,6 +341,9 @@ class ModelStore:
         :raises StoreError: when the disk does not take it
         """
         self.weights(version)
+        self._note_live(version)
+
+    def _note_live(self, version: int) -> None:
         try:
             replace_file(self.folder / 'live', str(version).encode())
         except OSError as error:
@@ -259,15 +353,14 @@ class ModelStore:
         self.live = version
 
     def _prune(self) -> None:
-        keep = {
-            0,
-            self.live,
-            self.manifests[self.live].parent,
-            *self.pinned,
-            # A head is made with every correction; they must not push out what rounds made.
-            *[v for v in sorted(self.manifests) if not self.manifests[v].head_only][-self.keep :],
-            *[v for v in sorted(self.manifests) if self.manifests[v].head_only][-KEPT_HEADS:],
-        }
-        for version in [v for v in self.manifests if v not in keep]:
+        rounds, heads = (
+            [v for v in sorted(self.manifests) if (self.manifests[v].kind == HEAD) == head]
+            for head in (False, True)
+        )
+        # A head is made with every correction; they must not push out what rounds made.
+        kept = {*rounds[-self.keep :], *heads[-KEPT_HEADS:], *self.pinned}
+        kept |= {0, self.live, self.manifests[self.live].parent}
+        for version in [v for v in self.manifests if v not in kept]:
             shutil.rmtree(self._version_folder(version), ignore_errors=True)
             del self.manifests[version]
+            self.damaged.pop(version, None)

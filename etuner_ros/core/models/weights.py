@@ -28,6 +28,9 @@ from etuner_ros.core.errors import WeightsError
 State = dict[str, npt.NDArray[np.generic]]
 EXEMPLARS = 'exemplars'  # name of the tensor that holds the JPEGs of the deployment's samples
 HEAD_TENSORS = ('head.weight', 'head.bias')  # the only tensors whose first dimension may grow
+# What of `head.bias` is the prior of the classes, (C,). Optional, and no part of the network: so a
+# version can be compared without its prior.
+HEAD_PRIOR = 'head.prior'
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,11 @@ def read_in_place(data: bytearray | array[int]) -> State:
     return state
 
 
+def backbone_of(update: State) -> State:
+    """Return the tensors of an update that are not the head's."""
+    return {k: v for k, v in update.items() if k not in (*HEAD_TENSORS, HEAD_PRIOR)}
+
+
 def backbone_digest(base_sha256: str, update: State) -> str:
     """
     Return what names a backbone: the SHA-256 of its base weights and of the tensors of an update
@@ -199,8 +207,8 @@ def backbone_digest(base_sha256: str, update: State) -> str:
     True
     """
     digest = hashlib.sha256(base_sha256.encode())
-    for name in sorted(update.keys() - set(HEAD_TENSORS)):
-        tensor = np.ascontiguousarray(update[name])
+    for name, values in sorted(backbone_of(update).items()):
+        tensor = np.ascontiguousarray(values)
         digest.update(f'{name} {tensor.dtype.str} {tensor.shape}'.encode())
         digest.update(tensor.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -227,18 +235,19 @@ def check_update(base: State, update: State, classes: int) -> None:
     :param classes: number of classes that the update claims
     :raises WeightsError: naming the first tensor that does not fit
     """
+    like = {**base, HEAD_PRIOR: base[HEAD_TENSORS[1]]} if HEAD_TENSORS[1] in base else base
     for name, tensor in sorted(update.items()):
-        if name not in base:
+        if name not in like:
             raise WeightsError(
                 f"tensor '{name[:80]}' is not in the base weights: another architecture?"
             )
-        expected = base[name].shape
-        if name in HEAD_TENSORS:
+        expected = like[name].shape
+        if name in (*HEAD_TENSORS, HEAD_PRIOR):
             expected = (classes, *expected[1:])
         if tensor.shape != expected:
             raise WeightsError(f"tensor '{name}' has shape {tensor.shape}, expected {expected}")
-        if tensor.dtype != base[name].dtype:
-            raise WeightsError(f"tensor '{name}' is {tensor.dtype}, expected {base[name].dtype}")
+        if tensor.dtype != like[name].dtype:
+            raise WeightsError(f"tensor '{name}' is {tensor.dtype}, expected {like[name].dtype}")
         if tensor.dtype.kind == 'f' and not np.isfinite(tensor).all():
             raise WeightsError(f"tensor '{name}' holds values that are not finite")
     for name in HEAD_TENSORS:

@@ -1,0 +1,59 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which predicted frames are kept for labelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import time
+from typing import Generic, TypeVar
+
+from etuner_ros.core.images.side_thread import SideThread
+
+Frame = TypeVar('Frame')
+MOST_WAITING = 30  # kept frames that wait for their encoding
+SLACK = 0.1  # of a period that a frame may come early; cameras are not punctual
+
+
+class FrameKeeper(Generic[Frame]):
+    """
+    Keeps so many frames per second, and encodes them off the hot path: that takes longer than a
+    frame may wait.
+
+    The rate counts from when frames come, not from their stamps, which may stand still.
+
+    :param write: encodes and hands on one frame; called in a thread
+    :param failed: told of what `write` raised
+    :param clock: steady time in s
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Frame], None],
+        failed: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+        most: int = MOST_WAITING,
+    ) -> None:
+        self._clock = clock
+        self._due = clock()
+        self._side = SideThread('keeper', write, failed, most)
+
+    def wants(self, rate_hz: float) -> bool:
+        """
+        Return whether the frame that came now is kept; it then counts, and `keep` has to follow.
+
+        :param rate_hz: frames per second; 0 = none
+        """
+        now = self._clock()
+        if rate_hz <= 0 or self._side.full or now < self._due - SLACK / rate_hz:
+            return False
+        self._due = max(self._due, now - 1.0 / rate_hz) + 1.0 / rate_hz
+        return True
+
+    def keep(self, frame: Frame) -> None:
+        """Keep a frame that was wanted."""
+        self._side.give(frame)
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._side.close()

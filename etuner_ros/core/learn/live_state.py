@@ -1,0 +1,103 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the robot runs: the live version, mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etuner_ros.core.learn.instant_head import NEVER
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.served_head import HeadRows
+from etuner_ros.core.models.networks import Classifier
+from etuner_ros.core.models.weights import backbone_digest, backbone_of, HEAD_PRIOR, State
+
+
+class LiveState:
+    """
+    Owns the live model.
+
+    :param base: the deployed model; it is copied
+    :param base_sha256: of the file of the base weights, which backbones are named after
+    """
+
+    def __init__(self, base: Classifier, base_sha256: str = '') -> None:
+        self.base = base.state()
+        self.deployed = frozenset(base.classes)  # labels
+        self._base_sha256 = base_sha256
+        self.model = copy.deepcopy(base).eval()
+        self.update: State = {}
+        self.version, self.backbone = 0, self.digest({})
+
+    def digest(self, update: State) -> str:
+        """Return the name of the backbone of weights."""
+        return backbone_digest(self._base_sha256, update)
+
+    def take(self, update: State, classes: tuple[str, ...], version: int) -> None:
+        """
+        Become another version.
+
+        :param update: tensors that differ from the base weights
+        :raises WeightsError: when they do not fit; nothing has changed then
+        """
+        self.model.load_state(self.whole(update), classes)
+        self.model.eval()
+        self.update, self.version, self.backbone = update, version, self.digest(update)
+
+    def whole(self, update: State) -> State:
+        """Return all tensors of the network for an update."""
+        return {k: v for k, v in {**self.base, **update}.items() if k != HEAD_PRIOR}
+
+    def with_head(self, weights: State) -> State:
+        """Return the live update with another head."""
+        return {**backbone_of(self.update), **weights}
+
+    @property
+    def head(self) -> HeadRows:
+        """The head that is served."""
+        head = self.model.head
+        prior = self.update.get(HEAD_PRIOR)
+        told = torch.zeros(len(head.bias)) if prior is None else torch.tensor(np.array(prior))
+        return HeadRows(head.weight.detach().cpu(), head.bias.detach().cpu() - told, told)
+
+    @property
+    def silent(self) -> set[str]:
+        """Classes that it never says: their row is that of a class without samples."""
+        rows = self.head
+        off = (rows.bias <= NEVER / 2) & ~rows.weight.any(dim=1)
+        return {name for name, is_off in zip(self.model.classes, off.tolist()) if is_off}
+
+    def says(self, feature: Tensor) -> str:
+        """Return what it makes of a feature (D,); nothing without classes."""
+        if not self.model.classes:
+            return ''
+        head = self.model.head
+        with torch.no_grad():
+            return self.model.classes[int(head(feature.to(head.weight)).argmax())]
+
+    def features(self, samples: Sequence[Sample]) -> Tensor:
+        """Return the features (n, D) of samples, float32 on the CPU."""
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(samples), 32):
+                images = [s.image for s in samples[start : start + 32]]
+                rows.append(self.model.features(self.model.tensor(images)).float().cpu())
+        return torch.cat(rows)
+
+
+def predictions(model: Classifier, samples: Sequence[Sample]) -> list[str]:
+    """Return the label that a model gives each sample; empty without classes."""
+    if not model.classes or not samples:
+        return [''] * len(samples)
+    with torch.inference_mode():
+        best = [
+            int(row.argmax())
+            for start in range(0, len(samples), 32)
+            for row in model(model.tensor(s.image for s in samples[start : start + 32]))
+        ]
+    return [model.classes[i] for i in best]

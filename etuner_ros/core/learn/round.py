@@ -1,0 +1,245 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""One round: from the samples that wait to a candidate and its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from etuner_ros.core.cost import counted_as, HEAD, OTHER
+from etuner_ros.core.decide.scenario import compressed
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.activation_cache import digest
+from etuner_ros.core.learn.candidates import RoundCandidate
+from etuner_ros.core.learn.live_state import LiveState
+from etuner_ros.core.learn.prober import Prober
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.sample_book import SampleBook
+from etuner_ros.core.learn.served_head import HeadRows, ServedHead
+from etuner_ros.core.learn.trainer import Step, train_round
+from etuner_ros.core.learn.training_state import TrainingState
+from etuner_ros.core.learn.validator import accuracies, Validator
+from etuner_ros.core.models.weights import difference
+
+APPEARANCE_SAMPLES = 32  # that the move of the appearance by a round is measured on
+
+
+class RoundCancelled(Exception):
+    """The round was asked to stop; nothing was kept of it."""
+
+
+@dataclass
+class Round:
+    """
+    One run over the parts of a learner: `train` takes the steps, `close` makes what is proposed.
+
+    The caller owns the transaction: it has called `begin` on the training state, and rolls it back
+    when any of this raises.
+    """
+
+    training: TrainingState
+    book: SampleBook
+    head: ServedHead
+    prober: Prober
+    validator: Validator
+    live: LiveState
+    current: Collection[Scenario]
+    new: list[Sample] = field(init=False)
+    iterations: int = field(default=0, init=False)
+    loss: float = field(default=math.nan, init=False)
+    probe_seconds: float = field(default=0.0, init=False)
+    _began: float = field(default_factory=time.perf_counter, init=False)
+    _passed: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Take what waits."""
+        self.new = self.book.pending
+
+    def train(self, cancelled: Callable[[], bool]) -> Iterator[Step]:
+        """
+        Train on the new samples beside replayed ones; probes now and then.
+
+        :param cancelled: asked before each training batch
+        :raises RoundCancelled: when asked to stop
+        """
+        self._prepare_head()
+        self._probe(0, self._here())
+        if self.new:
+            training = self.training
+            frames = self.head.frames.samples if training.simsiam is not None else []
+            passed = self._passed if self.head.config.reuse else None
+            since_probe = 0
+            for step in train_round(
+                training.model,
+                training.optimiser,
+                self.new,
+                self.book.replay,
+                self.current,
+                training.config,
+                training.rng,
+                lambda chosen: training.logits(chosen, passed),
+                (lambda: training.unlabelled_loss(frames)) if len(frames) > 1 else None,
+            ):
+                self.iterations, self.loss = step.iteration, step.loss
+                since_probe += 1
+                yield step
+                if cancelled():
+                    raise RoundCancelled
+                policy = training.sim_freeze.config
+                if policy.enabled and since_probe >= policy.freeze_interval:
+                    self._probe(since_probe)
+                    since_probe = 0
+        self.training.model.eval()
+
+    def close(self, gone: Collection[str], follow_appearance: bool) -> RoundCandidate:
+        """
+        Make the candidate: its name, its head, its evidence.
+
+        :param gone: labels that have no sample any more, and will not be said
+        :param follow_appearance: measure how far the round moved the appearance of frames
+        """
+        model, live = self.training.model, self.live
+        began = time.perf_counter()
+        backbone = live.digest(difference(live.base, model.state()))
+        with counted_as(HEAD):
+            if self.head.config.enabled:
+                self._fit_head(backbone)
+        with counted_as(OTHER):
+            move = self._appearance_move() if follow_appearance else ()
+        rows = self._head_rows(gone)
+        fitted = time.perf_counter()
+        self.book.on_trained(self.new)
+        outcomes = self.validator.outcomes(
+            self.book.held.values(),
+            self.current,
+            live,
+            rows,
+            model.classes,
+            backbone,
+            self.training.features,
+        )
+        before, after = accuracies(outcomes, self.book.outcomes(self.current), self.current)
+        ended = time.perf_counter()
+        frozen = self.training.sim_freeze.frozen
+        return RoundCandidate(
+            classes=model.classes,
+            parent=live.version,
+            backbone=backbone,
+            frozen=tuple(n for n in model.unit_names if n in frozen),
+            cka=dict(self.training.sim_freeze.cka),
+            outcomes=outcomes,
+            new_samples=len(self.new),
+            seconds=ended - self._began,
+            head_seconds=fitted - began,
+            validation_seconds=ended - fitted,
+            accuracy=after,
+            accuracy_before=before,
+            update=difference(live.base, {**model.state(), **rows.state()}),
+            iterations=self.iterations,
+            loss=self.loss,
+            probe_seconds=self.probe_seconds,
+            appearance_move=move,
+        )
+
+    def _head_rows(self, gone: Collection[str]) -> HeadRows:
+        """Return the head to serve: the instant one, or the trained one while that can't be."""
+        head, classes = self.training.model.head, self.training.model.classes
+        if self.head.knows(classes, gone, candidate=True):
+            rows = self.head.rows(classes, candidate=True)
+        else:
+            weight, bias = (p.detach().cpu().clone() for p in (head.weight, head.bias))
+            rows = HeadRows(weight, bias, self.head.prior(classes))
+        return self._with_late_classes(rows)
+
+    def _here(self) -> list[Sample]:
+        """Return pictures of the current scenarios, the best last: labelled ones, the newest."""
+        labelled = [*self.book.replay.samples, *self.new]
+        return [s for s in [*self.head.frames.samples, *labelled] if s.scenario in self.current]
+
+    def _probe(self, iterations: int, here: Sequence[Sample] = ()) -> None:
+        """Have SimFreeze decide on a measurement, and apply it."""
+        began = time.perf_counter()
+        self.prober.probe(self.training, iterations, here)
+        self.training.apply_frozen()
+        self.probe_seconds += time.perf_counter() - began
+
+    def _prepare_head(self) -> None:
+        """
+        Give the trained head a row for each label that it lacks, taken from the instant head.
+
+        The rows that it has stay its own. Starting all of them from the instant head, which fits
+        the features already, was tried: gradients become small, the features improve less, and
+        the served head is the instant one anyway.
+        """
+        labels = [*self.live.model.classes, *(s.label for s in self.book.replay.samples)]
+        labels += [s.label for s in self.new]
+        instant = self.head.instant
+        known = set(self.training.model.classes)
+        for label in [n for n in dict.fromkeys(labels) if n not in known]:
+            if self.head.config.enabled and instant.knows(label) and len(instant.classes) > 1:
+                weight, bias = instant.linear([label])
+                self.training.add_class(label, weight[0], float(bias[0]))
+            else:
+                self.training.add_class(label)
+
+    def _fit_head(self, backbone: str) -> None:
+        """Have the instant head for the new backbone made."""
+        replayed = self.book.newest(self.head.config.max_samples, self._passed.keys())
+        samples = {s.sample_id: s for s in [*replayed, *self.new]}
+        self.head.fit_candidate(
+            backbone,
+            list(samples.values()),
+            self.training.features,
+            self._passed,
+            all_frames=self.training.simsiam is not None,
+        )
+
+    def _with_late_classes(self, rows: HeadRows) -> HeadRows:
+        """
+        Append the rows of classes that corrections brought while the round ran.
+
+        Their pictures have not come yet, so the rows are those of the features before the round.
+        """
+        model = self.training.model
+        late = [c for c in self.live.model.classes if c not in model.classes]
+        if not late:
+            return rows
+        more = self.head.rows(late)
+        for label, row, offset in zip(late, more.weight, more.bias):
+            self.training.add_class(label, row, float(offset))
+        return HeadRows(
+            torch.cat([rows.weight, more.weight]),
+            torch.cat([rows.bias, more.bias]),
+            self.head.prior(model.classes),
+        )
+
+    def _appearance_move(self) -> tuple[float, ...]:
+        """
+        Return how far this round moved the appearance of the same samples, on average.
+
+        :return: in the `compressed` values that scenario changes are found from; empty when the
+            blocks up to the middle one are as they were
+        """
+        model = self.training.model
+        first = self.live.model.middle + 1
+        pairs = zip(self.live.model.units[:first], model.units[:first])
+        if all(digest(old) == digest(new) for old, new in pairs):
+            return ()
+        # The newest of the current scenarios; few of them are made up for by others.
+        everything = [*self.book.replay.samples, *self.new]
+        samples = sorted(everything, key=lambda s: s.scenario in self.current)
+        samples = samples[-APPEARANCE_SAMPLES:]
+        if not samples:
+            return ()
+        images = [s.image for s in samples]
+        means = []
+        for network in (self.live.model, model):
+            rows = network.appearance(network.tensor(images)).double().cpu().numpy()
+            means.append(compressed(rows).mean(axis=0))
+        return tuple(float(v) for v in means[1] - means[0])

@@ -1,0 +1,73 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Self-training: frames that nobody labelled count as what the head takes them for, in the shares
+that it is in doubt between, given what was labelled in their scene (expectation maximisation;
+Grandvalet & Bengio 2004 for what unlabelled data can give).
+
+A guess that the head is in doubt about changes little, as it is what it says already; there is no
+threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
+from etuner_ros.core.learn.scene_prior import ScenePrior
+
+_GUESSES = 3  # times that the labels of unlabelled frames are guessed anew
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Frames that nobody labelled, and what ties them to those that somebody did."""
+
+    features: Tensor  # (m, D)
+    scenes: Sequence[Hashable]  # m: in which scene each was seen
+    label_scenes: Sequence[Hashable]  # n: the same of the labelled samples
+
+
+class SelfTraining:
+    """
+    Guesses labels of frames and fits to them.
+
+    :param prior: what the labels of a scene say about its other frames
+    :param scale: of the scores, so that their softmax is a calibrated probability
+    """
+
+    def __init__(
+        self, unlabelled: Unlabelled, prior: ScenePrior, scale: float, config: HeadConfig
+    ) -> None:
+        self._rows = with_ones(unlabelled.features)
+        self._offsets = prior.offsets(unlabelled.scenes)
+        self._scale, self._config = scale, config
+
+    def fit(self, ridge: RidgeRegression, rows: Tensor, hot: Tensor, further: Tensor) -> Tensor:
+        """
+        Solve a regression for labels and guesses; it makes the first guesses as it comes.
+
+        :param rows: (n, D + 1) labelled samples
+        :param hot: (n, C) their targets
+        :param further: (n,) their weights beside those of their classes
+        :return: samples of each class that were weighted, labels and guesses, (C,)
+        """
+        guess = self._guess(ridge)
+        effective = hot.sum(dim=0) + guess.sum(dim=0)
+        balanced = class_weights(effective, self._config.balance)
+        share = self._config.unlabelled_weight * (guess @ balanced)
+        weight = torch.cat([further * (hot @ balanced), share])
+        everything = torch.cat([rows, self._rows])
+        ridge.solve(everything, torch.cat([hot, guess]), weight)
+        for _ in range(_GUESSES - 1):
+            ridge.retarget(everything, torch.cat([hot, self._guess(ridge)]), weight)
+        return effective
+
+    def _guess(self, ridge: RidgeRegression) -> Tensor:
+        """Return how likely each frame shows each class, (m, C)."""
+        return torch.softmax(self._scale * ridge.scores(self._rows) + self._offsets, dim=1)

@@ -1,0 +1,377 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The head that is served: the instant head, what it has learned, frames without a label, and the
+prior of the classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.cost import counted_as, HEAD
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
+from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.label_prior import LabelPrior
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.self_training import Unlabelled
+from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
+from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
+
+MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
+MOST_REFRESHED = 20  # frames without a label whose feature a round computes anew
+MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
+MOST_NOTED = 10_000  # samples whose label the prior knows
+
+
+class HeadRows(NamedTuple):
+    """A head as it is served: `weight @ feature + bias + prior`."""
+
+    weight: Tensor  # (C, D) float32
+    bias: Tensor  # (C,), without the prior
+    prior: Tensor  # (C,), 0 for equally likely classes
+
+    def state(self) -> State:
+        """Return it as tensors of weights; the prior is told apart where there is one."""
+        state = {
+            HEAD_TENSORS[0]: self.weight.numpy().copy(),
+            HEAD_TENSORS[1]: (self.bias + self.prior).numpy().copy(),
+        }
+        if bool(self.prior.any()):
+            state[HEAD_PRIOR] = self.prior.numpy().copy()
+        return state
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """How a head learned a sample."""
+
+    row: Tensor  # (D,): to take the label back, this very feature is needed
+    label: str
+    weight: float
+    scenario: Scenario
+
+
+@dataclass
+class _Fit:
+    """An instant head, and what it was made from, for one backbone."""
+
+    backbone: str
+    head: InstantHead
+    learned: dict[str, _Learned] = field(default_factory=dict)  # by sample id
+
+
+class ServedHead:
+    """
+    Owns the instant head of the live backbone, and that of a candidate until its verdict.
+
+    :param backbone: digest of the live one
+    :param frames: how many frames without a label are kept
+    :param says: what the live head makes of a feature; nothing while it knows no class
+    """
+
+    def __init__(
+        self,
+        features: int,
+        config: HeadConfig,
+        backbone: str,
+        bank: FeatureBank,
+        frames: UnlabelledFrames,
+        says: Callable[[Tensor], str],
+    ) -> None:
+        self.config, self.frames = config, frames
+        self._features, self._bank, self._says = features, bank, says
+        self._prior = LabelPrior(config)
+        self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
+        self._live = self._empty(backbone)
+        self._candidate: _Fit | None = None
+        self.is_new = False  # it was told something that the live head does not say
+
+    def _empty(self, backbone: str) -> _Fit:
+        return _Fit(backbone, InstantHead(self._features, self.config))
+
+    @property
+    def backbone(self) -> str:
+        """Digest of the backbone that the live head is for."""
+        return self._live.backbone
+
+    @property
+    def instant(self) -> InstantHead:
+        """The instant head on the features of the live backbone."""
+        return self._live.head
+
+    @property
+    def learned(self) -> Collection[str]:
+        """Ids of the samples that the live backbone's head has learned and can take back."""
+        return self._live.learned.keys()
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether frames without a label are learned from."""
+        return self.config.enabled and self.config.unlabelled_weight > 0
+
+    def note_label(self, sample_id: str, label: str) -> None:
+        """Tell the prior of a label, once."""
+        if self._noted.get(sample_id) != label:
+            self._noted[sample_id] = label
+            self._prior.on_label(label)
+            while len(self._noted) > MOST_NOTED:
+                del self._noted[next(iter(self._noted))]
+
+    def on_scenario_change(self) -> None:
+        """Tell the prior that the surroundings changed."""
+        self._prior.on_scenario_change()
+
+    # Learning
+
+    def teach(self, sample_id: str, label: str, row: Tensor, scenario: Scenario) -> None:
+        """
+        Learn a sample, or its new label, once.
+
+        :param row: (D,) of the live backbone; of a sample that was learned before the first counts
+        """
+        with counted_as(HEAD):
+            self._teach(self._live, sample_id, label, row, scenario)
+
+    def _teach(
+        self, fit: _Fit, sample_id: str, label: str, row: Tensor, scenario: Scenario
+    ) -> None:
+        old = fit.learned.get(sample_id)
+        if old is not None:
+            if old.label == label:
+                return
+            row = old.row
+            fit.head.unlearn(row, old.label, old.weight)
+        weight = fit.head.learn(row, label)
+        fit.learned[sample_id] = _Learned(row, label, weight, scenario)
+        if len(fit.learned) > MOST_LEARNED:  # a robot may run for months without a round
+            sizes = Counter(x.label for x in fit.learned.values())
+            largest = sizes.most_common(1)[0][0]
+            del fit.learned[next(k for k, x in fit.learned.items() if x.label == largest)]
+        if fit is self._live:
+            # What the live head says already need not be sent; it goes with the next update.
+            self.is_new |= self._says(row) != label
+        if fit.head.is_stale:
+            self._solve(fit)
+
+    def learn(self, samples: Sequence[Sample], compute: Compute) -> None:
+        """
+        Learn labelled pictures.
+
+        :param compute: features of the live backbone, where they are not known
+        """
+        fit = self._live
+        with counted_as(HEAD):
+            rows = self._rows(fit.backbone, samples, compute)
+            if fit.learned:
+                for sample, row in zip(samples, rows):
+                    self._teach(fit, sample.sample_id, sample.label, row, sample.scenario)
+                return
+            fit.learned = _unsolved(samples, rows)
+            self._solve(fit, compute)
+            self.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
+
+    def learn_unlabelled(self, compute: Compute) -> None:
+        """Solve the head anew from what it has learned and from frames without a label."""
+        fit = self._live
+        few = 0 < len(fit.learned) <= MOST_REFITTED
+        if self.uses_unlabelled and few and len(self.frames):
+            with counted_as(HEAD):
+                self._solve(fit, compute, again=True)
+
+    def _rows(self, backbone: str, samples: Sequence[Sample], compute: Compute) -> list[Tensor]:
+        """Return features: as they were learned, or of the bank."""
+        known = self._live.learned if backbone == self._live.backbone else {}
+        others = [s for s in samples if s.sample_id not in known]
+        made = dict(zip([s.sample_id for s in others], self._bank.rows(backbone, others, compute)))
+        return [
+            known[s.sample_id].row if s.sample_id in known else made[s.sample_id] for s in samples
+        ]
+
+    def _solve(
+        self,
+        fit: _Fit,
+        compute: Compute | None = None,
+        again: bool = False,
+        frames: Sequence[Sample] | None = None,
+    ) -> None:
+        """
+        Solve a head for all that it has learned, and for frames without a label.
+
+        :param compute: features of frames; None leaves out those whose feature is not known
+        :param again: go on from where it is, when nothing else has changed
+        :param frames: those without a label; None for all
+        """
+        keys, items = list(fit.learned), list(fit.learned.values())
+        rows = torch.stack([x.row for x in items])
+        labels = [x.label for x in items]
+        unlabelled = self._unlabelled(fit, compute, frames, [x.scenario for x in items])
+        if again and unlabelled is not None:
+            weights = fit.head.relearn(rows, labels, unlabelled)
+        else:
+            weights = fit.head.rebuild(rows, labels, unlabelled=unlabelled)
+        fit.learned = {
+            key: replace(item, weight=weight) for key, item, weight in zip(keys, items, weights)
+        }
+
+    def _unlabelled(
+        self,
+        fit: _Fit,
+        compute: Compute | None,
+        frames: Sequence[Sample] | None,
+        label_scenes: list[Scenario],
+    ) -> Unlabelled | None:
+        if not self.uses_unlabelled:
+            return None
+        chosen = self.frames.samples if frames is None else list(frames)
+        if compute is None:
+            known = {s.sample_id: self._bank.get(fit.backbone, s.sample_id) for s in chosen}
+            chosen = [s for s in chosen if known[s.sample_id] is not None]
+            rows = [row for row in known.values() if row is not None]
+        else:
+            rows = self._bank.rows(fit.backbone, chosen, compute)
+        if not chosen:
+            return None
+        return Unlabelled(torch.stack(rows), [s.scenario for s in chosen], label_scenes)
+
+    def add_frame(self, sample: Sample, row: Tensor | None) -> list[str]:
+        """
+        Keep a frame that nobody labelled; it is learned from with the next labels.
+
+        :param row: its feature on the live backbone, when it is known
+        :return: ids of frames that made room
+        """
+        if row is not None:
+            self._bank.put(self._live.backbone, sample.sample_id, row)
+        return self.frames.add(sample)
+
+    # Taking back
+
+    def _fits(self) -> list[_Fit]:
+        return [self._live] if self._candidate is None else [self._live, self._candidate]
+
+    def withdraw(self, sample_ids: Iterable[str]) -> None:
+        """Forget samples, exactly."""
+        for sample_id in sample_ids:
+            self._noted.pop(sample_id, None)
+            for fit in self._fits():
+                old = fit.learned.pop(sample_id, None)
+                if old is not None:
+                    fit.head.unlearn(old.row, old.label, old.weight)
+                    self.is_new = True
+
+    def rename(self, label: str, new_label: str) -> None:
+        """Call a label otherwise in all that was learned."""
+        self._prior.rename(label, new_label)
+        for key in [k for k, said in self._noted.items() if said == label]:
+            self._noted[key] = new_label
+        for fit in self._fits():
+            for key, old in list(fit.learned.items()):
+                if old.label == label:
+                    self._teach(fit, key, new_label, old.row, old.scenario)
+                    self.is_new = True
+
+    # Serving
+
+    def knows(
+        self, classes: Iterable[str], gone: Collection[str], candidate: bool = False
+    ) -> bool:
+        """
+        Return whether the instant head can serve classes: it has samples of each, or they are gone
+        for good.
+        """
+        if not self.config.enabled:
+            return False
+        fit = self._candidate if candidate and self._candidate is not None else self._live
+        return bool(fit.learned or fit.head.classes) and all(
+            fit.head.knows(label) or label in gone for label in classes
+        )
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the labels that the live backbone's head has samples of."""
+        return tuple(c for c in self._live.head.classes if self._live.head.knows(c))
+
+    def rows(self, classes: Sequence[str], candidate: bool = False) -> HeadRows:
+        """
+        Return the head to serve, rows in the order of `classes`; a class without samples is never
+        said.
+
+        :param candidate: that of the candidate's backbone
+        """
+        fit = self._candidate if candidate and self._candidate is not None else self._live
+        weight, bias = fit.head.linear(classes)
+        return HeadRows(weight, bias, self.prior(classes))
+
+    def prior(self, classes: Sequence[str]) -> Tensor:
+        """Return the prior of classes, (C,) float32."""
+        return self._prior.offsets(classes) if self.config.enabled else torch.zeros(len(classes))
+
+    # Backbones
+
+    def fit_candidate(
+        self,
+        backbone: str,
+        samples: Sequence[Sample],
+        compute: Compute,
+        passed: dict[str, Tensor],
+        all_frames: bool,
+    ) -> None:
+        """
+        Solve a head for the backbone that a round made.
+
+        :param passed: features that need not be computed: of the samples' last training batch, so
+            they are a little older than the backbone, and kept nowhere else
+        :param all_frames: learn from all frames without a label; else from a few, as their
+            features have to be computed anew
+        """
+        unique = list({s.sample_id: s for s in samples}.values())
+        others = [s for s in unique if s.sample_id not in passed]
+        made = dict(zip([s.sample_id for s in others], self._bank.rows(backbone, others, compute)))
+        rows = [passed.get(s.sample_id, made.get(s.sample_id)) for s in unique]
+        fit = self._candidate = self._empty(backbone)
+        fit.learned = _unsolved(unique, [r for r in rows if r is not None])
+        frames = None if all_frames else self.frames.some(MOST_REFRESHED)
+        if fit.learned:
+            self._solve(fit, compute, frames=frames)
+
+    def on_accepted(self, backbone: str) -> list[str]:
+        """
+        Take the candidate's head for the live one.
+
+        :param backbone: digest of the candidate's
+        :return: ids of frames without a label that are given up: their features would have to be
+            computed anew, those of frames to come are free
+        """
+        self._live, self._candidate = self._candidate or self._empty(backbone), None
+        self.is_new = False
+        self._bank.keep_only(self._live.backbone)
+        known = [
+            s.sample_id
+            for s in self.frames.samples
+            if self._bank.get(self._live.backbone, s.sample_id) is not None
+        ]
+        return self.frames.keep_only(set(known)) if self.uses_unlabelled else []
+
+    def on_lost(self) -> None:
+        """Give the candidate's head up."""
+        self._candidate = None
+        self._bank.keep_only(self._live.backbone)
+
+    def start_over(self, backbone: str) -> None:
+        """Begin anew for another backbone."""
+        self._live, self._candidate = self._empty(backbone), None
+        self._bank.keep_only(backbone)
+        self.is_new = False
+
+
+def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, _Learned]:
+    """Return what a head is about to learn."""
+    return {s.sample_id: _Learned(row, s.label, 0.0, s.scenario) for s, row in zip(samples, rows)}

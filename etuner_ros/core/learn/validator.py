@@ -1,0 +1,157 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The evidence for the gate: which held-back samples are looked at, what was right before and after,
+and what the best accepted version got right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etuner_ros.core.cost import counted_as, VALIDATION
+from etuner_ros.core.decide.gate import Outcome
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
+from etuner_ros.core.learn.live_state import LiveState
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.sample_book import shares
+from etuner_ros.core.learn.served_head import HeadRows
+
+VALIDATION_WINDOW = 200  # held-back samples that are looked at
+CURRENT_SHARE = 0.5  # of them, for the current scenarios; where one side has fewer, others come
+
+
+class Validator:
+    """
+    Compares a candidate with what is live, and remembers an anchor.
+
+    The anchor is the best version that was accepted: of each sample, whether that was right. It is
+    fixed until a better one is accepted, so many small steps down can not add up unnoticed.
+    """
+
+    def __init__(self, bank: FeatureBank) -> None:
+        self._bank = bank
+        self._anchor: dict[str, bool] = {}  # by sample id
+
+    def choose(self, held: Iterable[Sample], current: Collection[Scenario]) -> list[Sample]:
+        """
+        Return the samples to look at: half of the current scenarios, half of earlier ones, and of
+        each side equally many of every scenario and class, the newest of each.
+        """
+        here: list[Sample] = []
+        earlier: list[Sample] = []
+        for sample in held:
+            (here if sample.scenario in current else earlier).append(sample)
+        near = max(round(CURRENT_SHARE * VALIDATION_WINDOW), VALIDATION_WINDOW - len(earlier))
+        chosen = _stratified(here, near)
+        return _stratified(earlier, VALIDATION_WINDOW - len(chosen)) + chosen
+
+    def outcomes(
+        self,
+        held: Iterable[Sample],
+        current: Collection[Scenario],
+        live: LiveState,
+        candidate: HeadRows,
+        classes: Sequence[str],
+        backbone: str,
+        compute: Compute,
+    ) -> list[Outcome]:
+        """
+        Predict held-back samples with what is live and with a candidate, both without their prior,
+        which favours some classes on purpose.
+
+        :param classes: of the candidate
+        :param backbone: digest of the candidate's
+        :param compute: features of that backbone, where they are not known
+        """
+        chosen = self.choose(held, current)
+        if not chosen:
+            return []
+        with counted_as(VALIDATION):
+            before = torch.stack(self._bank.rows(live.backbone, chosen, live.features))
+            after = before
+            if backbone != live.backbone:
+                after = torch.stack(self._bank.rows(backbone, chosen, compute))
+            was = answers(before, live.head, live.model.classes)
+            now = answers(after, candidate, classes)
+        return [
+            Outcome(s.sample_id, s.label, s.scenario, a == s.label, b == s.label, self.anchor(s))
+            for s, a, b in zip(chosen, was, now)
+        ]
+
+    def anchor(self, sample: Sample) -> bool | None:
+        """Return whether the anchor is right on a sample; None when it has not predicted it."""
+        return self._anchor.get(sample.sample_id)
+
+    def on_accepted(self, outcomes: Sequence[Outcome]) -> None:
+        """
+        Note that the candidate of these outcomes is live: it becomes the anchor when it is at
+        least as good as the one that was, on what both have predicted.
+        """
+        shared = [o for o in outcomes if o.anchor_correct is not None]
+        lead = sum(o.candidate_correct - bool(o.anchor_correct) for o in shared)
+        if lead >= 0:
+            self._anchor = {o.sample_id: o.candidate_correct for o in outcomes}
+            return
+        for outcome in outcomes:  # new samples count as the first version does on them
+            self._anchor.setdefault(outcome.sample_id, outcome.candidate_correct)
+
+    def forget(self, sample_ids: Iterable[str]) -> None:
+        """Forget samples: their label was taken back or is another one."""
+        for sample_id in sample_ids:
+            self._anchor.pop(sample_id, None)
+
+    def restart(self) -> None:
+        """Forget the anchor: other weights were made live by hand."""
+        self._anchor = {}
+
+
+def _stratified(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return at most so many samples, the newest of each scenario and class, in their order."""
+    groups: dict[tuple[Scenario, str], list[int]] = {}
+    for place, sample in enumerate(samples):
+        groups.setdefault((sample.scenario, sample.label), []).append(place)
+    names = {repr(key): key for key in groups}
+    quotas = shares({name: len(groups[key]) for name, key in names.items()}, max(count, 0))
+    chosen = [
+        place
+        for name, key in names.items()
+        for place in groups[key][len(groups[key]) - quotas[name] :]
+    ]
+    return [samples[place] for place in sorted(chosen)]
+
+
+def answers(features: Tensor, head: HeadRows, classes: Sequence[str]) -> list[str]:
+    """Return what a head says of features (n, D), without its prior; nothing without classes."""
+    if not len(classes):
+        return [''] * len(features)
+    best = (features @ head.weight.T + head.bias).argmax(dim=1).tolist()
+    return [classes[i] for i in best]
+
+
+def accuracies(
+    outcomes: Sequence[Outcome], recent: Sequence[bool], current: Collection[Scenario]
+) -> tuple[float, float]:
+    """
+    Return the accuracy of what is live in the current scenarios, and that of a candidate.
+
+    Live: held-back samples and recent corrected frames, as they were predicted by the live
+    backbone. Of those frames nobody knows what the candidate would have said before it learned
+    them, so its accuracy is that of live, moved by what held-back samples say that has changed.
+
+    :param recent: whether corrected frames were predicted right
+    :return: in [0, 1]; NaN when nothing is known
+    """
+    here = [o for o in outcomes if o.scenario in current]
+    known = [*(o.live_correct for o in here), *recent]
+    if not known:
+        return math.nan, math.nan
+    before = float(np.mean(known))
+    change = float(np.mean([o.candidate_correct - o.live_correct for o in here])) if here else 0.0
+    return before, min(max(before + change, 0.0), 1.0)

@@ -1,0 +1,70 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Base weights that come piece by piece, and are asked for again until they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import time
+
+from etuner_ros.core.models.weights import sha256
+
+PIECE = 4 * 1024 * 1024  # bytes
+LARGEST = 4 * 1024**3  # bytes; a claim beyond this is not believed
+ANSWER_S = 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+
+
+class BaseDownload:
+    """
+    When to ask for which piece.
+
+    An answer is awaited for some seconds. After a failure it pauses, each time twice as long, and
+    goes on where it was.
+
+    :param digest: SHA-256 of the base weights
+    :param now: monotonic seconds
+    """
+
+    def __init__(self, digest: str, now: Callable[[], float] = time.monotonic) -> None:
+        self.digest = digest
+        self._now = now
+        self._data = bytearray()
+        self._asked: float | None = None  # when, while an answer is awaited
+        self._pause, self._next = FIRST_PAUSE_S, now()
+
+    @property
+    def waits(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._asked is not None and self._now() - self._asked < ANSWER_S
+
+    def ask(self) -> int | None:
+        """Return where the piece to ask for now begins; None when it is not time to ask."""
+        if self.waits or self._now() < self._next:
+            return None
+        self._asked = self._now()
+        return len(self._data)
+
+    def fail(self) -> None:
+        """Note that an attempt failed: there is a pause before the next."""
+        self._asked = None
+        self._next = self._now() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
+
+    def take(self, data: bytes, size: int) -> bytes | None:
+        """
+        Take a piece.
+
+        :param size: of the whole file
+        :return: the base weights when they are whole
+        :raises ValueError: when this can not be them; it begins anew
+        """
+        self._asked = None
+        self._data += data
+        if data and len(self._data) < size <= LARGEST:
+            self._pause, self._next = FIRST_PAUSE_S, self._now()
+            return None
+        whole, self._data = bytes(self._data), bytearray()
+        if len(whole) == size and sha256(whole) == self.digest:
+            return whole
+        raise ValueError('the checksum of what arrived is wrong')

@@ -1,0 +1,189 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which announced version is wanted, built beside the one that serves, and swapped in."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+import threading
+import time
+
+from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.models.live_model import LiveModel
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A version that `model_manager` announced."""
+
+    version: int
+    classes: tuple[str, ...]
+    weights: bytearray | array[int]  # safetensors of what differs from the base weights
+    sha256: str  # of `weights`
+    base_sha256: str
+    backbone_sha256: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How building a version ended."""
+
+    version: int
+    seconds: float
+    error: Exception | None  # why it does not serve
+
+
+class ModelSwapper:
+    """
+    Takes announcements; only the newest one counts.
+
+    A version is built in a thread. Whatever fails, the version before it goes on serving. All
+    methods belong to one thread; `live` may be read by any.
+
+    :param live: serves until a version is taken
+    :param learned: version that this robot has learned, as far as can be seen; 0 = none
+    :param wait: nothing may be predicted before a learned version has been announced; may be set
+        at any time
+    :param read: makes a model of a file of base weights
+    :param fetch: asks for base weights by their SHA-256, and calls `fetched` when they are there;
+        may be called again meanwhile
+    :param built: called in the thread when it has ended; `finish` has to follow
+    :param clock: steady time in s
+    """
+
+    def __init__(
+        self,
+        live: LiveModel,
+        learned: int,
+        wait: bool,
+        read: Callable[[Path], LiveModel],
+        fetch: Callable[[str], None],
+        built: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.live = live
+        self.wait = wait
+        self.swaps = 0
+        self.preparing = 0  # version that is being built; 0 = none
+        self._learned = learned
+        self._heard = False  # an announcement was followed to its end
+        self._refused = ''  # why the version announced last does not serve
+        self._read, self._fetch, self._built, self._clock = read, fetch, built, clock
+        self._files: dict[str, Path] = {}  # base weights that were fetched, by their SHA-256
+        self._wanted: Announced | None = None
+        self._thread: threading.Thread | None = None
+        self._attempt: Attempt | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the live version may serve."""
+        return self._heard or not (self.wait and self._learned)
+
+    def why_not(self) -> str:
+        """Return why what was learned last does not serve; nothing when it does."""
+        serving = f'version {self.live.version} serves' if self.ready else 'nothing is predicted'
+        wanted = self._wanted
+        if wanted is not None and self._misses(wanted):
+            return (
+                f'version {wanted.version} counts from base weights {wanted.base_sha256[:12]}, '
+                f'which model_manager has not sent yet; {serving} meanwhile'
+            )
+        if self._refused:
+            return f'{self._refused}; {serving}'
+        if self._heard or not self._learned:
+            return ''
+        way = (
+            'wait_for_model is set'
+            if self.wait
+            else 'these are the base weights: wait_for_model is not set'
+        )
+        return (
+            f'waiting for model_manager to announce version {self._learned}, which this robot '
+            f'has learned; {serving} meanwhile ({way})'
+        )
+
+    def take(self, announced: Announced) -> None:
+        """Begin to build an announced version."""
+        self._wanted = announced
+        self._begin()
+
+    def fetched(self, digest: str, path: Path) -> None:
+        """Base weights are there that were asked for."""
+        self._files[digest] = path
+        self._begin()
+
+    def finish(self) -> Attempt | None:
+        """Return how the thread ended, and begin with what was announced meanwhile."""
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread, self.preparing = None, 0
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None
+        self._heard = True
+        self._refused = ''
+        if attempt.error is None:
+            self.swaps += 1
+        else:
+            self._refused = f'version {attempt.version} is refused: {attempt.error}'
+        self._begin()
+        return attempt
+
+    def close(self) -> None:
+        """Wait for the thread."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = self._wanted = None
+
+    def _misses(self, announced: Announced) -> bool:
+        """Whether its base weights have to be fetched first."""
+        digest = announced.base_sha256
+        return digest != self.live.base.sha256 and digest not in self._files
+
+    def _begin(self) -> None:
+        announced = self._wanted
+        if announced is None or self._thread is not None:
+            return
+        if self._misses(announced):
+            self._fetch(announced.base_sha256)
+            return
+        self._wanted = None
+        same_base = announced.base_sha256 == self.live.base.sha256
+        if same_base and announced.version == self.live.version:
+            self._heard, self._refused = True, ''
+            return
+        self.preparing = announced.version
+        self._thread = threading.Thread(
+            target=self._build, args=(announced,), name='builder', daemon=True
+        )
+        self._thread.start()
+
+    def _build(self, announced: Announced) -> None:
+        began, error = self._clock(), None
+        try:
+            self._swap_in(announced)
+        except Exception as problem:  # whatever fails, the live version goes on serving
+            error = problem
+        self._attempt = Attempt(announced.version, self._clock() - began, error)
+        self._built()
+
+    def _swap_in(self, announced: Announced) -> None:
+        live = self.live
+        if live.base.sha256 != announced.base_sha256:
+            live = self._read(self._files[announced.base_sha256])
+            if live.base.sha256 != announced.base_sha256:
+                del self._files[announced.base_sha256]
+                raise WeightsError('the base weights that were fetched for it are damaged')
+        live.swap(
+            live.prepare(
+                announced.version,
+                announced.classes,
+                announced.weights,
+                announced.sha256,
+                announced.backbone_sha256,
+            )
+        )
+        self.live = live

@@ -1,0 +1,63 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of `inference`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etuner_ros.core.config import Checked, setting
+
+# What may be set at run time.
+LIVE = (
+    'source',
+    'threads',
+    'top_k',
+    'keep_rate_hz',
+    'jpeg_quality',
+    'annotated_width',
+    'wait_for_model',
+    'silence_s',
+)
+
+
+@dataclass(frozen=True)
+class InferenceSettings(Checked):
+    """Parameters of the inference node."""
+
+    source: str = setting('camera', 'name of this camera pipeline in predictions and labels')
+    image_transport: str = setting(
+        'raw',
+        "'raw' subscribes image_raw, 'compressed' image_raw/compressed",
+        choices=('raw', 'compressed'),
+    )
+    device: str = setting('auto', "'auto' takes CUDA where there is one; 'cpu', 'cuda', 'cuda:1'")
+    threads: int = setting(1, 'CPU threads of a prediction', 1, 256)
+    top_k: int = setting(3, 'labels in a prediction', 1, 1000)
+    keep_rate_hz: float = setting(
+        10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0
+    )
+    jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
+    annotated_width: int = setting(
+        640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384
+    )
+    wait_for_model: bool = setting(
+        True,
+        'where this robot has learned weights, nothing is predicted before model_manager has '
+        'announced them; false serves the base weights meanwhile, with a warning',
+    )
+    silence_s: float = setting(
+        5.0,
+        'time without an image after which the likely cause is said, in s; 0 = never',
+        0.0,
+        1e6,
+    )
+
+
+@dataclass(frozen=True)
+class StorePlace(Checked):
+    """Where model_manager keeps its versions, when it runs on this computer."""
+
+    folder: str = setting(
+        '', 'folder of the model store, as in model_manager: to see whether anything was learned'
+    )

@@ -1,0 +1,100 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of what the model says about a frame."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
+import torch
+
+from etuner_ros.core.images.codec import encode_jpeg, Image
+from etuner_ros.core.models.live_model import Result
+from etuner_ros.msg import FrameFeature, PredictedFrame, Prediction
+from etuner_ros.nodes.messages import to_bytes
+
+try:  # optional on a robot; not on PyPI
+    from vision_msgs.msg import Classification, ObjectHypothesis
+except ImportError:
+    Classification = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A frame, and what the model says about it."""
+
+    header: Header
+    source: str
+    uid: int
+    image: Image
+    encoded: tuple[str, bytes] | None  # format and code, when it came compressed
+    result: Result
+
+    @property
+    def label(self) -> str:
+        """What it is taken for; empty while the model knows no class."""
+        return self.result.labels[0] if self.result.labels else ''
+
+    @property
+    def confidence(self) -> float:
+        """How sure that is, in [0, 1]."""
+        return self.result.scores[0] if self.result.scores else 0.0
+
+    def prediction(self, kept: bool, latency_ms: float) -> Prediction:
+        """Return the prediction."""
+        result = self.result
+        return Prediction(
+            header=self.header,
+            source=self.source,
+            frame_uid=self.uid,
+            labels=result.labels,
+            scores=result.scores,
+            confidence=self.confidence,
+            energy=result.energy,
+            novelty=result.novelty,
+            appearance=result.appearance,
+            model_version=result.version,
+            kept=kept,
+            latency_ms=latency_ms,
+            inference_ms=1e3 * result.seconds,
+        )
+
+    def frame(self, jpeg_quality: int) -> PredictedFrame:
+        """Return the frame as it is kept; it is encoded here, unless it came so."""
+        kind, code = self.encoded or ('jpeg', encode_jpeg(self.image, jpeg_quality))
+        return PredictedFrame(
+            header=self.header,
+            source=self.source,
+            frame_uid=self.uid,
+            label=self.label,
+            confidence=self.confidence,
+            novelty=self.result.novelty,
+            model_version=self.result.version,
+            image=CompressedImage(header=self.header, format=kind, data=to_bytes(code)),
+        )
+
+    def feature(self) -> FrameFeature:
+        """Return its feature."""
+        return FrameFeature(
+            header=self.header,
+            source=self.source,
+            frame_uid=self.uid,
+            model_version=self.result.version,
+            backbone_sha256=self.result.backbone,
+            feature=packed(self.result.features),
+        )
+
+    def classification(self) -> Any:
+        """Return what vision_msgs has for it; only where that is installed."""
+        pairs = zip(self.result.labels, self.result.scores)
+        hypotheses = [ObjectHypothesis(class_id=label, score=score) for label, score in pairs]
+        return Classification(header=self.header, results=hypotheses)
+
+
+def packed(feature: torch.Tensor) -> array[int]:
+    """Return a feature (D,) as messages carry it."""
+    return to_bytes(feature.cpu().numpy().astype('<f2').tobytes())

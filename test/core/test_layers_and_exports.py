@@ -1,0 +1,169 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `model_manager` keeps beside the weights: frozen layers, exports under way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etuner_ros.core.errors import MessageError
+from etuner_ros.core.models.child import Child
+from etuner_ros.core.models.export_queue import ExportQueue, LONGEST_S, MOST_EXPORTS
+from etuner_ros.core.models.layer_board import LayerBoard
+
+UNITS = [('stem', 10), ('block0', 20), ('block1', 30), ('top', 40)]
+
+
+def board(folder: Path, frozen: tuple[str, ...] = ()) -> LayerBoard:
+    return LayerBoard(folder / 'layers.json', UNITS, frozen)
+
+
+def frozen(found: LayerBoard) -> list[str]:
+    return [layer.name for layer in found.layers() if layer.frozen]
+
+
+def test_layers_are_frozen_by_pattern(tmp_path):
+    mine = board(tmp_path)
+    assert mine.set(['block?', 'stem'], True, False) == ['stem', 'block0', 'block1']
+    assert mine.set(['stem'], True, False) == [], 'nothing changed'
+    assert frozen(mine) == ['stem', 'block0', 'block1']
+    with pytest.raises(MessageError, match='no layer matches nose, ear.; layers: stem, block0'):
+        mine.set(['top', 'nose', 'ear*'], True, False)
+    with pytest.raises(MessageError, match='an empty list'):
+        mine.set([], True, False)
+    assert frozen(mine) == ['stem', 'block0', 'block1'], 'all or nothing'
+
+
+def test_what_a_person_pinned_stays_as_it_is(tmp_path):
+    mine = board(tmp_path)
+    mine.set(['top'], True, True)
+    mine.set(['block0'], False, True)
+    mine.take(['stem', 'block0', 'no such block'], {'stem': 0.5}, {'top': 0.25})
+    assert frozen(mine) == ['stem', 'top']
+    stem, *_, top = mine.layers()
+    assert (stem.cka, top.forward_share, top.parameters, top.pinned) == (0.5, 0.25, 40, True)
+
+
+def test_layers_come_back_after_a_restart(tmp_path):
+    mine = board(tmp_path, frozen=('stem', 'of another network'))
+    assert frozen(mine) == ['stem']
+    mine.set(['top'], True, True)
+    assert mine.save() == ''
+    again = board(tmp_path)
+    assert (frozen(again), again.problem, again.unsaved) == (['stem', 'top'], '', False)
+    assert again.layers()[-1].pinned
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"frozen": 3, "pinned": []}', '{"frozen": []}'])
+def test_a_damaged_file_of_layers_is_said_and_replaced(tmp_path, text):
+    (tmp_path / 'layers.json').write_text(text)
+    mine = board(tmp_path, frozen=('stem',))
+    assert 'could not be read' in mine.problem
+    assert frozen(mine) == ['stem']
+    assert mine.save() == ''
+    assert board(tmp_path).problem == ''
+
+
+def test_layers_that_the_disk_does_not_take_are_said_and_kept_for_later(tmp_path):
+    folder = tmp_path / 'store'
+    folder.write_text('in the way')
+    mine = board(tmp_path)
+    mine._file = folder / 'layers.json'
+    mine.set(['top'], True, False)
+    assert 'could not be stored' in mine.save()
+    assert mine.unsaved
+    folder.unlink()
+    assert mine.save() == ''
+    assert not mine.unsaved
+
+
+class Made:
+    """A process that ends when a test says so."""
+
+    def __init__(self, *command: str) -> None:
+        self.command, self.pid = command, 7
+        self.ended, self.closed, self.problem = False, False, ''
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Desk:
+    """An export queue, its processes and its answers."""
+
+    def __init__(self, root: Path) -> None:
+        self.time = 0.0
+        self.made: list[Made] = []
+        self.answers: list[str] = []
+        self.queue = ExportQueue(root, self._start, lambda: self.time)
+
+    def _start(self, *command: str) -> Any:
+        self.made.append(Made(*command))
+        return self.made[-1]
+
+    def add(self, name: str, kind: str = 'torch') -> Path:
+        return self.queue.add(Path('/store'), 3, kind, name, self.answers.append)
+
+
+def test_an_export_is_answered_when_its_process_has_ended(tmp_path):
+    desk = Desk(tmp_path)
+    path = desk.add('a/v3.pt')
+    assert path == tmp_path / 'a' / 'v3.pt'
+    assert desk.made[0].command[1:] == ('/store', '3', 'torch', str(path))
+    desk.queue.poll()
+    assert desk.answers == []
+    desk.made[0].ended, desk.made[0].problem = True, 'no room'
+    desk.queue.poll()
+    desk.queue.poll()
+    assert (desk.answers, desk.made[0].closed) == (['no room'], True)
+
+
+def test_an_export_that_hangs_is_ended_and_leaves_nothing(tmp_path):
+    desk = Desk(tmp_path)
+    path = desk.add('v3.pt')
+    half = tmp_path / f'.{path.name}.7.tmp'
+    half.write_bytes(b'half')
+    desk.time = LONGEST_S + 1
+    desk.queue.poll()
+    assert 'took longer than' in desk.answers[0]
+    assert desk.made[0].closed
+    assert not half.exists()
+
+
+def test_an_export_that_can_not_be_done_is_refused_at_once(tmp_path):
+    desk = Desk(tmp_path)
+    for name in ('../out.pt', '', '/etc/out.pt', '.'):
+        with pytest.raises(MessageError, match='below'):
+            desk.add(name)
+    with pytest.raises(MessageError, match='none of torch, onnx'):
+        desk.add('a', kind='pickle')
+    for number in range(MOST_EXPORTS):
+        desk.add(f'{number}.pt')
+    with pytest.raises(MessageError, match='try again later'):
+        desk.add('more.pt')
+    desk.queue.close('the end')
+    assert desk.answers == ['the end'] * MOST_EXPORTS
+    desk.add('more.pt')
+    with pytest.raises(MessageError, match='being written already'):
+        desk.add('more.pt')
+
+
+LOUD = """
+import sys
+for _ in range(20_000):
+    print('a warning', file=sys.stderr)
+sys.exit('the reason')
+"""
+
+
+def test_a_process_that_says_much_is_not_held_up(tmp_path, monkeypatch):
+    (tmp_path / 'loud.py').write_text(LOUD)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    child = Child('loud')
+    child._process.wait(timeout=60)
+    assert child.ended
+    assert child.problem == 'the reason'
+    child.close()

@@ -1,0 +1,389 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a learner must never do to a robot, with real pretrained weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.decide.gate import judge
+from etuner_ros.core.errors import LearnerError
+from etuner_ros.core.identity import DEPLOYED, Scenario
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.learn.candidates import RoundCandidate
+from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.round import RoundCancelled
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.models.deploy import extract_features
+from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
+from etuner_ros.core.models.weights import pack, read_base, unpack
+
+KNOWN = ('duck', 'mug', 'soccer_ball', 'table')
+QUICK = TrainConfig(batch_size=8, epochs=2.0, validation_share=0.0)
+HERE = Scenario('eye', 0)
+
+
+@pytest.fixture
+def model(deployed: Path) -> Classifier:
+    base = read_base(deployed)
+    return from_base(base.state, base.spec)
+
+
+@pytest.fixture(scope='session')
+def blank() -> Classifier:
+    """Return the network as it comes: without classes."""
+    return build(pretrained_spec('efficientnet_lite0', 64), 'pretrained')
+
+
+def samples(frames: list, *labels: str, scenario: Scenario = HERE, name: str = '') -> list[Sample]:
+    chosen = [f for f in frames if f.label in labels]
+    return [
+        Sample.of(f'{name}{i}', f.label, scenario, resize_square(f.image, 64))
+        for i, f in enumerate(chosen)
+    ]
+
+
+def robot(model: Classifier, frames: list, train: TrainConfig = QUICK, **settings) -> Learner:
+    """Return a learner as the worker makes it: it knows what the model was deployed with."""
+    learner = Learner(model, train, **settings)
+    learner.add_exemplars(samples(frames, *KNOWN, scenario=DEPLOYED, name='deployed/'))
+    return learner
+
+
+def finish(learner: Learner) -> RoundCandidate:
+    result = list(learner.run_round())[-1]
+    assert isinstance(result, RoundCandidate)
+    return result
+
+
+def go_live(learner: Learner, candidate: object) -> None:
+    learner.set_live(candidate.live_update, candidate.classes, learner.version + 1)
+
+
+def offer(learner: Learner) -> bool:
+    """Bring the head live, as the tuner and the manager do; return whether there was one."""
+    candidate = learner.propose_head()
+    if candidate is not None:
+        go_live(learner, candidate)
+    return candidate is not None
+
+
+# A label that was wrong
+
+
+def test_a_mistyped_label_does_not_switch_the_instant_head_off(model, frames):
+    learner = robot(model, frames)
+    cars = samples(frames, 'race_car', name='car')
+    learner.add_samples([replace(cars[0], label='race_cra')])
+    assert offer(learner)
+    learner.add_samples([cars[0]])
+    assert offer(learner)
+    learner.add_samples(cars[1:6])
+    result = finish(learner)
+    go_live(learner, result)
+    rows = learner.head.rows(result.classes)
+    assert np.allclose(result.update['head.weight'], rows.weight.numpy(), atol=1e-5)
+    assert 'race_cra' not in predictions(learner.live, cars)
+    learner.add_samples(samples(frames, 'tray', name='tray')[:4])
+    assert offer(learner), 'what comes after is learned at once, too'
+    assert 'tray' in learner.live.classes
+
+
+def test_a_correction_that_is_corrected_before_its_picture_comes_leaves_the_head_on(model, frames):
+    learner = robot(model, frames)
+    car, tray = (samples(frames, kind, name=kind)[0] for kind in ('race_car', 'tray'))
+    row, other = extract_features(model, [car.image, tray.image])
+    learner.correct('car', 'race_cra', row, learner.backbone, HERE)
+    assert offer(learner)
+    learner.correct('car', 'race_car', row, learner.backbone, HERE)
+    assert offer(learner)
+    learner.correct('tray', 'tray', other, learner.backbone, HERE)
+    assert offer(learner)
+    assert predictions(learner.live, [car, tray]) == ['race_car', 'tray']
+
+
+def test_a_renamed_class_does_not_switch_the_instant_head_off_after_a_round(model, frames):
+    learner = robot(model, frames)
+    learner.rename('mug', 'cup')
+    learner.add_samples(samples(frames, 'tray', name='tray'))
+    assert offer(learner)
+    learner.add_samples(samples(frames, 'lego_brick', name='lego')[:4])
+    go_live(learner, finish(learner))
+    learner.add_samples(samples(frames, 'domino', 'race_car', name='more'))
+    assert offer(learner)
+    said = predictions(learner.live, samples(frames, 'mug'))
+    assert 'mug' not in said
+    assert said.count('cup') > 0.7 * len(said)
+
+
+def test_what_was_taken_back_in_an_earlier_life_does_not_switch_the_head_off(model, frames):
+    first = robot(model, frames)
+    first.rename('mug', 'cup')
+    assert offer(first)
+    second = Learner(model, QUICK)
+    shown = samples(frames, *KNOWN, scenario=DEPLOYED)
+    renamed = [replace(s, label='cup' if s.label == 'mug' else s.label) for s in shown]
+    second.add_exemplars(renamed)
+    second.set_live(first._live.update, first.live.classes, 1)
+    second.add_samples(samples(frames, 'tray', name='tray'))
+    assert offer(second)
+
+
+# After a restart, and without exemplars
+
+
+def probabilities(learner: Learner, shown: list[Sample]) -> tuple[float, float]:
+    """Return the accuracy and the mean confidence of what is live."""
+    batch = learner.live.tensor(s.image for s in shown)
+    with torch.inference_mode():
+        chances = torch.softmax(learner.live(batch), dim=1)
+    said = [learner.live.classes[i] for i in chances.argmax(dim=1).tolist()]
+    right = np.mean([a == s.label for a, s in zip(said, shown)])
+    return float(right), float(chances.amax(dim=1).mean())
+
+
+def test_a_head_that_grew_batch_by_batch_is_as_sure_as_one_that_learned_all_at_once(blank, frames):
+    shown = samples(frames, *{f.label for f in frames})
+    order = np.random.default_rng(0).permutation(len(shown))
+    learned, tested = ([shown[i] for i in part] for part in (order[:70], order[70:]))
+    found = {}
+    for size in (1, 8, 70):
+        learner = Learner(blank, QUICK)
+        for start in range(0, 70, size):
+            learner.add_samples(learned[start : start + size], new=False)
+        assert offer(learner)
+        found[size] = probabilities(learner, tested)
+    for size in (1, 8):
+        assert found[size][0] >= found[70][0] - 0.1
+        assert found[size][1] == pytest.approx(found[70][1], abs=0.15)
+
+
+def test_live_is_compared_without_its_prior_after_a_restart_too(model, frames):
+    config = HeadConfig(prior=1.5, prior_memory=20.0)
+    held = replace(QUICK, validation_share=0.3)
+    first = robot(model, frames, held, head=config)
+    ducks = samples(frames, 'duck', name='new')
+    first.add_samples([*ducks, *samples(frames, 'tray', name='tray')[:1]])
+    first.head.is_new = True
+    assert offer(first)
+    stored = unpack(pack(first._live.update))
+    second = robot(model, frames, held, head=config)
+    second.set_live(stored, first.live.classes, 1)
+    assert predictions(second.live, ducks) == predictions(first.live, ducks)
+    for learner in (first, second):
+        learner.add_samples(samples(frames, 'tray', name='again'))
+        learner.head.is_new = True
+    one, other = first.propose_head(), second.propose_head()
+    assert torch.allclose(first._live.head.bias, second._live.head.bias, atol=1e-6)
+    assert one is not None
+    assert other is not None
+
+
+# Frames that are all the same
+
+
+@pytest.mark.parametrize('count', [3, 5, 7, 11, 40])
+@pytest.mark.parametrize('kinds', [('wall',), ('wall', 'door')])
+def test_a_lens_cap_breaks_nothing(blank, count, kinds):
+    black = np.zeros((64, 64, 3), np.uint8)
+    learner = Learner(blank, replace(QUICK, epochs=1.0, max_iterations=2))
+    shown = [Sample.of(f's{i}', kinds[i % len(kinds)], HERE, black) for i in range(count)]
+    for start in range(0, count, 3):
+        learner.add_samples(shown[start : start + 3])
+    assert offer(learner)
+    result = finish(learner)
+    assert all(np.isfinite(v).all() for v in result.update.values() if v.dtype.kind == 'f')
+
+
+# The gate's evidence
+
+
+def test_the_gate_is_told_the_truth_without_the_instant_head(model, frames):
+    learner = Learner(
+        model,
+        TrainConfig(
+            batch_size=8, epochs=2.0, validation_share=0.3, learning_rate=1e-3, cache_mb=0
+        ),
+        SimFreezeConfig(enabled=False),
+        HeadConfig(enabled=False),
+    )
+    shown = samples(frames, 'duck', 'tray', 'race_car', 'mug')
+    for number in range(3):
+        learner.add_samples(shown[number::3])
+        result = finish(learner)
+        held = [learner.book.held[o.sample_id] for o in result.outcomes]
+        said = predictions(learner.live, held)
+        assert [o.live_correct for o in result.outcomes] == [
+            a == s.label for a, s in zip(said, held)
+        ]
+        go_live(learner, result)
+        said = predictions(learner.live, held)
+        assert [o.candidate_correct for o in result.outcomes] == [
+            a == s.label for a, s in zip(said, held)
+        ]
+    assert len(held) > 5
+
+
+def test_small_steps_down_are_stopped_by_the_best_version_there_was(model, frames):
+    learner = robot(model, frames, replace(QUICK, validation_share=0.5))
+    learner.add_samples(samples(frames, *KNOWN, name='new'))
+    learner.head.is_new = True
+    best = learner.propose_head()
+    go_live(learner, best)
+    held = {o.sample_id: o.candidate_correct for o in best.outcomes}
+    learner.head.is_new = True
+    again = learner.propose_head()
+    assert {o.sample_id: o.anchor_correct for o in again.outcomes} == held
+    worse = [
+        replace(o, live_correct=o.sample_id > '2', candidate_correct=False) for o in again.outcomes
+    ]
+    assert not judge(worse, current=learner.current).accepted
+
+
+# Versions
+
+
+def test_after_a_thousand_versions_an_old_one_can_be_taken_over(blank, monkeypatch):
+    learner = Learner(blank, QUICK)
+    generator = torch.Generator().manual_seed(0)
+
+    def row() -> torch.Tensor:
+        return torch.rand(blank.feature_size, generator=generator)
+
+    learner.correct('a', 'x', row(), learner.backbone, HERE)
+    learner.correct('b', 'y', row(), learner.backbone, HERE)
+    head = learner.propose_head()
+    with monkeypatch.context() as patch:  # for speed: nothing of the network matters here
+        patch.setattr(learner.live, 'load_state', lambda *_: None)
+        for version in range(1, 1002):
+            learner.set_live(head.live_update, head.classes, version)
+    learner.set_live({}, blank.classes, 0)
+    assert learner.version == 0
+    assert learner.correct('c', 'x', row(), learner.backbone, HERE)
+    learner.set_live(head.live_update, head.classes, 1002)
+    learner.go_back()
+
+
+def test_confirmations_make_no_version_with_frames_that_nobody_labelled_either(model, frames):
+    learner = robot(model, frames)
+    learner.add_unlabelled([replace(s, label='') for s in samples(frames, 'mug', name='u')][:2])
+    for duck in samples(frames, 'duck', name='d')[:8]:
+        said = predictions(learner.live, [duck])[0]
+        learner.add_samples([replace(duck, predicted=said, label=said)])
+        assert learner.propose_head() is None
+
+
+# Rounds
+
+
+def eager(**settings: object) -> SimFreezeConfig:
+    return SimFreezeConfig(
+        **{
+            'relative_move': 1.0,
+            'threshold': 1.0,
+            'first_frozen_share': 0.6,
+            'freeze_interval': 2,
+            'patience': 1,
+            'min_iterations': 2,
+            'max_new': 18,
+            **settings,
+        }
+    )
+
+
+def test_a_cancelled_round_leaves_what_is_frozen_and_the_optimiser_as_they_were(model, frames):
+    learner = robot(model, frames, replace(QUICK, early_stop=0.0), sim_freeze=eager())
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    go_live(learner, finish(learner))
+    before = learner.sim_freeze.state_dict()
+    moments = pack_moments(learner)
+    learner.add_samples(samples(frames, 'tray', 'lego_brick', name='more'))
+    asked = iter([False, False, False, True])
+    with pytest.raises(RoundCancelled):
+        list(learner.run_round(lambda: next(asked)))
+    assert learner.phase is Phase.IDLE
+    assert learner.sim_freeze.state_dict() == before
+    assert pack_moments(learner) == moments
+    assert set(learner.training.frozen) == set(before['frozen'])
+
+
+def pack_moments(learner: Learner) -> list[bytes]:
+    """Return the optimiser's moments as bytes."""
+    state = learner.state.optimiser.state_dict()['state']
+    return [v.numpy().tobytes() for s in state.values() for v in s.values() if v.ndim]
+
+
+def test_a_refused_round_leaves_frozen_layers_optimiser_and_frames_as_they_were(model, frames):
+    learner = robot(model, frames, sim_freeze=eager())
+    learner.add_unlabelled(
+        [replace(s, label='') for s in samples(frames, *KNOWN, 'tray', name='u')]
+    )
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    kept, before = len(learner.head.frames), learner.sim_freeze.state_dict()
+    assert kept >= 40
+    finish(learner)
+    assert learner.sim_freeze.state_dict() != before
+    learner.go_back()
+    assert learner.sim_freeze.state_dict() == before
+    assert len(learner.head.frames) == kept
+    assert not learner.state.optimiser.state_dict()['state']
+
+
+def test_a_round_can_not_start_before_the_verdict_on_the_last_one(model, frames):
+    learner = robot(model, frames)
+    learner.add_samples(samples(frames, 'tray', name='tray'))
+    finish(learner)
+    with pytest.raises(LearnerError, match='it is proposed'):
+        next(learner.run_round())
+    learner.go_back()
+    finish(learner)
+
+
+def test_the_probe_batch_grows_to_its_size_and_growing_is_no_move(model, frames):
+    learner = robot(model, frames, sim_freeze=eager(threshold=0.0, probe_size=24))
+    shown = samples(frames, *{f.label for f in frames}, name='p')
+    sizes = []
+    for number in range(4):
+        learner.add_samples(shown[8 * number : 8 * number + 8])
+        go_live(learner, finish(learner))
+        sizes.append(learner._prober.size)
+    assert sizes == [8, 16, 24, 24]
+
+
+def test_views_that_nobody_asks_for_again_are_not_kept(model, frames):
+    frozen = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
+    learner = robot(model, frames, replace(QUICK, views=0), sim_freeze=frozen)
+    learner.add_samples(samples(frames, 'race_car', 'tray', name='new'))
+    finish(learner)
+    cache = learner.state.cache
+    assert cache.border > 0
+    known = len(samples(frames, *KNOWN, 'race_car', 'tray'))
+    assert 0 < len(cache) <= known, 'the pictures themselves, for the head'
+
+
+# Several cameras
+
+
+def test_a_change_that_one_camera_sees_leaves_the_samples_of_another_current(model, frames):
+    """LazyTune became immediate and SimFreeze never probed."""
+    learner = robot(
+        model, frames, replace(QUICK, validation_share=0.3), sim_freeze=eager(probe_size=8)
+    )
+    learner.set_scenarios({'front': 0, 'rear': 0})
+    learner.set_scenarios({'front': 1, 'rear': 0})
+    rear = Scenario('rear', 0)
+    learner.add_samples(
+        [replace(s, predicted='duck') for s in samples(frames, 'duck', 'tray', scenario=rear)]
+    )
+    result = finish(learner)
+    assert not math.isnan(result.accuracy)
+    assert learner._prober.size == 8
+    assert result.cka

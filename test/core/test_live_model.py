@@ -1,0 +1,287 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model that serves, and how announced versions take its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.models.learned import learned_version
+from etuner_ros.core.models.live_model import LiveModel
+from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.swapper import Announced, Attempt, ModelSwapper
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    BaseWeights,
+    pack,
+    pack_base,
+    read_base,
+    sha256,
+    State,
+)
+
+
+@pytest.fixture(scope='module')
+def base(deployed: Path) -> BaseWeights:
+    return read_base(deployed)
+
+
+@pytest.fixture(scope='module')
+def duck(frames: list) -> np.ndarray:
+    return next(f.image for f in frames if f.label == 'duck')
+
+
+def rolled_head(base: BaseWeights) -> State:
+    """Return a head that calls everything by the name of the next class."""
+    return {k: np.roll(v, 1, axis=0) for k, v in base.state.items() if k.startswith('head.')}
+
+
+def other_backbone(base: BaseWeights) -> State:
+    """Return a head and one tensor of the backbone that are not those of the base weights."""
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    return {**rolled_head(base), name: base.state[name] * np.float32(1.01)}
+
+
+def test_the_live_model_predicts_what_it_was_deployed_for_and_swaps_at_once(base, frames):
+    live = LiveModel(base)
+    ducks = [f.image for f in frames if f.label == 'duck']
+    results = [live.predict(image, top_k=3) for image in ducks]
+    assert all(r.labels[0] == 'duck' and len(r.labels) == 3 and r.version == 0 for r in results)
+    assert all(
+        r.scores == sorted(r.scores, reverse=True) and sum(r.scores) <= 1 + 1e-5 for r in results
+    )
+    data = bytearray(pack(rolled_head(base)))
+    live.swap(live.prepare(7, base.spec.classes, data, sha256(data)))
+    after = live.predict(ducks[0], top_k=1)
+    assert (after.version, after.labels) == (7, [base.spec.classes[1]])
+    with pytest.raises(WeightsError, match='checksum'):
+        live.prepare(8, base.spec.classes, data, sha256(b''))
+    assert live.version == 7
+
+
+def test_a_prediction_names_the_backbone_that_its_feature_is_of(base, duck):
+    """A new head leaves the backbone as it was; version 0 is the base weights alone."""
+    live = LiveModel(base)
+    bare = backbone_digest(base.sha256, {})
+    assert live.predict(duck, 1).backbone == bare
+    head, both = bytearray(pack(rolled_head(base))), bytearray(pack(other_backbone(base)))
+    live.swap(live.prepare(1, base.spec.classes, head, sha256(head)))
+    assert live.predict(duck, 1).backbone == bare
+    slot = live.prepare(2, base.spec.classes, both, sha256(both))
+    assert live.predict(duck, 1).backbone == bare, 'what is prepared does not serve yet'
+    live.swap(slot)
+    result = live.predict(duck, 1)
+    expected = backbone_digest(base.sha256, other_backbone(base))
+    assert (result.version, result.backbone) == (2, expected)
+    assert live.feature(duck)[1:] == (2, expected)
+    live.swap(live.prepare(3, base.spec.classes, both, sha256(both), 'as announced'))
+    assert live.predict(duck, 1).backbone == 'as announced'
+    live.swap(live.prepare(0, base.spec.classes, bytearray(), sha256(b'')))
+    assert live.predict(duck, 1).backbone == bare
+
+
+class Robot:
+    """A swapper whose thread is waited for, and what it asked for."""
+
+    def __init__(
+        self, base: BaseWeights, learned: int = 0, wait: bool = True, live: LiveModel | None = None
+    ) -> None:
+        self.base = base
+        self.asked: list[str] = []
+        self.swapper = ModelSwapper(
+            live or LiveModel(base),
+            learned,
+            wait,
+            lambda path: LiveModel(read_base(path)),
+            self.asked.append,
+            lambda: None,
+        )
+
+    def announce(self, version: int, state: State | None = None, **fields: object) -> None:
+        data = bytearray(pack(state)) if state else bytearray()
+        announced = Announced(
+            version, self.base.spec.classes, data, sha256(data), self.base.sha256, ''
+        )
+        self.swapper.take(replace(announced, **fields))
+
+    def finish(self) -> Attempt:
+        attempt = self.swapper.finish()
+        assert attempt is not None
+        return attempt
+
+
+def test_only_the_version_announced_last_is_built_after_the_one_that_is_being_built(base):
+    robot = Robot(base)
+    for version in (1, 2, 3):
+        robot.announce(version, rolled_head(base))
+    assert robot.finish().version == 1
+    assert robot.finish().version == 3
+    assert robot.swapper.finish() is None
+    assert (robot.swapper.live.version, robot.swapper.swaps) == (3, 2)
+
+
+def test_a_refused_version_is_told_until_another_one_serves(base):
+    robot = Robot(base)
+    robot.announce(1, rolled_head(base), sha256='no')
+    assert 'checksum' in str(robot.finish().error)
+    assert robot.swapper.why_not() == (
+        'version 1 is refused: version 1 is damaged on the way: its checksum is wrong; version 0 '
+        'serves'
+    )
+    robot.announce(2, rolled_head(base))
+    assert robot.finish().error is None
+    assert not robot.swapper.why_not()
+
+
+def test_any_error_in_building_leaves_the_live_version_serving(base, duck):
+    live = LiveModel(base)
+
+    def explode(*_: object) -> None:
+        raise MemoryError('no room')
+
+    live.prepare = explode
+    robot = Robot(base, live=live)
+    robot.announce(1, rolled_head(base))
+    assert isinstance(robot.finish().error, MemoryError)
+    assert robot.swapper.live.predict(duck, 1).version == 0
+
+
+def test_other_base_weights_are_asked_for_and_their_version_serves_without_those_alone(
+    base, tmp_path, duck
+):
+    """The version before serves until the announced one is whole: never the bare base weights."""
+    robot = Robot(base)
+    state = {k: v * np.float32(1.5) if k == 'head.weight' else v for k, v in base.state.items()}
+    path = tmp_path / 'other.safetensors'
+    path.write_bytes(pack_base(state, base.spec, base.units))
+    other = read_base(path)
+    robot.announce(5, rolled_head(other), base_sha256=other.sha256)
+    assert robot.asked == [other.sha256]
+    assert 'has not sent yet; version 0 serves' in robot.swapper.why_not()
+    robot.swapper.fetched(other.sha256, path)
+    assert robot.finish().error is None
+    live = robot.swapper.live
+    assert (live.version, live.base.sha256) == (5, other.sha256)
+    assert live.predict(duck, 1).backbone == backbone_digest(other.sha256, {})
+    assert not robot.swapper.why_not()
+
+
+def test_damaged_base_weights_are_refused_and_asked_for_again(base, deployed):
+    robot = Robot(base)
+    robot.announce(1, base_sha256='f' * 64)
+    robot.swapper.fetched('f' * 64, deployed)
+    assert 'are damaged' in str(robot.finish().error)
+    assert robot.swapper.live.version == 0
+    robot.announce(1, base_sha256='f' * 64)
+    assert robot.asked == ['f' * 64] * 2
+
+
+def test_a_robot_that_has_learned_waits_until_its_version_is_announced(base):
+    robot = Robot(base, learned=7)
+    assert not robot.swapper.ready
+    assert 'to announce version 7' in robot.swapper.why_not()
+    assert 'nothing is predicted' in robot.swapper.why_not()
+    robot.announce(8, rolled_head(base))
+    assert robot.finish().error is None
+    assert robot.swapper.ready
+    assert not robot.swapper.why_not()
+
+
+def test_without_waiting_the_base_weights_serve_with_a_warning(base):
+    robot = Robot(base, learned=7, wait=False)
+    assert robot.swapper.ready
+    assert 'version 0 serves meanwhile (these are the base weights' in robot.swapper.why_not()
+
+
+def test_a_robot_that_has_learned_nothing_serves_at_once(base):
+    robot = Robot(base)
+    assert robot.swapper.ready
+    assert not robot.swapper.why_not()
+
+
+def test_the_base_weights_announced_end_the_wait(base):
+    robot = Robot(base, learned=7)
+    robot.announce(0)
+    assert robot.swapper.ready
+    assert not robot.swapper.why_not()
+
+
+def test_a_version_that_can_not_be_used_ends_the_wait_and_is_told(base):
+    """A robot that sees nothing helps nobody: it was heard, and what is wrong is said."""
+    robot = Robot(base, learned=7)
+    robot.announce(7, rolled_head(base), sha256='no')
+    robot.finish()
+    assert robot.swapper.ready
+    assert 'version 7 is refused' in robot.swapper.why_not()
+
+
+def test_a_swapper_that_is_closed_waits_for_its_thread(base):
+    live, entered, go_on = LiveModel(base), threading.Event(), threading.Event()
+    prepare = live.prepare
+
+    def slow(*arguments: object) -> object:
+        entered.set()
+        go_on.wait()
+        return prepare(*arguments)
+
+    live.prepare = slow
+    robot = Robot(base, live=live)
+    robot.announce(1, rolled_head(base))
+    entered.wait()
+    go_on.set()
+    robot.swapper.close()
+    assert robot.swapper.finish() is None
+    assert live.version == 1
+
+
+def test_what_was_learned_is_seen_by_names_alone(base, deployed, tmp_path):
+    assert learned_version(tmp_path, base.sha256) == 0, 'no store'
+    store = ModelStore(tmp_path, deployed)
+    assert learned_version(tmp_path, base.sha256) == 0, 'an empty one'
+    data = pack(rolled_head(base))
+    for _ in range(2):
+        store.commit(data, store.live, base.spec.classes)
+    assert learned_version(tmp_path, base.sha256) == 2
+    (store.folder / 'live').unlink()
+    assert learned_version(tmp_path, base.sha256) == 2
+    store.set_live(0)
+    assert learned_version(tmp_path, base.sha256) == 0, 'back at the base weights by hand'
+    assert learned_version(tmp_path, 'f' * 64) == 0, 'of other base weights'
+
+
+def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed, frames):
+    base = read_base(deployed)
+    live, image = LiveModel(base), frames[0].image
+    first = live.predict(image, 3)
+    state = {
+        k: v * np.float32(1.5)
+        for k, v in base.state.items()
+        if v.dtype == np.float32 and v.ndim > 1
+    }
+    grown = {**state, 'head.weight': np.zeros((5, base.state['head.weight'].shape[1]), np.float32)}
+    grown['head.bias'] = np.arange(5, dtype=np.float32)
+    versions = {
+        1: (grown, (*base.spec.classes, 'new')),
+        2: ({'head.bias': base.state['head.bias'] + 1}, base.spec.classes),
+        3: ({}, base.spec.classes),
+    }
+    fresh = {}
+    for version, (update, classes) in versions.items():
+        data = pack(update) if update else b''
+        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
+        again = LiveModel(base)
+        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
+        got, fresh = live.predict(image, 3), again.predict(image, 3)
+        assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
+        assert torch.equal(got.features, fresh.features)
+    assert got.scores == first.scores
+    with pytest.raises(WeightsError):
+        live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))
+    assert live.predict(image, 3).scores == first.scores, 'what is live is as it was'

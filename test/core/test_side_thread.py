@@ -1,0 +1,130 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames are kept, what is done beside the hot path, and how old images are."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from etuner_ros.core.images.age import ImageAge
+from etuner_ros.core.images.annotate import shrunk
+from etuner_ros.core.images.frame_keeper import FrameKeeper
+from etuner_ros.core.images.side_thread import SideThread
+
+
+class Slow:
+    """Work that waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.done: list[int] = []
+
+    def __call__(self, job: int) -> None:
+        self.begun.set()
+        self.go_on.wait()
+        self.done.append(job)
+
+
+def test_those_who_give_jobs_never_wait_and_the_newest_wins():
+    slow = Slow()
+    side = SideThread('test', slow, pytest.fail, most=1)
+    side.give(0)
+    slow.begun.wait()
+    for job in (1, 2, 3):
+        side.give(job)
+    slow.go_on.set()
+    side.close()
+    assert slow.done == [0, 3]
+
+
+def test_a_job_that_fails_is_told_and_the_next_one_is_done():
+    done, failures = [], []
+    side = SideThread('test', lambda job: done.append(1 // job), failures.append, most=3)
+    for job in (0, 1):
+        side.give(job)
+    side.close()
+    assert done == [1]
+    assert [type(f) for f in failures] == [ZeroDivisionError]
+
+
+class Clock:
+    """Time that stands until it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wanted(keeper: FrameKeeper, clock: Clock, count: int, gap_s: float, rate_hz: float) -> int:
+    total = 0
+    for _ in range(count):
+        total += keeper.wants(rate_hz)
+        clock.now += gap_s
+    return total
+
+
+@pytest.mark.parametrize(('rate', 'expected'), [(0.0, 0), (10.0, 100), (30.0, 300), (1000.0, 300)])
+def test_so_many_frames_a_second_are_kept(rate, expected):
+    clock = Clock()
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    assert wanted(keeper, clock, 300, 1 / 30, rate) == pytest.approx(expected, abs=2)
+    keeper.close()
+
+
+def test_a_camera_that_is_not_punctual_loses_no_kept_frame():
+    clock, rng = Clock(), np.random.default_rng(0)
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    kept = 0
+    for i in range(300):
+        clock.now = 100.0 + (i + rng.uniform(-0.2, 0.2)) / 30
+        kept += keeper.wants(10.0)
+    assert 95 <= kept <= 101
+    keeper.close()
+
+
+def test_while_too_many_wait_for_their_encoding_none_is_kept():
+    slow, clock = Slow(), Clock()
+    keeper = FrameKeeper(slow, pytest.fail, clock, most=2)
+    for number in range(3):
+        clock.now += 1.0
+        assert keeper.wants(10.0)
+        keeper.keep(number)
+        slow.begun.wait()
+    clock.now += 1.0
+    assert not keeper.wants(10.0)
+    slow.go_on.set()
+    keeper.close()
+    assert slow.done == [0, 1, 2], 'what was said to be kept is kept, also at the end'
+
+
+def test_images_from_another_time_are_told_and_a_late_one_is_not():
+    age = ImageAge()
+    for _ in range(5):
+        age.note(10 * 10**9, 10 * 10**9 + 3 * 10**7)
+    age.note(10 * 10**9, 20 * 10**9)
+    assert not age.why_wrong()
+    for _ in range(30):
+        age.note(10 * 10**9, 17 * 10**9)
+    assert '7.0 s old' in age.why_wrong()
+    age.forget()
+    age.note(10 * 10**9, 5 * 10**9)
+    assert '5.0 s ahead' in age.why_wrong()
+
+
+def test_before_the_clock_runs_no_image_is_of_another_time():
+    age = ImageAge()
+    age.note(1_800_000_000 * 10**9, 0)
+    assert not age.why_wrong()
+    assert age.seconds == 0.0
+
+
+def test_an_image_is_shrunk_and_never_enlarged():
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    assert shrunk(image, 640).shape == (360, 640, 3)
+    assert shrunk(image, 0) is image
+    assert shrunk(image, 4000) is image
+    assert shrunk(np.zeros((1, 2000, 3), np.uint8), 10).shape == (1, 10, 3)

@@ -1,0 +1,153 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The executables' loop goes on whatever happens, and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import ListParameters, SetParameters
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
+
+from etuner_ros.nodes import running
+from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
+
+NAMES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+
+
+def spin_since_7_1_9(self: Any) -> None:
+    """Spin as `rclpy.executors.Executor` does from 7.1.9 on."""
+    while self._context.ok() and not self._is_shutdown:
+        self._spin_once_impl()
+
+
+@pytest.mark.parametrize('form', ['of this release', 'of 7.1.9 and later'])
+def test_a_malformed_request_does_not_end_a_node(ros, monkeypatch, form):
+    if form == 'of 7.1.9 and later':
+        monkeypatch.setattr(Executor, 'spin', spin_since_7_1_9)
+    node = Node('odd', context=ros.context, namespace=ros.namespace)
+    executor = SteadyExecutor(context=ros.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        client = ros.probe.create_client(SetParameters, f'{ros.namespace}/odd/set_parameters')
+        ros.until(client.service_is_ready, 'the service')
+        wrong = Parameter(name='rate_hz', value=ParameterValue(type=77))
+        client.call_async(SetParameters.Request(parameters=[wrong]))
+        answer = ros.call(ListParameters, f'{ros.namespace}/odd/list_parameters')
+        assert answer.result.names
+    finally:
+        executor.shutdown()
+        thread.join(30.0)
+    assert not thread.is_alive(), 'shutdown ends spin'
+    node.destroy_node()
+
+
+def test_errors_without_end_do_not_keep_a_core_busy(ros, monkeypatch):
+    class Tired(SteadyExecutor):
+        def __init__(self) -> None:
+            super().__init__(context=ros.context)
+            self.rests: list[float] = []
+
+        def rest(self, seconds: float) -> None:
+            self.rests.append(seconds)
+            if len(self.rests) == 150:
+                self.shutdown()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError('the wait set is broken')
+
+    executor = Tired()
+    monkeypatch.setattr(SingleThreadedExecutor, 'spin_once', broken)
+    executor.spin()
+    assert executor.rests == sorted(executor.rests)
+    assert executor.rests[0] <= 0.01, 'a burst of bad messages slows nothing down'
+    assert executor.rests[-1] == 1.0
+
+
+ENDING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+from rclpy.node import Node
+from etuner_ros.nodes.running import run
+
+class Slow(Node):
+    def __init__(self):
+        super().__init__('slow')
+        self.create_timer(0.01, self.say)
+    def say(self):
+        print('up', flush=True)
+    def close(self):
+        print('closing', flush=True)
+        sys.stdin.readline()
+        print('closed', flush=True)
+
+raise SystemExit(run(Slow))
+"""
+
+
+def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    process = subprocess.Popen(
+        [sys.executable, '-c', ENDING],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == 'up\n'
+        process.send_signal(signal.SIGINT)
+        while (line := process.stdout.readline()) == 'up\n':
+            pass
+        assert line == 'closing\n'
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        process.stdin.write('go on\n')
+        process.stdin.flush()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert out == 'closed\n'
+    assert process.returncode == 0, err
+    assert 'Traceback' not in err
+
+
+@pytest.fixture
+def no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing set that concerns DDS, and room in shared memory."""
+    for name in (*NAMES, 'FASTDDS_BUILTIN_TRANSPORTS', 'ROS_LOCALHOST_ONLY'):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, '')  # so that what is set is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(running, 'LEAST_SHM', 0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'used'),
+    [
+        ('ROS_LOCALHOST_ONLY', '1', False),
+        ('ROS_LOCALHOST_ONLY', '0', True),
+        ('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4', False),
+        (NAMES[0], '/mine.xml', False),
+    ],
+)
+def test_the_dds_profile_is_left_out_where_the_user_asks_for_something_else(
+    no_profile, monkeypatch, name, value, used
+):
+    monkeypatch.setenv(name, value)
+    use_dds_profile()
+    assert os.environ.get(NAMES[1], '').endswith('fastdds.xml') == used
