@@ -220,7 +220,7 @@ def filled(page: str) -> str:
     """Return the page with the picture and the table of parts in their places."""
     parts = modules()
     for place, made in (
-        ('picture', picture(parts)),
+        ('picture', f'<div>\n{picture(parts)}</div>\n'),
         ('parts', table_of_parts(rooms(), parts)),
     ):
         head, _, tail = page.partition(f'<!-- the {place} -->\n')

@@ -236,7 +236,7 @@ HUMBLE_KEYWORDS = {
 
 def ros_sources(repository: Path) -> list[Path]:
     return [
-        *sorted((repository / 'etuner_ros' / 'nodes').glob('*.py')),
+        *sorted((repository / 'etuner_ros' / 'nodes').rglob('*.py')),
         *sorted((repository / 'etuner_ros' / 'demo').glob('*.py')),
     ]
 
