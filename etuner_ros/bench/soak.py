@@ -381,7 +381,7 @@ def verify(robot: Robot, base: Path) -> None:
         result.stores_unloadable += 1
         result.labels_lost = len(robot.accepted)
     try:
-        models = ModelStore(robot.home / 'etuner' / 'models', base)
+        models = ModelStore(robot.home / 'etuner' / 'models', base, read_only=True)
         models.weights(models.live)
     except EtunerError:
         result.stores_unloadable += 1

@@ -199,13 +199,14 @@ def _label_store(arguments: argparse.Namespace) -> LabelStore:
         path = found[0]
     if arguments.action != 'import' and not path.exists():
         raise StoreError(f'there is no label store {path}')
-    return LabelStore(path)
+    return LabelStore(path, set_aside=False)
 
 
 def _labels(arguments: argparse.Namespace) -> int:
     import time
 
-    from etuner_ros.core.labels.files import export, import_
+    from etuner_ros.core.labels.files import export, import_, LONGEST_LABEL
+    from etuner_ros.core.labels.renaming import rename, RenameCode
 
     store = _label_store(arguments)
     try:
@@ -220,6 +221,10 @@ def _labels(arguments: argparse.Namespace) -> int:
             ]
             text = '\n'.join([*lines, f'{disputed} disputed'])
             answer(arguments.json, text, {'classes': found, 'disputed': disputed})
+        elif arguments.action == 'check':
+            damage = store.check()
+            answer(arguments.json, damage or 'all can be read', {'damage': damage})
+            return 1 if damage else 0
         elif arguments.action == 'export':
             count = export(
                 store,
@@ -242,10 +247,10 @@ def _labels(arguments: argparse.Namespace) -> int:
             text = f'{result.added} labels taken, {result.known} were known'
             answer(arguments.json, text, result)
         else:
-            known = [s.label for s in store.statistics()]
-            if arguments.label not in known:
-                raise EtunerError(f"no frame is labelled '{arguments.label}': {', '.join(known)}")
-            changed = store.rename(arguments.label, arguments.new_label)
+            renamed = rename(store, arguments.label, arguments.new_label, LONGEST_LABEL)
+            if renamed.code != RenameCode.NONE:
+                raise EtunerError(renamed.text)
+            changed = renamed.changed
             answer(arguments.json, f'{changed} frames changed', {'changed': changed})
     finally:
         store.close()
@@ -302,7 +307,7 @@ def _add_everyday(commands: Any) -> None:
     )
     doctor.set_defaults(run=_doctor)
 
-    labels = commands.add_parser('labels', help='look at, export, import or rename labels')
+    labels = commands.add_parser('labels', help='look at, check, export, import or rename labels')
     actions = labels.add_subparsers(required=True, dest='action', metavar='ACTION')
     stats = actions.add_parser('stats', help='what is stored of each class')
     export = actions.add_parser('export', help='write all labelled pictures')
@@ -314,7 +319,8 @@ def _add_everyday(commands: Any) -> None:
     rename = actions.add_parser('rename', help='call a label otherwise; an existing one: merge')
     rename.add_argument('label')
     rename.add_argument('new_label')
-    for action in (stats, export, take, rename):
+    check = actions.add_parser('check', help='read the whole store, all pictures too')
+    for action in (stats, export, take, rename, check):
         action.add_argument('--store', type=Path, help='database; default: the only one there is')
     labels.set_defaults(run=_labels)
 

@@ -23,12 +23,12 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import models_home
 from etuner_ros.core.models.export import export_version
 from etuner_ros.msg import LabelReceipt, Prediction, TunerStatus
+from etuner_ros.nodes.messages import tuner_state
 from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.shared.answers import answer
 from etuner_ros.srv import ListVersions, PinVersion, RollBack, SetFrozenLayers, SwapModel
 
 ANSWER_S = 5.0
-STATES = ('starting', 'waiting', 'tuning', 'proposed', 'down')
 
 
 @contextmanager
@@ -186,7 +186,7 @@ class Watcher:
             'version': seen.model_version if seen else None,
             'latency_ms': round(seen.latency_ms, 1) if seen else None,
             'novelty': round(seen.novelty, 2) if seen else None,
-            'state': STATES[status.state] if status and status.state < len(STATES) else None,
+            'state': tuner_state(status) if status else None,
             'reason': status.reason if status else None,
             'scenario': status.scenario if status else None,
             'rounds': status.rounds if status else None,

@@ -162,6 +162,7 @@ class Observer:
             ScenarioChange,
             TunerStatus,
         )
+        from etuner_ros.nodes.messages import tuner_state
         from etuner_ros.nodes.qos import LATCHED, reliable
 
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours to handle
@@ -176,7 +177,7 @@ class Observer:
         self._verdict = ''
         self._recent: deque[tuple[bool, bool]] = deque(maxlen=ROLLING)
         self._version = 0
-        self._states = ('starting', 'waiting', 'tuning', 'proposed', 'worker down')
+        self._state_of = tuner_state
         make = self.node.create_subscription
         make(GroundTruth, 'ground_truth', self._on_truth, reliable(200))
         make(Prediction, 'predictions', self._on_prediction, reliable(200))
@@ -288,7 +289,7 @@ class Observer:
             f'%)  version {self._version}  '
             f'batches {status.batches_waiting} of {status.batches_needed}  frozen '
             f'{status.layers_frozen} of {status.layers_total}  '
-            f'{self._states[status.state]}'
+            f'{self._state_of(status)}'
         )
 
     def _rolling(self) -> tuple[float, float]:
@@ -334,7 +335,7 @@ class Observer:
             table.add_row(
                 'labelled batches', f'{waiting}   ({len(self.record.labels)} labels so far)'
             )
-            state = self._states[status.state]
+            state = self._state_of(status)
             reason = status.reason.removeprefix(f'{state}: ')[:66]
             done = f' {100 * status.progress:.0f} %' if status.progress else ''
             table.add_row('tuner', Text.assemble((state + done, 'bold'), (f'  {reason}', 'dim')))

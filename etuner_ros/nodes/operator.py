@@ -8,7 +8,9 @@ demonstrations and tests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 import random
+import time
 from typing import Any
 
 from rclpy.node import Node
@@ -20,6 +22,7 @@ from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import reliable
 from etuner_ros.nodes.running import run
+from etuner_ros.nodes.timers import steady_timer
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class OperatorSettings(Checked):
 class OperatorNode(Node):
     """
     Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong
-    ones are corrected.
+    ones are corrected. A person lives in real time, whatever /clock says.
 
     Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts`
     (LabelReceipt). Publishes `labels` (LabelCorrection).
@@ -48,8 +51,8 @@ class OperatorNode(Node):
         self.settings = declare(self, '', OperatorSettings)
         self._random = random.Random(self.settings.seed)
         self._truths: dict[tuple[int, str], str] = {}
-        self._due: list[tuple[int, LabelCorrection]] = []
-        self._last_ns = 0
+        self._due: list[tuple[float, LabelCorrection]] = []  # steady time
+        self._last_s = -math.inf
         self._sent = self._accepted = self._refused = 0
         values = lambda: {
             'labels sent': self._sent,
@@ -61,7 +64,7 @@ class OperatorNode(Node):
         self.create_subscription(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
         self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
         self.create_subscription(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
-        self.create_timer(0.05, self._send_due)
+        steady_timer(self, 0.05, self._send_due)
 
     @guarded
     def _on_truth(self, message: GroundTruth) -> None:
@@ -72,8 +75,8 @@ class OperatorNode(Node):
     @guarded
     def _on_prediction(self, message: Prediction) -> None:
         label = self._truths.get((stamp_ns(message.header), message.header.frame_id))
-        now = self.get_clock().now().nanoseconds
-        too_soon = 0 <= now - self._last_ns < 1e9 / self.settings.rate_hz
+        now = time.monotonic()
+        too_soon = now - self._last_s < 1.0 / self.settings.rate_hz
         if (
             label is None
             or not message.kept
@@ -81,16 +84,20 @@ class OperatorNode(Node):
             or self._random.random() >= self.settings.share
         ):
             return
-        self._last_ns = now
+        self._last_s = now
         late = self.settings.delay_s + self._random.random() * self.settings.jitter_s
         correction = LabelCorrection(
-            header=message.header, source=message.source, label=label, author=self.settings.author
+            header=message.header,
+            source=message.source,
+            frame_uid=message.frame_uid,
+            label=label,
+            author=self.settings.author,
         )
-        self._due.append((now + int(late * 1e9), correction))
+        self._due.append((now + late, correction))
 
     @guarded
     def _send_due(self) -> None:
-        now = self.get_clock().now().nanoseconds
+        now = time.monotonic()
         for item in [d for d in self._due if d[0] <= now]:
             self._due.remove(item)
             self._labels.publish(item[1])

@@ -23,7 +23,6 @@ from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.errors import ImageError, StateError
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.images.codec import decode, encode_jpeg, resize_square
-from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.learn.replay import Replay
 from etuner_ros.core.learn.sample import Sample
 
@@ -417,28 +416,6 @@ def test_novelty_is_high_for_an_unfamiliar_frame_and_follows_other_weights():
         last = novelty.update(energy, 2)
     assert last < 0.95
     assert novelty.update(2.0, 2) > 0.97
-
-
-def frame(stamp_ns: int, size: int = 10) -> Frame:
-    return Frame(FrameKey('camera', stamp_ns, 'eye'), bytes(size), 'jpeg', 'mug', 0.5, 0.5, 1)
-
-
-def test_frames_are_kept_by_age_and_by_bytes():
-    buffer = FrameBuffer(max_age_s=10, max_bytes=35)
-    for second in (1, 2, 3, 4):
-        buffer.add(frame(second * 10**9))
-    assert len(buffer) == 3
-    assert buffer.forgotten_ns == 10**9
-    buffer.add(frame(13 * 10**9 + 1))
-    assert [f.key.stamp_ns for f in buffer.since(0)] == [4 * 10**9, 13 * 10**9 + 1]
-
-
-def test_a_recording_that_starts_again_empties_the_buffer():
-    buffer = FrameBuffer(max_age_s=10)
-    buffer.add(frame(1000 * 10**9))
-    buffer.add(frame(1 * 10**9))
-    assert len(buffer) == 1
-    assert buffer.get(FrameKey('camera', 10**9, 'eye')) is not None
 
 
 def test_pictures_survive_the_way_through_jpeg_in_rgb_order():

@@ -25,7 +25,7 @@ from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.annotate import annotate
-from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.msg import LabelReceipt, Prediction, TunerStatus
 
@@ -153,6 +153,9 @@ def test_labels_on_the_command_line(tmp_path, capsys):
     assert cli(['labels', 'rename', 'goose', 'bird', *named]) == 1
     assert 'goose' in capsys.readouterr().err
     assert cli(['labels', 'stats', '--store', str(tmp_path / 'none.db')]) == 1
+    capsys.readouterr()
+    assert cli(['labels', 'check', *copy]) == 0
+    assert json.loads(capsys.readouterr().out) == {'damage': ''}
 
 
 @pytest.mark.parametrize('size', [(240, 320), (1080, 1920), (16, 16), (3, 500)])
@@ -165,24 +168,6 @@ def test_the_annotated_image_keeps_its_size_and_shows_the_confidence(size):
     if size[0] >= 240:
         green = (np.abs(high.astype(int) - (64, 200, 120)).sum(axis=2) < 10).any(axis=0)
         assert green.mean() == pytest.approx(0.9, abs=0.02), 'as wide as the confidence'
-
-
-def test_frames_under_request_are_forgotten_last():
-    buffer = FrameBuffer(max_age_s=10.0, max_bytes=50)
-
-    def frame(second: int) -> Frame:
-        key = FrameKey('camera', second * 10**9, 'eye')
-        return Frame(key, b'0123456789', 'jpeg', 'mug', 0.5, 0.5, 0)
-
-    buffer.add(frame(1))
-    buffer.pinned = {frame(1).key}
-    for second in range(2, 60):
-        buffer.add(frame(second))
-    assert buffer.get(frame(1).key) is not None
-    assert buffer.bytes <= 50
-    buffer.pinned = set()
-    buffer.add(frame(60))
-    assert buffer.get(frame(1).key) is None
 
 
 def test_watch_prints_lines_for_programs(ros):

@@ -223,8 +223,9 @@ def test_the_store_opens_after_kill_minus_nine_in_the_middle_of_writing(base, tm
         store.close()
 
 
-def frame(stamp_ns: int = 5, label: str = 'mug') -> Frame:
-    return Frame(FrameKey('camera', stamp_ns, 'eye'), b'picture', 'jpeg', label, 0.5, 0.5, 3)
+def frame(stamp_ns: int = 5, label: str = 'mug', uid: int = 0) -> Frame:
+    key = FrameKey('camera', stamp_ns, 'eye', uid)
+    return Frame(key, b'picture', 'jpeg', label, 0.5, 0.5, 3)
 
 
 def test_labels_survive_a_restart_and_come_in_numbered_batches(tmp_path):
@@ -395,6 +396,249 @@ def test_labels_of_the_first_release_are_taken_over(tmp_path):
     assert end(store) == {5: 'tray', 6: 'mug', 7: 'mug'}
 
 
+def content(path: Path) -> dict[str, list]:
+    """Return what is in a database, by table; what only SQLite needs is left out."""
+    database = sqlite3.connect(path)
+    tables = [
+        r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    ]
+    rows = {t: [tuple(r) for r in database.execute(f'SELECT * FROM {t}')] for t in tables}
+    database.close()
+    return rows
+
+
+@pytest.mark.parametrize('ended_after', [None, 0, 1, 3])
+def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
+    tmp_path, monkeypatch, ended_after
+):
+    path = tmp_path / 'labels.db'
+    old = sqlite3.connect(path)
+    old.executescript((Path(__file__).parent / 'data' / 'labels_schema_2.sql').read_text())
+    old.close()
+    before = content(path)
+    monkeypatch.setattr('etuner_ros.core.labels.store.MOVED_AT_ONCE', 2)
+    if ended_after is not None:
+        moved, real = [], LabelStore._transaction
+
+        @contextlib.contextmanager
+        def ended(self):
+            if len(moved) > ended_after:
+                raise KeyboardInterrupt  # as a process that ends
+            moved.append(1)
+            with real(self):
+                yield
+
+        with monkeypatch.context() as crash:
+            crash.setattr(LabelStore, '_transaction', ended)
+            with pytest.raises(KeyboardInterrupt):
+                LabelStore(path)
+    store = LabelStore(path)
+    assert not store.warnings
+    assert (store.last_batch(), store.waiting(), store.count_disputed()) == (3, 4, 1)
+    assert store.find(FrameKey('camera', 1, 'eye')).image == b'', 'evicted, and not forgotten'
+    assert store.said(FrameKey('camera', 3, 'eye')) == {'ann': 'mug', 'bob': 'tray'}
+    assert store.check() == ''
+    store.close()
+    after = content(path)
+    assert (after['votes'], after['items']) == (before['votes'], before['items'])
+    assert [r[:-2] + (r[-1],) for r in after['frames']] == before['frames'], 'all but the new uid'
+    assert {r[-2] for r in after['frames']} == {0}
+    again = LabelStore(path)
+    stored = again.add(frame(4, uid=1 << 63), 'cup', 'ann', 0)
+    assert stored.sample_id > 8, 'no number twice'
+    assert [s.uid for s in again.labelled() if s.stamp_ns == 4] == [0, 1 << 63]
+    assert end(again)[2] == 'duck'
+
+
+def test_where_stamps_repeat_each_picture_has_its_own_labels(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    uids = (1, (1 << 64) - 1, 7 << 40)
+    for uid, label in zip(uids, ('mug', 'duck', 'tray')):
+        store.add(frame(uid=uid, label=label), label, 'ann', 0)
+    assert [(s.uid, s.label, s.predicted) for s in store.labelled()] == [
+        (uid, label, label) for uid, label in zip(uids, ('mug', 'duck', 'tray'))
+    ]
+    assert store.said(frame(uid=uids[1]).key) == {'ann': 'duck'}
+    assert store.find(frame(uid=uids[1]).key).label == 'duck'
+    assert store.find(frame().key).key.uid == uids[2], 'without a uid the newest is meant'
+    assert store.exact(frame().key) is None
+    store.add(frame(uid=uids[1]), 'cup', 'bob', 0)
+    assert store.disputed() == [frame(uid=uids[1]).key]
+    store.make_batch(10)
+    assert [s.uid for s in store.batch(1).samples] == [*uids, uids[1]]
+
+
+def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, label in enumerate(['a', 'a', 'a', 'b', 'c', 'a', 'b', 'a']):
+        store.add(frame(number), label, 'ann', 0)
+    store.add(frame(5), '', 'ann', 0)  # withdrawn
+    store.add(frame(6), 'c', 'bob', 0)  # disputed
+    store._database.execute('UPDATE frames SET image = NULL, size = 0 WHERE stamp_ns = 2')
+    store.make_batch(7)  # the last frame waits, so does that one is taken back
+
+    def taken(count: int, most_bytes: int = 10**6, up_to: int = 1) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        while True:
+            replay = store.replay(up_to, count, len(found), most_bytes)
+            if not replay.samples:
+                assert replay.total == len(found)
+                return found
+            found += [(s.stamp_ns, s.label) for s in replay.samples]
+
+    assert taken(100) == [(1, 'a'), (3, 'b'), (4, 'c'), (0, 'a')]
+    store.rename('c', 'd')
+    store.make_batch(7)
+    assert store.replay(1, 9, 0, 10**6).renamed == []
+    assert store.replay(9, 9, 0, 10**6).renamed == [('c', 'd')], 'exemplars are called so, too'
+    store.rename('d', 'c')
+    assert taken(100, most_bytes=15) == taken(100), 'in pieces of two'
+    assert taken(100, most_bytes=1) == taken(100), 'never an empty piece before the end'
+    assert taken(2) == [(1, 'a'), (3, 'b')]
+    assert taken(0) == []
+    assert taken(100, up_to=0) == []
+    store.make_batch(7)
+    assert taken(1, up_to=2) == [(7, 'a')]
+
+
+def test_opening_reads_no_pictures(tmp_path):
+    """On a robot they are gigabytes."""
+    path = tmp_path / 'labels.db'
+    store = LabelStore(path)
+    picture = np.random.default_rng(0).bytes(400_000)
+    for number in range(30):
+        key = FrameKey('camera', number, 'eye')
+        store.add(Frame(key, picture, 'jpeg', 'mug', 0.5, 0.5, 3), 'duck', 'ann', 0)
+    store.close()
+    again = subprocess.run(
+        [sys.executable, '-c', READS, str(path)], capture_output=True, text=True, check=True
+    )
+    assert int(again.stdout) < path.stat().st_size / 4
+
+
+READS = """
+import sys
+from pathlib import Path
+from etuner_ros.core.labels.store import LabelStore
+def read():
+    with open('/proc/self/io') as lines:
+        return next(int(l.split()[1]) for l in lines if l.startswith('rchar'))
+before = read()
+LabelStore(Path(sys.argv[1]))
+print(read() - before)
+"""
+
+
+def test_a_damaged_picture_is_left_out_and_the_others_go_out(tmp_path):
+    path = tmp_path / 'labels.db'
+    store = LabelStore(path)
+    for number in range(3):
+        picture = bytes([65 + number]) * 50_000
+        key = FrameKey('camera', number, 'eye')
+        store.add(Frame(key, picture, 'jpeg', 'mug', 0.5, 0.5, 3), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.close()
+    data = bytearray(path.read_bytes())
+    place = data.index(b'B' * 4000) // 4096 * 4096
+    data[place : place + 4] = b'\xff' * 4  # where the next page of the picture is
+    path.write_bytes(bytes(data))
+    again = LabelStore(path)
+    assert not again.warnings
+    assert [s.stamp_ns for s in again.batch(1).samples] == [0, 2]
+    assert [s.stamp_ns for s in again.replay(1, 10, 0, 10**6).samples] == [2, 0]
+    assert again.replay(1, 10, 0, 10**6).total == 2
+    assert [s.stamp_ns for s in again.labelled()] == [0, 2]
+    assert again.unreadable == {2}
+    assert again.check(), 'and the check of the whole file says so'
+
+
+def test_a_command_does_not_move_a_damaged_store_away_under_a_robot(tmp_path):
+    path = tmp_path / 'labels.db'
+    LabelStore(path).close()
+    path.write_bytes(b'x' * 5000)
+    with pytest.raises(StoreError, match='can not be opened'):
+        LabelStore(path, set_aside=False)
+    assert path.read_bytes() == b'x' * 5000
+
+
+LABELS = [
+    'a' * 64,
+    '带有蓝色手柄的大号陶瓷咖啡杯',
+    '带有蓝色手柄的大号陶瓷茶壶',
+    *('杯' * 200 + end for end in 'ab'),
+    *('%' * 300 + end for end in 'ab'),
+    'Mug',
+    'mug',
+    'MUG',
+    'a/b',
+    'a%2Fb',
+    '..',
+    '.',
+    'CON.txt ~ x',
+    'é',
+    'e\u0301',
+    '%-0123456789abcdef',
+]
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_every_label_and_every_picture_survives_export_and_import(tmp_path, kind):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    names = ['', 'eye', 'Eye', '目' * 80 + 'a', '目' * 80 + 'b', 'x/y~z.w', 'a' * 200]
+    keys = [FrameKey('s' * 100 + c, -5, n, u) for c in 'ab' for n in names for u in (0, 1 << 63)]
+    keys += [FrameKey('camera', number, 'eye', 3) for number in range(len(LABELS))]
+    for number, key in enumerate(keys):
+        label = LABELS[number % len(LABELS)]
+        store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
+    assert export(store, tmp_path / 'out', kind) == len(keys)
+    assert len(list((tmp_path / 'out').glob('*/*'))) == len(keys)
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == len(keys)
+    mine, theirs = ({s.key: s.label for s in x.labelled()} for x in (store, other))
+    assert mine == theirs
+
+
+def test_without_its_index_an_export_still_keeps_labels_and_pictures_apart(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, label in enumerate(LABELS):
+        picture = encode_jpeg(np.full((8, 8, 3), number * 9, np.uint8))
+        key = FrameKey('camera', 1, '目' * 80 + str(number))
+        store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
+    export(store, tmp_path / 'out')
+    (tmp_path / 'out' / 'etuner.json').unlink()
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == len(LABELS)
+    assert len({s.label for s in other.labelled()}) == len(LABELS)
+
+
+def test_a_picture_that_is_put_into_another_folder_gets_its_label(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    for number, label in enumerate(LABELS[:2]):
+        key = FrameKey('camera', number, 'eye', 5)
+        store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
+    export(store, tmp_path / 'out')
+    first, second = sorted((tmp_path / 'out').glob('*/*'), key=lambda p: p.name)
+    first.rename(second.parent / first.name)
+    other = LabelStore(tmp_path / 'other.db')
+    import_(other, tmp_path / 'out', 'ann', 0)
+    assert {s.key.uid: s.label for s in other.labelled()} == {5: LABELS[1]}
+    assert other.count() == 2
+
+
+def test_pictures_of_others_are_told_apart_by_what_they_show(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, day in enumerate(('monday', 'tuesday')):
+        folder = tmp_path / day / 'duck'
+        folder.mkdir(parents=True)
+        picture = encode_jpeg(np.full((8, 8, 3), number * 99, np.uint8))
+        (folder / '1.jpg').write_bytes(picture)
+        assert import_(store, tmp_path / day, 'ann', 0).added == 1
+        assert import_(store, tmp_path / day, 'ann', 0).known == 1
+    assert store.count() == 2
+
+
 @pytest.mark.parametrize('kind', FORMATS)
 def test_what_was_exported_can_be_imported(tmp_path, kind):
     store = LabelStore(tmp_path / 'labels.db')
@@ -433,7 +677,7 @@ def test_an_import_names_what_it_leaves_out(tmp_path):
         import_(store, folder / 'tasks.json', 'ann', 0)
 
 
-@pytest.mark.parametrize('where', [0, 5000])
+@pytest.mark.parametrize('where', range(0, 11 * 4096, 4096))  # every page of so small a file
 def test_a_damaged_label_store_is_set_aside_and_a_new_one_begun(tmp_path, where):
     path = tmp_path / 'labels.db'
     store = LabelStore(path)

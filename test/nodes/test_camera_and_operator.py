@@ -167,7 +167,9 @@ def test_the_operator_labels_some_frames_late_and_with_the_truth(ros: Graph):
     begun = ros.probe.get_clock().now().nanoseconds
     for i, head in enumerate(heads):
         predictions.publish(
-            Prediction(header=head, source='camera', labels=['x'], kept=i % 4 != 0)
+            Prediction(
+                header=head, source='camera', frame_uid=100 + i, labels=['x'], kept=i % 4 != 0
+            )
         )
     ros.until(lambda: labels, 'the first label')
     assert ros.probe.get_clock().now().nanoseconds - begun >= 0.2e9
@@ -176,4 +178,20 @@ def test_the_operator_labels_some_frames_late_and_with_the_truth(ros: Graph):
     for label in labels:
         index = heads.index(label.header)
         assert (label.label, label.author, label.source) == (f'kind{index}', 'ann', 'camera')
+        assert label.frame_uid == 100 + index
         assert index % 4 != 0, 'a frame that was not kept can not be labelled'
+
+
+def test_the_operator_labels_also_while_the_clock_stands(ros: Graph):
+    def make(**options: object) -> OperatorNode:
+        options['parameter_overrides'] += [Parameter('use_sim_time', value=True)]
+        return OperatorNode(**options)
+
+    node = ros.add(make, share=1.0, delay_s=0.0, jitter_s=0.0)
+    labels = ros.listen(LabelCorrection, 'labels')
+    truths = ros.speak(GroundTruth, 'ground_truth')
+    predictions = ros.speak(Prediction, 'predictions')
+    truths.publish(GroundTruth(header=header(1), label='mug'))
+    ros.until(lambda: node._truths, 'the truth')
+    predictions.publish(Prediction(header=header(1), source='camera', kept=True))
+    ros.until(lambda: labels, 'the label')

@@ -9,9 +9,14 @@ from array import array
 from helpers import Graph, header, jpeg_message
 import numpy as np
 import pytest
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.labels.desk import Code
+from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.core.labels.renaming import RenameCode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.msg import (
     FrameFeature,
@@ -24,8 +29,10 @@ from etuner_ros.msg import (
     ScenarioChange,
 )
 from etuner_ros.nodes.label_collector import LabelCollectorNode
-from etuner_ros.nodes.qos import LATCHED, latched
-from etuner_ros.srv import GetBatches, GetLabelStatistics, RenameLabel
+from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS
+from etuner_ros.srv import GetBatches, GetLabelStatistics, GetReplay, RenameLabel
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
 class Desk:
@@ -42,14 +49,15 @@ class Desk:
         self._labels = ros.speak(LabelCorrection, 'labels')
         self.now = ros.probe.get_clock().now().nanoseconds
 
-    def see(self, age_s: float = 1.0, label: str = 'mug') -> PredictedFrame:
+    def see(self, age_s: float = 1.0, label: str = 'mug', uid: int = 0) -> PredictedFrame:
         head = header(self.now - int(age_s * 1e9))
         frame = PredictedFrame(
             header=head,
             source='camera',
+            frame_uid=uid,
             label=label,
             confidence=0.5,
-            image=jpeg_message(np.zeros((8, 8, 3), np.uint8), head),
+            image=jpeg_message(PICTURE, head),
         )
         kept = int(self.node._diagnostics()['frames kept'])
         self._frames.publish(frame)
@@ -84,6 +92,12 @@ def test_a_correction_and_a_confirmation_are_accepted(desk):
     assert desk.say(second.header, 'mug').message == 'confirmed'
 
 
+def test_receipts_have_the_codes_of_the_message():
+    assert {c.name: int(c) for c in Code} == {c.name: getattr(LabelReceipt, c.name) for c in Code}
+    codes = {c.name: getattr(RenameLabel.Response, c.name) for c in RenameCode}
+    assert {c.name: int(c) for c in RenameCode} == codes
+
+
 def test_an_unknown_stamp_is_refused_with_the_reason(desk):
     desk.see()
     receipt = desk.say(header(desk.now), 'duck')
@@ -100,11 +114,12 @@ def test_a_stamp_from_the_future_is_refused(desk):
 
 
 def test_a_frame_that_is_no_longer_kept_is_too_old(ros):
-    desk = Desk(ros, keep_s=5.0)
+    desk = Desk(ros, keep_mb=1.0)
     old = desk.see(100.0)
-    desk.see(99.0)
-    desk._frames.publish(PredictedFrame(header=header(desk.now), source='camera'))
-    ros.until(lambda: desk.node._buffer.forgotten_ns, 'the old frames to be forgotten')
+    big = PredictedFrame(header=header(desk.now), source='camera')
+    big.image.data = bytes(1_000_000)
+    desk._frames.publish(big)
+    ros.until(lambda: desk.node._diagnostics()['frames kept MB'] == 1.0, 'it to make room')
     assert desk.say(old.header, 'duck').code == LabelReceipt.TOO_OLD
 
 
@@ -148,7 +163,7 @@ def test_a_correction_waits_for_a_frame_that_is_still_on_its_way(ros):
     desk = Desk(ros, join_wait_s=30.0)
     head = header(desk.now)
     desk._labels.publish(LabelCorrection(header=head, label='duck'))
-    ros.until(lambda: desk.node._waiting, 'the correction to wait')
+    ros.until(lambda: len(desk.node._joiner), 'the correction to wait')
     assert not desk.receipts
     desk._frames.publish(PredictedFrame(header=head, source='camera', label='mug'))
     ros.until(lambda: desk.receipts, 'the receipt')
@@ -219,23 +234,6 @@ def test_that_nobody_answers_requests_is_said_once_and_so_is_the_end(ros):
     assert sum('nobody listens' in m.msg for m in logs) == 1
 
 
-def test_frames_that_are_gone_do_not_use_up_the_requests_of_a_scene(ros):
-    desk = Desk(ros, request_period_s=0.1, requests__count=1, requests__worth=0.0)
-    for number in range(5):  # frames of a recording that starts again before anyone is asked
-        desk.node._value.offer(('gone', number), 0.5, np.eye(3)[number % 3])
-    requests = ros.listen(LabelRequest, 'label_requests')
-    features = ros.speak(FrameFeature, 'frame_feature')
-    for age in (3.0, 2.0):
-        frame = desk.see(age)
-        row = array('B', np.array([1.0, age, 0.0], '<f2').tobytes())
-        features.publish(FrameFeature(header=frame.header, source='camera', feature=row))
-    ros.until(lambda: any('stands for' in r.reason for r in requests), 'a request')
-    request = next(r for r in requests if 'stands for' in r.reason)
-    assert len(desk.node._open) == 1
-    desk.say(request.header, 'cup')
-    assert not desk.node._open, 'its picture is needed no longer'
-
-
 def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     desk = Desk(ros, request_period_s=0.1, requests__worth=0.1)
     requests = ros.listen(LabelRequest, 'label_requests')
@@ -249,7 +247,8 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
 
     for _ in range(10):  # kind 0 is what the model was deployed with
         exemplars.publish(FrameFeature(source='camera', feature=feature(0)))
-    ros.until(lambda: len(desk.node._value._known) == 10, 'the exemplars')
+    value = desk.node._asker._value
+    ros.until(lambda: len(value._known) == 10, 'the exemplars')
     kinds = {}
     for number in range(30):
         frame = desk.see(30.0 - number)
@@ -275,8 +274,8 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
         features.publish(
             FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
         )
-    ros.until(lambda: len(desk.node._value.keys) >= 30, 'the frames')
-    assert desk.node._value.choose() is None, 'what labels speak for is left alone'
+    ros.until(lambda: len(value.keys) >= 30, 'the frames')
+    assert value.choose() is None, 'what labels speak for is left alone'
     assert len(requests) == count
     assert all(kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests)
 
@@ -360,7 +359,7 @@ def test_the_scenario_and_what_was_learned_are_noted(ros):
     changes = ros.speak(ScenarioChange, 'scenario_changes')
     verdicts = ros.speak(ModelVerdict, 'verdicts')
     changes.publish(ScenarioChange(header=header(desk.now - 10**9), source='camera', scenario=4))
-    ros.until(lambda: desk.node._changes, 'the scenario')
+    ros.until(lambda: desk.node._scenarios.of(FrameKey('camera', desk.now, 'eye')) == 4, 'it')
     desk.say(desk.see(5.0).header, 'duck')
     desk.say(desk.see(0.5).header, 'duck')
     assert [s.scenario for s in desk.node._store.labelled()] == [0, 4]
@@ -381,3 +380,86 @@ def test_labels_that_another_process_imports_go_out(ros, tmp_path):
     assert cli(['labels', 'rename', 'duck', 'bird', *store]) == 0
     ros.until(lambda: len(desk.batches) == 2, 'the renaming')
     assert list(desk.batches[1].renamed_to) == ['bird']
+
+
+def test_where_stamps_repeat_a_label_goes_to_the_picture_that_was_seen(ros):
+    desk = Desk(ros, batch_size=1)
+    first, second = 7 << 32 | 1, 0xF0000000 << 32 | 1  # of two runs of a simulator
+    seen = desk.see(1.0, 'mug', first)
+    desk.say(seen.header, 'cup', frame_uid=first)
+    again = desk.see(1.0, 'tray', second)
+    assert again.header == seen.header
+    receipt = desk.say(again.header, 'bowl', frame_uid=second)
+    assert (receipt.predicted_label, receipt.frame_uid) == ('tray', second)
+    ros.until(lambda: len(desk.batches) == 2, 'both batches')
+    samples = [s for b in desk.batches for s in b.samples]
+    assert [(s.frame_uid, s.label, s.predicted_label) for s in samples] == [
+        (first, 'cup', 'mug'),
+        (second, 'bowl', 'tray'),
+    ]
+    newest = desk.say(seen.header, 'plate')
+    assert (newest.frame_uid, newest.sample_id) == (second, receipt.sample_id)
+    gone = desk.say(seen.header, 'plate', frame_uid=9)
+    assert (gone.code, gone.frame_uid) == (LabelReceipt.UNKNOWN_FRAME, 0)
+
+
+def test_a_request_names_the_very_picture(ros):
+    desk = Desk(ros, request_period_s=0.1)
+    requests = ros.listen(LabelRequest, 'label_requests')
+    desk.see(1.0, uid=77)
+    ros.until(lambda: requests, 'a request')
+    assert requests[0].frame_uid == 77
+
+
+@pytest.mark.parametrize('clock_came', [False, True])
+def test_without_a_clock_and_while_it_stands_every_correction_gets_its_receipt(ros, clock_came):
+    """As while a recording is paused: the moment in which people label."""
+
+    def make(**options: object) -> LabelCollectorNode:
+        options['parameter_overrides'] += [
+            Parameter('use_sim_time', value=True),
+            Parameter('join_wait_s', value=0.2),
+            Parameter('batch_timeout_s', value=0.2),
+        ]
+        return LabelCollectorNode(**options)
+
+    node = ros.add(make)
+    receipts = ros.listen(LabelReceipt, 'label_receipts')
+    batches = ros.listen(LabelledBatch, 'labelled_batches', LATCHED)
+    requests = ros.listen(LabelRequest, 'label_requests')
+    frames = ros.speak(PredictedFrame, 'predicted_frame')
+    labels = ros.speak(LabelCorrection, 'labels')
+    if clock_came:
+        clock = Clock()
+        clock.clock.sec = 100
+        ros.speak(Clock, '/clock', NEWEST_WINS).publish(clock)
+        ros.until(lambda: node.get_clock().now().nanoseconds == 100 * 10**9, 'the clock')
+    head = header(99 * 10**9)
+    frames.publish(PredictedFrame(header=head, source='camera', image=jpeg_message(PICTURE, head)))
+    ros.until(lambda: requests, 'a request')
+    labels.publish(LabelCorrection(header=head, label='duck', author='ann'))
+    ros.until(lambda: batches, 'the batch, though it is not full')
+    labels.publish(LabelCorrection(header=header(50 * 10**9), label='duck', author='ann'))
+    ros.until(lambda: len(receipts) == 2, 'the receipt for a frame that does not come')
+    assert [r.code for r in receipts] == [LabelReceipt.ACCEPTED, LabelReceipt.UNKNOWN_FRAME]
+
+
+def test_a_memory_is_filled_again_newest_first_and_in_pieces(ros, monkeypatch):
+    monkeypatch.setattr('etuner_ros.nodes.label_collector.ANSWER_BYTES', 1)
+    desk = Desk(ros, batch_size=1)
+    for age, label in ((6, 'duck'), (5, 'duck'), (4, 'mug'), (3, 'duck')):
+        desk.say(desk.see(age).header, label)
+    ros.until(lambda: desk.batches and desk.batches[-1].batch_id == 4, 'the batches')
+    found = []
+    while True:
+        answer = ros.call(
+            GetReplay, 'label_collector/get_replay', up_to_batch_id=3, count=10, skip=len(found)
+        )
+        assert (answer.error_code, answer.total) == (GetReplay.Response.NONE, 3)
+        assert answer.collector == desk.node.get_fully_qualified_name()
+        if not answer.samples:
+            break
+        assert len(answer.samples) == 1, 'a piece holds no more than it may'
+        found += answer.samples
+    assert [(s.sample_id, s.label) for s in found] == [(2, 'duck'), (3, 'mug'), (1, 'duck')]
+    assert all(bytes(s.image.data).startswith(b'\xff\xd8') for s in found)

@@ -86,7 +86,7 @@ def test_of_several_parameters_none_counts_when_one_does_not_fit(ros, deployed):
 def test_the_collector_and_the_tuner_take_new_limits(ros, deployed):
     collector = ros.add(LabelCollectorNode)
     assert set_parameter(ros, collector, 'authors', 'ann').successful
-    assert collector._authors == {'ann'}
+    assert collector._desk.rules.authors == {'ann'}
     assert set_parameter(ros, collector, 'budget_mb', 2).successful, 'an integer is a number'
     assert collector._store.budget_bytes == 2_000_000
     tuner = ros.add(TunerNode, model__weights=str(deployed))

@@ -26,7 +26,7 @@ from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.msg import LabelRequest
-from etuner_ros.nodes.teacher import check_access, TeacherSettings
+from etuner_ros.nodes.teaching.access import check_access
 
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 TOKEN = 'a token of a test'
@@ -137,6 +137,6 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])
 def test_the_page_is_not_opened_to_a_network_without_a_token(host):
     with pytest.raises(ConfigError, match='token|no address'):
-        check_access(TeacherSettings(host=host))
-    check_access(TeacherSettings(host='127.0.0.1'))
-    check_access(TeacherSettings(host='0.0.0.0', token='long enough'))
+        check_access(host, '')
+    check_access('127.0.0.1', '')
+    check_access('0.0.0.0', 'long enough')

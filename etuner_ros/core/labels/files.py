@@ -4,14 +4,16 @@
 Labels to and from files of other programs: image folder, COCO, Label Studio.
 
 All three keep the pictures as they were stored, in `<label>/` below the folder, and the name of
-each frame (source, stamp, frame_id) in its file name, so that an export can be imported again
-without making anything twice.
+each frame (source, stamp, frame_id, uid) in its file name, so that an export can be imported again
+without making anything twice. What no file name can hold (too long, or different only by upper and
+lower case) is shortened to a name of its own, and stands in full in `etuner.json` beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+import hashlib
 import json
 from pathlib import Path
 import re
@@ -27,27 +29,93 @@ from etuner_ros.core.labels.store import LabelStore, StoredSample
 FORMATS = ('folder', 'coco', 'labelstudio')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 COCO_FILE, STUDIO_FILE = 'annotations.json', 'tasks.json'
+INDEX_FILE = 'etuner.json'  # names in full, of folders and of files
 IMPORTED = 'import'  # source of frames that no camera of ours took
+LONGEST_LABEL = 1000  # characters; no collector may be set to take longer ones
+LONGEST_NAME = 120  # bytes of a label or a source in a file name; file systems take some 255
 Watch = Callable[[Any], Iterable[Any]]
-_OURS = re.compile(r'(?P<source>[^~]*)~(?P<stamp>\d+)~(?P<frame>[^~]*)\.\w+')
+_OURS = re.compile(
+    r'(?P<source>[^~]*)~(?P<stamp>-?\d+)~(?P<frame>[^~]*)(~(?P<uid>[0-9a-f]+))?\.\w+'
+)
 
 
-def _safe(text: str) -> str:
-    """Return text as a name of a file or folder, from which `unquote` makes it again."""
-    name = quote(text, safe=' ()+,-_=')  # a dot, a slash and a tilde are quoted
-    return name.replace('.', '%2E').replace('~', '%7E')[:100]
+class _Names:
+    """Names of files or of folders that differ also where upper and lower case do not."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}  # by what they stand for
+        self._taken: set[str] = set()
+
+    def of(self, text: str, wanted: str) -> str:
+        """Return the name of a text: the wanted one, unless another text has it."""
+        if text not in self.names:
+            path = Path(wanted)
+            name = (
+                _marked(path.stem, text) + path.suffix
+                if wanted.casefold() in self._taken
+                else wanted
+            )
+            self._taken.add(name.casefold())
+            self.names[text] = name
+        return self.names[text]
+
+
+def _quoted(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return text as a name, from which `unquote` makes it again unless it had to be shortened."""
+    keep = lambda c: c.isalnum() or c in '()+,-_= '
+    parts = [c if keep(c) else ''.join(f'%{b:02X}' for b in c.encode()) for c in text]
+    if text[:1] == ' ' or text[-1:] == ' ':
+        parts = [p.replace(' ', '%20') for p in parts]
+    name = ''.join(parts)
+    if len(name.encode()) <= longest:
+        return name
+    while len(''.join(parts).encode()) > longest - 18:  # room for the mark
+        parts.pop()
+    return _marked(''.join(parts), text)
+
+
+def _marked(name: str, text: str) -> str:
+    """Add what tells a name from all others; nothing that is quoted looks like it."""
+    return f'{name}%-{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
 
 def _file_name(sample: StoredSample) -> str:
     kind = 'png' if 'png' in sample.image_format.lower() else 'jpg'
-    return f'{_safe(sample.source)}~{sample.stamp_ns}~{_safe(sample.frame_id)}.{kind}'
+    source, frame_id = (_quoted(t, LONGEST_NAME // 2) for t in (sample.source, sample.frame_id))
+    uid = f'~{sample.uid:x}' if sample.uid else ''
+    return f'{source}~{sample.stamp_ns}~{frame_id}{uid}.{kind}'
 
 
-def _key(path: Path, name: str) -> FrameKey:
-    match = _OURS.fullmatch(path.name)
-    if match:
-        return FrameKey(unquote(match['source']), int(match['stamp']), unquote(match['frame']))
-    return FrameKey(IMPORTED, 0, name)
+class _Index:
+    """What `etuner.json` of a folder says, and without it what the names say."""
+
+    def __init__(self, folder: Path) -> None:
+        self._labels: dict[str, str] = {}
+        self._frames: dict[str, list[Any]] = {}
+        path = folder / INDEX_FILE
+        if path.exists():
+            try:
+                raw = json.loads(path.read_text())
+                self._labels, self._frames = dict(raw['labels']), dict(raw['frames'])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise StoreError(f'{path} is damaged: {error}; remove it to go on') from error
+
+    def label(self, folder: str) -> str:
+        """Return the label that a folder stands for."""
+        return str(self._labels.get(folder, unquote(folder)))
+
+    def key(self, file: Path, name: str, data: bytes) -> FrameKey:
+        """Return what names the frame of a file; a picture of others by its path and content."""
+        if file.name in self._frames:
+            source, stamp, frame_id, uid = self._frames[file.name]
+            return FrameKey(str(source), int(stamp), str(frame_id), int(uid))
+        if match := _OURS.fullmatch(file.name):
+            uid = int(match['uid'] or '0', 16)
+            return FrameKey(
+                unquote(match['source']), int(match['stamp']), unquote(match['frame']), uid
+            )
+        uid = int.from_bytes(hashlib.sha256(data).digest()[:8], 'big')
+        return FrameKey(IMPORTED, 0, name, uid)
 
 
 def export(
@@ -68,11 +136,18 @@ def export(
         if any(folder.iterdir()):
             raise StoreError(f'the folder {folder} is not empty; name one that is')
         written: list[tuple[StoredSample, str]] = []
+        labels, files = _Names(), _Names()
+        frames: dict[str, list[Any]] = {}
         for sample in watch(store.labelled()):
-            name = f'{_safe(sample.label)}/{_file_name(sample)}'
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(sample.image)
-            written.append((sample, name))
+            place = folder / labels.of(sample.label, _quoted(sample.label))
+            file = files.of(repr(sample.key), _file_name(sample))
+            place.mkdir(exist_ok=True)
+            with (place / file).open('xb') as stream:  # nothing is overwritten
+                stream.write(sample.image)
+            frames[file] = [sample.source, sample.stamp_ns, sample.frame_id, sample.uid]
+            written.append((sample, f'{place.name}/{file}'))
+        index = {'labels': {n: label for label, n in labels.names.items()}, 'frames': frames}
+        replace_file(folder / INDEX_FILE, json.dumps(index, indent=1).encode())
         if kind == 'coco':
             replace_file(folder / COCO_FILE, json.dumps(_coco(written), indent=1).encode())
         elif kind == 'labelstudio':
@@ -140,7 +215,7 @@ def import_(
     path: Path,
     author: str,
     received_ns: int,
-    longest_label: int = 64,
+    longest_label: int = LONGEST_LABEL,
     watch: Watch = lambda pairs: pairs,
 ) -> Imported:
     """
@@ -155,7 +230,8 @@ def import_(
     if not path.exists():
         raise StoreError(f'{path} does not exist')
     result, problems = Imported(), []
-    for file, label, name in watch(list(_pairs(path))):
+    index = _Index(path if path.is_dir() else path.parent)
+    for file, label, name in watch(list(_pairs(path, index))):
         label = label.strip()
         try:
             if not label or len(label) > longest_label or not label.isprintable():
@@ -165,7 +241,7 @@ def import_(
         except (OSError, ImageError) as error:
             problems.append(f'{name}: {error}')
             continue
-        key = _key(file, name)
+        key = index.key(file, name, data)
         if store.is_duplicate(key, label, author):
             result.known += 1
             continue
@@ -182,16 +258,16 @@ def import_(
     return result
 
 
-def _pairs(path: Path) -> Iterator[tuple[Path, str, str]]:
+def _pairs(path: Path, index: _Index) -> Iterator[tuple[Path, str, str]]:
     """Yield picture, label and name relative to the folder."""
     if path.is_dir():
         for known in (COCO_FILE, STUDIO_FILE):
             if (path / known).exists():
-                yield from _pairs(path / known)
+                yield from _pairs(path / known, index)
                 return
         for file in sorted(path.glob('*/*')):
             if file.suffix.lower() in PICTURES:
-                yield file, unquote(file.parent.name), f'{file.parent.name}/{file.name}'
+                yield file, index.label(file.parent.name), f'{file.parent.name}/{file.name}'
         return
     try:
         raw = json.loads(path.read_text())

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+import time
+
+MOST_SOURCES = 1000  # of which it is remembered what was forgotten
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,16 @@ class FrameKey:
     source: str
     stamp_ns: int
     frame_id: str
+    uid: int = 0  # names the very picture, also where stamps repeat; 0 = not known
+
+    @property
+    def moment(self) -> tuple[str, int, str]:
+        """What the camera says of the frame; repeats when a simulator starts again."""
+        return self.source, self.stamp_ns, self.frame_id
+
+    def means(self, frame: FrameKey) -> bool:
+        """Return whether a frame may be meant by this key: without a uid any of its moment is."""
+        return self.moment == frame.moment and self.uid in (0, frame.uid)
 
 
 @dataclass(frozen=True)
@@ -31,20 +44,37 @@ class Frame:
     model_version: int
 
 
+@dataclass(frozen=True)
+class _Kept:
+    frame: Frame
+    number: int  # in order of arrival
+    arrived_s: float
+
+
 class FrameBuffer:
     """
     Keeps the newest frames.
 
-    :param max_age_s: frames older than the newest by more than this are forgotten
+    Their age is counted from their arrival, not from their stamps: cameras stamp with different
+    clocks, or with 0. While no frame comes none is forgotten.
+
+    :param max_age_s: frames that came longer before the newest one than this are forgotten
     :param max_bytes: the oldest make room when the encoded images take more
+    :param clock: returns seconds that only grow
     """
 
-    def __init__(self, max_age_s: float = 120.0, max_bytes: int = 256_000_000) -> None:
-        self._max_age_ns, self._max_bytes = int(max_age_s * 1e9), max_bytes
-        self._frames: OrderedDict[FrameKey, Frame] = OrderedDict()
+    def __init__(
+        self,
+        max_age_s: float = 120.0,
+        max_bytes: int = 256_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_age_s, self._max_bytes, self._clock = max_age_s, max_bytes, clock
+        self._frames: OrderedDict[FrameKey, _Kept] = OrderedDict()
+        self._forgotten: OrderedDict[str, int] = OrderedDict()  # newest stamp, by source
         self.bytes = 0
+        self.added = 0  # frames ever
         self.pinned: set[FrameKey] = set()  # under request: forgotten last, and never by age
-        self.forgotten_ns = 0  # stamp of the newest frame that was forgotten
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -54,43 +84,49 @@ class FrameBuffer:
         """Return whether a frame is kept."""
         return key in self._frames
 
-    def add(self, frame: Frame) -> None:
-        """
-        Keep a frame; old ones make room. A jump back in time (a recording that starts again)
-        empties the buffer.
-        """
-        newest = (
-            next(reversed(self._frames.values())).key.stamp_ns
-            if self._frames
-            else frame.key.stamp_ns
-        )
-        if frame.key.stamp_ns < newest - self._max_age_ns:
-            self._frames.clear()
-            self.bytes, self.forgotten_ns, newest = 0, 0, frame.key.stamp_ns
-        old = self._frames.pop(frame.key, None)
-        self.bytes += len(frame.image) - (len(old.image) if old else 0)
-        self._frames[frame.key] = frame
-        newest = max(newest, frame.key.stamp_ns)
-        while self._frames:
-            oldest = next((f for k, f in self._frames.items() if k not in self.pinned), None)
-            if oldest is None:
-                if self.bytes <= self._max_bytes:
-                    break
-                oldest = next(iter(self._frames.values()))
-            if oldest.key.stamp_ns >= newest - self._max_age_ns and self.bytes <= self._max_bytes:
-                break
-            del self._frames[oldest.key]
-            self.bytes -= len(oldest.image)
-            self.forgotten_ns = max(self.forgotten_ns, oldest.key.stamp_ns)
-
     def __iter__(self) -> Iterator[FrameKey]:
         """Yield what names the frames, oldest first."""
         return iter(self._frames)
 
-    def get(self, key: FrameKey) -> Frame | None:
-        """Return a frame, or None when it is not there."""
-        return self._frames.get(key)
+    def add(self, frame: Frame) -> None:
+        """Keep a frame; old ones make room."""
+        key, now = frame.key, self._clock()
+        if key.stamp_ns < self._forgotten.get(key.source, key.stamp_ns):
+            del self._forgotten[key.source]  # a recording or simulator that started again
+        old = self._frames.pop(key, None)
+        self.bytes += len(frame.image) - (len(old.frame.image) if old else 0)
+        self.added += 1
+        self._frames[key] = _Kept(frame, self.added, now)
+        while self._frames:
+            oldest = next((k for n, k in self._frames.items() if n not in self.pinned), None)
+            if oldest is None:
+                if self.bytes <= self._max_bytes:
+                    break
+                oldest = next(iter(self._frames.values()))
+            if now - oldest.arrived_s <= self._max_age_s and self.bytes <= self._max_bytes:
+                break
+            self._forget(oldest.frame)
 
-    def since(self, stamp_ns: int) -> list[Frame]:
-        """Return the frames with a later stamp, oldest first."""
-        return [f for f in self._frames.values() if f.key.stamp_ns > stamp_ns]
+    def _forget(self, frame: Frame) -> None:
+        del self._frames[frame.key]
+        self.bytes -= len(frame.image)
+        source, stamp = frame.key.source, frame.key.stamp_ns
+        self._forgotten[source] = max(self._forgotten.pop(source, stamp), stamp)
+        while len(self._forgotten) > MOST_SOURCES:
+            self._forgotten.popitem(last=False)
+
+    def get(self, key: FrameKey) -> Frame | None:
+        """Return a frame, or None when it is not there; without a uid the newest of its moment."""
+        if key.uid:
+            kept = self._frames.get(key)
+        else:
+            kept = next((k for n, k in reversed(self._frames.items()) if key.means(n)), None)
+        return kept.frame if kept else None
+
+    def forgotten(self, key: FrameKey) -> bool:
+        """Return whether frames of this time or later were there, and made room."""
+        return key.stamp_ns <= self._forgotten.get(key.source, key.stamp_ns - 1)
+
+    def since(self, number: int) -> list[Frame]:
+        """Return the frames that came after the first `number` ones (see `added`)."""
+        return [k.frame for k in self._frames.values() if k.number > number]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import os
 from pathlib import Path
 import sqlite3
@@ -24,7 +24,7 @@ import time
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,9 +38,10 @@ CREATE TABLE IF NOT EXISTS frames (
     received_ns INTEGER NOT NULL,
     learned_by INTEGER,             -- first version that has learned it
     format TEXT NOT NULL,
-    image BLOB,                     -- NULL: evicted; last, so that no query has to pass it
-    UNIQUE (source, stamp_ns, frame_id)
+    uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
+    image BLOB                      -- NULL: evicted; last, so that no query has to pass it
 );
+CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid);
 -- Sizes and counts are read from this index alone: once a second, and with every label.
 CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
 CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
@@ -59,10 +60,11 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE INDEX IF NOT EXISTS items_by_batch ON items (batch);
 CREATE INDEX IF NOT EXISTS items_by_frame ON items (frame);
 """
-FRAME = (
-    'f.id, f.source, f.stamp_ns, f.frame_id, i.label, f.predicted, i.author, f.model_version, '
-    "f.format, CASE WHEN i.label = '' THEN x'' ELSE f.image END, f.scenario"
+COLUMNS = (  # of a frame, without the picture
+    'id, source, stamp_ns, frame_id, predicted, confidence, model_version, scenario, size, '
+    'received_ns, learned_by, format, label, disputed'
 )
+MOVED_AT_ONCE = 50  # frames, when the schema changes: so little room on the disk suffices for it
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class StoredSample:
     source: str
     stamp_ns: int
     frame_id: str
+    uid: int
     label: str  # empty: taken back, or disputed
     predicted: str
     author: str
@@ -80,6 +83,20 @@ class StoredSample:
     image_format: str
     image: bytes
     scenario: int
+
+    @property
+    def key(self) -> FrameKey:
+        """What names the frame."""
+        return FrameKey(self.source, self.stamp_ns, self.frame_id, self.uid)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Samples to learn from again."""
+
+    total: int  # that there are
+    renamed: list[tuple[str, str]]  # old name, new name, in order
+    samples: list[StoredSample]  # the next ones
 
 
 @dataclass(frozen=True)
@@ -118,12 +135,14 @@ class LabelStore:
 
     :param path: the database file; its folder is made
     :param budget_bytes: of pictures; pictures of the largest class make room. 0 = no limit
+    :param set_aside: keep a damaged file under another name and begin anew
     :raises StoreError: when it can't be opened
     """
 
-    def __init__(self, path: Path, budget_bytes: int = 0) -> None:
+    def __init__(self, path: Path, budget_bytes: int = 0, set_aside: bool = True) -> None:
         self.path, self.budget_bytes = path, budget_bytes
         self.warnings: list[str] = []
+        self.unreadable: set[int] = set()  # frames whose picture turned out to be damaged
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -131,6 +150,8 @@ class LabelStore:
             except sqlite3.OperationalError:  # locked, full, not allowed: not the file's fault
                 raise
             except sqlite3.DatabaseError as error:
+                if not set_aside:
+                    raise
                 self._set_aside(error)
                 self._open()
         except (OSError, sqlite3.Error) as error:
@@ -157,22 +178,91 @@ class LabelStore:
         )
         self._database.execute('PRAGMA journal_mode=WAL')
         self._database.execute('PRAGMA synchronous=FULL')
-        check = self._database.execute('PRAGMA quick_check(1)').fetchone()[0]
-        if check != 'ok':
-            raise sqlite3.DatabaseError(check)
         found = int(self._database.execute('PRAGMA user_version').fetchone()[0])
         if found > VERSION:
             raise sqlite3.OperationalError(
                 f'it was written by a later etuner_ros (schema {found}, this one knows {VERSION})'
             )
-        self._database.executescript(SCHEMA)
+        self._check_all_but_pictures()
         if found < VERSION:
+            self._migrate()
+        else:
+            self._database.executescript(SCHEMA)
+
+    def _check_all_but_pictures(self) -> None:
+        """
+        Look at everything that is small; pictures are looked at when they are read, see `check`.
+
+        :raises sqlite3.DatabaseError: when something is damaged
+        """
+        tables = self._database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ).fetchall()
+        for (table,) in tables:
+            if table in ('votes', 'items'):
+                (found,) = self._database.execute(f'PRAGMA quick_check({table})').fetchone()
+                if found != 'ok':
+                    raise sqlite3.DatabaseError(found)
+        if ('sqlite_sequence',) in tables:
+            self._one('SELECT MAX(seq) FROM sqlite_sequence')
+        if ('frames',) in tables:
+            # Every row up to its picture, and every index.
+            self._database.execute('SELECT MAX(format) FROM frames NOT INDEXED').fetchone()
+            indexes = self._database.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'frames' AND "
+                'sql IS NOT NULL'
+            ).fetchall()
+            for (index,) in indexes:
+                where = 'WHERE disputed' if index == 'frames_disputed' else ''
+                self._one(f'SELECT COUNT(id) FROM frames INDEXED BY {index} {where}')
+
+    def check(self) -> str:
+        """Read the whole file, pictures too; return what is damaged, nothing when all is well."""
+        try:
+            found = self._database.execute('PRAGMA integrity_check(3)').fetchall()
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        text = '; '.join(row[0] for row in found)
+        return '' if text == 'ok' else text
+
+    def _migrate(self) -> None:
+        """Bring a file of an earlier release to this schema; goes on where a crash ended it."""
+        self._database.execute('PRAGMA legacy_alter_table=ON')  # `votes` keeps naming `frames`
+        if self._has_table('frames') and not self._has_table('old_frames'):
+            columns = self._database.execute('PRAGMA table_info(frames)').fetchall()
+            if 'uid' not in [column[1] for column in columns]:
+                with self._transaction():
+                    self._database.execute('DROP INDEX IF EXISTS frames_by_label')
+                    self._database.execute('DROP INDEX IF EXISTS frames_disputed')
+                    self._database.execute('ALTER TABLE frames RENAME TO old_frames')
+        self._database.executescript(SCHEMA)
+        if self._has_table('old_frames'):
+            self._take_over_second_schema()
+        with self._transaction():
+            if self._has_table('samples'):
+                self._take_over_first_schema()
+            self._database.execute(f'PRAGMA user_version = {VERSION}')
+
+    def _has_table(self, name: str) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._database.execute(query, (name,)).fetchone() is not None
+
+    def _take_over_second_schema(self) -> None:
+        """
+        Version 2 knew a frame by its stamp alone; its table can't be altered to know more.
+
+        Rows are moved a few at a time, so that they take no more room than before.
+        """
+        moved = f'(SELECT id FROM old_frames ORDER BY id LIMIT {MOVED_AT_ONCE})'
+        while self._one('SELECT COUNT(*) FROM old_frames'):
             with self._transaction():
-                if self._database.execute(
-                    "SELECT 1 FROM sqlite_master WHERE name = 'samples'"
-                ).fetchone():
-                    self._take_over_first_schema()
-                self._database.execute(f'PRAGMA user_version = {VERSION}')
+                self._database.execute(
+                    f'INSERT INTO frames ({COLUMNS}, image) SELECT {COLUMNS}, image FROM '
+                    f'old_frames WHERE id IN {moved}'
+                )
+                self._database.execute(f'DELETE FROM old_frames WHERE id IN {moved}')
+        with self._transaction():
+            self._database.execute('DROP TABLE old_frames')
 
     def _take_over_first_schema(self) -> None:
         """Version 0.1.0 had one row for each correction, in a table `samples`."""
@@ -214,23 +304,51 @@ class LabelStore:
     # What people say
 
     def find(self, key: FrameKey) -> Frame | None:
-        """Return a stored frame, or None when there is none; its picture may have been evicted."""
+        """
+        Return a stored frame, or None when there is none; its picture may have been evicted.
+
+        Without a uid the newest frame of the moment is meant.
+        """
+        if key.uid:
+            return self.exact(key)
         row = self._database.execute(
-            'SELECT image, format, predicted, confidence, model_version FROM frames WHERE '
-            'source = ? AND stamp_ns = ? AND frame_id = ?',
-            (key.source, key.stamp_ns, key.frame_id),
+            'SELECT MAX(id), uid FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ?',
+            key.moment,
+        ).fetchone()
+        return None if row[0] is None else self.exact(replace(key, uid=_unsigned(row[1])))
+
+    def exact(self, key: FrameKey) -> Frame | None:
+        """Return the stored frame that has this very key, or None when there is none."""
+        row = self._database.execute(
+            'SELECT id, format, predicted, confidence, model_version FROM frames WHERE '
+            'source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
+            _values(key),
         ).fetchone()
         if row is None:
             return None
-        image, kind, predicted, confidence, version = row
-        return Frame(key, image or b'', kind, predicted, confidence, 0.0, version)
+        number, kind, predicted, confidence, version = row
+        image = self._picture(number) or b''
+        return Frame(key, image, kind, predicted, confidence, 0.0, version)
+
+    def _picture(self, number: int) -> bytes | None:
+        """Return the picture of a frame; None when it was evicted or is damaged."""
+        try:
+            row = self._database.execute(
+                'SELECT image FROM frames WHERE id = ?', (number,)
+            ).fetchone()
+        except sqlite3.OperationalError:  # locked, or the disk does not answer
+            raise
+        except sqlite3.DatabaseError:
+            self.unreadable.add(number)
+            return None
+        return row[0] if row else None
 
     def said(self, key: FrameKey) -> dict[str, str]:
-        """Return the last word of each author on a frame."""
+        """Return the last word of each author on the frame that has this very key."""
         rows = self._database.execute(
             'SELECT v.author, v.label FROM votes v JOIN frames f ON f.id = v.frame WHERE '
-            'f.source = ? AND f.stamp_ns = ? AND f.frame_id = ? ORDER BY v.id',
-            (key.source, key.stamp_ns, key.frame_id),
+            'f.source = ? AND f.stamp_ns = ? AND f.frame_id = ? AND f.uid = ? ORDER BY v.id',
+            _values(key),
         )
         return {author: label for author, label in dict(rows.fetchall()).items() if label}
 
@@ -258,11 +376,11 @@ class LabelStore:
         return Stored(number, counts, self.said(frame.key))
 
     def _frame(self, frame: Frame, scenario: int, received_ns: int) -> int:
-        key = (frame.key.source, frame.key.stamp_ns, frame.key.frame_id)
+        key = _values(frame.key)
         self._database.execute(
-            'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, label, predicted, '
+            'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, label, predicted, '
             'confidence, model_version, scenario, format, image, size, received_ns) '
-            "VALUES (?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
+            "VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
                 frame.label,
@@ -275,15 +393,16 @@ class LabelStore:
                 received_ns,
             ),
         )
+        number = self._one(
+            'SELECT id FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
+            *key,
+        )
         if frame.image:  # a picture that was evicted, and is at hand once more
             self._database.execute(
-                'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND source = ? AND '
-                'stamp_ns = ? AND frame_id = ?',
-                (frame.image, len(frame.image), *key),
+                'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND id = ?',
+                (frame.image, len(frame.image), number),
             )
-        return self._one(
-            'SELECT id FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ?', *key
-        )
+        return number
 
     def _vote(self, number: int, author: str, label: str, received_ns: int) -> None:
         self._database.execute(
@@ -368,11 +487,11 @@ class LabelStore:
     def disputed(self, limit: int = 10) -> list[FrameKey]:
         """Return the newest frames that people disagree about and whose picture is kept."""
         rows = self._database.execute(
-            'SELECT source, stamp_ns, frame_id FROM frames WHERE disputed AND size > 0 '
+            'SELECT source, stamp_ns, frame_id, uid FROM frames WHERE disputed AND size > 0 '
             'ORDER BY id DESC LIMIT ?',
             (limit,),
         )
-        return [FrameKey(*row) for row in rows]
+        return [FrameKey(s, stamp, frame, _unsigned(uid)) for s, stamp, frame, uid in rows]
 
     # Room on the disk
 
@@ -446,17 +565,75 @@ class LabelStore:
     def batch(self, batch_id: int) -> Batch:
         """Return a batch, in order; pictures that were evicted since are missing from it."""
         rows = self._database.execute(
-            f'SELECT {FRAME} FROM items i JOIN frames f ON f.id = i.frame WHERE i.batch = ? AND '
-            "(f.image IS NOT NULL OR i.label = '') ORDER BY i.id",
+            'SELECT i.frame, i.label, i.author FROM items i WHERE i.batch = ? AND i.frame IS NOT '
+            'NULL ORDER BY i.id',
             (batch_id,),
-        )
-        samples = [StoredSample(*row) for row in rows]
+        ).fetchall()
+        samples = [s for row in rows if (s := self._sample(*row)) is not None]
         renamed = self._database.execute(
             'SELECT renamed_from, label FROM items WHERE batch = ? AND renamed_from IS NOT NULL '
             'ORDER BY id',
             (batch_id,),
         ).fetchall()
         return Batch(samples, renamed)
+
+    def _sample(self, number: int, label: str, author: str | None = None) -> StoredSample | None:
+        """
+        Return a frame as it goes out with a label; None when its picture is not there any more.
+
+        :param label: empty when it is taken back, which needs no picture
+        :param author: None for the last one who says this label
+        """
+        image = self._picture(number) if label else b''
+        if image is None:
+            return None
+        if author is None:
+            row = self._database.execute(
+                'SELECT author FROM votes WHERE frame = ? AND label = ? ORDER BY id DESC LIMIT 1',
+                (number, label),
+            ).fetchone()
+            author = row[0] if row else ''
+        source, stamp, frame_id, uid, predicted, version, kind, scenario = self._database.execute(
+            'SELECT source, stamp_ns, frame_id, uid, predicted, model_version, format, scenario '
+            'FROM frames WHERE id = ?',
+            (number,),
+        ).fetchone()
+        uid = _unsigned(uid)
+        moment = (number, source, stamp, frame_id, uid)
+        return StoredSample(*moment, label, predicted, author, version, kind, image, scenario)
+
+    def replay(self, up_to_batch: int, count: int, skip: int, most_bytes: int) -> Replay:
+        """
+        Return samples to fill a memory with: the newest of each class in turn, by the label that
+        counts now.
+
+        :param up_to_batch: only what was handed out up to this batch
+        :param count: how many are wanted in all
+        :param skip: how many of them were received already
+        :param most_bytes: of pictures in this piece; it holds at least one sample
+        """
+        rows = self._database.execute(
+            'SELECT id, label FROM (SELECT id, label, ROW_NUMBER() OVER (PARTITION BY label ORDER '
+            "BY id DESC) AS turn FROM frames f WHERE label != '' AND size > 0 AND EXISTS "
+            '(SELECT 1 FROM items i WHERE i.frame = f.id AND i.batch <= ?)) ORDER BY turn, label',
+            (up_to_batch,),
+        )
+        wanted = [row for row in rows if row[0] not in self.unreadable][:count]
+        samples: list[StoredSample] = []
+        size = 0
+        for number, label in wanted[skip:]:
+            if (sample := self._sample(number, label)) is None:
+                continue
+            if samples and size + len(sample.image) > most_bytes:
+                break
+            samples.append(sample)
+            size += len(sample.image)
+        renamed = self._database.execute(
+            'SELECT renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS NOT NULL '
+            'ORDER BY id',
+            (up_to_batch,),
+        ).fetchall()
+        return Replay(len(wanted), renamed, samples)
 
     def note_learned(self, batch_id: int, version: int) -> None:
         """
@@ -492,14 +669,24 @@ class LabelStore:
     def labelled(self) -> Iterator[StoredSample]:
         """Yield every frame whose label counts and whose picture is kept, oldest first."""
         numbers = self._database.execute(
-            "SELECT id FROM frames WHERE label != '' AND image IS NOT NULL ORDER BY id"
+            "SELECT id FROM frames WHERE label != '' AND size > 0 ORDER BY id"
         ).fetchall()
         for (number,) in numbers:
             row = self._database.execute(
-                'SELECT f.id, source, stamp_ns, frame_id, f.label, predicted, (SELECT author FROM '
-                'votes v WHERE v.frame = f.id AND v.label = f.label ORDER BY v.id DESC LIMIT 1), '
-                'model_version, format, image, scenario FROM frames f WHERE id = ?',
-                (number,),
+                'SELECT label FROM frames WHERE id = ?', (number,)
             ).fetchone()
-            if row is not None and row[9] is not None:
-                yield StoredSample(*row)
+            if row[0] and (sample := self._sample(number, row[0])) is not None:
+                yield sample
+
+
+def _signed(uid: int) -> int:
+    """Return a uint64 as SQLite keeps it."""
+    return uid - (1 << 64) if uid >> 63 else uid
+
+
+def _unsigned(uid: int) -> int:
+    return uid + (1 << 64) if uid < 0 else uid
+
+
+def _values(key: FrameKey) -> tuple[str, int, str, int]:
+    return *key.moment, _signed(key.uid)

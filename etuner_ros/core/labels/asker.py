@@ -1,0 +1,103 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which frame people are asked about next."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+
+from etuner_ros.core.config import LabelValueConfig
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.value import LabelValue
+
+MOST_OPEN = 100  # requests whose frames are kept for their label
+
+
+class LabelAsker:
+    """
+    Asks about a frame that people disagree about, else about the one whose label is worth most,
+    else, as long as no features come, about the one that the robot is least certain of.
+
+    Frames that may be asked about or were, and have no label yet, are pinned in the buffer.
+    """
+
+    def __init__(
+        self, buffer: FrameBuffer, store: LabelStore, config: LabelValueConfig | None = None
+    ) -> None:
+        self._buffer, self._store = buffer, store
+        self._value = LabelValue(config)
+        self._open: deque[FrameKey] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
+        self._disputes: set[FrameKey] = set()  # that were asked about
+        self._looked_at = 0  # frames of the buffer, when it was asked for the least certain one
+
+    @property
+    def open(self) -> int:
+        """Return how many frames wait for their label."""
+        return len(self._open)
+
+    def offer(self, key: FrameKey, feature: npt.ArrayLike) -> None:
+        """
+        Look whether a frame is among those whose label would help most.
+
+        :param feature: (D,), as the network that serves makes it
+        :raises ValueError: when it is not finite
+        """
+        frame = self._buffer.get(key)
+        if frame is None or self._store.find(frame.key) is not None:
+            return
+        self._value.offer(frame.key, min(max(frame.confidence, 0.0), 1.0), feature)
+        wanted = {*self._value.keys, *self._open}
+        self._buffer.pinned = {k for k in self._buffer if k in wanted}
+
+    def know(self, feature: npt.ArrayLike) -> None:
+        """Take a feature (D,) as spoken for: the model was deployed with its picture."""
+        row = np.asarray(feature, np.float32)
+        if row.size and np.isfinite(row).all():
+            self._value.know(row)
+
+    def note_labelled(self, key: FrameKey) -> None:
+        """Note that a frame got a label, asked for or not."""
+        self._value.note_labelled(key)
+        if key in self._open:
+            self._open.remove(key)
+
+    def new_scene(self) -> None:
+        """Note that the surroundings changed."""
+        self._value.new_scene()
+
+    def next(self) -> tuple[Frame, str] | None:
+        """Return the frame to ask about now and why; None when no label is worth the trouble."""
+        return self._disputed() or self._worth_most() or self._least_certain()
+
+    def _disputed(self) -> tuple[Frame, str] | None:
+        disputed = self._store.disputed()
+        self._disputes &= set(disputed)  # one that is settled may be disputed again
+        for key in disputed:
+            frame = None if key in self._disputes else self._store.exact(key)
+            if frame is not None:
+                self._disputes.add(key)
+                said = sorted(set(self._store.said(key).values()))
+                return frame, f'people disagree: {" or ".join(said)}'
+        return None
+
+    def _worth_most(self) -> tuple[Frame, str] | None:
+        for gone in [k for k in self._value.keys if k not in self._buffer]:
+            self._value.forget(gone)  # the memory is full
+        key = self._value.choose()
+        frame = self._buffer.get(key) if isinstance(key, FrameKey) else None
+        if frame is None:
+            return None
+        self._open.append(frame.key)
+        return frame, 'stands for much of this scene, and no label speaks for it yet'
+
+    def _least_certain(self) -> tuple[Frame, str] | None:
+        frames = self._buffer.since(self._looked_at)
+        if self._value.keys or not frames:
+            return None
+        self._looked_at = self._buffer.added
+        oddest = min(frames, key=lambda f: f.confidence)
+        return oddest, f'least certain of the last {len(frames)} frames'

@@ -1,0 +1,148 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Between the messages about labels and the core's values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
+
+from etuner_ros.core.errors import MessageError
+from etuner_ros.core.labels.desk import Correction, Receipt
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.store import Batch, StoredSample
+from etuner_ros.msg import (
+    FrameFeature,
+    LabelCorrection,
+    LabelledBatch,
+    LabelledSample,
+    LabelReceipt,
+    LabelRequest,
+    PredictedFrame,
+)
+from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
+
+
+def key_of(message: Any, source: str = '') -> FrameKey:
+    """
+    Return what names the frame that a message is about.
+
+    :param source: when the message does not say it
+    """
+    return FrameKey(
+        message.source or source,
+        stamp_ns(message.header),
+        message.header.frame_id,
+        message.frame_uid,
+    )
+
+
+def header_of(key: FrameKey) -> Header:
+    """Return the header that a frame came with."""
+    header = Header(frame_id=key.frame_id)
+    header.stamp.sec, header.stamp.nanosec = divmod(key.stamp_ns, 10**9)
+    return header
+
+
+def frame_of(message: PredictedFrame, most_mb: float) -> Frame:
+    """
+    Return the frame of a message.
+
+    :param most_mb: of its encoded picture
+    :raises MessageError: when it is too large, or its names are too long
+    """
+    size = len(message.image.data)
+    if size > most_mb * 1e6:
+        raise MessageError(f'a frame of {size / 1e6:.1f} MB is ignored; see max_frame_mb')
+    if max(map(len, (message.source, message.header.frame_id, message.label))) > LONGEST_NAME:
+        raise MessageError('a frame is ignored: its source, frame_id or label is too long')
+    return Frame(
+        key_of(message),
+        bytes(message.image.data),
+        message.image.format,
+        message.label,
+        message.confidence,
+        message.novelty,
+        message.model_version,
+    )
+
+
+def feature_of(message: FrameFeature) -> npt.NDArray[np.float16]:
+    """Return the feature (D,) of a message; half a number at its end is left out."""
+    return np.frombuffer(bytes(message.feature[: len(message.feature) // 2 * 2]), '<f2')
+
+
+def correction_of(message: LabelCorrection, source: str) -> Correction:
+    """
+    Return what a message says of a frame.
+
+    :param source: camera that is meant when the message names none
+    """
+    key = key_of(message, source)
+    return Correction.of(key, message.label, message.author, message.withdraw)
+
+
+def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -> LabelReceipt:
+    """Return the answer to a correction."""
+    frame, stored = receipt.frame, receipt.stored
+    return LabelReceipt(
+        header=Header(stamp=message.header.stamp, frame_id=short(message.header.frame_id)),
+        source=short(key.source),
+        frame_uid=frame.key.uid if frame else 0,
+        label='' if message.withdraw else short(message.label.strip()),
+        author=short(message.author),
+        code=int(receipt.code),
+        message=short(receipt.text, 500),
+        predicted_label=frame.label if frame else '',
+        counting_label=stored.label if stored else '',
+        sample_id=stored.sample_id if stored else 0,
+    )
+
+
+def request_message(frame: Frame, reason: str) -> LabelRequest:
+    """Return the question what a frame shows."""
+    header = header_of(frame.key)
+    return LabelRequest(
+        header=header,
+        source=frame.key.source,
+        frame_uid=frame.key.uid,
+        predicted_label=frame.label,
+        confidence=frame.confidence,
+        reason=short(reason, 200),
+        image=_image(header, frame.image_format, frame.image),
+    )
+
+
+def batch_message(collector: str, number: int, batch: Batch) -> LabelledBatch:
+    """Return a batch of a collector."""
+    return LabelledBatch(
+        collector=collector,
+        batch_id=number,
+        samples=[sample_message(s) for s in batch.samples],
+        renamed_from=[old for old, _ in batch.renamed],
+        renamed_to=[new for _, new in batch.renamed],
+    )
+
+
+def sample_message(sample: StoredSample) -> LabelledSample:
+    """Return the message of a stored sample."""
+    header = header_of(sample.key)
+    return LabelledSample(
+        header=header,
+        source=sample.source,
+        frame_uid=sample.uid,
+        sample_id=sample.sample_id,
+        label=sample.label,
+        predicted_label=sample.predicted,
+        author=sample.author,
+        model_version=sample.model_version,
+        image=_image(header, sample.image_format, sample.image),
+    )
+
+
+def _image(header: Header, kind: str, data: bytes) -> CompressedImage:
+    return CompressedImage(header=header, format=kind, data=to_bytes(data))

@@ -1,0 +1,67 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who may open the teaching page."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from http.cookies import SimpleCookie
+import ipaddress
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import Response
+
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.nodes.messages import short
+
+COOKIE = 'etuner_token'
+LEAST_TOKEN = 8  # characters
+
+
+def check_access(host: str, token: str) -> None:
+    """
+    Refuse to open the page to a network without a token.
+
+    :raises ConfigError: when the address is not of this computer alone and there is no token
+    """
+    try:
+        local = host == 'localhost' or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise ConfigError(f"host '{short(host)}' is no address: {error}") from error
+    if not local and len(token) < LEAST_TOKEN:
+        raise ConfigError(
+            f'host {host} opens the page to the network: set a token of at least '
+            f'{LEAST_TOKEN} characters, or host to 127.0.0.1'
+        )
+
+
+class TokenGuard:
+    """Lets nothing through without the token, neither pages nor websockets (ASGI middleware)."""
+
+    def __init__(self, inner: Any, token: str) -> None:
+        self.inner, self.token = inner, token
+        self.mark = hashlib.sha256(
+            token.encode()
+        ).hexdigest()  # what a cookie holds: any token makes a valid one
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Look at the cookie, or at the token in the address, which sets the cookie."""
+        if scope['type'] not in ('http', 'websocket'):
+            await self.inner(scope, receive, send)
+            return
+        cookies = SimpleCookie(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
+        shown = cookies[COOKIE].value if COOKIE in cookies else ''
+        asked = parse_qs(scope.get('query_string', b'').decode('latin-1')).get('token', [''])[0]
+        if hmac.compare_digest(shown.encode(), self.mark.encode()):
+            await self.inner(scope, receive, send)
+        elif scope['type'] == 'websocket':
+            await send({'type': 'websocket.close', 'code': 1008})
+        elif hmac.compare_digest(asked.encode(), self.token.encode()):
+            cookie = f'{COOKIE}={self.mark}; HttpOnly; SameSite=Strict; Path=/'
+            moved = Response(status_code=303, headers={'location': '/', 'set-cookie': cookie})
+            await moved(scope, receive, send)
+        else:
+            text = 'This page needs its token: /?token=... (parameter token of the node)'
+            await Response(text, status_code=401)(scope, receive, send)

@@ -1,0 +1,254 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the teaching page looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+from fastapi import Response
+from nicegui import app, ui
+
+from etuner_ros.nodes.teaching.access import TokenGuard
+from etuner_ros.nodes.teaching.state import Card, TeachingState
+
+MOST_DRAWN = 300  # points of the timeline
+Say = Callable[[str, str], None]  # name of a card, label
+
+
+def build(state: TeachingState, token: str, say: Say, watch: Callable[[int], None]) -> None:
+    """
+    Make the page.
+
+    :param token: that opens it; empty for none
+    :param say: sends what a person says of a card; an empty label takes it back
+    :param watch: is told of a browser that came (1) or went (-1)
+    """
+    if token:
+        app.add_middleware(TokenGuard, token=token)
+
+    @app.get('/live.jpg')
+    def live() -> Response:
+        headers = {'cache-control': 'no-store'}
+        return Response(state.live(), media_type='image/jpeg', headers=headers)
+
+    @app.get('/frame/{name}')
+    def frame(name: str) -> Response:
+        picture = state.picture(name)
+        if picture is None:
+            return Response(status_code=404)
+        return Response(picture, media_type='image/jpeg')
+
+    app.on_connect(lambda: watch(1))
+    app.on_disconnect(lambda: watch(-1))
+
+    @ui.page('/', title='Teach the robot')
+    def page() -> None:
+        ui.dark_mode(None)
+        ui.colors(primary='#2c7be5')
+        Page(state, say).make()
+
+
+class Page:
+    """One browser's view."""
+
+    def __init__(self, state: TeachingState, say: Say) -> None:
+        self._state, self._send = state, say
+        self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
+        self._ticks = 0
+
+    def make(self) -> None:
+        """Lay out the page; it folds into one column on a phone."""
+        with ui.column().classes('w-full max-w-screen-xl mx-auto p-2 gap-3'):
+            with ui.row().classes('w-full items-center justify-between no-wrap'):
+                ui.label('Teach the robot').classes('text-xl font-medium')
+                self._line = ui.label('').classes('text-sm opacity-70').props('data-testid=line')
+            with ui.element('div').classes('w-full grid grid-cols-1 lg:grid-cols-3 gap-3'):
+                with ui.card().classes('p-2 lg:col-span-1 gap-2'):
+                    self._live = (
+                        ui.image('')
+                        .classes('w-full rounded bg-black')
+                        .props('no-spinner no-transition fit=contain data-testid=live')
+                    )
+                    self._live.style('aspect-ratio: 4 / 3')
+                    self._now = ui.label('').classes('text-sm').props('data-testid=now')
+                    self._why = ui.label('').classes('text-xs opacity-70')
+                with ui.card().classes('p-2 lg:col-span-2'):
+                    self._chart = ui.echart(chart_options()).classes('w-full h-80')
+            ui.label('Whose label would help most').classes('text-lg')
+            self._empty = ui.label('No frame is asked about yet.').classes('opacity-70')
+            self._wall = ui.element('div').classes(
+                'w-full grid grid-cols-2 md:grid-cols-4 xl:grid-cols-6 gap-3'
+            )
+        self._dialog, self._choices, self._typed = self._make_dialog()
+        ui.timer(0.25, self._refresh)
+
+    def _make_dialog(self) -> tuple[ui.dialog, ui.row, ui.input]:
+        with ui.dialog() as dialog, ui.card().classes('w-full'):
+            ui.label('What is it?').classes('text-lg')
+            choices = ui.row().classes('gap-2')
+            typed = (
+                ui.input('something new', on_change=None)
+                .classes('w-full')
+                .props('outlined clearable data-testid=typed')
+            )
+            typed.on('keydown.enter', lambda: self._say(typed.value or ''))
+            with ui.row().classes('w-full justify-end'):
+                ui.button('cancel', on_click=dialog.close).props('flat')
+                ui.button('send', on_click=lambda: self._say(typed.value or '')).props(
+                    'data-testid=send'
+                )
+        self._open = ''
+        return dialog, choices, typed
+
+    def _ask(self, name: str) -> None:
+        """Open the dialog for a frame."""
+        self._open = name
+        self._typed.set_value('')
+        self._choices.clear()
+        with self._choices:
+            for label in self._state.classes()[:60]:
+                ui.button(label, on_click=lambda label=label: self._say(label)).props(
+                    'outline no-caps'
+                )
+        self._dialog.open()
+
+    def _say(self, label: str) -> None:
+        if label.strip():
+            self._send(self._open, label.strip())
+            self._dialog.close()
+
+    def _refresh(self) -> None:
+        shown = self._state.overview()
+        self._ticks += 1
+        if shown.has_live:
+            self._live.set_source(f'/live.jpg?{self._ticks}')
+        nothing = 'No prediction comes: does inference run, and the camera?'
+        self._now.set_text(shown.seen or nothing)
+        self._why.set_text(shown.doing)
+        self._line.set_text(shown.line)
+        self._update_wall()
+        if self._ticks % 8 == 1:
+            self._draw_chart()
+
+    def _update_wall(self) -> None:
+        """Draw what changed, and nothing else: a button must not vanish under a finger."""
+        cards = {card.name: card for card in self._state.cards()}
+        self._empty.set_visibility(not cards)
+        for name in [n for n in self._drawn if n not in cards]:
+            self._drawn.pop(name)[0].delete()
+        for name, card in cards.items():
+            look = (card.sent, card.answer, card.accepted, card.reason)
+            if name not in self._drawn:
+                with self._wall:
+                    place = ui.card().classes('p-1 gap-1').props('data-testid=card')
+                place.move(self._wall, 0)
+            else:
+                place, before = self._drawn[name]
+                if before == look:
+                    continue
+                place.clear()
+            with place:
+                self._draw_card(card)
+            self._drawn[name] = (place, look)
+
+    def _draw_card(self, card: Card) -> None:
+        picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
+        picture.style('aspect-ratio: 4 / 3')
+        ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
+        if card.sent:
+            text = f'{card.sent}: {card.answer or "sent"}'
+            colour = 'text-positive' if card.accepted else 'text-warning'
+            ui.label(text).classes(f'text-sm {colour}').props('data-testid=answer')
+            ui.button('undo', on_click=lambda: self._send(card.name, '')).props(
+                'flat dense no-caps data-testid=undo'
+            )
+            return
+        if card.answer:
+            ui.label(card.answer).classes('text-xs').props('data-testid=answer')
+        with ui.row().classes('w-full gap-1'):
+            if card.predicted:
+                ui.button(
+                    f'✓ {card.predicted}',
+                    on_click=lambda: self._send(card.name, card.predicted),
+                ).classes('grow').props('no-caps data-testid=confirm')
+            ui.button('other', on_click=lambda: self._ask(card.name)).classes('grow').props(
+                'outline no-caps data-testid=other'
+            )
+
+    def _draw_chart(self) -> None:
+        points = self._state.points()
+        step = max(1, len(points) // MOST_DRAWN)
+        options = self._chart.options
+        kept = points[::step]
+        rows = [
+            [[p.minutes, None if math.isnan(p.accuracy) else 100 * p.accuracy] for p in kept],
+            [[p.minutes, 100 * p.frozen] for p in kept],
+            [[p.minutes, None if math.isnan(p.energy_j) else p.energy_j] for p in kept],
+        ]
+        for series, data in zip(options['series'], rows):
+            series['data'] = data
+        marks = []
+        for before, after in zip(points, points[1:]):
+            if after.rounds != before.rounds:
+                marks.append({'xAxis': after.minutes, 'name': 'round'})
+            if after.scenario != before.scenario:
+                style = {'type': 'solid', 'width': 2}
+                marks.append({'xAxis': after.minutes, 'name': 'scenario', 'lineStyle': style})
+        options['series'][0]['markLine']['data'] = marks[-100:]
+        known = self._state.overview().energy_source
+        source = f' · energy: {known}' if known else ''
+        options['title']['text'] = f'rounds: dotted, scenarios: solid{source}'
+        self._chart.update()
+
+
+def chart_options() -> dict[str, Any]:
+    """Return the timeline without data."""
+    return {
+        'animation': False,
+        'title': {
+            'text': '',
+            'top': 0,
+            'textStyle': {'fontSize': 11, 'fontWeight': 'normal'},
+            'left': 40,
+        },
+        'grid': {'left': 45, 'right': 50, 'top': 62, 'bottom': 35},
+        'legend': {'top': 20, 'left': 40, 'itemWidth': 14, 'textStyle': {'fontSize': 11}},
+        'tooltip': {'trigger': 'axis'},
+        'xAxis': {'type': 'value', 'name': 'min', 'min': 0, 'max': 'dataMax'},
+        'yAxis': [
+            {'type': 'value', 'min': 0, 'max': 100, 'axisLabel': {'formatter': '{value} %'}},
+            {
+                'type': 'value',
+                'min': 0,
+                'axisLabel': {'formatter': '{value} J'},
+                'splitLine': {'show': False},
+            },
+        ],
+        'series': [
+            {
+                'name': 'right among the last 50 labelled',
+                'type': 'line',
+                'showSymbol': False,
+                'data': [],
+                'markLine': {
+                    'symbol': 'none',
+                    'silent': True,
+                    'label': {'show': False},
+                    'lineStyle': {'type': 'dotted'},
+                    'data': [],
+                },
+            },
+            {'name': 'layers frozen', 'type': 'line', 'showSymbol': False, 'data': []},
+            {
+                'name': 'energy of rounds',
+                'type': 'line',
+                'step': 'end',
+                'yAxisIndex': 1,
+                'showSymbol': False,
+                'data': [],
+            },
+        ],
+    }

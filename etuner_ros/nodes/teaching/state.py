@@ -1,0 +1,231 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the teaching page shows: written by the node's thread, read by the page's."""
+
+from __future__ import annotations
+
+from collections import deque, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+import math
+import threading
+import time
+
+from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.nodes.label_messages import key_of
+from etuner_ros.nodes.messages import short, tuner_state
+
+MOST_POINTS = 2000  # of the timeline
+MOST_CLASSES = 500
+SILENT_S = 3.0  # without a prediction
+POINT_MIN = 1 / 60  # between two points of the timeline
+LAST_LABELS = 50  # of which it is shown how many the robot had right
+
+
+@dataclass(frozen=True)
+class Card:
+    """A frame on the wall."""
+
+    name: str
+    key: FrameKey
+    predicted: str
+    confidence: float
+    reason: str
+    picture: bytes
+    sent: str = ''  # label that was sent
+    answer: str = ''  # of the receipt
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """One moment of the timeline."""
+
+    minutes: float
+    accuracy: float  # in [0, 1]; NaN when unknown
+    frozen: float  # share of the layers
+    rounds: int
+    scenario: tuple[str, int]  # camera whose surroundings changed last, and that it is in
+    energy_j: float  # of all rounds that the page saw; NaN while none was measured
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands beside the wall."""
+
+    seen: str  # the last prediction; empty when none comes
+    doing: str  # what the tuner is doing and why
+    line: str
+    energy_source: str
+    has_live: bool
+
+
+class TeachingState:
+    """
+    Everything that is shown, behind one lock; what is handed out never changes afterwards.
+
+    :param author: whose receipts are shown on the cards
+    :param most_cards: frames on the wall
+    :param clock: returns seconds that only grow
+    """
+
+    def __init__(
+        self, author: str, most_cards: int = 24, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._author, self._most_cards, self._clock = author, most_cards, clock
+        self._lock = threading.Lock()
+        self._began = clock()
+        self._cards: OrderedDict[str, Card] = OrderedDict()  # by name
+        self._classes: set[str] = set()
+        self._points: deque[Point] = deque(maxlen=MOST_POINTS)
+        self._right: deque[bool] = deque(maxlen=LAST_LABELS)
+        self._prediction: Prediction | None = None
+        self._seen_s = -math.inf
+        self._status: TunerStatus | None = None
+        self._energy_j = math.nan
+        self._accepted = 0
+        self._live = b''
+
+    # From the robot
+
+    def on_request(self, message: LabelRequest) -> None:
+        """Put a frame on the wall; answered ones make room first, then the oldest."""
+        key = key_of(message)
+        name = f'{key.stamp_ns}-{abs(hash(key))}'
+        reason = short(message.reason)
+        picture = bytes(message.image.data)
+        label = short(message.predicted_label)
+        with self._lock:
+            cards = self._cards
+            if name in cards:
+                cards[name] = replace(cards[name], reason=reason)
+                return
+            cards[name] = Card(name, key, label, message.confidence, reason, picture)
+            while len(cards) > self._most_cards:
+                gone = next((n for n, c in cards.items() if c.accepted), next(iter(cards)))
+                del cards[gone]
+
+    def on_receipt(self, message: LabelReceipt) -> None:
+        """Note what became of a label, of this page or of others."""
+        key = key_of(message)
+        accepted = message.code == LabelReceipt.ACCEPTED and bool(message.label)
+        with self._lock:
+            if accepted:
+                self._accepted += 1
+                self._right.append(message.label == message.predicted_label)
+                self._know(message.label)
+            for name, card in self._cards.items():
+                if message.author == self._author and _same(key, card.key):
+                    sent = card.sent if message.label else ''
+                    self._cards[name] = replace(
+                        card, sent=sent, answer=message.message, accepted=accepted
+                    )
+
+    def on_prediction(self, message: Prediction) -> None:
+        """Note what the robot sees."""
+        with self._lock:
+            self._prediction, self._seen_s = message, self._clock()
+            for label in message.labels:
+                self._know(short(label))
+
+    def on_status(self, message: TunerStatus) -> None:
+        """Note what the tuner does; a point of the timeline once a second."""
+        with self._lock:
+            before, self._status = self._status, message
+            if (before is None or message.rounds != before.rounds) and message.energy_j >= 0:
+                spent = 0.0 if math.isnan(self._energy_j) else self._energy_j
+                self._energy_j = spent + message.energy_j
+            minutes = round((self._clock() - self._began) / 60, 2)
+            if self._points and minutes - self._points[-1].minutes <= POINT_MIN:
+                return
+            self._points.append(
+                Point(
+                    minutes,
+                    sum(self._right) / len(self._right) if self._right else math.nan,
+                    message.layers_frozen / max(message.layers_total, 1),
+                    message.rounds,
+                    (message.scenario_source, message.scenario),
+                    self._energy_j,
+                )
+            )
+
+    def on_live(self, picture: bytes) -> None:
+        """Take the newest annotated picture, as JPEG."""
+        with self._lock:
+            self._live = picture
+
+    def _know(self, label: str) -> None:
+        if label and len(self._classes) < MOST_CLASSES:
+            self._classes.add(label)
+
+    # From the page
+
+    def say(self, name: str, label: str) -> FrameKey | None:
+        """
+        Note that a person said something of a card; return its frame, None when it is gone.
+
+        :param label: empty to take it back
+        """
+        with self._lock:
+            card = self._cards.get(name)
+            if card is None:
+                return None
+            self._cards[name] = replace(card, sent=label, answer='')
+            return card.key
+
+    def cards(self) -> list[Card]:
+        """Return the wall, oldest first."""
+        with self._lock:
+            return list(self._cards.values())
+
+    def picture(self, name: str) -> bytes | None:
+        """Return the picture of a card."""
+        with self._lock:
+            card = self._cards.get(name)
+            return card.picture if card else None
+
+    def live(self) -> bytes:
+        """Return the newest annotated picture."""
+        with self._lock:
+            return self._live
+
+    def classes(self) -> list[str]:
+        """Return the labels that are known, by name."""
+        with self._lock:
+            return sorted(self._classes)
+
+    def points(self) -> list[Point]:
+        """Return the timeline."""
+        with self._lock:
+            return list(self._points)
+
+    def overview(self) -> Overview:
+        """Return what stands beside the wall."""
+        with self._lock:
+            seen, status = self._prediction, self._status
+            if self._clock() - self._seen_s > SILENT_S:
+                seen = None
+            accepted, has_live = self._accepted, bool(self._live)
+        words = doing = source = ''
+        line = f'{accepted} labels · {status.rounds if status else 0} rounds'
+        if seen is not None:
+            best = seen.labels[0] if seen.labels else 'no class yet'
+            words = f'{short(best)} · {seen.confidence:.0%} · version {seen.model_version}'
+        if status is not None:
+            name = tuner_state(status)
+            known = status.reason.startswith(name)
+            doing = status.reason if known else f'{name}: {status.reason}'
+            line += f' · scenario {status.scenario}'
+            source = status.energy_source
+        return Overview(words, doing, line, source, has_live)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many frames are on the wall, and how many labels were accepted."""
+        with self._lock:
+            return len(self._cards), self._accepted
+
+
+def _same(answered: FrameKey, asked: FrameKey) -> bool:
+    """Return whether a receipt is about a card; its names may be shortened."""
+    return answered.uid == asked.uid if answered.uid else answered.moment == asked.moment

@@ -1,0 +1,172 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the teaching page shows, without a browser: two threads use it at once."""
+
+from __future__ import annotations
+
+from collections import deque, OrderedDict
+import math
+import threading
+from typing import Any
+
+from helpers import header
+import pytest
+
+from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.nodes.teaching.state import TeachingState
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture
+def state(now: list[float]) -> TeachingState:
+    return TeachingState('ann', 3, lambda: now[0])
+
+
+def request(stamp_ns: int, uid: int = 0, reason: str = 'odd') -> LabelRequest:
+    return LabelRequest(
+        header=header(stamp_ns),
+        source='camera',
+        frame_uid=uid,
+        predicted_label='mug',
+        reason=reason,
+    )
+
+
+def receipt(stamp_ns: int, label: str, uid: int = 0, **fields: Any) -> LabelReceipt:
+    found = {'author': 'ann', 'message': 'corrected', 'predicted_label': 'mug', **fields}
+    return LabelReceipt(
+        header=header(stamp_ns), source='camera', frame_uid=uid, label=label, **found
+    )
+
+
+def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(state):
+    for uid in (1, 2):
+        state.on_request(request(5, uid))
+    first, second = state.cards()
+    assert state.say(second.name, 'duck').uid == 2
+    state.on_receipt(receipt(5, 'duck', uid=2))
+    first, second = state.cards()
+    assert (first.answer, second.answer, second.sent) == ('', 'corrected', 'duck')
+    assert second.accepted
+    state.on_receipt(receipt(5, 'tray', uid=1, author='bob'))
+    assert state.cards()[0].answer == '', 'the label of another person'
+    assert state.counts() == (2, 2)
+    state.say(second.name, '')
+    state.on_receipt(receipt(5, '', uid=2, message='withdrawn'))
+    assert (state.cards()[1].sent, state.cards()[1].accepted) == ('', False)
+
+
+def test_a_refusal_that_names_no_picture_is_shown(state):
+    state.on_request(request(5, 8))
+    state.on_receipt(receipt(5, 'duck', code=LabelReceipt.TOO_OLD, message='too old'))
+    assert [(c.answer, c.accepted) for c in state.cards()] == [('too old', False)]
+
+
+def test_answered_cards_make_room_first(state):
+    for stamp in (1, 2, 3):
+        state.on_request(request(stamp, stamp))
+    state.on_receipt(receipt(2, 'duck', uid=2))
+    state.on_request(request(3, 3, 'asked again'))
+    state.on_request(request(4, 4))
+    assert [c.key.uid for c in state.cards()] == [1, 3, 4]
+    assert state.cards()[1].reason == 'asked again'
+    assert state.say('gone', 'duck') is None
+    assert state.picture('gone') is None
+
+
+def test_the_overview_tells_silence_and_the_timeline_goes_on(state, now):
+    assert state.overview().seen == ''
+    state.on_prediction(Prediction(labels=['tray'], confidence=0.5, model_version=3))
+    assert state.overview().seen == 'tray · 50% · version 3'
+    for _ in range(3):
+        status = TunerStatus(state=TunerStatus.WAITING, reason='waiting for 2', layers_total=4)
+        status.layers_frozen, status.scenario_source, status.scenario = 1, 'front', 2
+        status.energy_j = math.nan
+        state.on_status(status)
+    now[0] += 10.0
+    state.on_status(status)
+    assert state.overview().seen == ''
+    assert state.overview().doing == 'waiting for 2'
+    assert [(p.minutes, p.frozen, p.scenario) for p in state.points()] == [
+        (0.0, 0.25, ('front', 2)),
+        (0.17, 0.25, ('front', 2)),
+    ]
+
+
+class Guarded:
+    """A collection that must only be touched by who holds the lock."""
+
+    lock: threading.Lock
+
+    def __getattribute__(self, name: str) -> Any:
+        assert object.__getattribute__(self, 'lock').locked(), f'{name} without the lock'
+        return super().__getattribute__(name)
+
+    def __iter__(self) -> Any:
+        assert object.__getattribute__(self, 'lock').locked(), 'iterated without the lock'
+        return super().__iter__()  # type: ignore[misc]
+
+
+class Cards(Guarded, OrderedDict):
+    pass
+
+
+class Points(Guarded, deque):
+    pass
+
+
+class Labels(Guarded, set):
+    pass
+
+
+def test_nothing_is_touched_by_two_threads_at_once_and_what_is_handed_out_stays(state):
+    for name, kind in (('_cards', Cards), ('_points', Points), ('_classes', Labels)):
+        kind.lock = state._lock
+        setattr(state, name, kind())
+    state.on_request(request(1, 1))
+    state.on_prediction(Prediction(labels=['tray']))
+    state.on_status(TunerStatus())
+    state.on_receipt(receipt(1, 'duck', uid=1))
+    state.on_live(b'picture')
+    cards, points, classes = state.cards(), state.points(), state.classes()
+    assert (len(cards), len(points), classes) == (1, 1, ['duck', 'tray'])
+    assert state.say(cards[0].name, 'cup') is not None
+    assert state.picture(cards[0].name) == b''
+    assert (state.live(), state.overview().has_live, state.counts()) == (b'picture', True, (1, 1))
+    state.on_request(request(2, 2))
+    assert [(c.key.uid, c.sent, c.answer) for c in cards] == [(1, '', 'corrected')]
+
+
+def test_a_page_reads_while_the_robot_writes(state):
+    """Both sides run to their end, and no card is seen half changed."""
+    begin, failures = threading.Barrier(2), []
+
+    def write() -> None:
+        begin.wait()
+        for number in range(2000):
+            state.on_request(request(number, number + 1))
+            state.on_receipt(receipt(number, 'duck', uid=number + 1))
+            state.on_status(TunerStatus())
+
+    def read() -> None:
+        begin.wait()
+        try:
+            for _ in range(2000):
+                for card in state.cards():
+                    assert card.accepted == bool(card.answer)
+                state.points()
+                state.overview()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=t) for t in (write, read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(state.cards()) == 3
