@@ -185,6 +185,9 @@ HUMBLE_NAMES = {
     'rclpy': {'init', 'ok', 'shutdown', 'logging', 'exceptions', 'create_node', 'spin_once'},
     'rclpy.action': {'ActionServer', 'CancelResponse', 'GoalResponse'},
     'rclpy.callback_groups': {'CallbackGroup', 'ReentrantCallbackGroup'},
+    'rclpy.clock': {'Clock', 'ClockType'},
+    'rclpy.context': {'Context'},
+    'rclpy.exceptions': {'InvalidServiceNameException'},
     'rclpy.executors': {
         'ExternalShutdownException',
         'ShutdownException',
@@ -214,7 +217,7 @@ HUMBLE_NODE = {
     'count_publishers', 'count_subscribers', 'create_client', 'create_guard_condition', 'create_lifecycle_publisher', 'create_publisher',
     'create_service', 'create_subscription', 'create_timer', 'declare_parameter', 'destroy_client', 'destroy_guard_condition',
     'destroy_lifecycle_publisher', 'destroy_node', 'destroy_publisher', 'destroy_service', 'destroy_subscription', 'get_clock',
-    'get_fully_qualified_name', 'get_logger', 'get_parameter', 'has_parameter', 'on_activate', 'on_cleanup', 'on_configure',
+    'get_fully_qualified_name', 'get_logger', 'get_name', 'get_namespace', 'get_parameter', 'has_parameter', 'on_activate', 'on_cleanup', 'on_configure',
     'on_deactivate', 'on_error', 'on_shutdown', 'trigger_activate', 'trigger_configure',
 }  # fmt: skip
 HUMBLE_KEYWORDS = {
