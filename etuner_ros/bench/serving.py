@@ -47,7 +47,7 @@ from etuner_ros.msg import Prediction
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.qos import NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
-from etuner_ros.worker import WorkerClient
+from etuner_ros.worker.client import WorkerClient
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
 MODES = ('bare_model', 'idle', 'tuning', 'tuning_in_thread', 'swapping')
@@ -256,7 +256,7 @@ class Training:
                 'label': f.label,
                 'predicted': '',
                 'image': encode_jpeg(f.image),
-                'scenario': 0,
+                'scenario': ['camera', 0],
             }
             for i, f in enumerate(stage.frames[:LABELLED])
         ]
@@ -287,7 +287,7 @@ class Training:
         samples = [{**s, 'id': f'{s["id"]}/{self._round}'} for s in self._samples]
         message = {'op': 'samples', 'samples': samples, 'new': True}
         self._client.send({**message, 'renamed': [], 'withdrawn': []})
-        self._client.send({'op': 'round', 'id': self._round, 'scenario': 0})
+        self._client.send({'op': 'round', 'id': self._round, 'scenarios': {'camera': 0}})
 
     def rate(self, run: Callable[[], Any]) -> tuple[float, Any]:
         """Return the samples trained a second while something runs, and what that returned."""

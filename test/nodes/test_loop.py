@@ -26,6 +26,7 @@ from etuner_ros.action import FineTune
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
+from etuner_ros.core.tune import frame_features
 from etuner_ros.msg import (
     LabelCorrection,
     LabelledBatch,
@@ -34,14 +35,13 @@ from etuner_ros.msg import (
     Prediction,
     TunerStatus,
 )
-from etuner_ros.nodes import tuner
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 from etuner_ros.nodes.tuner import TunerNode
 from etuner_ros.srv import RenameLabel
-from etuner_ros.worker import Worker
+from etuner_ros.worker.loop import Worker
 
 
 class Robot:
@@ -157,10 +157,10 @@ def test_one_correction_shows_in_predictions_without_batch_or_round(ros, deploye
 
 def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):
     """As the tuner sends them: the same labels make another head when such frames were seen."""
-    monkeypatch.setattr(tuner, 'UNLABELLED_PERIOD_S', 0.0)
+    monkeypatch.setattr(frame_features, 'UNLABELLED_PERIOD_S', 0.0)
     robot = Robot(ros, deployed, lazy_tune__min_batches=4)
-    sent, send = [], robot.tuner._worker.send
-    monkeypatch.setattr(robot.tuner._worker, 'send', lambda m: (sent.append(m), send(m)))
+    sent, send = [], robot.tuner._link.client.send
+    monkeypatch.setattr(robot.tuner._link.client, 'send', lambda m: (sent.append(m), send(m)))
     cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
     for image in (*cars[4:], *trays[4:]):
         robot.show(image)
@@ -185,11 +185,10 @@ def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeyp
     with ours, theirs, Connection(ours.detach()) as connection:
         for ops in (('samples',), ('unlabelled', 'samples')):
             worker = Worker(connection)
-            worker._handle({'op': 'open', 'path': str(deployed)})
+            worker.handle({'op': 'open', 'path': str(deployed)})
             for message in [m for m in sent if m['op'] in ops]:
-                worker._handle(message)
-            assert worker._learner is not None
-            head = worker._learner.instant
+                worker.handle(message)
+            head = worker.commands.learner.head.instant
             heads.append(head.linear(head.classes)[0])
     assert heads[0].shape == heads[1].shape
     assert not torch.allclose(*heads, rtol=0.05)
@@ -209,7 +208,7 @@ def test_a_correction_shows_while_a_round_runs(ros, deployed, frames):
     robot.teach(car, 'race_car')
     ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show')
     assert robot.state == TunerStatus.TUNING
-    assert robot.statuses[-1].rounds == 1
+    assert robot.statuses[-1].reason.startswith('round 1 ')
 
 
 def test_while_weights_are_pinned_no_head_goes_live_and_afterwards_it_does(ros, deployed, frames):
@@ -259,7 +258,7 @@ def test_the_action_reports_progress_and_is_cancelled_within_a_batch(ros, deploy
         scenario__warm_up=100000,
         head__enabled=False,
     )
-    robot.tuner._lazy._needed = 50.0  # nothing starts by itself
+    robot.tuner._lazy._chosen = 50.0  # nothing starts by itself
     for image in pictures(frames, 'mug')[:4]:
         robot.teach(image, 'duck')
     ros.until(lambda: robot.statuses[-1].batches_waiting == 1, 'a waiting batch')
@@ -284,7 +283,7 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
     )
     for image in pictures(frames, 'tray')[:3]:
         robot.teach(image, 'tray')
-    first = robot.tuner._worker.process.pid
+    first = robot.tuner._worker_pid
     os.kill(first, signal.SIGKILL)
     ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck'
@@ -292,7 +291,7 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
     ros.until(
         lambda: robot.inference.diagnostics()['model version'] == 1, 'a round after the restart'
     )
-    assert robot.tuner._worker.process.pid != first
+    assert robot.tuner._worker_pid != first
     assert (
         'tray' in robot.predictions[-1].labels
         or robot.show(pictures(frames, 'tray')[4]).labels[0] == 'tray'
@@ -315,10 +314,12 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     settings = {'train__batch_size': 8, 'train__epochs': 2.0, 'head__enabled': False}
     late = ros.add(TunerNode, model__weights=str(deployed), **settings)
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
-    assert late._received == {robot.collector.get_fully_qualified_name(): 2}
+    assert late._feed.cursors == {robot.collector.get_fully_qualified_name(): 2}
     manifest = robot.manager._store.manifests[2]
     assert manifest.learned == {robot.collector.get_fully_qualified_name(): 2}
-    assert late._rounds == 1, 'the first batch, which was learned already, started no round'
+    assert late._keeper.started == 1, (
+        'the first batch, which was learned already, started no round'
+    )
 
 
 def test_the_instant_head_learns_the_label_that_counts_and_forgets_what_is_taken_back(
@@ -371,7 +372,7 @@ def test_a_worker_that_takes_too_much_memory_is_started_anew_with_smaller_batche
 FULL = """
 import sys
 from etuner_ros.core.learn.learner import Learner
-import etuner_ros.worker as worker
+import etuner_ros.worker.loop as loop
 
 real, failures = Learner.run_round, [{error}]
 
@@ -381,7 +382,7 @@ def run_round(self, *arguments):
     return real(self, *arguments)
 
 Learner.run_round = run_round
-worker.main()
+loop.main()
 """
 
 

@@ -1,0 +1,220 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the worker is sent of the labels that collectors hold, and in which order: first what the live
+weights have learned, for replay, then what they have not, then what comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+import math
+import time
+
+ANSWER_TIMEOUT_S = 10.0  # after this an answer is taken to be lost
+PATIENCE_S = 10.0  # as long a collector that does not answer keeps rounds from starting
+LONGEST_DELAY_S = 60.0
+MOST_COLLECTORS = 16
+MOST_FAILURES = 6  # of a collector that has never answered, before it is forgotten
+REPLAY_TRIES = 3  # then the feed goes on without what is only replayed
+PIECE = 2  # batches in one answer
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Something to ask a collector for."""
+
+    collector: str
+    ticket: int
+    replay: bool
+    up_to: int = 0  # replay: of batches up to this one
+    count: int = 0  # replay: wanted in all
+    skip: int = 0  # replay: received already
+    first: int = 0  # batches: first one wanted
+    limit: int = PIECE
+
+
+@dataclass
+class _Collector:
+    cursor: int  # last batch that the worker has
+    replay: bool  # the replay is not complete yet
+    since: float  # it is behind, or has answered last
+    behind: bool = True
+    skip: int = 0
+    failures: int = 0
+    answered: bool = False
+    next_at: float = -math.inf
+    ask: Ask | None = None
+    asked_at: float = 0.0
+
+
+class BatchFeed:
+    """
+    Keeps a cursor for each collector and says what to ask for next.
+
+    :param clock: monotonic time in s
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._collectors: dict[str, _Collector] = {}
+        self._learned: dict[str, int] = {}
+        self._replay_count = 0
+        self._tickets = 0
+        self._open = False  # a worker is there
+
+    @property
+    def collectors(self) -> list[str]:
+        """Those that are asked."""
+        return list(self._collectors)
+
+    @property
+    def cursors(self) -> dict[str, int]:
+        """Last batch that the worker has, by collector; without those of which it has none."""
+        return {name: c.cursor for name, c in self._collectors.items() if c.cursor}
+
+    @property
+    def behind(self) -> list[str]:
+        """Collectors whose labels are still on their way; one that does not answer is let go."""
+        late = self._clock() - PATIENCE_S
+        return [n for n, c in self._collectors.items() if c.behind and c.since > late]
+
+    def restart(self, learned: Mapping[str, int], replay_count: int) -> None:
+        """
+        A worker that knows nothing is ready.
+
+        :param learned: by collector, the last batch that the live weights have learned
+        :param replay_count: samples that its replay memory has room for
+        """
+        known = [*self._collectors, *(n for n in learned if n not in self._collectors)]
+        self._learned, self._replay_count = dict(learned), replay_count
+        answered = {n for n, c in self._collectors.items() if c.answered}
+        self._collectors, self._open = {}, True
+        for name in known[:MOST_COLLECTORS]:
+            self._add(name).answered = name in answered
+
+    def stop(self) -> None:
+        """No worker is there."""
+        self._open = False
+
+    def _add(self, name: str) -> _Collector:
+        cursor, now = self._learned.get(name, 0), self._clock()
+        made = _Collector(cursor, cursor > 0 and self._replay_count > 0, now)
+        self._collectors[name] = made
+        return made
+
+    def on_batch(self, name: str, batch_id: int, has_credit: bool) -> bool:
+        """
+        A batch was published.
+
+        :return: whether the worker gets it now; otherwise it is asked for later
+        """
+        collector = self._collectors.get(name)
+        if collector is None:
+            if len(self._collectors) >= MOST_COLLECTORS and not self._make_room():
+                return False
+            collector = self._add(name)
+        in_turn = batch_id == collector.cursor + 1
+        ask_first = collector.replay or collector.ask is not None or not has_credit
+        if self._open and in_turn and not ask_first:
+            collector.cursor, collector.behind = batch_id, False
+            return True
+        if batch_id > collector.cursor and not collector.behind:
+            collector.behind, collector.since = True, self._clock()
+        return False
+
+    def _make_room(self) -> bool:
+        """Forget the collector that has failed most; return False when all answer."""
+        name = max(self._collectors, key=lambda n: self._collectors[n].failures)
+        if not self._collectors[name].failures:
+            return False
+        self.forget(name)
+        return True
+
+    def forget(self, name: str) -> None:
+        """Ask a collector no more, until it publishes a batch."""
+        self._collectors.pop(name, None)
+
+    def asks(self, has_credit: bool) -> list[Ask]:
+        """Return what to ask for now; each must be answered by `on_...`, or its time runs out."""
+        now, asks = self._clock(), []
+        for name, collector in list(self._collectors.items()):
+            if collector.ask is not None and now - collector.asked_at > ANSWER_TIMEOUT_S:
+                self.on_failure(collector.ask)
+            idle = name in self._collectors and collector.ask is None
+            due = collector.behind and now >= collector.next_at
+            if self._open and has_credit and idle and due:
+                asks.append(self._ask(name, collector))
+        return asks
+
+    def _ask(self, name: str, collector: _Collector) -> Ask:
+        self._tickets += 1
+        if collector.replay:
+            up_to = self._learned.get(name, 0)
+            ask = Ask(name, self._tickets, True, up_to, self._replay_count, collector.skip)
+        else:
+            ask = Ask(name, self._tickets, False, first=collector.cursor + 1)
+        collector.ask, collector.asked_at = ask, self._clock()
+        return ask
+
+    def _answered(self, ask: Ask) -> _Collector | None:
+        """Return the collector whose ask this is, unless it was given up."""
+        collector = self._collectors.get(ask.collector)
+        if collector is None or collector.ask != ask:
+            return None
+        collector.ask = None
+        return collector
+
+    def on_failure(self, ask: Ask) -> None:
+        """No answer, or an error: ask again later."""
+        collector = self._answered(ask)
+        if collector is None:
+            return
+        collector.failures += 1
+        delay = min(2.0 ** (collector.failures - 1), LONGEST_DELAY_S)
+        collector.next_at = self._clock() + delay
+        if collector.replay and collector.failures >= REPLAY_TRIES:
+            collector.replay = False
+        if not collector.answered and collector.failures >= MOST_FAILURES:
+            self.forget(ask.collector)
+
+    def on_replay(self, ask: Ask, samples: int, total: int) -> bool:
+        """
+        Take an answer with samples that the live weights have learned.
+
+        :return: whether they are for the worker; not when they came too late
+        """
+        collector = self._good(ask)
+        if collector is None:
+            return False
+        collector.skip += samples
+        collector.replay = samples > 0 and collector.skip < total
+        return True
+
+    def on_batches(self, ask: Ask, batch_ids: list[int], last: int) -> list[int]:
+        """
+        Take an answer with batches.
+
+        :param last: newest batch that the collector has
+        :return: those that are for the worker
+        """
+        collector = self._good(ask)
+        if collector is None:
+            return []
+        taken = []
+        for batch_id in batch_ids:
+            if batch_id > collector.cursor:
+                collector.cursor = batch_id
+                taken.append(batch_id)
+        if not batch_ids:  # what is missing is gone for good
+            collector.cursor = max(collector.cursor, last)
+        collector.behind = collector.cursor < last
+        return taken
+
+    def _good(self, ask: Ask) -> _Collector | None:
+        collector = self._answered(ask)
+        if collector is not None:
+            collector.answered, collector.failures = True, 0
+            collector.since = self._clock()
+        return collector

@@ -1,0 +1,59 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Features of frames that may still be labelled, and the frame without a label that is next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+import time
+from typing import Any
+
+MOST_FEATURES = 2000  # 5 MB at 1,280 values
+UNLABELLED_PERIOD_S = 0.5
+
+
+class FrameFeatures:
+    """
+    Keeps features by frame, the oldest out.
+
+    :param wanted: whether a frame without a label is of use only with its feature
+    :param clock: monotonic time in s
+    """
+
+    def __init__(self, wanted: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wanted, self._clock = wanted, clock
+        self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._frame: dict[str, Any] | None = None  # waits for its feature
+        self._next = 0.0
+        self.passed_on = 0
+
+    def add(self, name: str, backbone: str, feature: bytes) -> None:
+        """Keep the feature of a frame, and the digest of the backbone that made it."""
+        self._kept[name] = (backbone, feature)
+        while len(self._kept) > MOST_FEATURES:
+            self._kept.popitem(last=False)
+
+    def of(self, name: str) -> tuple[str, bytes] | None:
+        """Return backbone and feature of a frame."""
+        return self._kept.get(name)
+
+    @property
+    def wants_frame(self) -> bool:
+        """Whether it is time for another frame without a label."""
+        return self._clock() >= self._next
+
+    def put(self, frame: dict[str, Any]) -> None:
+        """Take a frame without a label; it replaces one that still waits."""
+        self._next, self._frame = self._clock() + UNLABELLED_PERIOD_S, frame
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the frame that waits, with its feature, once that is there."""
+        frame = self._frame
+        if frame is None:
+            return None
+        backbone, feature = self._kept.get(frame['id'], ('', b''))
+        if self._wanted and not feature:
+            return None
+        self._frame, self.passed_on = None, self.passed_on + 1
+        return {**frame, 'backbone': backbone, 'feature': feature}

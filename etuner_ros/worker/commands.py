@@ -1,0 +1,188 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each message does to the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+from pathlib import Path
+from typing import Any
+
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.errors import EtunerError, LearnerError
+from etuner_ros.core.identity import Scenario
+
+Message = dict[str, Any]
+
+
+class Commands:
+    """
+    Does what messages say; `do` is for all but rounds, which the loop drives.
+
+    :param reply: sends a message to the node
+    """
+
+    def __init__(self, reply: Callable[..., None]) -> None:
+        self._reply = reply
+        self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
+        self._learner: Any = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether base weights are loaded."""
+        return self._learner is not None
+
+    @property
+    def learner(self) -> Any:
+        """
+        The learner.
+
+        :raises LearnerError: before base weights are loaded
+        """
+        if self._learner is None:
+            raise LearnerError('no base weights are loaded')
+        return self._learner
+
+    @property
+    def head_interval_s(self) -> float:
+        """Least time between two updates of the head."""
+        return self._configs[2].interval_s
+
+    def do(self, message: Message) -> None:
+        """
+        Work off a message.
+
+        :raises EtunerError: in words for the user; anything else is a defect
+        """
+        getattr(self, f'_on_{message["op"]}')(message)
+
+    def _on_configure(self, message: Message) -> None:
+        self._configs = (
+            TrainConfig(**message['train']),
+            SimFreezeConfig(**message['sim_freeze']),
+            HeadConfig(**message['head']),
+        )
+        os.nice(self._configs[0].niceness)
+
+    def _on_open(self, message: Message) -> None:
+        """Load base weights: those of a file, or those that the model settings name."""
+        import torch
+
+        from etuner_ros.core.identity import DEPLOYED
+        from etuner_ros.core.images.codec import decode, resize_square
+        from etuner_ros.core.learn.learner import Learner
+        from etuner_ros.core.learn.sample import Sample
+        from etuner_ros.core.models.base_weights import prepare
+        from etuner_ros.core.models.networks import choose_device, forward_shares, from_base
+        from etuner_ros.core.models.weights import read_base
+
+        train, sim_freeze, head = self._configs
+        torch.set_num_threads(train.threads)
+        torch.manual_seed(train.seed)
+        path = message['path'] or prepare(
+            message['architecture'], message['input_size'], message['weights']
+        )
+        base = read_base(Path(path))
+        model = from_base(base.state, base.spec).to(choose_device(train.device))
+        learner = Learner(model, train, sim_freeze, head, base_sha256=base.sha256)
+        size = base.spec.input_size
+        learner.add_exemplars(
+            [
+                Sample.of(f'deployed/{i}', label, DEPLOYED, resize_square(decode(code), size))
+                for i, (label, code) in enumerate(base.exemplars)
+            ]
+        )
+        self._learner = learner
+        self._reply(
+            op='ready',
+            base_sha256=base.sha256,
+            architecture=base.spec.architecture,
+            input_size=size,
+            units=learner.live.unit_names,
+            forward_shares=forward_shares(learner.live),
+        )
+
+    def _on_model(self, message: Message) -> None:
+        from etuner_ros.core.models.weights import unpack
+
+        update, classes = unpack(message['weights']), tuple(message['classes'])
+        self.learner.set_live(update, classes, message['version'])
+        self._reply(op='model_loaded', version=message['version'])
+
+    def is_head_only(self, message: Message) -> bool:
+        """Return whether a `model` message changes nothing but the head."""
+        from etuner_ros.core.models.weights import unpack
+
+        return bool(self.learner.is_head_only(unpack(message['weights'])))
+
+    def _on_go_back(self, _message: Message) -> None:
+        self.learner.go_back()
+
+    def _on_correction(self, message: Message) -> None:
+        """Learn a correction from the feature of its frame; its picture comes with a batch."""
+        scenario = Scenario(*message['scenario'])
+        feature = _feature(message['feature'])
+        backbone = message['backbone']
+        self.learner.correct(message['id'], message['label'], feature, backbone, scenario)
+
+    def _on_withdraw(self, message: Message) -> None:
+        self.learner.withdraw(message['ids'])
+
+    def _on_head_refused(self, _message: Message) -> None:
+        """The loop takes note."""
+
+    def _on_samples(self, message: Message) -> None:
+        for label, new_label in message['renamed']:
+            self.learner.rename(label, new_label)
+        self.learner.withdraw(message['withdrawn'])
+        samples = []
+        for raw in message['samples']:
+            try:
+                samples.append(self._sample(raw))
+            except EtunerError as error:
+                text = f'sample {raw["id"]} is left out: {error}'
+                self._reply(op='error', during='samples', text=text)
+        self.learner.add_samples(samples, message['new'])
+
+    def _sample(self, raw: Message) -> Any:
+        from etuner_ros.core.images.codec import decode, resize_square
+        from etuner_ros.core.learn.sample import Sample
+
+        image = resize_square(decode(raw['image']), self.learner.input_size)
+        scenario = Scenario(*raw['scenario'])
+        return Sample.of(raw['id'], raw['label'], scenario, image, raw['predicted'])
+
+    def _on_unlabelled(self, message: Message) -> None:
+        """Take a frame that nobody labelled, with its feature where that is known."""
+        sample = self._sample({**message, 'label': '', 'predicted': ''})
+        known = {sample.sample_id: _feature(message['feature'])} if message['feature'] else {}
+        self.learner.add_unlabelled([sample], known, message['backbone'])
+
+    def _on_layers(self, message: Message) -> None:
+        self.learner.sim_freeze.set_layers(message['frozen'], message['pinned'])
+
+    def propose_head(self) -> bool:
+        """Send the instant head as a candidate when it has learned something; say whether."""
+        head = self.learner.propose_head()
+        if head is not None:
+            self._reply_candidate('head', 0, head, head.weights)
+        return head is not None
+
+    def propose_round(self, number: int, candidate: Any) -> None:
+        """Send what a round has made."""
+        self._reply_candidate('candidate', number, candidate, candidate.update)
+
+    def _reply_candidate(self, op: str, number: int, made: Any, weights: Any) -> None:
+        from etuner_ros.core.models.weights import pack
+
+        apart = ('update', 'weights', 'live_update', 'outcomes')
+        facts = {k: v for k, v in vars(made).items() if k not in apart}
+        outcomes = [list(vars(o).values()) for o in made.outcomes]
+        self._reply(op=op, id=number, weights=pack(weights), outcomes=outcomes, **facts)
+
+
+def _feature(data: bytes) -> Any:
+    import torch
+
+    return torch.frombuffer(bytearray(data), dtype=torch.float16).float()

@@ -1,0 +1,118 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""When the worker is started, how much it is sent at once, and when it is taken to hang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+import time
+from typing import Any, Protocol
+
+CREDIT = 4_000_000  # bytes that may be on their way or wait in the worker
+LONGEST_DELAY_S = 60.0
+
+
+class Client(Protocol):
+    """A worker that was started."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue a message."""
+
+    def close(self) -> None:
+        """Kill it."""
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of pictures, weights and features in a message."""
+    if isinstance(value, (bytes, bytearray)):
+        return len(value)
+    inner = value.values() if isinstance(value, dict) else value
+    return sum(map(_size, inner)) if isinstance(value, (dict, list, tuple)) else 0
+
+
+class WorkerLink:
+    """
+    Keeps one worker running.
+
+    :param start: starts a worker on base weights of a file; '' = those of the settings
+    :param timeout_s: without any sign of life, after which a worker that owes an answer is killed
+    :param delay_s: before a dead worker is started again; doubles while it dies again
+    :param clock: monotonic time in s
+    """
+
+    def __init__(
+        self,
+        start: Callable[[str], Client],
+        timeout_s: float = 300.0,
+        delay_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start, self._clock = start, clock
+        self.timeout_s, self.delay_s = timeout_s, delay_s
+        self.client: Client | None = None
+        self._serial = self._deaths = 0
+        self._owed: dict[int, int] = {}  # bytes of messages that are not worked off, by serial
+        self._heard = self._restart_at = math.inf
+        self._base = ''
+
+    def start(self, base: str = '') -> None:
+        """Start a worker, in the place of any that runs."""
+        self.close()
+        self._owed.clear()
+        self._heard, self._restart_at, self._base = self._clock(), math.inf, base
+        self.client = self._start(base)
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether more pictures may be sent now."""
+        return self.client is not None and sum(self._owed.values()) < CREDIT
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message; it is lost where no worker runs."""
+        if self.client is None:
+            return
+        if message['op'] != 'cancel':  # which is not worked off in turn
+            if not self._owed:
+                self._heard = self._clock()
+            self._serial += 1
+            message = {**message, 'serial': self._serial}
+            self._owed[self._serial] = _size(message)
+        self.client.send(message)
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """Note a message of the worker: whatever it says, it goes on."""
+        self._heard = self._clock()
+        if message['op'] == 'taken':
+            self._owed.pop(message['serial'], None)
+        elif message['op'] in ('model_loaded', 'progress'):
+            self._deaths = 0
+
+    def died(self, least_delay_s: float = 0.0) -> None:
+        """The worker is gone, or of no use: start another one later."""
+        self.close()
+        delay = self.delay_s * 2.0**self._deaths
+        if self._deaths:
+            delay = max(delay, 1.0)
+        self._deaths = min(self._deaths + 1, 10)
+        self._restart_at = self._clock() + min(max(delay, least_delay_s), LONGEST_DELAY_S)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the worker owes an answer and has given no sign of life for too long."""
+        silent = self._clock() - self._heard > self.timeout_s
+        return self.client is not None and bool(self._owed) and silent
+
+    def restart_if_due(self) -> bool:
+        """Start a dead worker again when its time has come; return whether one was started."""
+        if self._clock() < self._restart_at:
+            return False
+        self.start(self._base)
+        return True
+
+    def close(self) -> None:
+        """Kill the worker, if one runs."""
+        client, self.client = self.client, None
+        self._owed.clear()
+        if client is not None:
+            client.close()

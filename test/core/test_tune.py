@@ -1,0 +1,396 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tuner without its node: rounds, the feed of batches, the link to the worker, saved state."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from etuner_ros.core.config import BudgetConfig, LazyTuneConfig
+from etuner_ros.core.decide.budget import Budget
+from etuner_ros.core.decide.energy import EnergyLog
+from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.scenario_log import ScenarioLog
+from etuner_ros.core.errors import LearnerError
+from etuner_ros.core.tune import batch_feed
+from etuner_ros.core.tune.batch_feed import BatchFeed
+from etuner_ros.core.tune.frame_features import FrameFeatures
+from etuner_ros.core.tune.round_keeper import How, Proposal, RoundKeeper, State
+from etuner_ros.core.tune.state_file import StateFile
+from etuner_ros.worker.link import CREDIT, WorkerLink
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Kept:
+    """A keeper whose worker is ready, and all that it says."""
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.clock, self.told, self.ends = Clock(), [], []
+        self.keeper = RoundKeeper(
+            LazyTune(LazyTuneConfig()),
+            budget or Budget(),
+            ScenarioLog(),
+            EnergyLog(None, self.clock),
+            self.told.append,
+            self.ends.append,
+            15.0,
+            self.clock,
+        )
+        self.keeper.on_loaded(0)
+
+    def start(self) -> int:
+        self.keeper.lazy.on_batch()
+        started = self.keeper.start({'/c': 1})
+        assert started is not None
+        return started.number
+
+
+def test_a_round_goes_from_its_start_to_the_version_that_it_made():
+    kept = Kept()
+    number = kept.start()
+    kept.clock.now += 20
+    assert kept.keeper.on_step(number, 1, 4)
+    assert kept.keeper.progress == 0.25
+    assert kept.keeper.on_proposal(number, Proposal('me/1/a', 0, accuracy=0.9, samples=3))
+    kept.clock.now += 3
+    assert kept.keeper.on_verdict('me/1/a', True, 'good', 1)
+    assert [(e.how, e.seconds, e.version) for e in kept.ends] == [(How.ACCEPTED, 20.0, 1)]
+    assert kept.keeper.state is State.ACCEPTED
+    kept.keeper.lazy.on_batch()
+    assert kept.keeper.start({}) is None, 'from weights that are live no more'
+    kept.keeper.on_loaded(1)
+    assert kept.keeper.state is State.WAITING
+    assert (kept.keeper.completed, kept.keeper.after) == (1, 0.9)
+
+
+def test_a_refused_round_has_the_worker_go_back():
+    kept = Kept()
+    kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
+    kept.keeper.on_verdict('me/1/a', False, 'worse', 0)
+    assert kept.told == [{'op': 'go_back'}]
+    assert (kept.ends[0].how, kept.keeper.refused) == (How.REFUSED, 1)
+
+
+def test_a_candidate_of_a_cancelled_round_is_never_proposed():
+    kept = Kept()
+    number = kept.start()
+    assert kept.keeper.cancel() == number
+    assert not kept.keeper.on_proposal(number, Proposal('me/1/a', 0))
+    assert kept.told == [{'op': 'go_back'}]
+    assert kept.ends[0].how is How.CANCELLED
+    assert not kept.keeper.on_verdict('me/1/a', True, 'good', 1)
+    assert kept.keeper.lazy.waiting == 1, 'nothing was learned from it'
+
+
+def test_what_an_earlier_round_says_late_is_not_taken_for_the_running_one():
+    kept = Kept()
+    first = kept.start()
+    kept.keeper.on_stopped(first)
+    second = kept.start()
+    kept.keeper.on_stopped(first)
+    kept.keeper.on_failed(first, 'late')
+    assert not kept.keeper.on_proposal(first, Proposal('me/1/a', 0))
+    assert (kept.keeper.state, len(kept.ends)) == (State.TUNING, 1)
+    assert kept.keeper.cancel() == second
+
+
+def test_a_candidate_that_is_on_its_way_can_not_be_cancelled():
+    kept = Kept()
+    kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
+    assert kept.keeper.cancel() is None
+
+
+@pytest.mark.parametrize('how', ['cancelled', 'failed', 'worker lost', 'no verdict'])
+def test_each_round_costs_the_budget_the_time_that_it_took(how):
+    kept = Kept(Budget(BudgetConfig(seconds_per_hour=60)))
+    keeper, number = kept.keeper, kept.start()
+    kept.clock.now += 100
+    if how == 'cancelled':
+        keeper.on_stopped(number)
+    elif how == 'failed':
+        keeper.on_failed(number, 'out of memory')
+    elif how == 'worker lost':
+        keeper.on_down('killed')
+        keeper.on_starting()
+        keeper.on_loaded(0)
+    else:
+        keeper.on_proposal(number, Proposal('me/1/a', 0))
+        kept.clock.now += 16
+        assert 'no verdict' in keeper.tick()
+    assert kept.ends[0].seconds == 100.0
+    assert 'used up' in keeper.refusal()
+    keeper.lazy.on_batch()
+    assert keeper.start({}) is None
+
+
+def test_a_head_without_a_verdict_is_given_up():
+    kept = Kept()
+    kept.keeper.on_head(Proposal('me/head/a', 0))
+    assert kept.keeper.tick() == ''
+    kept.clock.now += 16
+    assert 'no verdict' in kept.keeper.tick()
+    assert kept.told == [{'op': 'head_refused'}]
+    assert not kept.keeper.on_verdict('me/head/a', True, 'good', 1)
+
+
+def test_accepted_weights_that_never_come_do_not_stop_rounds_for_ever():
+    kept = Kept()
+    kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
+    kept.keeper.on_verdict('me/1/a', True, 'good', 1)
+    kept.clock.now += 16
+    assert 'did not arrive' in kept.keeper.tick()
+    kept.start()
+
+
+def test_states_follow_one_table():
+    kept = Kept()
+    with pytest.raises(LearnerError, match='waiting, it can not be proposed'):
+        kept.keeper._move(State.PROPOSED, '')
+
+
+def test_what_was_learned_of_tuning_survives_a_restart(tmp_path):
+    kept = Kept(Budget(BudgetConfig(seconds_per_hour=60)))
+    number = kept.start()
+    kept.clock.now += 100
+    for _ in range(300):
+        kept.keeper.scenarios.on_request('front', 1, [0.0, 1.0])
+    kept.keeper.on_proposal(number, Proposal('me/1/a', 0, 10, accuracy=0.5, samples=5))
+    kept.keeper.on_verdict('me/1/a', True, 'good', 1)
+    kept.keeper.lazy.on_batch(7)
+    file = tmp_path / 'tuner.json'
+    assert StateFile(file, lambda: kept.keeper.state_dict(5000.0), kept.clock).save() == ''
+    again = Kept(Budget(BudgetConfig(seconds_per_hour=60)))
+    loaded = StateFile(file, dict, kept.clock).load(
+        lambda s: again.keeper.load_state_dict(s, 5000.0)
+    )
+    assert loaded == ''
+    assert again.keeper.lazy.batches_needed == kept.keeper.lazy.batches_needed == 2
+    assert again.keeper.lazy.waiting == 0, 'what no version has learned will come again'
+    assert 'used up' in again.keeper.refusal()
+    assert again.keeper.scenarios.current == {'front': 0}
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"scenarios": 3}', '{}', '[' * 100000])
+def test_a_damaged_file_is_said_and_the_tuner_starts_anew(tmp_path, text):
+    (tmp_path / 'tuner.json').write_text(text)
+    kept = Kept()
+    file = StateFile(tmp_path / 'tuner.json', lambda: kept.keeper.state_dict(0.0), kept.clock)
+    said = file.load(lambda s: kept.keeper.load_state_dict(s, 0.0))
+    assert 'tuner.json is damaged' in said
+    kept.start()
+    assert file.save() == ''
+    assert json.loads((tmp_path / 'tuner.json').read_text())['lazy_tune']
+    assert file.save_if_due() == ''
+
+
+def test_a_folder_that_can_not_be_written_is_said(tmp_path):
+    (tmp_path / 'taken').write_text('')
+    assert 'could not be saved' in StateFile(tmp_path / 'taken' / 'a.json', dict).save()
+
+
+# The feed
+
+
+def fed(learned: dict[str, int] | None = None, room: int = 100) -> tuple[BatchFeed, Clock]:
+    clock = Clock()
+    feed = BatchFeed(clock)
+    feed.restart(learned or {}, room)
+    return feed, clock
+
+
+def test_a_worker_gets_first_what_was_learned_then_what_was_not_and_rounds_wait():
+    feed, _ = fed({'/c': 5})
+    (ask,) = feed.asks(True)
+    assert (ask.replay, ask.up_to, ask.count, ask.skip) == (True, 5, 100, 0)
+    assert feed.asks(True) == [], 'one at a time'
+    assert feed.on_replay(ask, 30, 50)
+    assert feed.asks(False) == [], 'not before the worker took the last'
+    (ask,) = feed.asks(True)
+    assert ask.skip == 30
+    assert feed.on_replay(ask, 20, 50)
+    (ask,) = feed.asks(True)
+    assert (ask.replay, ask.first) == (False, 6)
+    assert feed.on_batches(ask, [6, 7], 8) == [6, 7]
+    assert feed.behind == ['/c']
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [8], 8) == [8]
+    assert feed.behind == []
+    assert feed.cursors == {'/c': 8}
+    assert feed.on_batch('/c', 9, True)
+
+
+def test_a_lost_answer_is_asked_for_again():
+    feed, clock = fed()
+    assert not feed.on_batch('/c', 3, True)
+    (lost,) = feed.asks(True)
+    clock.now += batch_feed.ANSWER_TIMEOUT_S + 1
+    assert feed.asks(True) == []
+    clock.now += 2
+    (again,) = feed.asks(True)
+    assert again.first == 1
+    assert feed.on_batches(lost, [1, 2], 3) == [], 'it comes too late'
+    assert feed.on_batches(again, [1, 2, 3], 3) == [1, 2, 3]
+
+
+def test_a_batch_that_comes_while_the_worker_is_busy_is_asked_for_later():
+    feed, _ = fed()
+    feed.on_batch('/c', 1, True)
+    assert not feed.on_batch('/c', 2, False)
+    assert feed.asks(False) == []
+    (ask,) = feed.asks(True)
+    assert ask.first == 2
+
+
+def test_a_collector_that_does_not_answer_keeps_rounds_waiting_for_seconds_only():
+    feed, clock = fed({'/gone': 5})
+    assert feed.behind == ['/gone']
+    clock.now += batch_feed.PATIENCE_S + 1
+    assert feed.behind == []
+
+
+def test_names_of_collectors_that_never_answer_do_not_pile_up():
+    feed, clock = fed()
+    assert feed.on_batch('/real', 1, True)
+    for number in range(600):
+        feed.on_batch(f'/x{number}', 2, True)
+        for ask in feed.asks(True):
+            feed.on_failure(ask)
+        clock.now += 0.1
+    assert len(feed.collectors) <= batch_feed.MOST_COLLECTORS
+    assert '/real' in feed.collectors
+    for _ in range(10):
+        clock.now += 100
+        for ask in feed.asks(True):
+            feed.on_failure(ask)
+    assert feed.collectors == ['/real']
+
+
+def test_without_a_replay_service_the_batches_come_all_the_same():
+    feed, clock = fed({'/c': 5})
+    for _ in range(batch_feed.REPLAY_TRIES):
+        clock.now += 100
+        (ask,) = feed.asks(True)
+        assert ask.replay
+        feed.on_failure(ask)
+    clock.now += 100
+    assert [a.first for a in feed.asks(True)] == [6]
+
+
+def test_batches_that_a_collector_has_no_more_are_not_waited_for():
+    feed, _ = fed()
+    feed.on_batch('/c', 9, True)
+    (ask,) = feed.asks(True)
+    feed.on_batches(ask, [], 9)
+    assert feed.behind == []
+    assert feed.on_batch('/c', 10, True)
+
+
+# Features
+
+
+def test_a_frame_without_a_label_waits_for_its_feature():
+    clock = Clock()
+    features = FrameFeatures(True, clock)
+    assert features.wants_frame
+    features.put({'id': 'a'})
+    assert not features.wants_frame
+    assert features.take() is None
+    features.add('a', 'digest', b'12')
+    assert features.take() == {'id': 'a', 'backbone': 'digest', 'feature': b'12'}
+    assert features.take() is None
+    clock.now += 1
+    assert features.wants_frame
+
+
+# The link to the worker
+
+
+class FakeWorker:
+    def __init__(self, base: str) -> None:
+        self.base, self.sent, self.closed = base, [], False
+
+    def send(self, message: dict) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def linked() -> tuple[WorkerLink, list[FakeWorker], Clock]:
+    clock, made = Clock(), []
+
+    def start(base: str) -> FakeWorker:
+        made.append(FakeWorker(base))
+        return made[-1]
+
+    link = WorkerLink(start, timeout_s=60.0, delay_s=2.0, clock=clock)
+    link.start('base')
+    return link, made, clock
+
+
+def test_pictures_are_sent_as_fast_as_the_worker_takes_them():
+    link, made, _ = linked()
+    sent = 0
+    while link.has_credit:
+        link.send({'op': 'samples', 'samples': [{'image': bytes(CREDIT // 4)}]})
+        sent += 1
+    assert sent == 4
+    link.heard({'op': 'taken', 'serial': made[0].sent[0]['serial']})
+    assert link.has_credit
+
+
+def test_a_worker_that_owes_an_answer_and_is_silent_hangs():
+    link, made, clock = linked()
+    clock.now += 1000
+    assert not link.hangs, 'it has nothing to do'
+    link.send({'op': 'round', 'id': 1})
+    for _ in range(10):
+        clock.now += 50
+        link.heard({'op': 'progress'})
+        assert not link.hangs
+    clock.now += 61
+    assert link.hangs
+    link.died()
+    assert made[0].closed
+    assert not link.restart_if_due()
+    clock.now += 3
+    assert link.restart_if_due()
+    assert made[1].base == 'base'
+
+
+def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often():
+    link, _, clock = linked()
+    waits = []
+    for _ in range(7):
+        link.died()
+        began = clock.now
+        while not link.restart_if_due():
+            clock.now += 1
+        waits.append(clock.now - began)
+    assert waits == [2, 4, 8, 16, 32, 60, 60]
+    link.heard({'op': 'model_loaded'})
+    link.died()
+    clock.now += 2
+    assert link.restart_if_due()
+
+
+def test_nothing_is_sent_to_a_worker_that_is_not_there():
+    link, made, _ = linked()
+    link.died()
+    link.send({'op': 'round', 'id': 1})
+    assert made[0].sent == []
+    assert not link.has_credit
+    assert not link.hangs
+    assert math.isfinite(link.delay_s)

@@ -1,0 +1,139 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's loop and commands with a real learner, without its process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.worker import memory
+from etuner_ros.worker.loop import Worker
+
+
+class Pipe:
+    """Collects what the worker says, and may answer at once."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.on_said: Callable[[dict[str, Any]], None] = lambda message: None
+
+    def send_bytes(self, data: bytes) -> None:
+        message = msgpack.unpackb(data)
+        self.said.append(message)
+        self.on_said(message)
+
+    def ops(self) -> list[str]:
+        return [m['op'] for m in self.said]
+
+
+@pytest.fixture
+def worker(deployed: Path, frames: list) -> tuple[Worker, Pipe]:
+    """Return a worker with four labelled pictures, and its pipe."""
+    pipe = Pipe()
+    made = Worker(pipe)  # type: ignore[arg-type]
+    train = {'batch_size': 4, 'epochs': 2.0, 'validation_share': 0.0}
+    configs = {'train': {**train, 'niceness': 0}, 'sim_freeze': {}, 'head': {'enabled': False}}
+    made.handle({'op': 'configure', **configs})
+    made.handle({'op': 'open', 'path': str(deployed)})
+    trays = [f.image for f in frames if f.label == 'tray'][:4]
+    samples = [
+        {
+            'id': str(i),
+            'label': 'tray',
+            'predicted': '',
+            'image': encode_jpeg(image),
+            'scenario': ['eye', 0],
+        }
+        for i, image in enumerate(trays)
+    ]
+    batch = {'samples': samples, 'new': True, 'renamed': [], 'withdrawn': []}
+    made.handle({'op': 'samples', 'serial': 7, **batch})
+    assert pipe.ops() == ['ready', 'taken']
+    assert pipe.said[-1]['serial'] == 7
+    pipe.said.clear()
+    return made, pipe
+
+
+def round_message(number: int) -> dict[str, Any]:
+    return {'op': 'round', 'id': number, 'scenarios': {'eye': 0}, 'serial': 8}
+
+
+def test_a_round_ends_in_a_candidate(worker):
+    made, pipe = worker
+    made.handle(round_message(1))
+    assert pipe.ops()[-2:] == ['candidate', 'taken']
+    assert pipe.said[-2]['id'] == 1
+    made.handle({'op': 'go_back'})
+    made.handle(round_message(2))
+    assert pipe.ops()[-2] == 'candidate', 'its samples are to be learned again'
+
+
+def test_a_cancel_that_overtakes_its_round_is_not_lost(worker):
+    made, pipe = worker
+    made.receive({'op': 'cancel', 'id': 1})
+    made.handle(round_message(1))
+    assert pipe.ops() == ['cancelled', 'taken']
+    made.handle(round_message(2))
+    assert pipe.ops()[-2] == 'candidate', 'it was not meant for the next one'
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_a_cancel_in_a_round_ends_it_also_after_the_last_step(worker, last):
+    made, pipe = worker
+
+    def cancel(message: dict[str, Any]) -> None:
+        if message['op'] == 'progress' and (not last or message['iteration'] == message['total']):
+            made.receive({'op': 'cancel', 'id': 1})
+
+    pipe.on_said = cancel
+    made.handle(round_message(1))
+    assert 'candidate' not in pipe.ops()
+    assert pipe.ops()[-2:] == ['cancelled', 'taken']
+    made.handle(round_message(2))
+    assert pipe.ops()[-2] == 'candidate'
+
+
+def test_a_cancel_that_comes_after_its_round_does_not_hurt_the_next(worker):
+    made, pipe = worker
+    made.handle(round_message(1))
+    made.receive({'op': 'cancel', 'id': 1})
+    made.handle({'op': 'go_back'})
+    made.handle(round_message(2))
+    assert pipe.ops()[-2] == 'candidate'
+
+
+def test_what_comes_in_a_round_is_worked_off_and_acknowledged_after_it(worker):
+    made, pipe = worker
+    batch = {'samples': [], 'new': True, 'renamed': [], 'withdrawn': []}
+    made.receive({'op': 'samples', 'serial': 9, **batch})
+    made.handle(round_message(1))
+    assert [m['serial'] for m in pipe.said if m['op'] == 'taken'] == [8]
+    message = made._next()
+    assert message is not None
+    made.handle(message)
+    assert pipe.said[-1] == {'op': 'taken', 'serial': 9}
+
+
+def test_an_error_is_told_and_the_message_counts_as_taken(worker):
+    made, pipe = worker
+    made.handle({'op': 'withdraw', 'serial': 3})
+    assert pipe.ops() == ['error', 'taken']
+
+
+def test_the_worker_asks_to_be_killed_before_others(monkeypatch):
+    written = []
+    monkeypatch.setattr(memory.Path, 'write_text', lambda p, text: written.append((str(p), text)))
+    memory.kill_me_first()
+    assert written == [('/proc/self/oom_score_adj', '500')]
+
+    def refuse(_path: Path, _text: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(memory.Path, 'write_text', refuse)
+    memory.kill_me_first()
