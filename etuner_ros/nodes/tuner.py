@@ -101,6 +101,7 @@ class TunerNode(Node):
 
         self._update: ModelUpdate | None = None
         self._layers: LayerStates | None = None
+        self._caught_up = False  # as the worker was told
         self._ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._arrived = self.create_guard_condition(self._on_worker)
@@ -188,7 +189,7 @@ class TunerNode(Node):
             self._inbox.put({**message, 'from': client})
             self._arrived.trigger()
 
-        self._ready = {}
+        self._ready, self._caught_up = {}, False
         client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
         model = self._model
         client.send(
@@ -224,6 +225,14 @@ class TunerNode(Node):
 
     def _worker_taken(self, _message: dict[str, Any]) -> None:
         self._collectors.ask(self._link.has_credit)
+        self._tell_of_labels()
+
+    def _tell_of_labels(self) -> None:
+        """Tell the worker when it has all labels that there are, or no longer."""
+        caught_up = self._keeper.ready and not self._feed.behind
+        if caught_up != self._caught_up:
+            self._caught_up = caught_up
+            self._link.send({'op': 'caught_up', 'value': caught_up})
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self._ready = message
@@ -258,6 +267,7 @@ class TunerNode(Node):
             self._feed.restart(learned_of(self._update), room)
             self._collectors.ask(self._link.has_credit)
             self._say()
+        self._tell_of_labels()
         self._maybe_start_round()
 
     def _worker_died(self, message: dict[str, Any]) -> None:
@@ -489,6 +499,7 @@ class TunerNode(Node):
     def _on_tick(self) -> None:
         self._watch_worker()
         self._collectors.ask(self._link.has_credit)
+        self._tell_of_labels()
         self._pass_on_unlabelled()
         self._keeper.energy.tick()
         self._budget.on_temperature(temperature())

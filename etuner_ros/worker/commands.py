@@ -27,6 +27,7 @@ class Commands:
         self._reply = reply
         self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
         self._learner: Any = None
+        self.knows_labels = False  # all labels that the live weights have learned have come
 
     @property
     def ready(self) -> bool:
@@ -115,6 +116,14 @@ class Commands:
         from etuner_ros.core.models.weights import unpack
 
         return bool(self.learner.is_head_only(unpack(message['weights'])))
+
+    def _on_caught_up(self, message: Message) -> None:
+        """
+        Note whether all labels that there are have come.
+
+        Until then the head has seen a part of what the live one was made from.
+        """
+        self.knows_labels = message['value']
 
     def _on_go_back(self, _message: Message) -> None:
         self.learner.go_back()

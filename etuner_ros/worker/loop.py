@@ -99,11 +99,11 @@ class Worker:
         """
         Propose the instant head when it has learned something.
 
-        One at a time, not while a round's candidate waits for its verdict, and not more often than
-        `head.interval_s`.
+        One at a time, not while a round's candidate waits for its verdict, not before all labels
+        have come after a restart, and not more often than `head.interval_s`.
         """
         now = time.monotonic()
-        if not self.commands.ready or now < self._next_head:
+        if not self.commands.knows_labels or now < self._next_head:
             return
         waits = self._head_sent is not None and now - self._head_sent < ANSWER_TIMEOUT_S
         if waits or self.commands.learner.waits_for_verdict:

@@ -89,8 +89,8 @@ def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
         if position < frozen_after:
             assert same, f'{unit} was frozen'
     assert not all(np.array_equal(before[k], after[k]) for k in named[units[-1]])
-    assert learner.cache.border > 0
-    assert learner.cache.uses['hits'] > 0, 'samples start behind the frozen blocks'
+    assert learner.state.cache.border > 0
+    assert learner.state.cache.uses['hits'] > 0, 'samples start behind the frozen blocks'
     learner.set_live(item.update, item.classes, 1)
     said = predictions(learner.live, pictures(16))
     assert np.mean([p == s.label for p, s in zip(said, pictures(16))]) > 0.9

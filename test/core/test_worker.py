@@ -33,12 +33,13 @@ class Pipe:
 
 
 @pytest.fixture
-def worker(deployed: Path, frames: list) -> tuple[Worker, Pipe]:
-    """Return a worker with four labelled pictures, and its pipe."""
+def worker(request: Any, deployed: Path, frames: list) -> tuple[Worker, Pipe]:
+    """Return a worker with four labelled pictures, and its pipe; with a head where one is asked for."""
+    head = {'enabled': getattr(request, 'param', False)}
     pipe = Pipe()
     made = Worker(pipe)  # type: ignore[arg-type]
     train = {'batch_size': 4, 'epochs': 2.0, 'validation_share': 0.0}
-    configs = {'train': {**train, 'niceness': 0}, 'sim_freeze': {}, 'head': {'enabled': False}}
+    configs = {'train': {**train, 'niceness': 0}, 'sim_freeze': {}, 'head': head}
     made.handle({'op': 'configure', **configs})
     made.handle({'op': 'open', 'path': str(deployed)})
     trays = [f.image for f in frames if f.label == 'tray'][:4]
@@ -118,6 +119,18 @@ def test_what_comes_in_a_round_is_worked_off_and_acknowledged_after_it(worker):
     assert message is not None
     made.handle(message)
     assert pipe.said[-1] == {'op': 'taken', 'serial': 9}
+
+
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_no_head_is_proposed_before_all_labels_have_come(worker):
+    """After a restart it knows a part of what the live head was made from."""
+    made, pipe = worker
+    made._propose_head()
+    assert pipe.ops() == []
+    made.handle({'op': 'caught_up', 'value': True})
+    made._propose_head()
+    assert pipe.ops() == ['head']
+    assert pipe.said[0]['classes'][-1] == 'tray'
 
 
 def test_an_error_is_told_and_the_message_counts_as_taken(worker):

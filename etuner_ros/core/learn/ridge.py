@@ -12,7 +12,7 @@ from torch import Tensor
 from etuner_ros.core.cost import charge, HEAD
 
 _BIAS_PENALTY = 1e-6  # of the weight of all samples: the bias is practically free
-_EQUAL = 1e-10  # of the mean square: a smaller variance is the rounding of equal rows
+_EQUAL = 1e-12  # of the mean square: a smaller variance is the rounding of equal rows
 _CONDITION = 1e-11  # least penalty, of the trace of the moments: less drowns in rounding
 _LEAST_LEFT = 1e-9  # of a sample's weight, when it is taken away
 _TIE = 1e-5  # what keeps `balance` from 1, so that the majority wins where nothing else tells
