@@ -167,7 +167,8 @@ def test_one_correction_shows_in_predictions_without_batch_or_round(ros, deploye
 def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):
     """As the tuner sends them: the same labels make another head when such frames were seen."""
     monkeypatch.setattr(frame_features, 'UNLABELLED_PERIOD_S', 0.0)
-    robot = Robot(ros, deployed, lazy_tune__min_batches=4)
+    robot = Robot(ros, deployed, budget__min_battery=0.5)
+    robot.tuner._budget.on_battery(0.1)  # no round starts
     sent, send = [], robot.tuner._link.client.send
     monkeypatch.setattr(robot.tuner._link.client, 'send', lambda m: (sent.append(m), send(m)))
     cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
