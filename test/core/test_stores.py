@@ -20,6 +20,7 @@ import pytest
 
 from etuner_ros.core.errors import StoreError, WeightsError
 from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
@@ -416,9 +417,9 @@ def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
     old.executescript((Path(__file__).parent / 'data' / 'labels_schema_2.sql').read_text())
     old.close()
     before = content(path)
-    monkeypatch.setattr('etuner_ros.core.labels.store.MOVED_AT_ONCE', 2)
+    monkeypatch.setattr('etuner_ros.core.labels.schema.MOVED_AT_ONCE', 2)
     if ended_after is not None:
-        moved, real = [], LabelStore._transaction
+        moved, real = [], Database.transaction
 
         @contextlib.contextmanager
         def ended(self):
@@ -429,7 +430,7 @@ def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
                 yield
 
         with monkeypatch.context() as crash:
-            crash.setattr(LabelStore, '_transaction', ended)
+            crash.setattr(Database, 'transaction', ended)
             with pytest.raises(KeyboardInterrupt):
                 LabelStore(path)
     store = LabelStore(path)
