@@ -498,8 +498,7 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
     assert taken(2) == [(1, 'a'), (3, 'b')]
     assert taken(0) == []
     assert taken(100, up_to=0) == []
-    store.make_batch(7)
-    assert taken(1, up_to=2) == [(7, 'a')]
+    assert taken(1, up_to=3) == [(7, 'a')], 'renaming was batch 2'
 
 
 def test_opening_reads_no_pictures(tmp_path):
