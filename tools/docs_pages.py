@@ -16,6 +16,7 @@ import importlib
 import os
 from pathlib import Path
 import re
+import sys
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,9 +41,6 @@ FOLDERS = {
     'srv': 'reference/interfaces.md',
     'action': 'reference/interfaces.md',
 }
-ON_THE_SITE = (
-    'All parameters with units, ranges and defaults: [parameters](docs/reference/parameters.md).'
-)
 
 
 def place(target: str) -> str:
@@ -78,14 +76,6 @@ def linked(text: str, source: str) -> Iterator[str]:
             path = os.path.normpath(os.path.join(os.path.dirname(source), target[1]))
             if place(path).startswith('files/') and (ROOT / path).is_file():
                 yield path
-
-
-def home() -> str:
-    """Return the README, its tables of parameters left to the page that has them in full."""
-    text = (ROOT / 'README.md').read_text()
-    return re.sub(
-        r'(## Parameters\n\n).*?(?=\n## )', rf'\g<1>{ON_THE_SITE}\n', text, flags=re.DOTALL
-    )
 
 
 # Interfaces
@@ -213,13 +203,14 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made, and the files that pages link to."""
     from mkdocs.structure.files import File
 
+    readme = (ROOT / 'README.md').read_text()
     made = {
         'reference/interfaces.md': interfaces(),
         'reference/parameters.md': parameters(),
         'reference/commands.md': commands(),
-        'index.md': moved(home(), 'README.md'),
+        'index.md': moved(readme, 'README.md'),
     }
-    texts = {'README.md': home()}
+    texts = {'README.md': readme}
     for source in list(PAGES)[1:]:
         texts[source] = (ROOT / source).read_text()
         made[PAGES[source]] = moved(texts[source], source)
@@ -233,7 +224,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links of the pages in docs/ to the site."""
+    """Lead links of the pages in docs/ to the site; fill the map of the code."""
     if page.file.generated_by:
         return markdown
+    if page.file.src_uri == 'architecture.md':
+        sys.path.insert(0, str(ROOT / 'tools'))
+        markdown = importlib.import_module('docs_map').filled(markdown)
     return moved(markdown, f'docs/{page.file.src_uri}')

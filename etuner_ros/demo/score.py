@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.demo.record import Deployed, Record
+from etuner_ros.shared.nearest_mean import NearestClassMean
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import math
 import numpy as np
 import pytest
 
-from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.core.config import GateConfig, ScenarioConfig
 from etuner_ros.core.decide.gate import judge, mcnemar_worse, Outcome
 from etuner_ros.core.decide.scenario import (
@@ -25,6 +24,7 @@ from etuner_ros.core.identity import Scenario
 from etuner_ros.core.images.codec import decode, encode_jpeg, resize_square
 from etuner_ros.core.learn.replay import Replay
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.shared.nearest_mean import NearestClassMean
 
 HERE, THERE = Scenario('front', 0), Scenario('front', 1)
 

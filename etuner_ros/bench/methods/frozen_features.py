@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from etuner_ros.bench.methods.base import Method, World
-from etuner_ros.bench.nearest_mean import NearestClassMean
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.shared.nearest_mean import NearestClassMean
 
 SHRINKAGE = 1e-4  # of Deep SLDA's covariance towards the identity
 
