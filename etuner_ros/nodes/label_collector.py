@@ -207,12 +207,13 @@ class LabelCollectorNode(Node):
     def _on_feature(self, message: msg.FrameFeature) -> None:
         feature = label_messages.feature_of(message)
         if feature.size:
-            self._asker.offer(label_messages.key_of(message), feature)
+            key = label_messages.key_of(message)
+            self._asker.offer(key, feature, message.backbone_sha256)
 
     @guarded
     def _on_exemplar(self, message: msg.FrameFeature) -> None:
         """Nothing is asked that the model was deployed with."""
-        self._asker.know(label_messages.feature_of(message))
+        self._asker.know(label_messages.feature_of(message), message.backbone_sha256)
 
     @guarded
     def _request_label(self) -> None:

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 from etuner_ros.core.errors import MessageError
 from etuner_ros.core.labels.desk import Correction, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-from etuner_ros.core.labels.store import Batch, StoredSample
+from etuner_ros.core.labels.records import Batch, StoredSample
 from etuner_ros.msg import (
     FrameFeature,
     LabelCorrection,

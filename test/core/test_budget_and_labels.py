@@ -204,7 +204,7 @@ def test_at_most_so_many_are_asked_about_in_a_scene_and_no_more_than_the_sample_
             assert len(chooser.keys) <= 30
         assert min(i for _, i in chooser.keys) < 300 < 700 < max(i for _, i in chooser.keys)
         assert len(asked(chooser)) == 5
-    assert len(chooser._known) == 10
+    assert chooser.known == 10
 
 
 @settings(max_examples=40, deadline=None)
@@ -241,6 +241,74 @@ def test_a_frame_that_can_not_be_compared_is_refused_and_another_network_starts_
     assert chooser.keys == [0]
     chooser.offer(2, 0.5, [1.0, 2.0, 3.0])
     assert chooser.keys == [2]
+
+
+def views(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return 400 frames of four kinds, 40 % to 10 % of them: of which kind each is, and its feature."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(4, 400, p=[0.4, 0.3, 0.2, 0.1])
+    return kinds, np.eye(8)[kinds] * 5 + rng.normal(size=(400, 8)) * 0.2
+
+
+def turned(features: np.ndarray) -> np.ndarray:
+    """Return what another backbone makes of the same pictures: as like each other, elsewhere."""
+    size = features.shape[1]
+    rotation = np.linalg.qr(np.random.default_rng(9).normal(size=(size, size)))[0]
+    return features @ rotation * 3 + 20
+
+
+def show(chooser: LabelValue, features: np.ndarray, backbone: str, first: int = 0) -> None:
+    """Offer frames, numbered from `first` on."""
+    for i, feature in enumerate(features, first):
+        chooser.offer(i, 0.5, feature, backbone)
+
+
+def test_features_of_a_backbone_are_chosen_from_as_if_no_other_had_been():
+    _, features = views(3)
+    chooser, alone = LabelValue(), LabelValue()
+    show(chooser, features[:10], 'old')
+    for each in (chooser, alone):
+        show(each, turned(features[10:60]), 'new', 10)
+    assert asked(chooser, 10) == asked(alone, 10)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_a_scene_that_was_asked_about_is_not_asked_about_again_with_another_backbone(seed):
+    _, features = views(seed)
+    chooser, fresh = LabelValue(), LabelValue()
+    show(chooser, features[:200], 'old')
+    assert len(asked(chooser)) >= 4
+    show(chooser, turned(features[200:250]), 'new', 200)
+    assert asked(chooser) == [], 'nor while its frames come'
+    show(chooser, turned(features[250:]), 'new', 250)
+    show(fresh, turned(features[200:]), 'new', 200)
+    assert 2 * len(asked(chooser)) < len(asked(fresh))
+    strange = np.eye(8)[6] * 5 + np.random.default_rng(0).normal(size=(60, 8)) * 0.2
+    show(chooser, turned(strange), 'new', 1000)
+    assert asked(chooser, 1)[0] >= 1000, 'a kind that came later is asked about'
+
+
+@pytest.mark.parametrize('before', [1, 2, 3])
+def test_what_was_not_asked_about_before_the_backbone_changed_is_asked_about_after(before):
+    kinds, features = views(0)
+    chooser = LabelValue()
+    show(chooser, features[:200], 'old')
+    known = {int(kinds[k]) for k in asked(chooser, before)}
+    show(chooser, turned(features[200:]), 'new', 200)
+    assert known | {int(kinds[k]) for k in asked(chooser, 4 - before)} == {0, 1, 2, 3}
+
+
+def test_what_labels_spoke_for_is_known_again_when_the_backbone_is_rolled_back():
+    _, features = views(1)
+    chooser = LabelValue()
+    for feature in features[:200]:
+        chooser.know(feature, 'old')
+    show(chooser, turned(features[:5]), 'new')
+    assert asked(chooser, 1), 'labels of a scene before do not speak for it'
+    chooser.new_scene()
+    show(chooser, features[200:], 'old')
+    assert chooser.known == 200
+    assert asked(chooser) == []
 
 
 def test_other_limits_keep_what_was_spent_and_what_is_known_of_the_board():

@@ -261,11 +261,11 @@ def test_frames_that_are_gone_do_not_use_up_the_requests_of_a_scene(office):
     buffer = office.buffer
     for number in range(5):
         buffer.add(frame(key(number)))
-        asker.offer(key(number), np.eye(3)[number % 3])
+        asker.offer(key(number), np.eye(3)[number % 3], 'net')
     asker._buffer = buffer = FrameBuffer(clock=office.clock)  # all of them made room
     for number in (10, 11):
         buffer.add(frame(key(number)))
-        asker.offer(key(number), [1.0, float(number), 0.0])
+        asker.offer(key(number), [1.0, float(number), 0.0], 'net')
     chosen, reason = asker.next()
     assert chosen.key.stamp_ns >= 10
     assert 'stands for much' in reason
@@ -279,10 +279,10 @@ def test_what_is_labelled_already_is_not_asked_about(office):
     asker = LabelAsker(office.buffer, office.store)
     office.buffer.add(frame(key(1)))
     office.store.add(frame(key(1)), 'duck', 'ann', 0)
-    asker.offer(key(1), [1.0, 2.0])
-    asker.offer(key(2), [1.0, 2.0])
-    asker.know([np.nan, 1.0])
-    asker.know([])
+    asker.offer(key(1), [1.0, 2.0], 'net')
+    asker.offer(key(2), [1.0, 2.0], 'net')
+    asker.know([np.nan, 1.0], 'net')
+    asker.know([], 'net')
     assert not office.buffer.pinned
 
 

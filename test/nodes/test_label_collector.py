@@ -248,7 +248,7 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     for _ in range(10):  # kind 0 is what the model was deployed with
         exemplars.publish(FrameFeature(source='camera', feature=feature(0)))
     value = desk.node._asker._value
-    ros.until(lambda: len(value._known) == 10, 'the exemplars')
+    ros.until(lambda: value.known == 10, 'the exemplars')
     kinds = {}
     for number in range(30):
         frame = desk.see(30.0 - number)

@@ -39,25 +39,27 @@ class LabelAsker:
         """Return how many frames wait for their label."""
         return len(self._open)
 
-    def offer(self, key: FrameKey, feature: npt.ArrayLike) -> None:
+    def offer(self, key: FrameKey, feature: npt.ArrayLike, backbone: str) -> None:
         """
         Look whether a frame is among those whose label would help most.
 
         :param feature: (D,), as the network that serves makes it
+        :param backbone: digest of that network without its head
         :raises ValueError: when it is not finite
         """
         frame = self._buffer.get(key)
         if frame is None or self._store.find(frame.key) is not None:
             return
-        self._value.offer(frame.key, min(max(frame.confidence, 0.0), 1.0), feature)
+        confidence = min(max(frame.confidence, 0.0), 1.0)
+        self._value.offer(frame.key, confidence, feature, backbone)
         wanted = {*self._value.keys, *self._open}
         self._buffer.pinned = {k for k in self._buffer if k in wanted}
 
-    def know(self, feature: npt.ArrayLike) -> None:
+    def know(self, feature: npt.ArrayLike, backbone: str) -> None:
         """Take a feature (D,) as spoken for: the model was deployed with its picture."""
         row = np.asarray(feature, np.float32)
         if row.size and np.isfinite(row).all():
-            self._value.know(row)
+            self._value.know(row, backbone)
 
     def note_labelled(self, key: FrameKey) -> None:
         """Note that a frame got a label, asked for or not."""

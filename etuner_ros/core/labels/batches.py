@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import time
 
-from etuner_ros.core.labels.store import Batch, LabelStore
+from etuner_ros.core.labels.records import Batch
+from etuner_ros.core.labels.store import LabelStore
 
 MOST_BATCHES, SOME_BATCHES = 256, 16  # in one piece, and when none is wanted in particular
 

@@ -13,7 +13,8 @@ import time
 
 from etuner_ros.core.errors import StoreError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
-from etuner_ros.core.labels.store import LabelStore, Stored
+from etuner_ros.core.labels.records import Stored
+from etuner_ros.core.labels.store import LabelStore
 
 AHEAD_NS = 10**9  # by which a stamp may lie in the future
 BURST = 20  # corrections that an author may send at once

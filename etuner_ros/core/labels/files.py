@@ -24,7 +24,8 @@ from etuner_ros.core.errors import ImageError, StoreError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-from etuner_ros.core.labels.store import LabelStore, StoredSample
+from etuner_ros.core.labels.records import StoredSample
+from etuner_ros.core.labels.store import LabelStore
 
 FORMATS = ('folder', 'coco', 'labelstudio')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')

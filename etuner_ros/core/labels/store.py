@@ -1,130 +1,24 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Labels in SQLite: what was acknowledged survives a crash and power loss (WAL, synchronous=FULL).
+Labels in SQLite: what was acknowledged survives a crash and power loss.
 
-Three tables. `frames` holds each labelled picture once, with the label that counts. `votes` holds
-what each person said of it, in order; the last word of each counts. `items` is what goes out to
-tuners, in numbered batches: a frame with its label at that time (empty when it must not be learned
-from any more), or a label that is called otherwise from then on. A tuner that takes the batches in
-order, each once, ends with what the store holds.
+What its tables hold is said in `schema`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-import os
+from dataclasses import replace
 from pathlib import Path
 import sqlite3
-import time
 
-from etuner_ros.core.errors import StoreError
+from etuner_ros.core.labels.database import unsigned
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-
-VERSION = 3
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS frames (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    source TEXT NOT NULL, stamp_ns INTEGER NOT NULL, frame_id TEXT NOT NULL,
-    label TEXT NOT NULL,            -- that counts; empty: nobody says, or people disagree
-    disputed INTEGER NOT NULL DEFAULT 0,
-    predicted TEXT NOT NULL, confidence REAL NOT NULL DEFAULT 0,
-    model_version INTEGER NOT NULL,
-    scenario INTEGER NOT NULL DEFAULT 0,
-    size INTEGER NOT NULL,          -- bytes of the image, 0 when evicted
-    received_ns INTEGER NOT NULL,
-    learned_by INTEGER,             -- first version that has learned it
-    format TEXT NOT NULL,
-    uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
-    image BLOB                      -- NULL: evicted; last, so that no query has to pass it
-);
-CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid);
--- Sizes and counts are read from this index alone: once a second, and with every label.
-CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
-CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
-CREATE TABLE IF NOT EXISTS votes (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    frame INTEGER NOT NULL REFERENCES frames (id),
-    author TEXT NOT NULL, label TEXT NOT NULL, received_ns INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS votes_by_frame ON votes (frame);
-CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    frame INTEGER, label TEXT NOT NULL, author TEXT NOT NULL,
-    renamed_from TEXT,              -- a renaming when not NULL; then there is no frame
-    batch INTEGER
-);
-CREATE INDEX IF NOT EXISTS items_by_batch ON items (batch);
-CREATE INDEX IF NOT EXISTS items_by_frame ON items (frame);
-"""
-COLUMNS = (  # of a frame, without the picture
-    'id, source, stamp_ns, frame_id, predicted, confidence, model_version, scenario, size, '
-    'received_ns, learned_by, format, label, disputed'
-)
-MOVED_AT_ONCE = 50  # frames, when the schema changes: so little room on the disk suffices for it
-
-
-@dataclass(frozen=True)
-class StoredSample:
-    """One labelled frame as it goes out."""
-
-    sample_id: int
-    source: str
-    stamp_ns: int
-    frame_id: str
-    uid: int
-    label: str  # empty: taken back, or disputed
-    predicted: str
-    author: str
-    model_version: int
-    image_format: str
-    image: bytes
-    scenario: int
-
-    @property
-    def key(self) -> FrameKey:
-        """What names the frame."""
-        return FrameKey(self.source, self.stamp_ns, self.frame_id, self.uid)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Samples to learn from again."""
-
-    total: int  # that there are
-    renamed: list[tuple[str, str]]  # old name, new name, in order
-    samples: list[StoredSample]  # the next ones
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a tuner gets at once: first the renamings, then the samples."""
-
-    samples: list[StoredSample]
-    renamed: list[tuple[str, str]]  # old name, new name
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What became of a correction."""
-
-    sample_id: int
-    label: str  # that counts now; empty when people disagree or nobody says anything any more
-    said: dict[str, str]  # the last word of each author
-
-
-@dataclass(frozen=True)
-class ClassStatistics:
-    """What is stored of one class."""
-
-    label: str
-    frames: int
-    confirmed: int
-    learned: int
-    image_bytes: int
+from etuner_ros.core.labels.records import Batch, ClassStatistics, Replay, Stored, StoredSample
+from etuner_ros.core.labels.room import make_room, stored_bytes
+from etuner_ros.core.labels.schema import open_database
+from etuner_ros.core.labels.voting import key_values, put_frame, put_vote, settle, settle_renamed
 
 
 class LabelStore:
@@ -140,166 +34,17 @@ class LabelStore:
     """
 
     def __init__(self, path: Path, budget_bytes: int = 0, set_aside: bool = True) -> None:
-        self.path, self.budget_bytes = path, budget_bytes
-        self.warnings: list[str] = []
+        self.budget_bytes = budget_bytes
         self.unreadable: set[int] = set()  # frames whose picture turned out to be damaged
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._open()
-            except sqlite3.OperationalError:  # locked, full, not allowed: not the file's fault
-                raise
-            except sqlite3.DatabaseError as error:
-                if not set_aside:
-                    raise
-                self._set_aside(error)
-                self._open()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f'the label store {path} can not be opened: {error}; check the parameter store'
-            ) from error
-
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        """Keep a damaged file under another name: a robot must go on, and nothing is deleted."""
-        self._database.close()
-        aside = self.path.with_name(f'{self.path.name}.damaged-{time.time_ns()}')
-        for suffix in ('', '-wal', '-shm'):
-            file = self.path.with_name(self.path.name + suffix)
-            if file.exists():
-                os.replace(file, aside.with_name(aside.name + suffix))
-        self.warnings.append(
-            f'the label store was damaged ({error}); it is kept as {aside}, a new one is begun; '
-            f'what can be read of it: sqlite3 {aside} .recover'
-        )
-
-    def _open(self) -> None:
-        self._database = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=10.0
-        )
-        self._database.execute('PRAGMA journal_mode=WAL')
-        self._database.execute('PRAGMA synchronous=FULL')
-        found = int(self._database.execute('PRAGMA user_version').fetchone()[0])
-        if found > VERSION:
-            raise sqlite3.OperationalError(
-                f'it was written by a later etuner_ros (schema {found}, this one knows {VERSION})'
-            )
-        self._check_all_but_pictures()
-        if found < VERSION:
-            self._migrate()
-        else:
-            self._database.executescript(SCHEMA)
-
-    def _check_all_but_pictures(self) -> None:
-        """
-        Look at everything that is small; pictures are looked at when they are read, see `check`.
-
-        :raises sqlite3.DatabaseError: when something is damaged
-        """
-        tables = self._database.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table'"
-        ).fetchall()
-        for (table,) in tables:
-            if table in ('votes', 'items'):
-                (found,) = self._database.execute(f'PRAGMA quick_check({table})').fetchone()
-                if found != 'ok':
-                    raise sqlite3.DatabaseError(found)
-        if ('sqlite_sequence',) in tables:
-            self._one('SELECT MAX(seq) FROM sqlite_sequence')
-        if ('frames',) in tables:
-            # Every row up to its picture, and every index.
-            self._database.execute('SELECT MAX(format) FROM frames NOT INDEXED').fetchone()
-            indexes = self._database.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'frames' AND "
-                'sql IS NOT NULL'
-            ).fetchall()
-            for (index,) in indexes:
-                where = 'WHERE disputed' if index == 'frames_disputed' else ''
-                self._one(f'SELECT COUNT(id) FROM frames INDEXED BY {index} {where}')
+        self._database, self.warnings = open_database(path, set_aside)
 
     def check(self) -> str:
         """Read the whole file, pictures too; return what is damaged, nothing when all is well."""
-        try:
-            found = self._database.execute('PRAGMA integrity_check(3)').fetchall()
-        except sqlite3.DatabaseError as error:
-            return str(error)
-        text = '; '.join(row[0] for row in found)
-        return '' if text == 'ok' else text
-
-    def _migrate(self) -> None:
-        """Bring a file of an earlier release to this schema; goes on where a crash ended it."""
-        self._database.execute('PRAGMA legacy_alter_table=ON')  # `votes` keeps naming `frames`
-        if self._has_table('frames') and not self._has_table('old_frames'):
-            columns = self._database.execute('PRAGMA table_info(frames)').fetchall()
-            if 'uid' not in [column[1] for column in columns]:
-                with self._transaction():
-                    self._database.execute('DROP INDEX IF EXISTS frames_by_label')
-                    self._database.execute('DROP INDEX IF EXISTS frames_disputed')
-                    self._database.execute('ALTER TABLE frames RENAME TO old_frames')
-        self._database.executescript(SCHEMA)
-        if self._has_table('old_frames'):
-            self._take_over_second_schema()
-        with self._transaction():
-            if self._has_table('samples'):
-                self._take_over_first_schema()
-            self._database.execute(f'PRAGMA user_version = {VERSION}')
-
-    def _has_table(self, name: str) -> bool:
-        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        return self._database.execute(query, (name,)).fetchone() is not None
-
-    def _take_over_second_schema(self) -> None:
-        """
-        Version 2 knew a frame by its stamp alone; its table can't be altered to know more.
-
-        Rows are moved a few at a time, so that they take no more room than before.
-        """
-        moved = f'(SELECT id FROM old_frames ORDER BY id LIMIT {MOVED_AT_ONCE})'
-        while self._one('SELECT COUNT(*) FROM old_frames'):
-            with self._transaction():
-                self._database.execute(
-                    f'INSERT INTO frames ({COLUMNS}, image) SELECT {COLUMNS}, image FROM '
-                    f'old_frames WHERE id IN {moved}'
-                )
-                self._database.execute(f'DELETE FROM old_frames WHERE id IN {moved}')
-        with self._transaction():
-            self._database.execute('DROP TABLE old_frames')
-
-    def _take_over_first_schema(self) -> None:
-        """Version 0.1.0 had one row for each correction, in a table `samples`."""
-        rows = self._database.execute(
-            'SELECT source, stamp_ns, frame_id, label, predicted, author, model_version, format, '
-            'image, received_ns, batch FROM samples ORDER BY id'
-        )
-        for *key, label, predicted, author, version, kind, image, received, batch in rows:
-            frame = Frame(FrameKey(*key), image, kind, predicted, 0.0, 0.0, version)
-            number = self._frame(frame, 0, received)
-            self._vote(number, author, label, received)
-            self._settle(number, author)
-            self._database.execute(
-                'UPDATE items SET batch = ? WHERE frame = ? AND batch IS NULL', (batch, number)
-            )
-        self._database.execute('DROP TABLE samples')
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Everything or nothing, on the disk when it ends."""
-        try:
-            self._database.execute('BEGIN IMMEDIATE')
-            yield
-            self._database.execute('COMMIT')
-        except BaseException as error:
-            if self._database.in_transaction:
-                self._database.execute('ROLLBACK')
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f'the label could not be written: {error}') from error
-            raise
+        return self._database.damage()
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
-
-    def _one(self, query: str, *values: object) -> int:
-        return int(self._database.execute(query, values).fetchone()[0] or 0)
 
     # What people say
 
@@ -315,14 +60,14 @@ class LabelStore:
             'SELECT MAX(id), uid FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ?',
             key.moment,
         ).fetchone()
-        return None if row[0] is None else self.exact(replace(key, uid=_unsigned(row[1])))
+        return None if row[0] is None else self.exact(replace(key, uid=unsigned(row[1])))
 
     def exact(self, key: FrameKey) -> Frame | None:
         """Return the stored frame that has this very key, or None when there is none."""
         row = self._database.execute(
             'SELECT id, format, predicted, confidence, model_version FROM frames WHERE '
             'source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
-            _values(key),
+            key_values(key),
         ).fetchone()
         if row is None:
             return None
@@ -348,7 +93,7 @@ class LabelStore:
         rows = self._database.execute(
             'SELECT v.author, v.label FROM votes v JOIN frames f ON f.id = v.frame WHERE '
             'f.source = ? AND f.stamp_ns = ? AND f.frame_id = ? AND f.uid = ? ORDER BY v.id',
-            _values(key),
+            key_values(key),
         )
         return {author: label for author, label in dict(rows.fetchall()).items() if label}
 
@@ -368,70 +113,12 @@ class LabelStore:
         :param label: empty to take back what the author said before
         :raises StoreError: when it could not be written; nothing is changed then
         """
-        with self._transaction():
-            number = self._frame(frame, scenario, received_ns)
-            self._vote(number, author, label, received_ns)
-            counts = self._settle(number, author)
-            self._make_room()
+        with self._database.transaction():
+            number = put_frame(self._database, frame, scenario, received_ns)
+            put_vote(self._database, number, author, label, received_ns)
+            counts = settle(self._database, number, author)
+            make_room(self._database, self.budget_bytes)
         return Stored(number, counts, self.said(frame.key))
-
-    def _frame(self, frame: Frame, scenario: int, received_ns: int) -> int:
-        key = _values(frame.key)
-        self._database.execute(
-            'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, label, predicted, '
-            'confidence, model_version, scenario, format, image, size, received_ns) '
-            "VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *key,
-                frame.label,
-                frame.confidence,
-                frame.model_version,
-                scenario,
-                frame.image_format,
-                frame.image,
-                len(frame.image),
-                received_ns,
-            ),
-        )
-        number = self._one(
-            'SELECT id FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
-            *key,
-        )
-        if frame.image:  # a picture that was evicted, and is at hand once more
-            self._database.execute(
-                'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND id = ?',
-                (frame.image, len(frame.image), number),
-            )
-        return number
-
-    def _vote(self, number: int, author: str, label: str, received_ns: int) -> None:
-        self._database.execute(
-            'INSERT INTO votes (frame, author, label, received_ns) VALUES (?, ?, ?, ?)',
-            (number, author, label, received_ns),
-        )
-
-    def _settle(self, number: int, author: str) -> str:
-        """Set the label of a frame that counts; a change goes out with the next batch."""
-        last = dict(
-            self._database.execute(
-                'SELECT author, label FROM votes WHERE frame = ? ORDER BY id', (number,)
-            ).fetchall()
-        )
-        ranked = Counter(label for label in last.values() if label).most_common(2)
-        disputed = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
-        label = ranked[0][0] if ranked and not disputed else ''
-        self._database.execute(
-            'UPDATE frames SET label = ?, disputed = ? WHERE id = ?', (label, disputed, number)
-        )
-        before = self._database.execute(
-            'SELECT label FROM items WHERE frame = ? ORDER BY id DESC LIMIT 1', (number,)
-        ).fetchone()
-        if label != (before[0] if before else ''):
-            self._database.execute(
-                'INSERT INTO items (frame, label, author) VALUES (?, ?, ?)',
-                (number, label, author),
-            )
-        return label
 
     def rename(self, label: str, new_label: str) -> int:
         """
@@ -444,7 +131,7 @@ class LabelStore:
         """
         if label == new_label:
             return 0
-        with self._transaction():
+        with self._database.transaction():
             changed = [
                 row[0]
                 for row in self._database.execute(
@@ -468,21 +155,8 @@ class LabelStore:
                 'UPDATE items SET label = ? WHERE label = ? AND batch IS NULL', (new_label, label)
             )
             for number in changed:
-                self._settle_renamed(number, label, new_label)
+                settle_renamed(self._database, number, label, new_label)
         return len(changed)
-
-    def _settle_renamed(self, number: int, label: str, new_label: str) -> None:
-        """Set the label of a frame whose votes were renamed; a dispute may have ended by it."""
-        row = self._database.execute(
-            'SELECT label, author FROM items WHERE frame = ? ORDER BY id DESC LIMIT 1', (number,)
-        ).fetchone()
-        before, author = row if row else ('', '')
-        if before == label:  # the receiver renames it by itself
-            self._database.execute(
-                'UPDATE frames SET label = ?, disputed = 0 WHERE id = ?', (new_label, number)
-            )
-        else:
-            self._settle(number, author)
 
     def disputed(self, limit: int = 10) -> list[FrameKey]:
         """Return the newest frames that people disagree about and whose picture is kept."""
@@ -491,56 +165,19 @@ class LabelStore:
             'ORDER BY id DESC LIMIT ?',
             (limit,),
         )
-        return [FrameKey(s, stamp, frame, _unsigned(uid)) for s, stamp, frame, uid in rows]
+        return [FrameKey(s, stamp, frame, unsigned(uid)) for s, stamp, frame, uid in rows]
 
     # Room on the disk
-
     @property
     def stored_bytes(self) -> int:
         """Bytes of all pictures."""
-        return self._one('SELECT COALESCE(SUM(size), 0) FROM frames')
-
-    def _make_room(self) -> None:
-        """
-        Evict pictures of the class that has most of them, those that were learned first, then the
-        oldest; never one that has not gone out yet.
-        """
-        if not self.budget_bytes:
-            return
-        excess = self.stored_bytes - self.budget_bytes
-        while excess > 0:
-            size = self._evict()
-            if not size:
-                raise StoreError(
-                    f'the label store is full ({self.budget_bytes / 1e6:.0f} MB) of labels that '
-                    f'no tuner got yet; raise budget_mb, or lower batch_size'
-                )
-            excess -= size
-
-    def _evict(self) -> int:
-        """Evict one picture; return its bytes, 0 when there is none that may go."""
-        labels = self._database.execute(
-            'SELECT label FROM frames WHERE size > 0 GROUP BY label ORDER BY COUNT(*) DESC'
-        ).fetchall()
-        for (label,) in labels:
-            row = self._database.execute(
-                'SELECT id, size FROM frames f WHERE label = ? AND size > 0 AND NOT EXISTS '
-                '(SELECT 1 FROM items i WHERE i.frame = f.id AND i.batch IS NULL) '
-                'ORDER BY learned_by IS NULL, id LIMIT 1',
-                (label,),
-            ).fetchone()
-            if row is not None:
-                self._database.execute(
-                    'UPDATE frames SET image = NULL, size = 0 WHERE id = ?', (row[0],)
-                )
-                return int(row[1])
-        return 0
+        return stored_bytes(self._database)
 
     # Batches
 
     def waiting(self) -> int:
         """Return how many items are in no batch yet."""
-        return self._one('SELECT COUNT(*) FROM items WHERE batch IS NULL')
+        return self._database.one('SELECT COUNT(*) FROM items WHERE batch IS NULL')
 
     def make_batch(self, size: int) -> int | None:
         """
@@ -549,7 +186,7 @@ class LabelStore:
 
         :raises StoreError: when it could not be written
         """
-        with self._transaction():
+        with self._database.transaction():
             batch = self.last_batch() + 1
             changed = self._database.execute(
                 'UPDATE items SET batch = ? WHERE id IN (SELECT id FROM items WHERE batch IS '
@@ -560,7 +197,7 @@ class LabelStore:
 
     def last_batch(self) -> int:
         """Return the newest batch id; 0 without any."""
-        return self._one('SELECT COALESCE(MAX(batch), 0) FROM items')
+        return self._database.one('SELECT COALESCE(MAX(batch), 0) FROM items')
 
     def batch(self, batch_id: int) -> Batch:
         """Return a batch, in order; pictures that were evicted since are missing from it."""
@@ -598,7 +235,7 @@ class LabelStore:
             'FROM frames WHERE id = ?',
             (number,),
         ).fetchone()
-        uid = _unsigned(uid)
+        uid = unsigned(uid)
         moment = (number, source, stamp, frame_id, uid)
         return StoredSample(*moment, label, predicted, author, version, kind, image, scenario)
 
@@ -641,7 +278,7 @@ class LabelStore:
 
         :raises StoreError: when it could not be written
         """
-        with self._transaction():
+        with self._database.transaction():
             self._database.execute(
                 'UPDATE frames SET learned_by = ? WHERE learned_by IS NULL AND id IN (SELECT '
                 'frame FROM items WHERE batch <= ?)',
@@ -652,7 +289,7 @@ class LabelStore:
 
     def count(self) -> int:
         """Return the number of labelled frames, disputed ones and those taken back included."""
-        return self._one('SELECT COUNT(*) FROM frames')
+        return self._database.one('SELECT COUNT(*) FROM frames')
 
     def statistics(self) -> list[ClassStatistics]:
         """Return what is stored of each class, by name."""
@@ -664,7 +301,7 @@ class LabelStore:
 
     def count_disputed(self) -> int:
         """Return how many frames people disagree about."""
-        return self._one('SELECT COUNT(*) FROM frames WHERE disputed')
+        return self._database.one('SELECT COUNT(*) FROM frames WHERE disputed')
 
     def labelled(self) -> Iterator[StoredSample]:
         """Yield every frame whose label counts and whose picture is kept, oldest first."""
@@ -677,16 +314,3 @@ class LabelStore:
             ).fetchone()
             if row[0] and (sample := self._sample(number, row[0])) is not None:
                 yield sample
-
-
-def _signed(uid: int) -> int:
-    """Return a uint64 as SQLite keeps it."""
-    return uid - (1 << 64) if uid >> 63 else uid
-
-
-def _unsigned(uid: int) -> int:
-    return uid + (1 << 64) if uid < 0 else uid
-
-
-def _values(key: FrameKey) -> tuple[str, int, str, int]:
-    return *key.moment, _signed(key.uid)

@@ -1,0 +1,209 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tables of the labels, and how a file of them is opened: looked at, brought to this schema, or
+set aside when it is damaged.
+
+Three tables. `frames` holds each labelled picture once, with the label that counts. `votes` holds
+what each person said of it, in order; the last word of each counts. `items` is what goes out to
+tuners, in numbered batches: a frame with its label at that time (empty when it must not be learned
+from any more), or a label that is called otherwise from then on. A tuner that takes the batches in
+order, each once, ends with what the store holds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import sqlite3
+import time
+
+from etuner_ros.core.errors import StoreError
+from etuner_ros.core.labels.database import Database
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.voting import put_frame, put_vote, settle
+
+VERSION = 3
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS frames (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    source TEXT NOT NULL, stamp_ns INTEGER NOT NULL, frame_id TEXT NOT NULL,
+    label TEXT NOT NULL,            -- that counts; empty: nobody says, or people disagree
+    disputed INTEGER NOT NULL DEFAULT 0,
+    predicted TEXT NOT NULL, confidence REAL NOT NULL DEFAULT 0,
+    model_version INTEGER NOT NULL,
+    scenario INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL,          -- bytes of the image, 0 when evicted
+    received_ns INTEGER NOT NULL,
+    learned_by INTEGER,             -- first version that has learned it
+    format TEXT NOT NULL,
+    uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
+    image BLOB                      -- NULL: evicted; last, so that no query has to pass it
+);
+CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid);
+-- Sizes and counts are read from this index alone: once a second, and with every label.
+CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
+CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
+CREATE TABLE IF NOT EXISTS votes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    frame INTEGER NOT NULL REFERENCES frames (id),
+    author TEXT NOT NULL, label TEXT NOT NULL, received_ns INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS votes_by_frame ON votes (frame);
+CREATE TABLE IF NOT EXISTS items (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    frame INTEGER, label TEXT NOT NULL, author TEXT NOT NULL,
+    renamed_from TEXT,              -- a renaming when not NULL; then there is no frame
+    batch INTEGER
+);
+CREATE INDEX IF NOT EXISTS items_by_batch ON items (batch);
+CREATE INDEX IF NOT EXISTS items_by_frame ON items (frame);
+"""
+COLUMNS = (  # of a frame, without the picture
+    'id, source, stamp_ns, frame_id, predicted, confidence, model_version, scenario, size, '
+    'received_ns, learned_by, format, label, disputed'
+)
+MOVED_AT_ONCE = 50  # frames, when the schema changes: so little room on the disk suffices for it
+
+
+def open_database(path: Path, set_aside: bool = True) -> tuple[Database, list[str]]:
+    """
+    Open a file of labels; one of an earlier release is brought to this schema.
+
+    :param set_aside: keep a damaged file under another name and begin anew
+    :return: also what people should be told of it
+    :raises StoreError: when it can't be opened
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _opened(path), []
+        except sqlite3.OperationalError:  # locked, full, not allowed: not the file's fault
+            raise
+        except sqlite3.DatabaseError as error:
+            if not set_aside:
+                raise
+            aside = _set_aside(path)
+            warning = (
+                f'the label store was damaged ({error}); it is kept as {aside}, a new one is '
+                f'begun; what can be read of it: sqlite3 {aside} .recover'
+            )
+            return _opened(path), [warning]
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f'the label store {path} can not be opened: {error}; check the parameter store'
+        ) from error
+
+
+def _opened(path: Path) -> Database:
+    """
+    Open a file whose schema is known.
+
+    :raises sqlite3.DatabaseError: when it is damaged
+    """
+    database = Database(path)
+    try:
+        found = database.one('PRAGMA user_version')
+        if found > VERSION:
+            raise sqlite3.OperationalError(
+                f'it was written by a later etuner_ros (schema {found}, this one knows {VERSION})'
+            )
+        _check_all_but_pictures(database)
+        if found < VERSION:
+            _migrate(database)
+        else:
+            database.script(SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _set_aside(path: Path) -> Path:
+    """Keep a damaged file under another name: a robot must go on, and nothing is deleted."""
+    aside = path.with_name(f'{path.name}.damaged-{time.time_ns()}')
+    for suffix in ('', '-wal', '-shm'):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            os.replace(file, aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _check_all_but_pictures(database: Database) -> None:
+    """
+    Look at everything that is small; pictures are looked at when they are read, see `damage`.
+
+    :raises sqlite3.DatabaseError: when something is damaged
+    """
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table,) in tables:
+        if table in ('votes', 'items'):
+            (found,) = database.execute(f'PRAGMA quick_check({table})').fetchone()
+            if found != 'ok':
+                raise sqlite3.DatabaseError(found)
+    if ('sqlite_sequence',) in tables:
+        database.one('SELECT MAX(seq) FROM sqlite_sequence')
+    if ('frames',) in tables:
+        # Every row up to its picture, and every index.
+        database.execute('SELECT MAX(format) FROM frames NOT INDEXED').fetchone()
+        indexes = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'frames' AND "
+            'sql IS NOT NULL'
+        ).fetchall()
+        for (index,) in indexes:
+            where = 'WHERE disputed' if index == 'frames_disputed' else ''
+            database.one(f'SELECT COUNT(id) FROM frames INDEXED BY {index} {where}')
+
+
+def _migrate(database: Database) -> None:
+    """Bring a file of an earlier release to this schema; goes on where a crash ended it."""
+    database.execute('PRAGMA legacy_alter_table=ON')  # `votes` keeps naming `frames`
+    if database.has_table('frames') and not database.has_table('old_frames'):
+        columns = database.execute('PRAGMA table_info(frames)').fetchall()
+        if 'uid' not in [column[1] for column in columns]:
+            with database.transaction():
+                database.execute('DROP INDEX IF EXISTS frames_by_label')
+                database.execute('DROP INDEX IF EXISTS frames_disputed')
+                database.execute('ALTER TABLE frames RENAME TO old_frames')
+    database.script(SCHEMA)
+    if database.has_table('old_frames'):
+        _take_over_second_schema(database)
+    with database.transaction():
+        if database.has_table('samples'):
+            _take_over_first_schema(database)
+        database.execute(f'PRAGMA user_version = {VERSION}')
+
+
+def _take_over_second_schema(database: Database) -> None:
+    """
+    Version 2 knew a frame by its stamp alone; its table can't be altered to know more.
+
+    Rows are moved a few at a time, so that they take no more room than before.
+    """
+    moved = f'(SELECT id FROM old_frames ORDER BY id LIMIT {MOVED_AT_ONCE})'
+    while database.one('SELECT COUNT(*) FROM old_frames'):
+        with database.transaction():
+            database.execute(
+                f'INSERT INTO frames ({COLUMNS}, image) SELECT {COLUMNS}, image FROM '
+                f'old_frames WHERE id IN {moved}'
+            )
+            database.execute(f'DELETE FROM old_frames WHERE id IN {moved}')
+    with database.transaction():
+        database.execute('DROP TABLE old_frames')
+
+
+def _take_over_first_schema(database: Database) -> None:
+    """Version 0.1.0 had one row for each correction, in a table `samples`."""
+    rows = database.execute(
+        'SELECT source, stamp_ns, frame_id, label, predicted, author, model_version, format, '
+        'image, received_ns, batch FROM samples ORDER BY id'
+    )
+    for *key, label, predicted, author, version, kind, image, received, batch in rows:
+        frame = Frame(FrameKey(*key), image, kind, predicted, 0.0, 0.0, version)
+        number = put_frame(database, frame, 0, received)
+        put_vote(database, number, author, label, received)
+        settle(database, number, author)
+        database.execute(
+            'UPDATE items SET batch = ? WHERE frame = ? AND batch IS NULL', (batch, number)
+        )
+    database.execute('DROP TABLE samples')
