@@ -101,7 +101,7 @@ class TunerNode(Node):
 
         self._update: ModelUpdate | None = None
         self._layers: LayerStates | None = None
-        self._caught_up = False  # as the worker was told
+        self._told = (False, False)  # the worker: it has all labels there are, and those learned
         self._ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._arrived = self.create_guard_condition(self._on_worker)
@@ -189,7 +189,7 @@ class TunerNode(Node):
             self._inbox.put({**message, 'from': client})
             self._arrived.trigger()
 
-        self._ready, self._caught_up = {}, False
+        self._ready, self._told = {}, (False, False)
         client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
         model = self._model
         client.send(
@@ -230,9 +230,10 @@ class TunerNode(Node):
     def _tell_of_labels(self) -> None:
         """Tell the worker when it has all labels that there are, or no longer."""
         caught_up = self._keeper.ready and not self._feed.behind
-        if caught_up != self._caught_up:
-            self._caught_up = caught_up
-            self._link.send({'op': 'caught_up', 'value': caught_up})
+        told = (caught_up, caught_up and self._feed.complete)
+        if told != self._told:
+            self._told = told
+            self._link.send({'op': 'caught_up', 'value': told[0], 'complete': told[1]})
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self._ready = message

@@ -27,7 +27,7 @@ class Commands:
         self._reply = reply
         self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
         self._learner: Any = None
-        self.knows_labels = False  # all labels that the live weights have learned have come
+        self.knows_labels = False  # all labels that there are have come
 
     @property
     def ready(self) -> bool:
@@ -124,6 +124,7 @@ class Commands:
         Until then the head has seen a part of what the live one was made from.
         """
         self.knows_labels = message['value']
+        self.learner.knows_all_labels = message['complete']
 
     def _on_go_back(self, _message: Message) -> None:
         self.learner.go_back()

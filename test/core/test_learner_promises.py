@@ -22,6 +22,7 @@ from etuner_ros.core.learn.learner import Learner, Phase
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
 from etuner_ros.core.models.weights import pack, read_base, unpack
@@ -387,3 +388,158 @@ def test_a_change_that_one_camera_sees_leaves_the_samples_of_another_current(mod
     assert not math.isnan(result.accuracy)
     assert learner._prober.size == 8
     assert result.cka
+
+
+# Labels that come while a round runs, or while its candidate waits
+
+
+def test_a_correction_is_not_undone_by_its_own_head_going_live(model, frames):
+    """A batch had brought the picture with an older label, which waits for a round."""
+    learner = robot(model, frames)
+    car = samples(frames, 'race_car', name='t')[0]
+    learner.add_samples([car])
+    assert offer(learner)
+    row = extract_features(model, [car.image])[0]
+    assert learner.correct(car.sample_id, 'tray', row, learner.backbone, HERE)
+    assert offer(learner)
+    assert not offer(learner), 'nothing else is to be said'
+    assert predictions(learner.live, [car]) == ['tray']
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_what_is_said_while_a_candidate_waits_is_learned_after_its_verdict(
+    model, frames, accepted
+):
+    learner = robot(model, frames)
+    cars = samples(frames, 'race_car', name='car')
+    learner.add_samples(cars)
+    assert offer(learner)
+    result = finish(learner)
+    learner.add_samples([replace(cars[0], label='tray')])
+    learner.withdraw([cars[1].sample_id])
+    learner.rename('mug', 'cup')
+    if accepted:
+        go_live(learner, result)
+    else:
+        learner.go_back()
+    assert learner.head.instant.counts['tray'] == 1
+    assert learner.head.instant.counts['race_car'] == len(cars) - 2
+    assert offer(learner)
+    assert {'tray', 'cup'} <= set(learner.live.classes)
+    assert 'mug' not in predictions(learner.live, samples(frames, 'mug'))
+
+
+def test_what_is_taken_back_or_renamed_in_a_round_is_not_learned_by_it(model, frames):
+    learner = robot(model, frames)
+    cars = samples(frames, 'race_car', name='car')
+    learner.add_samples(cars)
+    steps = learner.run_round()
+    next(steps)
+    learner.withdraw([cars[0].sample_id])
+    learner.rename('mug', 'cup')
+    learner.add_samples(samples(frames, 'lego_brick', name='old'), new=False)
+    result = list(steps)[-1]
+    go_live(learner, result)
+    assert cars[0].sample_id not in learner.head.learned
+    assert learner.book.find(cars[0].sample_id) is None
+
+
+def test_samples_that_come_in_a_round_that_is_cancelled_are_learned(model, frames):
+    learner = robot(model, frames)
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    asked = iter([False, True])
+    steps = learner.run_round(lambda: next(asked))
+    next(steps)
+    learner.add_samples(samples(frames, 'tray', name='tray')[:1])
+    with pytest.raises(RoundCancelled):
+        list(steps)
+    assert offer(learner)
+    assert 'tray' in learner.live.classes
+
+
+def test_a_class_that_came_in_a_round_is_not_silenced_before_its_picture_comes(model, frames):
+    learner = robot(model, frames)
+    tray, mug = samples(frames, 'tray', name='tray')[0], samples(frames, 'mug', name='mug')[0]
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    steps = learner.run_round()
+    next(steps)
+    row = extract_features(model, [tray.image])[0]
+    assert learner.correct('late', 'tray', row, learner.backbone, HERE)
+    assert offer(learner)
+    go_live(learner, list(steps)[-1])
+    row = extract_features(learner.live, [mug.image])[0]
+    learner.correct('other', 'duck', row, learner.backbone, HERE)
+    offer(learner)
+    assert predictions(learner.live, [tray]) == ['tray']
+    learner.add_samples([replace(tray, sample_id='late')])
+    assert offer(learner)
+    assert predictions(learner.live, [tray]) == ['tray']
+
+
+def test_a_label_that_was_corrected_while_the_worker_was_down_leaves_the_head_on(model, frames):
+    cars = samples(frames, 'race_car', name='car')
+    first = robot(model, frames)
+    first.add_samples([replace(cars[0], label='race_cra'), *cars[1:3]])
+    assert offer(first)
+    second = robot(model, frames)
+    second.set_live(first._live.update, first.live.classes, 1)
+    second.add_samples(cars[:3], new=False)
+    second.add_samples(samples(frames, 'tray', name='tray')[:2])
+    assert not offer(second), 'it may be that not all labels have come yet'
+    second.knows_all_labels = True
+    assert offer(second)
+    assert 'race_cra' not in predictions(second.live, cars)
+
+
+def test_the_same_samples_are_held_back_after_a_restart():
+    names = [f'camera/{i}/eye/1' for i in range(200)]
+    first, second = SampleBook(TrainConfig()), SampleBook(TrainConfig())
+    held = {n for n in names if first.holds_back(n, 'cup')}
+    again = {n for n in reversed(names) if second.holds_back(n, 'cup', new=False)}
+    assert len(again - held) <= 2
+    assert 10 <= len(held) <= 35
+
+
+def test_a_pin_stays_when_the_candidate_is_refused(model, frames):
+    learner = robot(model, frames)
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    finish(learner)
+    learner.sim_freeze.set_layers(['stem'], ['stem', 'block0'])
+    learner.go_back()
+    assert learner.sim_freeze.pinned == {'stem', 'block0'}
+    assert 'stem' in learner.sim_freeze.frozen
+
+
+def test_a_head_whose_evidence_fails_is_offered_again(model, frames, monkeypatch):
+    learner = robot(model, frames)
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    with monkeypatch.context() as patch:
+        patch.setattr(learner._validator, 'outcomes', lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learner.propose_head()
+    assert offer(learner)
+
+
+def test_a_round_that_can_not_even_begin_leaves_the_learner_idle(model, frames, monkeypatch):
+    learner = robot(model, frames)
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.state, 'begin', lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(learner.run_round())
+    assert learner.phase is Phase.IDLE
+    finish(learner)
+
+
+def test_the_anchor_knows_nothing_of_samples_that_were_relabelled_before_the_verdict(
+    model, frames
+):
+    learner = robot(model, frames, replace(QUICK, validation_share=0.5))
+    learner.add_samples(samples(frames, 'duck', 'race_car', name='new'))
+    result = finish(learner)
+    gone, renamed = [learner.book.held[o.sample_id] for o in result.outcomes[:2]]
+    learner.withdraw([gone.sample_id])
+    learner.add_samples([replace(renamed, label='tray')])
+    go_live(learner, result)
+    assert learner._validator.anchor(gone) is None
+    assert learner._validator.anchor(renamed) is None

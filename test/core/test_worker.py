@@ -127,7 +127,7 @@ def test_no_head_is_proposed_before_all_labels_have_come(worker):
     made, pipe = worker
     made._propose_head()
     assert pipe.ops() == []
-    made.handle({'op': 'caught_up', 'value': True})
+    made.handle({'op': 'caught_up', 'value': True, 'complete': False})
     made._propose_head()
     assert pipe.ops() == ['head']
     assert pipe.said[0]['classes'][-1] == 'tray'

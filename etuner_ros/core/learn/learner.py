@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
+from dataclasses import replace
 from enum import Enum
 import time
 
@@ -87,8 +88,11 @@ class Learner:
         self._follow_appearance = follow_appearance
         self._current: dict[str, int] = {}  # camera: scenario that it is in
         self.phase = Phase.IDLE
+        self.knows_all_labels = False  # that the live weights have learned, see `_gone`
+        self._moved_on = False  # a scenario changed in a round, or while a candidate waited
         self._proposed: RoundCandidate | None = None  # waits for its verdict
         self._offered: HeadCandidate | None = None  # the last one
+        self._late: dict[str, None] = {}  # samples that came in a round or while one waited
         self._live = LiveState(base, base_sha256)
         self.state = TrainingState(base, config, sim_freeze or SimFreezeConfig())
         self.book = SampleBook(config)
@@ -174,7 +178,8 @@ class Learner:
         A share is held back for validation. The rest is learned by the instant head now and in the
         next round, or with `new=False` (seen in an earlier life) only replayed.
         """
-        self._hear_of(samples)
+        if new:
+            self._hear_of(samples)
         for sample in samples:
             known = self.book.find(sample.sample_id)
             if known is not None and known.label != sample.label:
@@ -253,17 +258,26 @@ class Learner:
             return False
         self.head.note_label(sample_id, label)
         self.head.frames.discard(sample_id)
-        if self.book.holds_back(sample_id, label):
+        held = self.book.holds_back(sample_id, label)
+        known = self.book.find(sample_id)
+        if known is None:
+            self.book.await_picture(sample_id, label)
+        elif known.label != label:  # its picture came with an older label
+            self._validator.forget([sample_id])
+            self.book.add([replace(known, label=label, predicted='')])
+        if held:
             self._bank.put(backbone, sample_id, feature)
             return False
-        self.book.note_label(label)
+        self._late.pop(sample_id, None)  # its picture has an older label
         self.head.teach(sample_id, label, feature.float(), scenario)
         return True
 
     def _hear_of(self, samples: Iterable[Sample]) -> None:
         """A camera that nobody has told of yet is where its first frame was taken."""
         for sample in samples:
-            self._current.setdefault(sample.scenario.camera, sample.scenario.number)
+            if sample.scenario.camera not in self._current:
+                self._current[sample.scenario.camera] = sample.scenario.number
+                self._forget(self.head.frames.set_current(self.current))
 
     def _fits(self, feature: Tensor) -> bool:
         return feature.shape == (self.live.feature_size,) and bool(torch.isfinite(feature).all())
@@ -276,8 +290,15 @@ class Learner:
 
     def _learn_instantly(self, samples: Sequence[Sample]) -> None:
         """Have the served head learn samples, when the training backbone is the live one."""
-        if self.head_config.enabled and samples and self.phase is Phase.IDLE:
+        if self.phase is not Phase.IDLE:
+            self._late |= dict.fromkeys(s.sample_id for s in samples)
+        elif self.head_config.enabled and samples:
             self.head.learn(samples, self.state.features)
+
+    def _learn_late(self) -> None:
+        late, self._late = self._late, {}
+        found = (self.book.find(i) for i in late if i not in self.book.held)
+        self._learn_instantly([s for s in found if s is not None])
 
     # Candidates
 
@@ -292,7 +313,6 @@ class Learner:
         known, live = self.head.classes(), self._live
         if not self.head.is_new or not known or not self.head.knows(self.live.classes, self._gone):
             return None
-        self.head.is_new = False
         classes = (*self.live.classes, *(c for c in known if c not in self.live.classes))
         rows = self.head.rows(classes)
         fitted = time.perf_counter()
@@ -302,6 +322,7 @@ class Learner:
         )
         before, after = accuracies(outcomes, self.book.outcomes(current), current)
         ended = time.perf_counter()
+        self.head.is_new = False
         self._offered = HeadCandidate(
             classes=classes,
             parent=live.version,
@@ -326,10 +347,12 @@ class Learner:
         Labels that will not be said, as they have no sample: renamed, taken back or corrected
         since they were said, or silent in the live head already, maybe from an earlier life.
 
-        A class that came with the deployed model is known to it without samples.
+        A class that came with the deployed model is known to it without samples. Others are gone
+        without samples where all labels that the live weights have learned are here.
         """
         present = self.book.labels() | set(self.head.classes())
-        lost = self.book.seen - self._live.deployed
+        said = set(self.live.classes) if self.knows_all_labels else set()
+        lost = (self.book.seen | said) - self._live.deployed
         return (lost | self.book.renamed | self._live.silent) - present
 
     def run_round(
@@ -344,8 +367,9 @@ class Learner:
             before, and the samples stay pending
         :raises LearnerError: when a round runs, or its candidate waits
         """
+        if self.phase is Phase.IDLE:
+            self.state.begin()
         self._move(Phase.IN_ROUND)
-        self.state.begin()
         try:
             run = Round(
                 self.state,
@@ -360,6 +384,7 @@ class Learner:
             self._proposed = run.close(self._gone, self._follow_appearance)
         except BaseException:
             self._give_up()
+            self._learn_late()
             raise
         self._move(Phase.PROPOSED)
         yield self._proposed
@@ -374,6 +399,9 @@ class Learner:
         self.book.on_lost(learn_again=self.phase is Phase.IN_ROUND or not self.head_config.enabled)
         self._proposed = None
         self._move(Phase.IDLE)
+        if self._moved_on:
+            self._moved_on = False
+            self.sim_freeze.on_scenario_change()
 
     # What is live
 
@@ -393,20 +421,21 @@ class Learner:
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
             raise LearnerError('other weights can not be taken over while a round runs')
         self._live.take(update, classes, version)
-        offered, self._offered = self._offered, None
         if proposed is not None and _is_live(proposed, self._live):
             self._on_accepted(proposed)
         elif proposed is not None:
             self._give_up()
-        if offered is not None and _is_live(offered, self._live):
-            self._validator.on_accepted(offered.outcomes)
+        if self._offered is not None and _is_live(self._offered, self._live):
+            self._validator.on_accepted(self._offered.outcomes, self.book.held)
+            self._offered = None
         if self.backbone not in (before, self.head.backbone):  # a roll-back, or a swap by hand
             self.state.load(self._live.whole(update), classes)
             self._prober.on_other_weights()
             self._validator.restart()
+            self.book.on_other_backbone()
             self.head.start_over(self.backbone)
             self._learn_instantly(self.book.newest(self.head_config.max_samples))
-        self._learn_instantly(self.pending)  # what came while a candidate waited
+        self._learn_late()
 
     def _on_accepted(self, candidate: RoundCandidate) -> None:
         """Build upon a round that was accepted."""
@@ -414,7 +443,9 @@ class Learner:
         self.sim_freeze.accepted = True
         self._forget(self.head.on_accepted(candidate.backbone))
         self.book.on_accepted()
-        self._validator.on_accepted(candidate.outcomes)
+        self.head.is_new |= not set(self.head.classes()) <= set(candidate.classes)
+        self._validator.on_accepted(candidate.outcomes, self.book.held)
+        self._moved_on = False
         self._proposed = None
         self._move(Phase.IDLE)
 
@@ -434,6 +465,7 @@ class Learner:
             self._prober.on_scenario_change()
             self.head.on_scenario_change()
             self.sim_freeze.on_scenario_change()
+            self._moved_on = self.phase is not Phase.IDLE
 
     def halve_batches(self) -> bool:
         """Train in batches of half the size from now on; False when that can not be."""

@@ -38,7 +38,6 @@ class Prober:
         self._samples: list[Sample] = []
         self._grams: dict[str, Tensor] = {}  # of the reference, by block
         self._last: dict[str, Tensor] = {}  # of the training model
-        self._measured_on = 0  # images, at the last probe
 
     @property
     def size(self) -> int:
@@ -61,7 +60,8 @@ class Prober:
         all blocks that may be frozen are such, there is nothing to measure.
 
         :param iterations: training iterations since the last probe
-        :param here: pictures of the current scenarios that the batch may grow by, the newest last
+        :param here: pictures of the current scenarios that the batch may grow by, the newest last;
+            only where `iterations` is 0, so that growing counts as no move
         """
         policy = state.sim_freeze
         open_ = [n for n in policy.may_freeze if n not in policy.frozen]
@@ -70,9 +70,7 @@ class Prober:
         with counted_as(PROBE):
             self._grow(here, policy.config.probe_size)
             if len(self._samples) >= LEAST_PROBE:
-                grown = 0 < self._measured_on < len(self._samples)
-                self._measured_on = len(self._samples)
-                policy.on_probe(self._similarities(state), 0 if grown else iterations)
+                policy.on_probe(self._similarities(state), iterations)
 
     def _grow(self, here: Sequence[Sample], size: int) -> None:
         known = {s.sample_id for s in self._samples}

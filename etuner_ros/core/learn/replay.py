@@ -112,7 +112,9 @@ class Replay:
         """
         if not self._samples:
             return []
-        groups = [self._by_scenario[s] for s in current if len(self._by_scenario.get(s, ()))]
+        groups = [
+            self._by_scenario[s] for s in sorted(current) if len(self._by_scenario.get(s, ()))
+        ]
         here = sum(len(group) for group in groups)
         near = int(round(count * scenario_share)) if here else 0
         drawn: list[Sample] = []

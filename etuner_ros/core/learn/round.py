@@ -191,7 +191,10 @@ class Round:
     def _fit_head(self, backbone: str) -> None:
         """Have the instant head for the new backbone made."""
         replayed = self.book.newest(self.head.config.max_samples, self._passed.keys())
-        samples = {s.sample_id: s for s in [*replayed, *self.new]}
+        now = (
+            self.book.find(s.sample_id) for s in self.new
+        )  # not taken back, and by its label now
+        samples = {s.sample_id: s for s in [*replayed, *now] if s is not None}
         self.head.fit_candidate(
             backbone,
             list(samples.values()),
@@ -204,13 +207,15 @@ class Round:
         """
         Append the rows of classes that corrections brought while the round ran.
 
-        Their pictures have not come yet, so the rows are those of the features before the round.
+        Their pictures have not come yet, so the rows are those that are live, for the features
+        before the round.
         """
         model = self.training.model
         late = [c for c in self.live.model.classes if c not in model.classes]
         if not late:
             return rows
-        more = self.head.rows(late)
+        places = [self.live.model.classes.index(label) for label in late]
+        more = HeadRows(*(rows_of[places] for rows_of in self.live.head))
         for label, row, offset in zip(late, more.weight, more.bias):
             self.training.add_class(label, row, float(offset))
         return HeadRows(

@@ -9,9 +9,10 @@ validation (`held`). All three share one budget of bytes.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+import zlib
 
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.identity import Scenario
@@ -23,6 +24,7 @@ HELD_SHARE = 0.25  # of the budget, at most
 PENDING_SHARE = 0.5  # of the budget, at most; what waits longer is replayed
 # Corrected frames whose outcome, as predicted live, counts towards the accuracy.
 PREQUENTIAL_WINDOW = 40
+MOST_AWAITED = 1000  # labels whose picture has not come
 MOST_DECIDED = 100_000  # samples of which it is remembered whether they are held back
 
 
@@ -49,8 +51,9 @@ class SampleBook:
     """
     Keeps the samples of a robot.
 
-    A share is held back for validation, at least two of a class that has six; that is decided once
-    for each sample, and what is held back is never trained on.
+    A share is held back for validation, at least two of a class that has six, and never trained
+    on. The name of a sample decides, so that a restart, after which samples come in another order,
+    holds back the same ones but for a few of small classes.
 
     :param config: `validation_share`, `replay_mb` (the budget of all), `seed`
     """
@@ -61,9 +64,11 @@ class SampleBook:
         self.replay = Replay(self._capacity, config.seed)
         self._pending, self._held = _Shelf(), _Shelf()
         self._in_round: list[str] = []  # samples of the last round, until its verdict
+        self._reserved: dict[str, str] = {}  # held-back samples by id, and their label now
         self._decided: dict[str, bool] = {}  # whether a sample is held back, by id
-        self._counts = Counter[tuple[str, bool]]()  # by label and whether held back
-        self._outcomes: deque[tuple[Scenario, bool]] = deque(maxlen=10 * PREQUENTIAL_WINDOW)
+        self._said = Counter[str]()  # samples that were decided on, by label
+        self._awaited: dict[str, str] = {}  # labels whose picture has not come yet, by sample id
+        self._outcomes: dict[str, tuple[Scenario, bool]] = {}  # by sample id, the newest last
         self.seen: set[str] = set()  # labels that were said in this life
         self.renamed: set[str] = set()  # labels that are called otherwise now
 
@@ -94,22 +99,27 @@ class SampleBook:
         return sample_id in self._decided or sample_id in self.replay
 
     def labels(self) -> set[str]:
-        """Return the labels that samples have now."""
+        """Return the labels that samples have now, those included whose picture is to come."""
         shelves = (self._pending, self._held)
-        return {s.label for shelf in shelves for s in shelf.samples.values()} | set(
-            self.replay.counts()
-        )
+        found = {s.label for shelf in shelves for s in shelf.samples.values()}
+        return found | set(self.replay.counts()) | set(self._awaited.values())
 
-    def holds_back(self, sample_id: str, label: str) -> bool:
-        """Decide once for each sample whether it is held back; one that is replayed never is."""
+    def holds_back(self, sample_id: str, label: str, new: bool = True) -> bool:
+        """
+        Decide once for each sample whether it is held back; one that is replayed never is.
+
+        :param new: it was not learned in an earlier life
+        """
         if sample_id in self.replay:
             return False
         if sample_id not in self._decided:
-            held = self._counts[label, True]
-            seen = held + self._counts[label, False] + 1
-            hold = self._share > 0 and seen >= 6 and held < max(self._share * seen, 2)
-            self._counts[label, hold] += 1
+            self._said[label] += 1
+            chosen = zlib.crc32(sample_id.encode()) < self._share * 2**32
+            few = new and sum(said == label for said in self._reserved.values()) < 2
+            hold = self._share > 0 and self._said[label] >= 6 and (chosen or few)
             self._decided[sample_id] = hold
+            if hold:
+                self._reserved[sample_id] = label
             while len(self._decided) > MOST_DECIDED:
                 del self._decided[next(iter(self._decided))]
         return self._decided[sample_id]
@@ -123,15 +133,21 @@ class SampleBook:
         """
         learnable = []
         for sample in samples:
+            self._awaited.pop(sample.sample_id, None)
             if new and sample.predicted:
-                self._outcomes.append((sample.scenario, sample.predicted == sample.label))
-            self._pending.pop(sample.sample_id)
-            if self.holds_back(sample.sample_id, sample.label):
+                right = sample.predicted == sample.label
+                self._outcomes.pop(sample.sample_id, None)
+                self._outcomes[sample.sample_id] = (sample.scenario, right)
+                while len(self._outcomes) > 10 * PREQUENTIAL_WINDOW:
+                    del self._outcomes[next(iter(self._outcomes))]
+            waits = self._pending.pop(sample.sample_id) is not None
+            if self.holds_back(sample.sample_id, sample.label, new):
                 self._held.pop(sample.sample_id)
                 self._held.put(sample)
+                self._reserved[sample.sample_id] = sample.label
             else:
                 learnable.append(sample)
-                if new and sample.sample_id not in self.replay:
+                if (new or waits) and sample.sample_id not in self.replay:
                     self._pending.put(sample)
                 else:
                     self.replay.add(sample)
@@ -144,6 +160,13 @@ class SampleBook:
         for sample in samples:
             self.replay.add(sample)
 
+    def await_picture(self, sample_id: str, label: str) -> None:
+        """Note the label of a sample whose picture will come."""
+        self.note_label(label)
+        self._awaited[sample_id] = label
+        while len(self._awaited) > MOST_AWAITED:
+            del self._awaited[next(iter(self._awaited))]
+
     def note_label(self, label: str) -> None:
         """Note that a label is in use."""
         self.seen.add(label)
@@ -155,6 +178,8 @@ class SampleBook:
             self._pending.pop(sample_id)
             self._held.pop(sample_id)
             self.replay.discard(sample_id)
+            for known in (self._awaited, self._outcomes, self._reserved):
+                known.pop(sample_id, None)
 
     def rename(self, label: str, new_label: str) -> None:
         """Call a label otherwise in all samples; two of one name are merged."""
@@ -164,8 +189,10 @@ class SampleBook:
                     shelf.samples[key] = replace(sample, label=new_label)
         for sample in [s for s in self.replay.samples if s.label == label]:
             self.replay.add(replace(sample, label=new_label))
-        for held in (False, True):
-            self._counts[new_label, held] += self._counts.pop((label, held), 0)
+        for names in (self._awaited, self._reserved):
+            for key in [k for k, said in names.items() if said == label]:
+                names[key] = new_label
+        self._said[new_label] += self._said.pop(label, 0)
         self.note_label(new_label)
         self.renamed.add(label)
 
@@ -174,7 +201,9 @@ class SampleBook:
         held = self._held
         while len(held.samples) > MOST_HELD or held.bytes > HELD_SHARE * self._capacity:
             largest = Counter(s.label for s in held.samples.values()).most_common(1)[0][0]
-            held.pop(next(key for key, s in held.samples.items() if s.label == largest))
+            oldest_id = next(key for key, s in held.samples.items() if s.label == largest)
+            held.pop(oldest_id)
+            self._reserved.pop(oldest_id, None)
         while self._pending.bytes > PENDING_SHARE * self._capacity:
             oldest = self._pending.pop(next(iter(self._pending.samples)))
             assert oldest is not None
@@ -196,6 +225,10 @@ class SampleBook:
     def on_accepted(self) -> None:
         """Note that the round's weights are live: earlier predictions tell nothing of them."""
         self._in_round = []
+        self.on_other_backbone()
+
+    def on_other_backbone(self) -> None:
+        """Forget what an earlier backbone predicted."""
         self._outcomes.clear()
 
     def on_lost(self, learn_again: bool) -> None:
@@ -220,7 +253,8 @@ class SampleBook:
         Return whether the newest corrected frames of the current scenarios were predicted right,
         by the backbone that is live.
         """
-        return [ok for scenario, ok in self._outcomes if scenario in current][-PREQUENTIAL_WINDOW:]
+        found = [ok for scenario, ok in self._outcomes.values() if scenario in current]
+        return found[-PREQUENTIAL_WINDOW:]
 
     def newest(self, limit: int, first: Collection[str] = ()) -> list[Sample]:
         """

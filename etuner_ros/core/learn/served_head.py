@@ -67,6 +67,7 @@ class _Fit:
     backbone: str
     head: InstantHead
     learned: dict[str, _Learned] = field(default_factory=dict)  # by sample id
+    is_new: bool = False  # it was told something that what is served of it does not say
 
 
 class ServedHead:
@@ -93,10 +94,18 @@ class ServedHead:
         self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
         self._live = self._empty(backbone)
         self._candidate: _Fit | None = None
-        self.is_new = False  # it was told something that the live head does not say
 
     def _empty(self, backbone: str) -> _Fit:
         return _Fit(backbone, InstantHead(self._features, self.config))
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was told something that the live head does not say."""
+        return self._live.is_new
+
+    @is_new.setter
+    def is_new(self, value: bool) -> None:
+        self._live.is_new = value
 
     @property
     def backbone(self) -> str:
@@ -266,7 +275,7 @@ class ServedHead:
                 old = fit.learned.pop(sample_id, None)
                 if old is not None:
                     fit.head.unlearn(old.row, old.label, old.weight)
-                    self.is_new = True
+                    fit.is_new = True
 
     def rename(self, label: str, new_label: str) -> None:
         """Call a label otherwise in all that was learned."""
@@ -277,7 +286,7 @@ class ServedHead:
             for key, old in list(fit.learned.items()):
                 if old.label == label:
                     self._teach(fit, key, new_label, old.row, old.scenario)
-                    self.is_new = True
+                    fit.is_new = True
 
     # Serving
 
@@ -351,7 +360,6 @@ class ServedHead:
             computed anew, those of frames to come are free
         """
         self._live, self._candidate = self._candidate or self._empty(backbone), None
-        self.is_new = False
         self._bank.keep_only(self._live.backbone)
         known = [
             s.sample_id

@@ -173,6 +173,8 @@ def train_round(
         samples = [new[i] for i in order[:fresh]]
         del order[:fresh]
         samples += replay.draw(config.batch_size - fresh, rng, current, config.scenario_share)
+        # A label that came while this round runs has no row yet; the next round has it.
+        samples = [s for s in samples if s.label in index]
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
         target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)

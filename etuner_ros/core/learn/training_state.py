@@ -48,6 +48,7 @@ class _Checkpoint:
     classes: tuple[str, ...]
     optimiser: dict[str, Any]
     sim_freeze: dict[str, Any]
+    simsiam: dict[str, Tensor]
 
 
 class TrainingState:
@@ -86,6 +87,7 @@ class TrainingState:
             self.model.classes,
             copy.deepcopy(self.optimiser.state_dict()),
             copy.deepcopy(self.sim_freeze.state_dict()),
+            copy.deepcopy(self.simsiam.state_dict()) if self.simsiam is not None else {},
         )
 
     def commit(self) -> None:
@@ -93,14 +95,19 @@ class TrainingState:
         self._before = None
 
     def roll_back(self) -> None:
-        """Put everything back to how it was before the round."""
+        """Put everything back to how it was before the round; what an operator pinned stays."""
         before, self._before = self._before, None
         if before is None:
             return
         self.model.resize_head(before.classes)
         self.model.load_state_dict(before.model)
         self.model.eval()
+        pinned, frozen = set(self.sim_freeze.pinned), set(self.sim_freeze.frozen)
         self.sim_freeze.load_state_dict(before.sim_freeze)
+        self.sim_freeze.frozen = (self.sim_freeze.frozen - pinned) | (frozen & pinned)
+        self.sim_freeze.pinned = pinned
+        if self.simsiam is not None:
+            self.simsiam.load_state_dict(before.simsiam)
         self.optimiser = self._new_optimiser()
         self.optimiser.load_state_dict(before.optimiser)
         self.apply_frozen(keep_state=True)

@@ -7,7 +7,7 @@ and what the best accepted version got right.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import math
 
 import numpy as np
@@ -89,11 +89,17 @@ class Validator:
         """Return whether the anchor is right on a sample; None when it has not predicted it."""
         return self._anchor.get(sample.sample_id)
 
-    def on_accepted(self, outcomes: Sequence[Outcome]) -> None:
+    def on_accepted(self, outcomes: Sequence[Outcome], held: Mapping[str, Sample]) -> None:
         """
         Note that the candidate of these outcomes is live: it becomes the anchor when it is at
         least as good as the one that was, on what both have predicted.
+
+        :param held: the held-back samples as they are now
         """
+        outcomes = [
+            o for o in outcomes if o.sample_id in held and held[o.sample_id].label == o.label
+        ]
+        self._anchor = {key: right for key, right in self._anchor.items() if key in held}
         shared = [o for o in outcomes if o.anchor_correct is not None]
         lead = sum(o.candidate_correct - bool(o.anchor_correct) for o in shared)
         if lead >= 0:

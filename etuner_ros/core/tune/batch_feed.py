@@ -41,6 +41,7 @@ class _Collector:
     replay: bool  # the replay is not complete yet
     since: float  # it is behind, or has answered last
     behind: bool = True
+    whole: bool = False  # what the live weights have learned of it is there
     skip: int = 0
     failures: int = 0
     answered: bool = False
@@ -80,6 +81,14 @@ class BatchFeed:
         late = self._clock() - PATIENCE_S
         return [n for n, c in self._collectors.items() if c.behind and c.since > late]
 
+    @property
+    def complete(self) -> bool:
+        """Whether the worker has all labels that the live weights have learned, and later ones."""
+        here = self._collectors
+        return all(name in here and here[name].whole for name in self._learned) and not any(
+            c.behind for c in here.values()
+        )
+
     def restart(self, learned: Mapping[str, int], replay_count: int) -> None:
         """
         A worker that knows nothing is ready.
@@ -101,6 +110,7 @@ class BatchFeed:
     def _add(self, name: str) -> _Collector:
         cursor, now = self._learned.get(name, 0), self._clock()
         made = _Collector(cursor, cursor > 0 and self._replay_count > 0, now)
+        made.whole = cursor == 0
         self._collectors[name] = made
         return made
 
@@ -190,6 +200,7 @@ class BatchFeed:
             return False
         collector.skip += samples
         collector.replay = samples > 0 and collector.skip < total
+        collector.whole = not collector.replay
         return True
 
     def on_batches(self, ask: Ask, batch_ids: list[int], last: int) -> list[int]:
@@ -207,6 +218,8 @@ class BatchFeed:
             if batch_id > collector.cursor:
                 collector.cursor = batch_id
                 taken.append(batch_id)
+        if last < self._learned.get(ask.collector, 0):
+            collector.whole = False  # its store is another one than that they were learned from
         if not batch_ids:  # what is missing is gone for good
             collector.cursor = max(collector.cursor, last)
         collector.behind = collector.cursor < last
