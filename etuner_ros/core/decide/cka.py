@@ -20,8 +20,7 @@ def gram(activations: Tensor) -> Tensor:
     :param activations: (n, ...) of any float type
     :return: (n, n) float64
     """
-    # Float32 products of centred rows, then float64: the sum over p features dominates the cost,
-    # the small matrix the precision.
+    # Centred as they come, then multiplied in float64: products of wide layers nearly cancel.
     rows = activations.flatten(1)
     rows = (rows - rows.mean(dim=0, keepdim=True)).double()
     charge(2.0 * rows.numel() * (len(rows) + 1))
