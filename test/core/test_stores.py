@@ -493,7 +493,12 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
     assert taken(2) == [(1, 'a'), (3, 'b')]
     assert taken(0) == []
     assert taken(100, up_to=0) == []
-    assert taken(1, up_to=3) == [(7, 'a')], 'renaming was batch 2'
+    store.make_batch(7)
+    assert taken(1, up_to=2) == [(7, 'a')]
+    store.rename('c', 'd')
+    store.make_batch(7)
+    assert store.replay(1, 9, 0, 10**6).renamed == []
+    assert store.replay(9, 9, 0, 10**6).renamed == [('c', 'd')], 'exemplars are called so, too'
 
 
 def test_opening_reads_no_pictures(tmp_path):
