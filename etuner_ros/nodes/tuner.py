@@ -20,10 +20,7 @@ Publishes `candidate` (ModelCandidate), `head_candidate` (HeadCandidate), `scena
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-import queue
+from collections.abc import Mapping
 import time
 from typing import Any
 
@@ -46,15 +43,12 @@ from etuner_ros.core.decide.energy import EnergyLog, find_meter, temperature
 from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.files import home
-from etuner_ros.core.tune.batch_feed import BatchFeed
-from etuner_ros.core.tune.frame_features import FrameFeatures
 from etuner_ros.core.tune.round_keeper import End, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
 from etuner_ros.msg import (
     FrameFeature,
     HeadCandidate,
     LabelledBatch,
-    LabelledSample,
     LabelReceipt,
     LayerStates,
     ModelCandidate,
@@ -66,22 +60,19 @@ from etuner_ros.msg import (
     TunerStatus,
 )
 from etuner_ros.nodes import tuning_messages as messages
-from etuner_ros.nodes.base_fetcher import BaseFetcher
-from etuner_ros.nodes.collector_clients import CollectorClients
 from etuner_ros.nodes.fine_tune import FineTuneAction
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.messages import short, stamp_ns
+from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.tuner_settings import LIVE, TunerSettings
-from etuner_ros.nodes.tuning_messages import frame_name, learned_of
-from etuner_ros.worker.client import WorkerClient
+from etuner_ros.nodes.tuning_labels import LabelSide
+from etuner_ros.nodes.tuning_messages import learned_of
+from etuner_ros.nodes.tuning_worker import WorkerSide
 from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.memory import resident_mb
-
-BYTES_PER_PIXEL = 0.5  # of a picture in the replay memory
 
 
 class TunerNode(Node):
@@ -99,13 +90,7 @@ class TunerNode(Node):
         self._lazy.configure(declare(self, 'lazy_tune', LazyTuneConfig, self._lazy.configure))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
-        self._update: ModelUpdate | None = None
-        self._layers: LayerStates | None = None
-        self._told = (False, False)  # the worker: it has all labels there are, and those learned
-        self._ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
-        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._arrived = self.create_guard_condition(self._on_worker)
-        self._link = WorkerLink(self._start_worker)
+        self._link = WorkerLink(lambda base_path: self._worker.start(base_path))
         self._keeper = RoundKeeper(
             self._lazy,
             self._budget,
@@ -114,7 +99,6 @@ class TunerNode(Node):
             self._link.send,
             self._on_round_end,
         )
-        self._features = FrameFeatures(self._head.enabled)
         self.health = Health(self, self._diagnostics)
         self._predictions_come = self.health.expect(
             'prediction', self._settings.silence_s, self._why_silent
@@ -124,9 +108,28 @@ class TunerNode(Node):
             'the worker was started again',
             DiagnosticStatus.ERROR,
         )
-        self._feed = BatchFeed()
-        self._collectors = CollectorClients(
-            self, self._feed, self.health, self._take_batch, self._take_replay
+        self._labels = LabelSide(
+            self,
+            self.health,
+            self._link,
+            self._keeper,
+            self._scenarios,
+            self._lazy,
+            self._head.enabled,
+            lambda: self._worker.update,
+            self._maybe_start_round,
+        )
+        self._worker = WorkerSide(
+            self,
+            self.health,
+            self._link,
+            self._keeper,
+            self._labels,
+            (self._model, self._train, self._sim_freeze, self._head),
+            self._problem,
+            self._maybe_start_round,
+            self._say,
+            self._on_worker,
         )
         path = (
             home('tuner') / f'{self.get_fully_qualified_name().strip("/").replace("/", ".")}.json'
@@ -140,20 +143,25 @@ class TunerNode(Node):
         self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
         battery = qos_profile_sensor_data
         self.create_subscription(BatteryState, 'battery', self._on_battery, battery)
-        self.create_subscription(LabelledBatch, 'labelled_batches', self._on_batch, LATCHED)
+        self.create_subscription(LabelledBatch, 'labelled_batches', self._labels.on_batch, LATCHED)
         self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
-            self.create_subscription(FrameFeature, 'frame_feature', self._on_feature, reliable(30))
+            self.create_subscription(
+                FrameFeature, 'frame_feature', self._labels.on_feature, reliable(30)
+            )
             receipts = reliable(100)
-            self.create_subscription(LabelReceipt, 'label_receipts', self._on_receipt, receipts)
+            self.create_subscription(
+                LabelReceipt, 'label_receipts', self._labels.on_receipt, receipts
+            )
         in_head = self._head.unlabelled_weight if self._head.enabled else 0.0
         if self._train.unlabelled_weight > 0 or in_head > 0:
             frames = reliable(30)
-            self.create_subscription(PredictedFrame, 'predicted_frame', self._on_frame, frames)
+            self.create_subscription(
+                PredictedFrame, 'predicted_frame', self._labels.on_frame, frames
+            )
         self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
         self.create_subscription(LayerStates, 'layers', self._on_layers, LATCHED)
         self.create_subscription(ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
-        self._fetcher = BaseFetcher(self, self._on_fetched)
         self._action = FineTuneAction(self, self._on_goal, self._on_cancel, self._version)
         steady_timer(self, 0.5, self._on_tick)
         self._apply(self._settings)
@@ -162,7 +170,8 @@ class TunerNode(Node):
     def _apply(self, settings: TunerSettings) -> None:
         """Take settings, at the start and when they were changed at run time."""
         self._settings = settings
-        if hasattr(self, '_link'):
+        if hasattr(self, '_worker'):
+            self._worker.memory_mb = settings.worker_memory_mb
             self._predictions_come.limit_s = settings.silence_s
             self._keeper.verdict_timeout_s = settings.verdict_timeout_s
             self._link.timeout_s = settings.worker_timeout_s
@@ -174,214 +183,13 @@ class TunerNode(Node):
         return 'inference predicts nothing: is it active, and do images come?'
 
     def _version(self) -> int:
-        return self._update.version if self._update else 0
+        return self._worker.update.version if self._worker.update else 0
 
     def _problem(self, text: str) -> None:
         """Tell of a problem, if there is one."""
         if text:
             self.health.problem(text)
             self.get_logger().warning(text, throttle_duration_sec=2.0)
-
-    # The worker
-
-    def _start_worker(self, base_path: str) -> WorkerClient:
-        def receive(message: dict[str, Any]) -> None:
-            self._inbox.put({**message, 'from': client})
-            self._arrived.trigger()
-
-        self._ready, self._told = {}, (False, False)
-        client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
-        model = self._model
-        client.send(
-            {
-                'op': 'open',
-                'path': base_path,
-                'architecture': model.architecture,
-                'input_size': model.input_size,
-                'weights': model.weights,
-            }
-        )
-        return client
-
-    def _restart_worker(self, base_path: str = '') -> None:
-        self._feed.stop()
-        self._keeper.on_starting()
-        self._link.start(base_path)
-
-    def _worker_lost(self, text: str, least_delay_s: float = 0.0) -> None:
-        self._problem(f'{text}; it is started again')
-        self._feed.stop()
-        self._keeper.on_down(text)
-        self._link.died(least_delay_s)
-        self._say()
-
-    @guarded
-    def _on_worker(self) -> None:
-        while not self._inbox.empty():
-            message = self._inbox.get()
-            if message['from'] is self._link.client:  # an earlier one may have said something
-                self._link.heard(message)
-                getattr(self, f'_worker_{message["op"]}')(message)
-
-    def _worker_taken(self, _message: dict[str, Any]) -> None:
-        self._collectors.ask(self._link.has_credit)
-        self._tell_of_labels()
-
-    def _tell_of_labels(self) -> None:
-        """Tell the worker when it has all labels that there are, or no longer."""
-        caught_up = self._keeper.ready and not self._feed.behind
-        told = (caught_up, caught_up and self._feed.complete)
-        if told != self._told:
-            self._told = told
-            self._link.send({'op': 'caught_up', 'value': told[0], 'complete': told[1]})
-
-    def _worker_ready(self, message: dict[str, Any]) -> None:
-        self._ready = message
-        count = len(message['units'])
-        self.get_logger().info(f'worker ready: {message["architecture"]}, {count} blocks')
-        self._hand_over_model()
-
-    def _hand_over_model(self) -> None:
-        """Give the worker the live weights once both are there; fetch their base if need be."""
-        if self._update is None:
-            self._keeper.on_starting('no weights yet: is model_manager active?')
-        elif self._ready and self._update.base_sha256 != self._ready['base_sha256']:
-            self._fetcher.fetch(self._update.base_sha256)
-        elif self._ready:
-            self._fetcher.stop()
-            self._link.send(messages.model_message(self._update))
-            self._hand_over_layers()
-
-    def _hand_over_layers(self) -> None:
-        if self._layers is not None and self._ready:
-            self._link.send(messages.layers_message(self._layers))
-
-    @guarded
-    def _on_fetched(self, path: Path | None) -> None:
-        if path is not None:
-            self._restart_worker(str(path))
-
-    def _worker_model_loaded(self, message: dict[str, Any]) -> None:
-        if self._keeper.on_loaded(message['version']):
-            picture = BYTES_PER_PIXEL * self._ready['input_size'] ** 2
-            room = int(self._train.replay_mb * 1e6 / picture)
-            self._feed.restart(learned_of(self._update), room)
-            self._collectors.ask(self._link.has_credit)
-            self._say()
-        self._tell_of_labels()
-        self._maybe_start_round()
-
-    def _worker_died(self, message: dict[str, Any]) -> None:
-        self._worker_lost(f'the worker died (exit code {message["code"]})')
-
-    def _worker_error(self, message: dict[str, Any]) -> None:
-        if message['during'] == 'open':
-            self._worker_lost(message['text'], 10.0)
-        else:
-            self._problem(f'worker: {message["during"]}: {message["text"]}')
-
-    def _worker_shrunk(self, message: dict[str, Any]) -> None:
-        self._shrink(message['batch_size'], message['text'])
-
-    def _shrink(self, batch_size: int, why: str) -> None:
-        """Note that batches are smaller from now on, and say so."""
-        self._train = replace(self._train, batch_size=batch_size)
-        why = short(why, 150)
-        self._problem(f'memory ran out: training batches are of {batch_size} now ({why})')
-
-    def _watch_worker(self) -> None:
-        """Start a worker anew that is dead, hangs, or has grown over its limit."""
-        if self._link.hangs:
-            self._worker_lost(f'the worker hangs: silent for {self._link.timeout_s:.0f} s')
-        if self._link.restart_if_due():
-            self._keeper.on_starting()
-        limit, used = self._settings.worker_memory_mb, resident_mb(self._worker_pid)
-        if used > limit > 0:
-            why = f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}'
-            self._shrink(max(2, self._train.batch_size // 2), why)
-            self._restart_worker()
-
-    @property
-    def _worker_pid(self) -> int:
-        return self._link.client.process.pid if self._link.client else 0  # type: ignore[attr-defined]
-
-    # Labels
-
-    @guarded
-    def _on_batch(self, message: LabelledBatch) -> None:
-        if self._feed.on_batch(message.collector, message.batch_id, self._link.has_credit):
-            self._take_batch(message)
-        self._collectors.ask(self._link.has_credit)
-
-    def _take_batch(self, message: LabelledBatch) -> None:
-        """Hand a batch to the worker; one that the live weights have learned is only replayed."""
-        new = message.batch_id > learned_of(self._update).get(message.collector, 0)
-        renamed = list(zip(message.renamed_from, message.renamed_to))
-        handed = messages.samples_message(
-            message.collector, message.samples, new, renamed, self._scenarios.at
-        )
-        self._link.send(handed)
-        samples = handed['samples']
-        if new and samples:
-            known = set(self._update.classes) if self._update else set()
-            self._lazy.on_batch(
-                new_classes=any(s['label'] not in known for s in samples),
-                errors=sum(s['label'] != s['predicted'] for s in samples),
-            )
-            self._maybe_start_round()
-
-    def _take_replay(
-        self, name: str, samples: Sequence[LabelledSample], renamed: list[tuple[str, str]]
-    ) -> None:
-        self._link.send(
-            messages.samples_message(name, samples, False, renamed, self._scenarios.at)
-        )
-
-    @guarded
-    def _on_feature(self, message: FrameFeature) -> None:
-        name = frame_name(message.source, message.header, message.frame_uid)
-        self._features.add(name, message.backbone_sha256, bytes(message.feature))
-        self._pass_on_unlabelled()
-
-    @guarded
-    def _on_receipt(self, message: LabelReceipt) -> None:
-        """Have the instant head learn a label at once; its picture comes with a batch."""
-        name = frame_name(message.source, message.header, message.frame_uid)
-        kept = self._features.of(name)
-        if message.code != LabelReceipt.ACCEPTED or not self._keeper.ready:
-            return
-        if not message.counting_label:  # taken back, or people disagree
-            self._link.send({'op': 'withdraw', 'ids': [name]})
-        elif kept:
-            self._link.send(
-                {
-                    'op': 'correction',
-                    'id': name,
-                    'label': message.counting_label,
-                    'backbone': kept[0],
-                    'feature': kept[1],
-                    'scenario': self._scenarios.at(message.source, stamp_ns(message.header)),
-                }
-            )
-
-    @guarded
-    def _on_frame(self, message: PredictedFrame) -> None:
-        """Take frames for learning without labels, two a second."""
-        if self._keeper.ready and self._features.wants_frame:
-            self._features.put(
-                {
-                    'op': 'unlabelled',
-                    'id': frame_name(message.source, message.header, message.frame_uid),
-                    'image': bytes(message.image.data),
-                    'scenario': self._scenarios.at(message.source, stamp_ns(message.header)),
-                }
-            )
-            self._pass_on_unlabelled()
-
-    def _pass_on_unlabelled(self) -> None:
-        frame = self._features.take() if self._keeper.ready and self._link.has_credit else None
-        if frame is not None:
-            self._link.send(frame)
 
     # When: requests, scenarios, rounds
 
@@ -414,16 +222,20 @@ class TunerNode(Node):
         self._maybe_start_round()
 
     def _maybe_start_round(self, forced: bool = False) -> bool:
-        if self._feed.behind:
+        if self._labels.feed.behind:
             return False
-        started = self._keeper.start(self._feed.cursors, forced)
+        started = self._keeper.start(self._labels.feed.cursors, forced)
         if started is None:
             return False
-        self._hand_over_layers()
+        self._worker.hand_over_layers()
         current = self._scenarios.current
         self._link.send({'op': 'round', 'id': started.number, 'scenarios': current})
         self._say()
         return True
+
+    def _on_worker(self, message: dict[str, Any]) -> None:
+        """Take what the worker says of rounds and heads."""
+        getattr(self, f'_worker_{message["op"]}')(message)
 
     def _worker_progress(self, message: dict[str, Any]) -> None:
         iteration, total = message['iteration'], message['total']
@@ -432,12 +244,12 @@ class TunerNode(Node):
 
     def _worker_candidate(self, message: dict[str, Any]) -> None:
         made = messages.proposal(message, f'{self.get_fully_qualified_name()}/{message["id"]}')
-        running, update = self._keeper.round, self._update
+        running, update = self._keeper.round, self._worker.update
         if self._keeper.on_proposal(message['id'], made) and running and update:
-            facts = (made.candidate_id, self._ready['base_sha256'], running.cursors)
-            shares = dict(zip(self._ready['units'], self._ready['forward_shares']))
+            facts = (made.candidate_id, self._worker.ready['base_sha256'], running.cursors)
+            shares = dict(zip(self._worker.ready['units'], self._worker.ready['forward_shares']))
             candidate = messages.model_candidate(
-                message, update.architecture, self._layers, shares, *facts, self._scenarios
+                message, update.architecture, self._worker.layers, shares, *facts, self._scenarios
             )
             self._candidates.publish(candidate)
             self._say()
@@ -445,7 +257,11 @@ class TunerNode(Node):
     def _worker_head(self, message: dict[str, Any]) -> None:
         made = messages.proposal(message, f'{self.get_fully_qualified_name()}/head')
         self._keeper.on_head(made)
-        facts = (made.candidate_id, self._ready['base_sha256'], learned_of(self._update))
+        facts = (
+            made.candidate_id,
+            self._worker.ready['base_sha256'],
+            learned_of(self._worker.update),
+        )
         self._heads.publish(messages.head_candidate(message, *facts, self._scenarios))
 
     @guarded
@@ -488,20 +304,19 @@ class TunerNode(Node):
 
     @guarded
     def _on_model(self, message: ModelUpdate) -> None:
-        self._update = message
-        self._hand_over_model()
+        self._worker.update = message
+        self._worker.hand_over_model()
 
     @guarded
     def _on_layers(self, message: LayerStates) -> None:
-        self._layers = message
-        self._hand_over_layers()
+        self._worker.layers = message
+        self._worker.hand_over_layers()
 
     @guarded
     def _on_tick(self) -> None:
-        self._watch_worker()
-        self._collectors.ask(self._link.has_credit)
-        self._tell_of_labels()
-        self._pass_on_unlabelled()
+        self._worker.watch()
+        self._labels.ask()
+        self._labels.pass_on_frame()
         self._keeper.energy.tick()
         self._budget.on_temperature(temperature())
         self._problem(self._keeper.tick())
@@ -514,14 +329,14 @@ class TunerNode(Node):
         """What is done, or why no round runs."""
         if self._keeper.state is not State.WAITING:
             return self._keeper.note
-        behind = ', '.join(self._feed.behind)
+        behind = ', '.join(self._labels.feed.behind)
         why = f'labels are still on their way from {behind}' if behind else self._keeper.refusal()
         return f'{self._lazy.reason}; {why}' if why else self._lazy.reason
 
     def _say(self) -> None:
         """Publish what the tuner is doing and why."""
         version, reason = self._version(), self._reason
-        message = messages.status_message(self._keeper, reason, version, self._layers)
+        message = messages.status_message(self._keeper, reason, version, self._worker.layers)
         message.header.stamp = self.get_clock().now().to_msg()
         self._statuses.publish(message)
 
@@ -532,22 +347,22 @@ class TunerNode(Node):
             'rounds': keeper.completed,
             'refused': keeper.refused,
             'head updates': keeper.heads,
-            'frames without a label seen': self._features.passed_on,
+            'frames without a label seen': self._labels.features.passed_on,
             'tuning s': keeper.tuning_s,
             'last round s': keeper.last_round_s,
             'accuracy before, after': f'{keeper.before:.3f}, {keeper.after:.3f}',
-            'device': self._train.device,
+            'device': self._worker.train.device,
             'scenarios': ', '.join(f'{c} {n}' for c, n in self._scenarios.current.items()),
             'energy source': energy.source,
             'energy of all rounds J': energy.total_j,
             'idle W': energy.idle_watts,
             'temperature': temperature(),
-            'worker pid': self._worker_pid,
-            'worker MB': resident_mb(self._worker_pid),
-            'batch size': self._train.batch_size,
+            'worker pid': self._worker.pid,
+            'worker MB': resident_mb(self._worker.pid),
+            'batch size': self._worker.train.batch_size,
             'batches waiting': self._lazy.waiting,
             'batches needed': self._lazy.batches_needed,
-            'collectors': ', '.join(self._feed.collectors),
+            'collectors': ', '.join(self._labels.feed.collectors),
         }
 
     def close(self) -> None:

@@ -124,7 +124,8 @@ class Commands:
         Until then the head has seen a part of what the live one was made from.
         """
         self.knows_labels = message['value']
-        self.learner.knows_all_labels = message['complete']
+        if self._learner is not None:
+            self._learner.knows_all_labels = message['complete']
 
     def _on_go_back(self, _message: Message) -> None:
         self.learner.go_back()

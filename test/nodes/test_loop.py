@@ -293,7 +293,7 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
     )
     for image in pictures(frames, 'tray')[:3]:
         robot.teach(image, 'tray')
-    first = robot.tuner._worker_pid
+    first = robot.tuner._worker.pid
     os.kill(first, signal.SIGKILL)
     ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck'
@@ -301,7 +301,7 @@ def test_a_killed_worker_is_started_again_and_inference_goes_on(ros, deployed, f
     ros.until(
         lambda: robot.inference.diagnostics()['model version'] == 1, 'a round after the restart'
     )
-    assert robot.tuner._worker_pid != first
+    assert robot.tuner._worker.pid != first
     assert (
         'tray' in robot.predictions[-1].labels
         or robot.show(pictures(frames, 'tray')[4]).labels[0] == 'tray'
@@ -314,13 +314,13 @@ def test_a_hung_worker_is_noticed_and_its_round_ends(ros, deployed, frames):
     for image in pictures(frames, 'tray')[:4]:
         robot.teach(image, 'tray')
     ros.until(lambda: robot.statuses[-1].progress > 0, 'a round')
-    first = robot.tuner._worker_pid
+    first = robot.tuner._worker.pid
     robot.tuner.set_parameters([Parameter('worker_timeout_s', value=2.0)])
     os.kill(first, signal.SIGSTOP)
     ros.until(lambda: any('hangs' in s.reason for s in robot.statuses), 'it to be noticed')
     robot.tuner.set_parameters([Parameter('worker_timeout_s', value=300.0)])
     ros.until(lambda: robot.state == TunerStatus.TUNING, 'the round of the next worker')
-    assert robot.tuner._worker_pid != first
+    assert robot.tuner._worker.pid != first
     assert not psutil.pid_exists(first)
     assert robot.statuses[-1].tuning_s > 0, 'the lost round has cost its time'
 
@@ -337,7 +337,7 @@ def test_a_restarted_worker_replays_what_was_learned_before_any_round_starts(
     sent: list[dict] = []
     real = WorkerClient.send
     monkeypatch.setattr(WorkerClient, 'send', lambda c, m: (sent.append(m), real(c, m)))
-    os.kill(robot.tuner._worker_pid, signal.SIGKILL)
+    os.kill(robot.tuner._worker.pid, signal.SIGKILL)
     ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
     for image in pictures(frames, 'race_car')[:4]:  # while no worker is there
         robot.teach(image, 'race_car')
@@ -361,7 +361,7 @@ def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
     ros.until(lambda: tuner._keeper.ready, 'the worker')
     for number in range(60):
         batches.publish(LabelledBatch(collector=f'/x{number}', batch_id=2))
-        ros.until(lambda n=number: f'/x{n}' in tuner._feed.collectors, 'it to be heard')
+        ros.until(lambda n=number: f'/x{n}' in tuner._labels.feed.collectors, 'it to be heard')
     batches.publish(LabelledBatch(collector='no name!', batch_id=2))
     told = ros.listen(DiagnosticArray, '/diagnostics')
     ros.until(
@@ -373,7 +373,7 @@ def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
         ),
         'the name to be refused',
     )
-    assert len(tuner._feed.collectors) <= MOST_COLLECTORS
+    assert len(tuner._labels.feed.collectors) <= MOST_COLLECTORS
     assert len(tuner._collectors) <= 2 * MOST_COLLECTORS
 
 
@@ -411,7 +411,7 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     settings = {'train__batch_size': 8, 'train__epochs': 2.0, 'head__enabled': False}
     late = ros.add(TunerNode, model__weights=str(deployed), **settings)
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 2, 'version 2')
-    assert late._feed.cursors == {robot.collector.get_fully_qualified_name(): 2}
+    assert late._labels.feed.cursors == {robot.collector.get_fully_qualified_name(): 2}
     manifest = robot.manager._store.manifests[2]
     assert manifest.learned == {robot.collector.get_fully_qualified_name(): 2}
     assert late._keeper.started == 1, (

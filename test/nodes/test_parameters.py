@@ -188,7 +188,7 @@ def test_a_dead_worker_is_an_error_until_it_is_started_again(ros, deployed):
     tuner = ros.add(TunerNode, model__weights=str(deployed), restart_delay_s=3.0)
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
     ros.until(lambda: any('worker ready' in m.msg for m in logs), 'the worker')
-    os.kill(tuner._worker_pid, signal.SIGKILL)
+    os.kill(tuner._worker.pid, signal.SIGKILL)
     ros.until(lambda: newest(statuses, 'tuner').level == DiagnosticStatus.ERROR, 'the error')
     assert 'worker died' in newest(statuses, 'tuner').message
     ros.until(lambda: any('was started again' in m.msg for m in logs), 'the end')

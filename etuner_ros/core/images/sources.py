@@ -285,7 +285,7 @@ def open_source(source: str, image_topic: str = '', skip: int = 0) -> FrameSourc
         return Device(source)
     path = Path(source).expanduser()
     if not path.exists():
-        raise ImageError(f"the source '{source}' does not exist")
+        raise ImageError(f"the source '{source}' does not exist ({path.absolute()})")
     try:
         if path.suffix in RECORDINGS or (path / 'metadata.yaml').exists():
             return Recording(path, image_topic, skip)

@@ -91,7 +91,8 @@ def open_database(path: Path, set_aside: bool = True) -> tuple[Database, list[st
             return _opened(path), [warning]
     except (OSError, sqlite3.Error) as error:
         raise StoreError(
-            f'the label store {path} can not be opened: {error}; check the parameter store'
+            f'the label store {path} can not be opened: {error}; is there room on the disk, '
+            f'and is the parameter store right?'
         ) from error
 
 

@@ -1,0 +1,185 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tuner's worker process: started, watched, given weights and layers, and listened to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+import queue
+from typing import Any
+
+from rclpy.node import Node
+
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.tune.round_keeper import RoundKeeper
+from etuner_ros.msg import LayerStates, ModelUpdate
+from etuner_ros.nodes import tuning_messages as messages
+from etuner_ros.nodes.base_fetcher import BaseFetcher
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import short
+from etuner_ros.nodes.parameters import ModelSettings
+from etuner_ros.nodes.tuning_labels import LabelSide
+from etuner_ros.worker.client import WorkerClient
+from etuner_ros.worker.link import WorkerLink
+from etuner_ros.worker.memory import resident_mb
+
+BYTES_PER_PIXEL = 0.5  # of a picture in the replay memory
+
+
+class WorkerSide:
+    """
+    Keeps the worker with what is live.
+
+    :param warn: tells of a problem
+    :param loaded: called when the worker has taken over a version
+    :param changed: called when the state that the tuner tells has changed
+    :param others: takes what the worker says of rounds and heads
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        health: Health,
+        link: WorkerLink,
+        keeper: RoundKeeper,
+        labels: LabelSide,
+        configs: tuple[ModelSettings, TrainConfig, SimFreezeConfig, HeadConfig],
+        warn: Callable[[str], None],
+        loaded: Callable[[], object],
+        changed: Callable[[], None],
+        others: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.health, self.get_logger = health, node.get_logger
+        self._link, self._keeper, self._labels = link, keeper, labels
+        self._model, self._train, self._sim_freeze, self._head = configs
+        self._warn, self._loaded = warn, loaded
+        self._changed, self._others = changed, others
+        self.update: ModelUpdate | None = None  # the version that is live
+        self.layers: LayerStates | None = None
+        self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
+        self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
+        self._fetcher = BaseFetcher(node, self._on_fetched)
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._arrived = node.create_guard_condition(self._on_worker)
+
+    @property
+    def train(self) -> TrainConfig:
+        """How rounds train; batches become smaller when memory runs out."""
+        return self._train
+
+    def start(self, base_path: str) -> WorkerClient:
+        """Start a process on base weights of a file; '' = those of the settings."""
+
+        def receive(message: dict[str, Any]) -> None:
+            self._inbox.put({**message, 'from': client})
+            self._arrived.trigger()
+
+        self.ready = {}
+        client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
+        model = self._model
+        client.send(
+            {
+                'op': 'open',
+                'path': base_path,
+                'architecture': model.architecture,
+                'input_size': model.input_size,
+                'weights': model.weights,
+            }
+        )
+        return client
+
+    def _restart_worker(self, base_path: str = '') -> None:
+        self._labels.feed.stop()
+        self._keeper.on_starting()
+        self._link.start(base_path)
+
+    def _worker_lost(self, text: str, least_delay_s: float = 0.0) -> None:
+        self._warn(f'{text}; it is started again')
+        self._labels.feed.stop()
+        self._keeper.on_down(text)
+        self._link.died(least_delay_s)
+        self._changed()
+
+    @guarded
+    def _on_worker(self) -> None:
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if message['from'] is self._link.client:  # an earlier one may have said something
+                self._link.heard(message)
+                ours = getattr(self, f'_worker_{message["op"]}', None)
+                (ours or self._others)(message)
+
+    def _worker_taken(self, _message: dict[str, Any]) -> None:
+        self._labels.ask()
+
+    def _worker_ready(self, message: dict[str, Any]) -> None:
+        self.ready = message
+        count = len(message['units'])
+        self.get_logger().info(f'worker ready: {message["architecture"]}, {count} blocks')
+        self.hand_over_model()
+
+    def hand_over_model(self) -> None:
+        """Give the worker the live weights once both are there; fetch their base if need be."""
+        if self.update is None:
+            self._keeper.on_starting('no weights yet: is model_manager active?')
+        elif self.ready and self.update.base_sha256 != self.ready['base_sha256']:
+            self._fetcher.fetch(self.update.base_sha256)
+        elif self.ready:
+            self._fetcher.stop()
+            self._link.send(messages.model_message(self.update))
+            self.hand_over_layers()
+
+    def hand_over_layers(self) -> None:
+        """Tell the worker which layers are frozen and pinned."""
+        if self.layers is not None and self.ready:
+            self._link.send(messages.layers_message(self.layers))
+
+    @guarded
+    def _on_fetched(self, path: Path | None) -> None:
+        if path is not None:
+            self._restart_worker(str(path))
+
+    def _worker_model_loaded(self, message: dict[str, Any]) -> None:
+        if self._keeper.on_loaded(message['version']):
+            picture = BYTES_PER_PIXEL * self.ready['input_size'] ** 2
+            room = int(self._train.replay_mb * 1e6 / picture)
+            self._labels.begin(room)
+            self._changed()
+        self._loaded()
+
+    def _worker_died(self, message: dict[str, Any]) -> None:
+        self._worker_lost(f'the worker died (exit code {message["code"]})')
+
+    def _worker_error(self, message: dict[str, Any]) -> None:
+        if message['during'] == 'open':
+            self._worker_lost(message['text'], 10.0)
+        else:
+            self._warn(f'worker: {message["during"]}: {message["text"]}')
+
+    def _worker_shrunk(self, message: dict[str, Any]) -> None:
+        self._shrink(message['batch_size'], message['text'])
+
+    def _shrink(self, batch_size: int, why: str) -> None:
+        """Note that batches are smaller from now on, and say so."""
+        self._train = replace(self._train, batch_size=batch_size)
+        why = short(why, 150)
+        self._warn(f'memory ran out: training batches are of {batch_size} now ({why})')
+
+    def watch(self) -> None:
+        """Start a worker anew that is dead, hangs, or has grown over its limit."""
+        if self._link.hangs:
+            self._worker_lost(f'the worker hangs: silent for {self._link.timeout_s:.0f} s')
+        if self._link.restart_if_due():
+            self._keeper.on_starting()
+        limit, used = self.memory_mb, resident_mb(self.pid)
+        if used > limit > 0:
+            why = f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}'
+            self._shrink(max(2, self._train.batch_size // 2), why)
+            self._restart_worker()
+
+    @property
+    def pid(self) -> int:
+        """Of the process; 0 when none runs."""
+        return self._link.client.process.pid if self._link.client else 0  # type: ignore[attr-defined]
