@@ -374,7 +374,7 @@ def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
         'the name to be refused',
     )
     assert len(tuner._labels.feed.collectors) <= MOST_COLLECTORS
-    assert len(tuner._collectors) <= 2 * MOST_COLLECTORS
+    assert len(tuner._labels._clients) <= 2 * MOST_COLLECTORS
 
 
 def test_the_tuner_remembers_how_it_tuned_over_a_restart(ros, deployed, ros_home):
@@ -464,7 +464,7 @@ def test_a_worker_that_takes_too_much_memory_is_started_anew_with_smaller_batche
     settings = {'train__batch_size': 8, 'worker_memory_mb': 10.0}
     ros.add(ModelManagerNode, autostart=True, model__weights=str(deployed))
     tuner = ros.add(TunerNode, model__weights=str(deployed), **settings)
-    ros.until(lambda: tuner._train.batch_size < 8, 'the smaller batch')
+    ros.until(lambda: tuner._worker.train.batch_size < 8, 'the smaller batch')
     ros.until(lambda: any('worker_memory_mb is 10' in m.msg for m in logs), 'the reason')
 
 
@@ -512,7 +512,7 @@ def test_lack_of_memory_halves_the_batch_and_the_round_goes_on(
     for image in pictures(frames, 'tray')[:4]:
         robot.teach(image, 'tray')
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'a new version')
-    assert robot.tuner._train.batch_size == 4
+    assert robot.tuner._worker.train.batch_size == 4
     ros.until(lambda: any('batches are of 4 now' in m.msg for m in logs), 'the warning')
 
 
