@@ -20,8 +20,9 @@ from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.learner import Learner, Phase
+from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
+from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations

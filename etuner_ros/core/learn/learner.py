@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
 from dataclasses import replace
-from enum import Enum
 import time
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +23,11 @@ from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.identity import Scenario
-from etuner_ros.core.learn.candidates import Candidate, HeadCandidate, RoundCandidate
+from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.feature_bank import FeatureBank
+from etuner_ros.core.learn.head_offer import offer_head
 from etuner_ros.core.learn.live_state import LiveState
+from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.prober import Prober
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
@@ -36,28 +36,11 @@ from etuner_ros.core.learn.served_head import ServedHead
 from etuner_ros.core.learn.trainer import Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
-from etuner_ros.core.learn.validator import accuracies, Validator
+from etuner_ros.core.learn.validator import Validator
 from etuner_ros.core.models.networks import Classifier
-from etuner_ros.core.models.weights import HEAD_TENSORS, same_bits, State
+from etuner_ros.core.models.weights import State
 
 FEATURES_MB = 64  # features of held-back samples and of frames without a label
-
-
-class Phase(Enum):
-    """What a learner is doing."""
-
-    IDLE = 'idle'
-    IN_ROUND = 'in a round'
-    PROPOSED = 'proposed'  # the candidate of a round waits for its verdict
-
-
-# What may follow what. A head that goes live changes nothing here.
-_MOVES = {
-    (Phase.IDLE, Phase.IN_ROUND),
-    (Phase.IN_ROUND, Phase.PROPOSED),
-    (Phase.IN_ROUND, Phase.IDLE),  # cancelled, or failed
-    (Phase.PROPOSED, Phase.IDLE),  # accepted, refused, or given up
-}
 
 
 class Learner:
@@ -165,9 +148,7 @@ class Learner:
         return self.head.uses_unlabelled or self.state.simsiam is not None
 
     def _move(self, phase: Phase) -> None:
-        if (self.phase, phase) not in _MOVES:
-            raise LearnerError(f'it is {self.phase.value}, so it can not be {phase.value} next')
-        self.phase = phase
+        self.phase = self.phase.to(phase)
 
     # Samples
 
@@ -310,35 +291,19 @@ class Learner:
             already, or the head has no sample of a class that the live model can say
         """
         began = time.perf_counter()
-        known, live = self.head.classes(), self._live
+        known = self.head.classes()
         if not self.head.is_new or not known or not self.head.knows(self.live.classes, self._gone):
             return None
-        classes = (*self.live.classes, *(c for c in known if c not in self.live.classes))
-        rows = self.head.rows(classes)
-        fitted = time.perf_counter()
-        held, current = self.book.held.values(), self.current
-        outcomes = self._validator.outcomes(
-            held, current, live, rows, classes, live.backbone, live.features
+        self._offered = offer_head(
+            self.head,
+            self.book,
+            self._validator,
+            self._live,
+            self.sim_freeze,
+            self.current,
+            began,
         )
-        before, after = accuracies(outcomes, self.book.outcomes(current), current)
-        ended = time.perf_counter()
         self.head.is_new = False
-        self._offered = HeadCandidate(
-            classes=classes,
-            parent=live.version,
-            backbone=live.backbone,
-            frozen=tuple(n for n in self.live.unit_names if n in self.sim_freeze.frozen),
-            cka=dict(self.sim_freeze.cka),
-            outcomes=outcomes,
-            new_samples=len(self.pending),
-            seconds=ended - began,
-            head_seconds=fitted - began,
-            validation_seconds=ended - fitted,
-            accuracy=after,
-            accuracy_before=before,
-            weights=rows.state(),
-            live_update=live.with_head(rows.state()),
-        )
         return self._offered
 
     @property
@@ -421,11 +386,11 @@ class Learner:
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
             raise LearnerError('other weights can not be taken over while a round runs')
         self._live.take(update, classes, version)
-        if proposed is not None and _is_live(proposed, self._live):
+        if proposed is not None and self._live.has_become(proposed):
             self._on_accepted(proposed)
         elif proposed is not None:
             self._give_up()
-        if self._offered is not None and _is_live(self._offered, self._live):
+        if self._offered is not None and self._live.has_become(self._offered):
             self._validator.on_accepted(self._offered.outcomes, self.book.held)
             self._offered = None
         if self.backbone not in (before, self.head.backbone):  # a roll-back, or a swap by hand
@@ -470,13 +435,3 @@ class Learner:
     def halve_batches(self) -> bool:
         """Train in batches of half the size from now on; False when that can not be."""
         return self.state.halve_batches()
-
-
-def _is_live(candidate: Candidate, live: LiveState) -> bool:
-    """Return whether the live weights are those of a candidate."""
-    ours, theirs = candidate.live_update, live.update
-    return candidate.backbone == live.backbone and all(
-        name in ours and name in theirs and same_bits(ours[name], np.asarray(theirs[name]))
-        for name in HEAD_TENSORS
-        if name in ours or name in theirs
-    )

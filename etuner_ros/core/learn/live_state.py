@@ -11,11 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.served_head import HeadRows
 from etuner_ros.core.models.networks import Classifier
-from etuner_ros.core.models.weights import backbone_digest, backbone_of, HEAD_PRIOR, State
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    backbone_of,
+    HEAD_PRIOR,
+    HEAD_TENSORS,
+    same_bits,
+    State,
+)
 
 
 class LiveState:
@@ -56,6 +64,15 @@ class LiveState:
     def with_head(self, weights: State) -> State:
         """Return the live update with another head."""
         return {**backbone_of(self.update), **weights}
+
+    def has_become(self, candidate: Candidate) -> bool:
+        """Return whether the live weights are those of a candidate."""
+        ours, theirs = candidate.live_update, self.update
+        return candidate.backbone == self.backbone and all(
+            name in ours and name in theirs and same_bits(ours[name], np.asarray(theirs[name]))
+            for name in HEAD_TENSORS
+            if name in ours or name in theirs
+        )
 
     @property
     def head(self) -> HeadRows:

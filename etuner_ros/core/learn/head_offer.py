@@ -1,0 +1,57 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A head for what is live: from what the instant head has learned to a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+import time
+
+from etuner_ros.core.decide.sim_freeze import SimFreeze
+from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.candidates import HeadCandidate
+from etuner_ros.core.learn.live_state import LiveState
+from etuner_ros.core.learn.sample_book import SampleBook
+from etuner_ros.core.learn.served_head import ServedHead
+from etuner_ros.core.learn.validator import accuracies, Validator
+
+
+def offer_head(
+    head: ServedHead,
+    book: SampleBook,
+    validator: Validator,
+    live: LiveState,
+    sim_freeze: SimFreeze,
+    current: Collection[Scenario],
+    began: float,
+) -> HeadCandidate:
+    """
+    Return the instant head as it is now as a candidate: new classes behind those that are live.
+
+    :param began: `time.perf_counter` at the beginning of the work
+    """
+    known, had = head.classes(), live.model.classes
+    classes = (*had, *(c for c in known if c not in had))
+    rows = head.rows(classes)
+    fitted = time.perf_counter()
+    outcomes = validator.outcomes(
+        book.held.values(), current, live, rows, classes, live.backbone, live.features
+    )
+    before, after = accuracies(outcomes, book.outcomes(current), current)
+    ended = time.perf_counter()
+    return HeadCandidate(
+        classes=classes,
+        parent=live.version,
+        backbone=live.backbone,
+        frozen=tuple(n for n in live.model.unit_names if n in sim_freeze.frozen),
+        cka=dict(sim_freeze.cka),
+        outcomes=outcomes,
+        new_samples=len(book.pending),
+        seconds=ended - began,
+        head_seconds=fitted - began,
+        validation_seconds=ended - fitted,
+        accuracy=after,
+        accuracy_before=before,
+        weights=rows.state(),
+        live_update=live.with_head(rows.state()),
+    )
