@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+import gc
 import json
 import os
 from pathlib import Path
@@ -437,6 +438,10 @@ class SwapRun(Outside):
 
     def start(self) -> None:
         """Start `inference` and wait until it answers."""
+        # The camera is played in this process: a full collection that looks through torch would
+        # hold it up for 0.3 s, and the pictures of that time would come all at once.
+        gc.collect()
+        gc.freeze()
         self.supervisor.start('inference')
         end = time.monotonic() + RESUME_LIMIT_S
         while len(self.heard) < 20:

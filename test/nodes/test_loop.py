@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from multiprocessing.connection import Connection
 import os
 from pathlib import Path
@@ -33,8 +34,10 @@ from etuner_ros.msg import (
     LabelCorrection,
     LabelledBatch,
     LabelReceipt,
+    ModelCandidate,
     ModelVerdict,
     Prediction,
+    ScenarioChange,
     TunerStatus,
 )
 from etuner_ros.nodes.inference import InferenceNode
@@ -561,3 +564,29 @@ def test_nodes_work_in_any_namespace(ros, deployed, duck_image, namespace):
 @pytest.fixture
 def duck_image(frames: list) -> np.ndarray:
     return next(f.image for f in frames if f.label == 'duck')
+
+
+def test_a_change_that_one_camera_sees_leaves_labels_of_another_current(ros, deployed, frames):
+    """Scenarios were counted over all cameras, so labels of the other one counted as old."""
+    # So long that the few frames of the other camera describe nothing yet.
+    robot = Robot(ros, deployed, head__enabled=False, scenario__warm_up=250)
+    changes = ros.listen(ScenarioChange, 'scenario_changes')
+    candidates = ros.listen(ModelCandidate, 'candidate')
+    requests = ros.speak(Prediction, 'predictions')
+    rng = np.random.default_rng(0)
+
+    def look(number: int) -> None:
+        shift = 0.0 if number < 320 else 6.0
+        appearance = [float(v) for v in 9.0 + rng.normal(size=40) + shift]
+        requests.publish(Prediction(header=header(number), source='rear', appearance=appearance))
+
+    numbers = itertools.count()
+    ros.until(lambda: look(next(numbers)) or changes, 'the rear camera to see other surroundings')
+    assert [(c.source, c.scenario) for c in changes] == [('rear', 1)]
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.statuses[-1].last_round_s > 0, 'a round')
+    made = candidates[0]
+    assert dict(zip(made.scenario_sources, made.scenarios)) == {'camera': 0, 'rear': 1}
+    assert robot.statuses[-1].accuracy_before == 0.0, 'all four were predicted wrong, just now'
+    assert (robot.statuses[-1].scenario_source, robot.statuses[-1].scenario) == ('rear', 1)
