@@ -229,6 +229,7 @@ def test_a_second_manager_on_the_same_folder_is_refused_in_a_sentence(ros, deplo
     )
     ros.namespace = home
     logs = ros.logs()
+    ros.until(lambda: second.may_configure, 'the base weights')  # else it fails for their sake
     assert second.trigger_configure() == TransitionCallbackReturn.FAILURE
     ros.until(lambda: any('another model_manager' in m.msg for m in logs), 'the sentence')
     assert first.propose().code == ModelVerdict.ACCEPTED
