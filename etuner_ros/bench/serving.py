@@ -98,6 +98,7 @@ class Stage:
 
     def __init__(self, stream: Path, folder: Path) -> None:
         self.folder, self.source = folder, stream
+        os.environ['ETUNER_GRAPHS'] = str(folder / 'graphs')  # of all that runs here
         self.frames = [f for f in open_source(str(stream)) if f.label][: LABELLED + 40]
         self.base = folder / 'deployed.safetensors'
         self._deploy()
