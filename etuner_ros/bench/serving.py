@@ -41,7 +41,7 @@ from etuner_ros.bench.engines import accuracy, networks_of, time_in_turns
 from etuner_ros.bench.soak import swap_weights
 from etuner_ros.bench.swapper import announcing
 from etuner_ros.bench.table import machine
-from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.config import HeadConfig, INPUT_SIZE, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import encode_jpeg, Image, resize_square
@@ -61,7 +61,6 @@ from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.msg import LabelCorrection, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.messages import to_bytes
-from etuner_ros.nodes.parameters import ModelSettings
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
 from etuner_ros.shared.supervisor import Supervisor
@@ -73,7 +72,6 @@ PARTS = ('take', 'convert', 'resize', 'infer', 'publish')  # of the way of a fra
 LABELLED = 200  # pictures that rounds train on
 SWAP_PERIOD_S = 2.0
 ANSWER_S = 1.0  # after the last frame, how long its prediction is waited for
-INPUT_SIZE = ModelSettings().input_size
 SWAP_EVERY = 9  # pictures between two swaps
 GRAPH_WARM_UP = 600  # predictions before the whole graph is measured
 
