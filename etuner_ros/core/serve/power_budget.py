@@ -15,10 +15,34 @@ import math
 import time
 
 HOUR_S = 3600.0
-BASE_MEMORY_S = 600.0  # after which what the rest of the robot takes has faded to a third
+MEMORY_S = 10800.0  # after which what was has faded to a third: robots drive and wait by turns
+LONGEST_GAP_S = 60.0  # that one reading of the power stands for
 GAUGE_EVERY_S = 60.0  # between two readings that are kept for the drain
 GAUGE_READINGS = 60  # of those: an hour
 GAUGE_LEAST_S = 600.0  # apart before their difference says how fast it drains
+
+
+class FadingMean:
+    """
+    A mean over time that forgets slowly; of what it has seen, so it starts without a guess.
+
+    :param memory_s: after which a value counts a third
+    """
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory = memory_s
+        self._sum = self._weight = 0.0
+
+    def add(self, value: float, seconds: float) -> None:
+        """Note a value that held for so long."""
+        keep = math.exp(-max(seconds, 0.0) / self._memory)
+        weight = max(1.0 - keep, 1e-9)
+        self._sum, self._weight = keep * self._sum + weight * value, keep * self._weight + weight
+
+    @property
+    def mean(self) -> float:
+        """The mean; NaN before the first value."""
+        return self._sum / self._weight if self._weight else math.nan
 
 
 class PowerBudget:
@@ -61,6 +85,7 @@ class PowerBudget:
         self._base = math.nan  # W of all but predictions
         self._own = self._own_at_reading = 0.0  # J that predictions have taken
         self._own_watts, self._own_since = 0.0, clock()
+        self._rest = FadingMean(MEMORY_S)
         self._gauge: deque[tuple[float, float, float]] = deque(maxlen=GAUGE_READINGS)
 
     def configure(
@@ -125,12 +150,12 @@ class PowerBudget:
         self._low = charge < self.min_battery + (self.margin if self._low else 0.0)
 
     def _follow(self, watts: float, seconds: float) -> None:
-        """Smooth what the rest of the robot takes."""
+        """Average what the rest of the robot takes."""
         own = self._own_watts
         if 0 < seconds < math.inf:
             own = (self._own - self._own_at_reading) / seconds
-        keep = 0.0 if math.isnan(self._base) else math.exp(-max(seconds, 0.0) / BASE_MEMORY_S)
-        self._base = keep * (0.0 if keep == 0 else self._base) + (1 - keep) * (watts - own)
+        self._rest.add(watts - own, min(seconds, LONGEST_GAP_S))
+        self._base = self._rest.mean
 
     def _follow_gauge(self, now: float, charge: float) -> None:
         """Learn it from the fall of the charge; gauges move in steps, so over a long time."""

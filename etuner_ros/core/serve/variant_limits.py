@@ -14,7 +14,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from etuner_ros.core.serve.power_budget import PowerBudget
+from etuner_ros.core.serve.power_budget import FadingMean, MEMORY_S, PowerBudget
 from etuner_ros.core.serve.variants import check_variants, energies, Variant
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class VariantLimits:
         self._clock = clock
         self._celsius, self._hot_at = math.nan, -math.inf
         self._rate, self._rate_at = 0.0, -math.inf
+        self._rates = FadingMean(MEMORY_S)
         self._times: deque[tuple[float, float]] = deque(maxlen=LOADS)  # slow-down, ms beside
         self._timed_at = -math.inf
         self._late: deque[bool] = deque(maxlen=LATES)  # of the variant that serves
@@ -108,7 +109,9 @@ class VariantLimits:
     def on_rate(self, hertz: float) -> None:
         """Note how many frames come a second, of all cameras together; NaN is ignored."""
         if 0 <= hertz < math.inf:
-            self._rate, self._rate_at = hertz, self._clock()
+            now = self._clock()
+            self._rates.add(hertz, min(now - self._rate_at, self.config.fresh_s))
+            self._rate, self._rate_at = hertz, now
 
     def on_prediction(self, model_ms: float, latency_ms: float | None = None) -> None:
         """
@@ -138,9 +141,10 @@ class VariantLimits:
         """Share of late ones among the newest predictions of the variant that serves."""
         return sum(self._late) / len(self._late) if self._late else 0.0
 
-    def watts(self, variant: Variant) -> float:
-        """Return what a variant takes above idle at the camera's rate, in W."""
-        return self._joules[variant.name] * min(self._rate, 1e3 / variant.p50_ms)
+    def watts(self, variant: Variant, rate: float | None = None) -> float:
+        """Return what a variant takes above idle, in W, at a camera's rate; None = of now."""
+        rate = self._rate if rate is None else rate
+        return self._joules[variant.name] * min(rate, 1e3 / variant.p50_ms)
 
     def _is_fresh(self, at: float) -> bool:
         return self._clock() - at <= self.config.fresh_s
@@ -205,12 +209,15 @@ class VariantLimits:
         heat = self._heat_allows(COOLER * config.temperature_margin if room else 0.0)
         period = 1e3 / self._rate if self._rate and self._is_fresh(self._rate_at) else math.inf
         late = self.is_late()
+        # A battery lasts by the mean: were it the rate of now, the most frames got the least each.
+        usual = self._rates.mean if self._rate else 0.0
 
         def why(v: Variant) -> str:
             watts, busy = self.watts(v), load * v.p50_ms
             needed = load * v.p99_ms + overhead
-            if watts * more > allowed:
-                return f'would take {watts:.2f} W and the battery allows {allowed:.2f}'
+            taken = self.watts(v, usual)
+            if taken * more > allowed:
+                return f'would take {taken:.2f} W and the battery allows {allowed:.2f}'
             if watts > heat + 1e-9:
                 return (
                     f'would take {watts:.2f} W and {heat:.2f} are allowed at '

@@ -49,7 +49,7 @@ class VariantPolicyConfig(Checked):
         1.0,
     )
     battery_reserve: float = setting(
-        0.1, 'share of the energy left that is kept for a harder time to come', 0.0, 0.9
+        0.03, 'share of the energy left that is kept for a harder time to come', 0.0, 0.9
     )
     target_hours: float = setting(
         0.0, 'hours that the battery must last from the start; 0 = no plan', 0.0, 10000.0
