@@ -12,22 +12,22 @@ hindsight: of those that violate no limit on that day, the one with the highest 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 import json
-import math
 from pathlib import Path
 import sys
 from typing import Any
 
 import numpy as np
 
-from etuner_ros.bench.switching_traces import BUSY_WATTS, Day, make_days, STEP_S
+from etuner_ros.bench.switching_traces import BUSY_WATTS, Day, make_days
 from etuner_ros.bench.switching_world import bound, Costs, costs, Heard, Outcome, Tally, World
+from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig
 from etuner_ros.core.serve.variants import Variant
 
-SEEDS = (0, 1)  # of the days that are reported; settings were chosen on others
 OURS, LEARNED = 'policy', 'A2C'
 
 
@@ -187,3 +187,74 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         'bound': {'mean_score': float(np.mean([row['bound'] for row in rows]))},
         'fixed': fixed,
     }
+
+
+def bench(
+    variants: Sequence[Variant],
+    output: Path,
+    seeds: Sequence[int],
+    learner_steps: int,
+    learners: int,
+    table_from: dict[str, Any],
+) -> dict[str, Any]:
+    """
+    Compare, and write `switching.json` and `switching.png`.
+
+    :param table_from: what is known of where the figures of the variants are from
+    """
+    from etuner_ros.bench.switching_plot import plot
+
+    rows, stories = compare(variants, seeds, learner_steps, learners)
+    answer = {
+        'summary': summary(rows),
+        'variants': [asdict(v) for v in variants],
+        'table_from': table_from,
+        'days': rows,
+        'setting': {
+            'policy': asdict(VariantPolicyConfig()),
+            'seeds': list(seeds),
+            'learner_steps': learner_steps,
+            'learners': learners,
+        },
+        'machine': machine(),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / 'switching.json').write_text(json.dumps(answer, indent=1) + '\n')
+    plot(output / 'switching.png', variants, rows, stories)
+    return answer
+
+
+def table(answer: dict[str, Any]) -> str:
+    """Return the summary and the days as Markdown tables."""
+    found = answer['summary']
+    lines = [
+        '| choice | score, % | mean regret, % | worst regret, % | days over a limit | '
+        'switches an hour |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name in (OURS, LEARNED):
+        if name in found:
+            f = found[name]
+            lines.append(
+                f'| {name} | {100 * f["mean_score"]:.2f} | {100 * f["mean_regret"]:.2f} | '
+                f'{100 * f["worst_regret"]:.2f} | {f["days_with_violations"]} | '
+                f'{f["switches_per_hour"]:.1f} |'
+            )
+    best, bound_ = found['best_fixed']['mean_score'], found['bound']['mean_score']
+    lines.append(f'| best fixed, in hindsight | {100 * best:.2f} | 0 | 0 | 0 | 0 |')
+    lines.append(f'| bound (all is foreseen, never hot) | {100 * bound_:.2f} | | | | |')
+    for name, f in found['fixed'].items():
+        days = f['days_with_violations']
+        lines.append(f'| always {name} | {100 * f["mean_score"]:.2f} | | | {days} | 0 |')
+    lines += [
+        '',
+        '| day | best fixed | its score, % | policy, % | regret, % |',
+        '|---|---|---|---|---|',
+    ]
+    for row in answer['days']:
+        ours = row[OURS]
+        lines.append(
+            f'| {row["day"]} | {row["best_fixed"]} | {100 * row["best_fixed_score"]:.1f} | '
+            f'{100 * ours["score"]:.1f} | {100 * ours["regret"]:+.2f} |'
+        )
+    return '\n'.join(lines)

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import torch
 
 from etuner_ros.bench.switching_traces import Day, make_days
-from etuner_ros.bench.switching_world import Costs, costs, Heard, Outcome, Tally, World
+from etuner_ros.bench.switching_world import Costs, costs, Outcome, Tally, World
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicyConfig
 from etuner_ros.core.serve.variants import Variant
@@ -99,7 +99,7 @@ class Robot(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Set out at a random time of a random day."""
         day, given = self._days[self._random.integers(len(self._days))]
-        begin = int(self._random.integers(max(day.steps - EPISODE, 1)))
+        begin = int(self._random.integers(day.steps - EPISODE - 1))
         self._world = World(day, self._variants, given, begin)
         self._end = begin + EPISODE
         config = self._configure(day)
@@ -110,9 +110,8 @@ class Robot(gymnasium.Env[np.ndarray, np.int64]):
         """Serve with a variant for a step."""
         right, violated = self._world.step(int(action))
         reward = right - PENALTY * violated
-        over = self._world.over or self._world.at >= self._end
-        seen = np.zeros(self.observation_space.shape or (), np.float32)  # it is not looked at
-        return (seen if over else self._ear.look()), reward, False, over, {}
+        # The day goes on after the piece, so it is cut off, not ended.
+        return self._ear.look(), reward, False, self._world.at >= self._end, {}
 
 
 def play(

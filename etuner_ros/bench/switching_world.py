@@ -41,10 +41,12 @@ class Costs:
 
     :param right: expected accuracy of a frame: 0 where it is dropped or late
     :param watts: above idle
+    :param at_rest: degrees Celsius of the board without predictions, (steps,)
     """
 
     right: np.ndarray
     watts: np.ndarray
+    at_rest: np.ndarray
 
 
 def costs(day: Day, variants: Sequence[Variant]) -> Costs:
@@ -62,7 +64,7 @@ def costs(day: Day, variants: Sequence[Variant]) -> Costs:
         in_time = 0.5 * (1.0 + np.vectorize(math.erf)(z / math.sqrt(2.0)))
         right[:, number] = served * in_time * v.accuracy
         watts[:, number] = joules[v.name] * day.rate * served
-    return Costs(right, watts)
+    return Costs(right, watts, settled(day, 0.0))
 
 
 class World:
@@ -73,22 +75,22 @@ class World:
         share of it all day
     """
 
-    def __init__(self, day: Day, variants: Sequence[Variant], given: Costs, start: int = 0) -> None:
+    def __init__(
+        self, day: Day, variants: Sequence[Variant], given: Costs, start: int = 0
+    ) -> None:
         self.day, self.variants = day, list(variants)
         self._right, self._watts = given.right, given.watts
         rest = day.board + day.motors
         self._rest, self._board, self._ambient = rest.tolist(), day.board.tolist(), day.ambient
         self._keep = math.exp(-STEP_S / day.settles_s)
-        self._random = np.random.default_rng([day.seed, day.steps])
-        self._noise = self._random.normal(size=(day.steps, 3))
+        self._random = np.random.default_rng([day.seed, day.steps, start])
         self.at, self.last = start, 0
         self.charge = 1.0
         if start:
             spent = 1.0 - day.min_battery
             share = float(np.sum(rest[:start]) / max(float(np.sum(rest)), 1e-9))
             self.charge = min(1.0 - spent * share, 1.0)
-        first = settled(day, 0.0)[start] if start else day.ambient[0]
-        self.celsius = float(first)
+        self.celsius = float(given.at_rest[start] if start else day.ambient[0])
 
     @property
     def over(self) -> bool:
@@ -103,7 +105,7 @@ class World:
     def hear(self) -> Heard:
         """Return what is heard before the choice of this step."""
         day, at = self.day, self.at
-        noise = self._noise[at]
+        noise = self._random.normal(size=2)
         charge = watts = celsius = math.nan
         if day.battery_heard[at]:
             charge = min(max(round(self.charge / day.gauge) * day.gauge, 0.0), 1.0)

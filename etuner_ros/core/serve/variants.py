@@ -97,13 +97,15 @@ def check_variants(variants: Sequence[Variant]) -> None:
         raise ConfigError(f'{twice[0]} is there {names.count(twice[0])} times: name each one once')
 
 
-def read_variants(path: Path) -> list[Variant]:
+def read_variants(path: Path, network: str = '') -> list[Variant]:
     """
-    Read a measured table: JSON, a list under `variants`, of objects with the fields of `Variant`.
+    Read a measured table: JSON with a list of objects with the fields of `Variant`, under
+    `variants`, or under `measured` as `etuner choose` writes it.
 
     Instead of `joules` there may be `watts`, the power above idle while it predicts. Other fields
     are left alone.
 
+    :param network: whose variants are wanted, in a table of several networks
     :raises ConfigError: when it can not be read or a variant is not as it must be
     """
     try:
@@ -112,18 +114,35 @@ def read_variants(path: Path) -> list[Variant]:
         raise ConfigError(f"the table '{path}' can not be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"the table '{path}' is not JSON: {error}") from None
-    rows = found.get('variants') if isinstance(found, dict) else found
+    rows = found
+    if isinstance(found, dict):
+        rows = found.get('variants', found.get('measured'))
     if not isinstance(rows, list):
         raise ConfigError(f"the table '{path}' has no list 'variants'")
-    variants = [_variant(path, number, row) for number, row in enumerate(rows)]
+    flat = [_flat(path, number, row) for number, row in enumerate(rows)]
+    names = sorted({str(row['network']) for row in flat if 'network' in row})
+    if network and network not in names:
+        raise ConfigError(f"the table '{path}' has no {network}; it has {', '.join(names)}")
+    if len(names) > 1 and not network:
+        raise ConfigError(f"the table '{path}' has {', '.join(names)}: name one network")
+    variants = [
+        _variant(path, number, row)
+        for number, row in enumerate(flat)
+        if not network or row.get('network') == network
+    ]
     check_variants(variants)
     return variants
 
 
-def _variant(path: Path, number: int, row: Any) -> Variant:
-    needed = ('pixels', 'precision', 'p50_ms', 'p99_ms', 'accuracy')
+def _flat(path: Path, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ConfigError(f"the table '{path}': variant {number} is not an object")
+    candidate = row.get('candidate')
+    return {**candidate, **row} if isinstance(candidate, dict) else row
+
+
+def _variant(path: Path, number: int, row: dict[str, Any]) -> Variant:
+    needed = ('pixels', 'precision', 'p50_ms', 'p99_ms', 'accuracy')
     missing = [name for name in needed if name not in row]
     if missing:
         raise ConfigError(f"the table '{path}': variant {number} has no '{missing[0]}'")
