@@ -12,7 +12,7 @@ hindsight: of those that violate no limit on that day, the one with the highest 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import sys
@@ -36,16 +36,21 @@ def configure(day: Day) -> VariantPolicyConfig:
     return VariantPolicyConfig(
         deadline_ms=day.deadline_ms,
         min_battery=day.min_battery,
-        target_hours=day.hours,
+        target_hours=day.plans[0][1],
         battery_wh=day.battery_wh,
+        usual_watts=day.usual_watts,
         busy_watts=BUSY_WATTS,
         max_temperature=day.max_temperature,
     )
 
 
-def feed(hearer: VariantLimits | VariantPolicy, heard: Heard, median_ms: float) -> None:
-    """Tell a policy what is heard in a step."""
-    limits = hearer.limits if isinstance(hearer, VariantPolicy) else hearer
+def feed(limits: VariantLimits, world: World, heard: Heard) -> None:
+    """Tell a policy what is heard in a step, and of a plan that begins."""
+    for begin, hours in world.day.plans[1:]:
+        if begin == world.at:
+            limits.configure(replace(limits.config, target_hours=hours))
+            limits.battery.restart()
+    median_ms = world.variants[world.last].p50_ms
     limits.battery.on_battery(heard.charge, heard.watts)
     limits.on_temperature(heard.celsius)
     limits.on_rate(heard.rate)
@@ -66,7 +71,7 @@ def play_policy(
     numbers = {v.name: i for i, v in enumerate(variants)}
     story: dict[str, list[float]] = {'variant': [], 'charge': [], 'celsius': []}
     while not world.over:
-        feed(policy, world.hear(), policy.current.p50_ms)
+        feed(policy.limits, world, world.hear())
         at, chosen = world.at, numbers[policy.choose().name]
         tally.add(at, chosen, *world.step(chosen))
         for key, value in zip(story, (chosen, world.charge, world.celsius)):

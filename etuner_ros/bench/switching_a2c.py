@@ -52,7 +52,7 @@ class Listener:
     def look(self) -> np.ndarray:
         """Hear what there is in this step; return it, about 1 in size."""
         limits, heard = self.limits, self.world.hear()
-        self._feed(limits, heard, self.variants[self.world.last].p50_ms)
+        self._feed(limits, self.world, heard)
         limits.serve(self.variants[self.world.last])
         most = max(limits.watts(v) for v in self.variants) + 1e-9
         config, allowed = limits.config, limits.battery.allowed()

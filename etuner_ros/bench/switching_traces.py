@@ -3,8 +3,9 @@
 """
 Made days of robots: what moves, what heats and what else computes, for `etuner bench switching`.
 
-Made, not recorded. Batteries and limits are scaled to the table of variants, so that a table of
-any board makes days on which the choice matters.
+Made, not recorded. Powers, batteries and limits are scaled to the table of variants, so that the
+table of any board makes days on which the choice matters: the rest of the robot takes some 4 to 10
+times what the choice can save, its battery lasts with some variants, and is too small for others.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from etuner_ros.core.serve.variants import energies, Variant
 
 STEP_S = 2.0
 BUSY_WATTS = 5.0  # of a busy core above idle, where the table has no energy
-IDLE_WATTS = 4.0  # of the board
-OTHER_WATTS = 1.5  # of the board for each time that others make predictions slower
+# In shares of the power between the cheapest variant and the most accurate one:
+IDLE = 2.5  # of the board
+OTHERS = 1.0  # of the board for each time that others make predictions slower
+MOVING = 2.0  # of motors and sensors on a day on which nothing happens
 HOUR_S = 3600.0
 WARMED_BY = 12.0  # degrees Celsius between the cheapest and the dearest variant, for long
 SLACK = 0.02  # charge that the cheapest variant is sure to leave above the minimum
 COOL = 1000.0  # a limit that is none
+YESTERDAY = 500000  # seeds away, the day that the robot remembers
 FINEST = 0.001  # of charge, that any gauge shows
 
 
@@ -40,6 +44,8 @@ class Day:
     :param battery_heard: whether the battery says something in this step; likewise the temperature
     :param gauge: steps of the charge, in [0, 1]
     :param says_watts: whether the battery says its power
+    :param plans: steps at which the robot sets out, and hours that the battery must last from then
+    :param usual_watts: of board and motors on another day of this kind, which the robot remembers
     :param kelvin_per_watt: of the board, once it has settled, which takes `settles_s` to two
         thirds
     """
@@ -61,6 +67,8 @@ class Day:
     max_temperature: float = COOL
     gauge: float = FINEST
     says_watts: bool = True
+    plans: tuple[tuple[int, float], ...] = ()
+    usual_watts: float = 0.0
 
     @property
     def name(self) -> str:
@@ -126,29 +134,31 @@ class _Maker:
 
     def __init__(self, variants: Sequence[Variant]) -> None:
         joules = energies(variants, BUSY_WATTS)
-        self._slowest = max(v.p50_ms for v in variants)
-        self._latest = max(v.p99_ms for v in variants)
-        self._joules = min(joules.values()), max(joules.values())
+        best = max(variants, key=lambda v: (v.accuracy, -v.p50_ms))
+        self._slowest, self._latest = best.p50_ms, best.p99_ms
+        self._joules = min(joules.values()), joules[best.name]
+        self._rate = min(30.0, 700.0 / self._slowest)
+        saved = self._joules[1] - self._joules[0]
+        self.unit = self._rate * (saved if saved > 0 else self._joules[1])  # W
 
     def plain(self, kind: str, seed: int, hours: float, rng: np.random.Generator) -> Day:
         """Return a day on which nothing happens."""
         steps = int(hours * HOUR_S / STEP_S)
-        rate = min(30.0, 700.0 / self._slowest)
-        least, most = (rate * j for j in self._joules)
         heard, load = np.ones(steps, bool), 1.0 + 0.05 * np.abs(rng.normal(size=steps))
         return Day(
             kind,
             seed,
-            board=np.full(steps, IDLE_WATTS),
-            motors=np.full(steps, 3.0),
+            board=np.full(steps, IDLE * self.unit),
+            motors=np.full(steps, MOVING * self.unit),
             load=load,
             ambient=np.full(steps, 24.0),
-            rate=np.full(steps, rate),
+            rate=np.full(steps, self._rate),
             battery_heard=heard,
             heat_heard=heard,
             deadline_ms=self._latest * rng.uniform(1.2, 1.5),
-            kelvin_per_watt=WARMED_BY / max(most - least, 1e-9),
+            kelvin_per_watt=WARMED_BY / self.unit,
             settles_s=rng.uniform(100.0, 250.0),
+            plans=((0, hours),),
         )
 
     def with_limits(self, day: Day, battery: float = 2.0, heat: float | None = None) -> Day:
@@ -156,14 +166,16 @@ class _Maker:
         Return a day with a battery, and a limit of temperature.
 
         :param battery: power that predictions may take all day, as a share of the way from that of
-            the cheapest variant to that of the dearest; more than 1 = the battery is large enough
+            the cheapest variant to that of the best; more than 1 = it is large enough
         :param heat: likewise what the hottest moment allows for long; None = no limit
         """
-        day = replace(day, board=day.board + OTHER_WATTS * (day.load - 1.0))
+        day = replace(day, board=day.board + OTHERS * self.unit * (day.load - 1.0))
         least, most = (np.mean(day.rate) * j for j in self._joules)
         taken = day.board + day.motors + least + battery * (most - least)
-        # What is charged on the way can not be spent before, so the worst part of the day counts.
-        worst = float(np.max(np.cumsum(taken))) * STEP_S / HOUR_S
+        missing, worst = 0.0, 0.0  # from full
+        for watts in taken.tolist():
+            missing = max(missing + watts * STEP_S / HOUR_S, 0.0)
+            worst = max(missing, worst)
         day = replace(day, battery_wh=worst / (1.0 - day.min_battery - SLACK))
         if heat is None:
             return day
@@ -178,7 +190,7 @@ def delivery_day(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
     driving = bursts(rng, day.steps, 400.0, 200.0)
     busy = bursts(rng, day.steps, 20.0, 300.0)
     load = levels(rng, busy, 1.3, 2.0, 1.0) * day.load
-    motors = levels(rng, driving, 8.0, 14.0, 2.0)
+    motors = make.unit * levels(rng, driving, 5.0, 9.0, 1.5)
     return make.with_limits(replace(day, motors=motors, load=load), rng.uniform(0.4, 0.7))
 
 
@@ -201,7 +213,12 @@ def bursts_of_others(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
 def slow_drain(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
     """Return twelve hours on a small battery whose gauge shows whole percents and no power."""
     day = make.plain('slow drain', seed, 12.0, rng)
-    day = replace(day, gauge=0.01, says_watts=False, motors=walk(rng, day.steps, 1.0, 5.0, 1800.0))
+    day = replace(
+        day,
+        gauge=0.01,
+        says_watts=False,
+        motors=make.unit * walk(rng, day.steps, 1.0, 3.5, 1800.0),
+    )
     return make.with_limits(day, rng.uniform(0.3, 0.5))
 
 
@@ -221,7 +238,8 @@ def hills(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
     """Return six hours with the hills at the end, which nobody foresees."""
     day = make.plain('hills', seed, 6.0, rng)
     climb = np.arange(day.steps) > day.steps * 2 / 3
-    motors = walk(rng, day.steps, 3.0, 7.0, 600.0) * np.where(climb, rng.uniform(1.1, 1.25), 1.0)
+    motors = make.unit * walk(rng, day.steps, 2.0, 5.0, 600.0)
+    motors *= np.where(climb, rng.uniform(1.1, 1.25), 1.0)
     return make.with_limits(replace(day, motors=motors), rng.uniform(0.5, 0.8))
 
 
@@ -250,12 +268,14 @@ def crowded(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
 
 
 def docked(make: _Maker, seed: int, rng: np.random.Generator) -> Day:
-    """Return six hours with a visit to the dock, which nobody foresees, either."""
+    """Return six hours with a visit to the dock: two plans, as the robot knows when it goes."""
     day = make.plain('docked', seed, 6.0, rng)
-    motors = levels(rng, bursts(rng, day.steps, 500.0, 300.0), 5.0, 9.0, 2.0)
-    begin = int(day.steps * rng.uniform(0.4, 0.6))
-    motors[begin : begin + int(1200 / STEP_S)] = -12.0
-    day = replace(day, motors=motors, gauge=0.01)
+    motors = make.unit * levels(rng, bursts(rng, day.steps, 500.0, 300.0), 3.0, 6.0, 1.5)
+    begin, pause = int(day.steps * rng.uniform(0.4, 0.6)), int(1200 / STEP_S)
+    motors[begin : begin + pause] = -100.0 * make.unit  # until it is full
+    hours = [n * STEP_S / HOUR_S for n in (begin, day.steps - begin - pause)]
+    plans = ((0, hours[0]), (begin + pause, hours[1]))
+    day = replace(day, motors=motors, gauge=0.01, plans=plans)
     return make.with_limits(day, rng.uniform(0.4, 0.7))
 
 
@@ -276,8 +296,13 @@ KINDS: tuple[Callable[[_Maker, int, np.random.Generator], Day], ...] = (
 def make_days(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Day]:
     """Return a day of each kind for each seed; the same for the same table and seeds."""
     make = _Maker(variants)
-    return [
-        kind(make, seed, np.random.default_rng([number, seed]))
-        for seed in seeds
-        for number, kind in enumerate(KINDS)
-    ]
+    found = []
+    for seed in seeds:
+        for number, kind in enumerate(KINDS):
+            day, before = (
+                kind(make, s, np.random.default_rng([number, s])) for s in (seed, seed + YESTERDAY)
+            )
+            rest = before.board + before.motors
+            usual = float(np.mean(rest[before.motors >= 0]))  # while it is not charged
+            found.append(replace(day, usual_watts=usual))
+    return found

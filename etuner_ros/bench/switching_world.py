@@ -84,7 +84,8 @@ class World:
         self._rest, self._board, self._ambient = rest.tolist(), day.board.tolist(), day.ambient
         self._keep = math.exp(-STEP_S / day.settles_s)
         self._random = np.random.default_rng([day.seed, day.steps, start])
-        self.at, self.last = start, 0
+        self.at = start
+        self.last = min(range(len(variants)), key=lambda i: variants[i].p50_ms)
         self.charge = 1.0
         if start:
             spent = 1.0 - day.min_battery

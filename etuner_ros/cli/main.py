@@ -570,7 +570,7 @@ def _add_benches(commands: Any) -> None:
     switching.add_argument(
         '--learner-steps',
         type=int,
-        default=400000,
+        default=300000,
         help='decisions that A2C learns from; 0 = leave it out',
     )
     switching.add_argument('--learners', type=int, default=2, help='of which the best one counts')
