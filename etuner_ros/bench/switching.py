@@ -200,20 +200,21 @@ def bench(
     seeds: Sequence[int],
     learner_steps: int,
     learners: int,
-    table_from: dict[str, Any],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """
     Compare, and write `switching.json` and `switching.png`.
 
-    :param table_from: what is known of where the figures of the variants are from
+    :param origin: where the figures of the variants are from
     """
     from etuner_ros.bench.switching_plot import plot
 
+    where = machine()  # before anything is written
     rows, stories = compare(variants, seeds, learner_steps, learners)
     answer = {
         'summary': summary(rows),
         'variants': [asdict(v) for v in variants],
-        'table_from': table_from,
+        'table_from': origin,
         'days': rows,
         'setting': {
             'policy': asdict(VariantPolicyConfig()),
@@ -221,7 +222,7 @@ def bench(
             'learner_steps': learner_steps,
             'learners': learners,
         },
-        'machine': machine(),
+        'machine': where,
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'switching.json').write_text(json.dumps(answer, indent=1) + '\n')

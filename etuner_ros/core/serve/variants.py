@@ -114,19 +114,28 @@ def read_variants(path: Path, network: str = '') -> list[Variant]:
         raise ConfigError(f"the table '{path}' can not be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"the table '{path}' is not JSON: {error}") from None
+    return variants_of(found, f"the table '{path}'", network)
+
+
+def variants_of(found: Any, source: str, network: str = '') -> list[Variant]:
+    """
+    Return the variants of a table that was read, as `read_variants`.
+
+    :param source: what it is called in errors
+    """
     rows = found
     if isinstance(found, dict):
         rows = found.get('variants', found.get('measured'))
     if not isinstance(rows, list):
-        raise ConfigError(f"the table '{path}' has no list 'variants'")
-    flat = [_flat(path, number, row) for number, row in enumerate(rows)]
+        raise ConfigError(f"{source} has no list 'variants'")
+    flat = [_flat(source, number, row) for number, row in enumerate(rows)]
     names = sorted({str(row['network']) for row in flat if 'network' in row})
     if network and network not in names:
-        raise ConfigError(f"the table '{path}' has no {network}; it has {', '.join(names)}")
+        raise ConfigError(f'{source} has no {network}; it has {", ".join(names)}')
     if len(names) > 1 and not network:
-        raise ConfigError(f"the table '{path}' has {', '.join(names)}: name one network")
+        raise ConfigError(f'{source} has {", ".join(names)}: name one network')
     variants = [
-        _variant(path, number, row)
+        _variant(source, number, row)
         for number, row in enumerate(flat)
         if not network or row.get('network') == network
     ]
@@ -134,18 +143,18 @@ def read_variants(path: Path, network: str = '') -> list[Variant]:
     return variants
 
 
-def _flat(path: Path, number: int, row: Any) -> dict[str, Any]:
+def _flat(source: str, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ConfigError(f"the table '{path}': variant {number} is not an object")
+        raise ConfigError(f'{source}: variant {number} is not an object')
     candidate = row.get('candidate')
     return {**candidate, **row} if isinstance(candidate, dict) else row
 
 
-def _variant(path: Path, number: int, row: dict[str, Any]) -> Variant:
+def _variant(source: str, number: int, row: dict[str, Any]) -> Variant:
     needed = ('pixels', 'precision', 'p50_ms', 'p99_ms', 'accuracy')
     missing = [name for name in needed if name not in row]
     if missing:
-        raise ConfigError(f"the table '{path}': variant {number} has no '{missing[0]}'")
+        raise ConfigError(f"{source}: variant {number} has no '{missing[0]}'")
     joules, watts = (
         None if row.get(name) in NOT_MEASURED else row[name] for name in ('joules', 'watts')
     )
