@@ -18,7 +18,8 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 import torch
 
-from etuner_ros.bench.switching_traces import Day, make_days
+from etuner_ros.bench.switching_days import make_days
+from etuner_ros.bench.switching_traces import Day
 from etuner_ros.bench.switching_world import Costs, costs, Outcome, Tally, World
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicyConfig

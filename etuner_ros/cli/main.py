@@ -140,7 +140,8 @@ def _bench_serving(arguments: argparse.Namespace) -> int:
 
 
 def _bench_switching(arguments: argparse.Namespace) -> int:
-    from etuner_ros.bench.switching import bench, table
+    from etuner_ros.bench.switching import bench
+    from etuner_ros.bench.switching_report import table
     from etuner_ros.bench.variant_table import measure_table
     from etuner_ros.core.serve.variants import read_variants, variants_of
     from etuner_ros.demo.run import recorded_stream

@@ -368,11 +368,15 @@ def test_a_plan_begins_anew_when_the_robot_sets_out_again():
     assert budget.allowed() == 0.0
 
 
-def test_charging_is_not_taken_for_a_negative_need():
+def test_charging_is_no_limit_and_says_nothing_of_what_the_robot_takes():
     now = 0.0
     budget = PowerBudget(1.0, 0.0, 0.0, 0.0, 20.0, lambda: now)
-    budget.on_battery(0.5, watts=-30.0)
-    assert budget.allowed() == pytest.approx(10.0)
+    budget.on_battery(1.0, watts=15.0)
+    for now in range(10, 600, 10):
+        budget.on_battery(1.0, watts=-30.0)
+    assert budget.allowed() == math.inf
+    budget.on_battery(1.0, watts=15.0)
+    assert budget.usual_watts == pytest.approx(15.0)
 
 
 # Bad input

@@ -86,7 +86,7 @@ class PowerBudget:
         self.configure(target_hours, min_battery, margin, reserve, capacity_wh)
         self.charge = math.nan
         self.read_at = -math.inf
-        self._low = False
+        self._low = self._charged = False
         self._base = math.nan  # W of all but predictions
         self._own = self._own_at_reading = 0.0  # J that predictions have taken
         self._own_watts, self._own_since = 0.0, clock()
@@ -148,7 +148,10 @@ class PowerBudget:
         self.on_serving(self._own_watts)
         if not self._capacity and 0 < capacity_wh < math.inf:
             self._capacity = capacity_wh
-        if math.isfinite(watts):
+        self._charged = watts < 0
+        if self._charged:
+            self._gauge.clear()  # says nothing of what the robot takes
+        elif math.isfinite(watts):
             self._follow(watts, now - self.read_at)
         else:
             self._follow_gauge(now, charge)
@@ -195,7 +198,7 @@ class PowerBudget:
         """
         Return what predictions may take, in W above idle.
 
-        :return: infinite without a limit; 0 = as little as can be; NaN while it is not known
+        :return: infinite without a limit, and while it is charged; 0 = as little as can be; NaN while it is not known
         """
         if not self.matters:
             return math.inf
@@ -204,7 +207,7 @@ class PowerBudget:
         if self._low:
             return 0.0
         left = self.seconds_left
-        if left <= 0:
+        if left <= 0 or self._charged:
             return math.inf
         if not self._capacity or math.isnan(self._base):
             return math.nan

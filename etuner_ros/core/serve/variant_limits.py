@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 import math
-from statistics import median, NormalDist
+from statistics import median
 from typing import TYPE_CHECKING
 
 from etuner_ros.core.serve.power_budget import FadingMean, MEMORY_S, PowerBudget
@@ -24,7 +24,6 @@ NO_LIMIT_CELSIUS = 1000.0
 LOADS = 30  # newest predictions whose median says how loaded the board is
 LEAST_LOADS = 5
 LATES = 200  # newest predictions that the share of late ones is taken of
-Z99 = NormalDist().inv_cdf(0.99)  # standard deviations that one in a hundred exceeds
 COOLER = 0.2  # of the margin, by which it must be cooler before predictions take more power
 
 
@@ -199,19 +198,13 @@ class VariantLimits:
         """
         Return the share of predictions of a variant that would be late now.
 
-        Times are taken as log-normal through median and 99th percentile of the table, times load.
-
         :param room: share of the time that it must leave
         """
         deadline = self.config.deadline_ms
         if not deadline:
             return 0.0
-        left = deadline - (median(t[1] for t in self._times) if self._times else 0.0)
-        usual = self.load * variant.p50_ms * (1.0 + room)
-        spread = math.log(variant.tail) / Z99
-        if left <= 0 or spread < 1e-6:
-            return float(left < usual)
-        return 0.5 * math.erfc(math.log(left / usual) / spread / math.sqrt(2.0))
+        beside = median(t[1] for t in self._times) if self._times else 0.0
+        return variant.late(deadline - beside, self.load * (1.0 + room))
 
     def value(self, variant: Variant, room: float = 0.0) -> float:
         """Return the accuracy of a variant that counts: a late prediction is worth nothing."""

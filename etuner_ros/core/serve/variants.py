@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import json
 import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from etuner_ros.core.errors import ConfigError
 
+Z99 = NormalDist().inv_cdf(0.99)  # standard deviations that one in a hundred exceeds
 NOT_MEASURED = (None, 'unavailable')
 
 
@@ -63,6 +65,19 @@ class Variant:
     def tail(self) -> float:
         """How many times longer than the median one prediction in a hundred takes, at least 1."""
         return self.p99_ms / self.p50_ms
+
+    def late(self, deadline_ms: float, load: float = 1.0) -> float:
+        """
+        Return the share of predictions that take longer than so many ms, in [0, 1].
+
+        Times are taken as log-normal through median and 99th percentile.
+
+        :param load: how many times slower than the table they are
+        """
+        usual, spread = load * self.p50_ms, math.log(self.tail) / Z99
+        if deadline_ms <= 0 or spread < 1e-6:
+            return float(deadline_ms < usual)
+        return 0.5 * math.erfc(math.log(deadline_ms / usual) / spread / math.sqrt(2.0))
 
 
 def _is_number(value: object) -> bool:
