@@ -372,7 +372,8 @@ def test_charging_is_no_limit_and_says_nothing_of_what_the_robot_takes():
     now = 0.0
     budget = PowerBudget(1.0, 0.0, 0.0, 0.0, 20.0, lambda: now)
     budget.on_battery(1.0, watts=15.0)
-    for now in range(10, 600, 10):
+    for _ in range(60):
+        now += 10.0
         budget.on_battery(1.0, watts=-30.0)
     assert budget.allowed() == math.inf
     budget.on_battery(1.0, watts=15.0)
