@@ -10,6 +10,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
+from etuner_ros.cli import choose
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
 
@@ -437,6 +438,7 @@ def parser() -> argparse.ArgumentParser:
     )
     deploy.set_defaults(run=_deploy)
 
+    choose.add(commands)
     _add_everyday(commands)
     _add_benches(commands)
     _add_json(whole)

@@ -1,0 +1,105 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the measured candidates to take, under limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from etuner_ros.core.choose.measured import Measured
+from etuner_ros.core.errors import ConfigError
+
+RULES = ('best', 'within_error', 'within_paired_error')
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What a prediction may cost; NaN is no limit.
+
+    :ivar ms: of a prediction at p50
+    :ivar watts: above idle, at `rate_hz` predictions a second
+    """
+
+    ms: float = math.nan
+    watts: float = math.nan
+    rate_hz: float = 30.0
+
+    def __post_init__(self) -> None:
+        """
+        Check them.
+
+        :raises ConfigError: when one is not positive
+        """
+        for name, value in (('ms', self.ms), ('watts', self.watts), ('rate', self.rate_hz)):
+            if value <= 0 or math.isinf(value):
+                raise ConfigError(f'the limit of {name} must be a positive number, got {value:g}')
+
+    def admits(self, measured: Measured) -> bool:
+        """Return whether a candidate keeps to them; one whose power is unknown does not."""
+        fast = math.isnan(self.ms) or measured.p50_ms <= self.ms
+        return fast and (math.isnan(self.watts) or measured.watts(self.rate_hz) <= self.watts)
+
+
+def front(found: Sequence[Measured]) -> list[Measured]:
+    """Return those that no other beats: as fast, and as often right, and better in one of both."""
+    best, chosen = -1.0, []
+    for one in sorted(found, key=lambda m: (m.p50_ms, -m.accuracy)):
+        if one.accuracy > best:
+            best = one.accuracy
+            chosen.append(one)
+    return chosen
+
+
+def choose(found: Sequence[Measured], limits: Limits, rule: str = RULES[0]) -> Measured:
+    """
+    Return the candidate to take.
+
+    :param rule: 'best': most often right on labels that were left out; 'within_error': the
+        fastest whose accuracy is within a standard error of that one's; 'within_paired_error':
+        within the standard error of their difference on the same pictures
+    :raises ConfigError: when none keeps to the limits, with what the closest one takes
+    """
+    if not found:
+        raise ConfigError('nothing was measured, so there is nothing to choose from')
+    fitting = [m for m in found if limits.admits(m)]
+    if not fitting:
+        raise ConfigError(_refusal(found, limits))
+    best = max(fitting, key=lambda m: (m.accuracy, -m.p50_ms))
+    if rule == 'best':
+        return best
+    if rule == 'within_error':
+        error = math.sqrt(best.accuracy * (1.0 - best.accuracy) / best.samples)
+        near = [m for m in fitting if m.accuracy >= best.accuracy - error]
+    elif rule == 'within_paired_error':
+        near = [m for m in fitting if best.accuracy - m.accuracy <= paired_error(best, m)]
+    else:
+        raise ConfigError(f'the rule must be one of {", ".join(RULES)}, got {rule!r}')
+    return min(near, key=lambda m: (m.p50_ms, -m.accuracy))
+
+
+def paired_error(one: Measured, other: Measured) -> float:
+    """Return the standard error of the difference of two accuracies on the same pictures."""
+    difference = one.outcomes.astype(np.float64) - other.outcomes
+    return float(difference.std() / math.sqrt(len(difference)))
+
+
+def _refusal(found: Sequence[Measured], limits: Limits) -> str:
+    if not math.isnan(limits.watts) and all(math.isnan(m.joules) for m in found):
+        return (
+            'the energy of a prediction is unavailable here (no meter that can be read), so '
+            '--max-watts can not be kept: use --max-ms, or --assumed-watts with the power of a '
+            'busy core'
+        )
+    fastest = min(found, key=lambda m: m.p50_ms)
+    power = [m.watts(limits.rate_hz) for m in found if not math.isnan(m.joules)]
+    least = f' and the thriftiest {min(power):.2f} W at {limits.rate_hz:g} Hz' if power else ''
+    return (
+        f'none of {len(found)} candidates keeps to the limits: the fastest, '
+        f'{fastest.candidate.name}, takes {fastest.p50_ms:.2f} ms{least}; raise the limit, or try '
+        f'fewer pixels with --pixels'
+    )
