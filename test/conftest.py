@@ -62,9 +62,16 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, frames: list) -> Path:
     return path
 
 
+@pytest.fixture(scope='session')
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of graphs that all tests share: making one takes seconds."""
+    return tmp_path_factory.mktemp('graphs')
+
+
 @pytest.fixture(autouse=True)
-def ros_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ros_home(tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test its own place for stores."""
+    monkeypatch.setenv('ETUNER_GRAPHS', str(graphs))
     monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros_home'))
     return tmp_path / 'ros_home'
 

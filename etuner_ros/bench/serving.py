@@ -41,8 +41,8 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import encode_jpeg, Image, resize_square
 from etuner_ros.core.images.sources import open_source
-from etuner_ros.core.models.live_model import LiveModel
 from etuner_ros.core.models.weights import pack, pack_base, read_base
+from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.msg import Prediction
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.qos import NEWEST_WINS, reliable

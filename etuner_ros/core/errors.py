@@ -33,3 +33,7 @@ class MessageError(EtunerError):
 
 class LearnerError(EtunerError):
     """The learner was asked for something that its state does not allow."""
+
+
+class EngineError(EtunerError):
+    """An engine can't serve: not installed, a network that it can't take, a damaged graph."""

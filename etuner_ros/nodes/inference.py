@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-# torch is imported before the node exists, so that no transition has to wait for it (architecture,
-# promise 7)
-import torch  # isort: skip
-
 from collections.abc import Callable, Mapping
+import importlib
 import itertools
 from pathlib import Path
 import secrets
@@ -31,10 +28,11 @@ from etuner_ros.core.images.side_thread import SideThread
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.core.models import base_weights
 from etuner_ros.core.models.learned import learned_version
-from etuner_ros.core.models.live_model import LiveModel
-from etuner_ros.core.models.networks import choose_device
-from etuner_ros.core.models.swapper import Announced, ModelSwapper
 from etuner_ros.core.models.weights import read_base
+from etuner_ros.core.serve.devices import needs_torch, serving_device
+from etuner_ros.core.serve.engines import Engines, EngineSettings
+from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.swapper import Announced, ModelSwapper
 from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction, TunerStatus
 from etuner_ros.nodes.base_fetcher import BaseFetcher
 from etuner_ros.nodes.conversions import array_to_image, image_to_array
@@ -48,6 +46,11 @@ from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported, take,
 from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
+
+# Where torch serves it is imported before the node exists, so that no transition has to wait for
+# it (architecture, promise 7). Where onnxruntime does it is not: it takes seconds and 200 MB.
+if needs_torch():
+    importlib.import_module('torch')
 
 QUIET_S = 0.2  # without a frame for so long, updates are taken at once
 
@@ -77,6 +80,7 @@ class InferenceNode(AutostartNode):
         self._device = 'none'
         self._exemplars_left: list[bytes] = []  # whose features are not published yet ...
         self._exemplars_of = ''  # ... and the base weights that they travel with
+        self._engines: Engines | None = None
         self._swapper: ModelSwapper | None = None
         self._fetcher: BaseFetcher | None = None
         self._keeper: FrameKeeper[Predicted] | None = None
@@ -93,6 +97,11 @@ class InferenceNode(AutostartNode):
             'the weights that were learned last serve',
             DiagnosticStatus.WARN,
         )
+        self.health.watch(
+            lambda: self._engines.why_not() if self._engines else '',
+            'the engine that was asked for serves',
+            DiagnosticStatus.WARN,
+        )
 
     @transition
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
@@ -101,8 +110,9 @@ class InferenceNode(AutostartNode):
         model = declare(self, 'model', ModelSettings)
         store = declare(self, 'models', StorePlace)
         self._images_come.limit_s = settings.silence_s
-        self._device = str(choose_device(settings.device))
-        torch.set_num_threads(settings.threads)
+        wanted = declare(self, '', EngineSettings)
+        self._device = serving_device(settings.device, wanted)
+        self._engines = Engines(wanted, self._device, settings.threads)
         live = self._read(
             base_weights.prepare(model.architecture, model.input_size, model.weights)
         )
@@ -160,10 +170,11 @@ class InferenceNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`, however far it came."""
         self.active = False
-        for part in (self._keeper, self._painter, self._swapper, self._fetcher):
+        parts = (self._keeper, self._painter, self._swapper, self._fetcher, self._engines)
+        for part in parts:
             if part is not None:
                 part.close()
-        self._keeper = self._painter = self._swapper = self._fetcher = None
+        self._keeper = self._painter = self._swapper = self._fetcher = self._engines = None
         self._exemplars_of = ''
         self._age.forget()
         self.destroy_entities()
@@ -178,6 +189,8 @@ class InferenceNode(AutostartNode):
             'frames': self._frames,
             'frames per s': self._rate(),
             'device': self._device,
+            'engine': live.engine if live else 'none',
+            'warming up': bool(self._engines and self._engines.warming),
             'unreadable frames': self._unreadable,
             'frames before the model came': self._unanswered,
             'frame age ms': 1e3 * self._age.seconds,
@@ -199,10 +212,12 @@ class InferenceNode(AutostartNode):
     def _apply(self, settings: InferenceSettings) -> None:
         """Take settings that were changed at run time."""
         self.settings = settings
-        torch.set_num_threads(settings.threads)
         self._images_come.limit_s = settings.silence_s
-        if self._swapper is not None:
+        if self._swapper is not None and self._engines is not None:
             self._swapper.wait = settings.wait_for_model
+            if self._engines.threads != settings.threads:
+                self._engines.threads = settings.threads
+                self._swapper.renew(anyway=True)
 
     def _why_silent(self) -> str:
         topic = self._images.topic_name
@@ -295,16 +310,20 @@ class InferenceNode(AutostartNode):
 
     def _read(self, path: Path) -> LiveModel:
         """Make a model of a file of base weights."""
-        live = LiveModel(read_base(path), self._device)
+        live = LiveModel(read_base(path), self._engines)
+        warming = bool(self._engines and self._engines.warming)
         self.get_logger().info(
-            f'{live.base.spec.architecture} on {self._device}, {len(live.classes)} classes, from '
-            f'{path.name}'
+            f'{live.base.spec.architecture} by {live.engine} on {self._device}'
+            f'{" while onnxruntime warms up" if warming else ""}, {len(live.classes)} classes, '
+            f'from {path.name}'
         )
         return live
 
     @guarded
     def _on_idle(self) -> None:
         """Without frames nothing waits for an update to be taken."""
+        if self._swapper is not None:
+            self._swapper.renew()
         if not self.active or time.monotonic() - self._last_frame > QUIET_S:
             self._take_update()
             self._look_at_exemplar()
@@ -343,6 +362,11 @@ class InferenceNode(AutostartNode):
         if swapper is None or attempt is None:
             return
         version, error = attempt.version, attempt.error
+        if attempt.renewed:
+            if error is not None:
+                self.health.problem(f'no other engine can be taken: {error}')
+            self.get_logger().info(f'version {version} is served by {swapper.live.engine}')
+            return
         if error is None:
             self._take_exemplars(swapper.live)
             self.get_logger().info(

@@ -10,10 +10,10 @@ from typing import Any
 
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
-import torch
 
 from etuner_ros.core.images.codec import encode_jpeg, Image
-from etuner_ros.core.models.live_model import Result
+from etuner_ros.core.serve.graph_file import Floats
+from etuner_ros.core.serve.live_model import Result
 from etuner_ros.msg import FrameFeature, PredictedFrame, Prediction
 from etuner_ros.nodes.messages import to_bytes
 
@@ -95,6 +95,6 @@ class Predicted:
         return Classification(header=self.header, results=hypotheses)
 
 
-def packed(feature: torch.Tensor) -> array[int]:
+def packed(feature: Floats) -> array[int]:
     """Return a feature (D,) as messages carry it."""
-    return to_bytes(feature.cpu().numpy().astype('<f2').tobytes())
+    return to_bytes(feature.astype('<f2').tobytes())

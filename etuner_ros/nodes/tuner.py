@@ -43,6 +43,7 @@ from etuner_ros.core.decide.energy import EnergyLog, find_meter, temperature
 from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.files import home
+from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import End, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
 from etuner_ros.msg import (
@@ -85,6 +86,8 @@ class TunerNode(Node):
         self._train = declare(self, 'train', TrainConfig)
         self._sim_freeze = declare(self, 'sim_freeze', SimFreezeConfig)
         self._head = declare(self, 'head', HeadConfig)
+        self._engine = declare(self, '', EngineSettings)
+        self._why_float = ''
         self._budget, self._lazy = Budget(), LazyTune()
         self._budget.configure(declare(self, 'budget', BudgetConfig, self._budget.configure))
         self._lazy.configure(declare(self, 'lazy_tune', LazyTuneConfig, self._lazy.configure))
@@ -125,7 +128,7 @@ class TunerNode(Node):
             self._link,
             self._keeper,
             self._labels,
-            (self._model, self._train, self._sim_freeze, self._head),
+            (self._model, self._train, self._sim_freeze, self._head, self._engine),
             self._problem,
             self._maybe_start_round,
             self._say,
@@ -225,11 +228,16 @@ class TunerNode(Node):
         if self._labels.feed.behind:
             return False
         started = self._keeper.start(self._labels.feed.cursors, forced)
+        if started is None and not forced:
+            learned = learned_of(self._worker.update)
+            started = self._keeper.start_calibration(learned)
         if started is None:
             return False
         self._worker.hand_over_layers()
-        current = self._scenarios.current
-        self._link.send({'op': 'round', 'id': started.number, 'scenarios': current})
+        current, calibrate = self._scenarios.current, started.calibrates
+        self._link.send(
+            {'op': 'round', 'id': started.number, 'scenarios': current, 'calibrate': calibrate}
+        )
         self._say()
         return True
 
@@ -272,6 +280,16 @@ class TunerNode(Node):
         )
         if ours and message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
             self._problem(message.reason)
+
+    def _worker_could_quantise(self, _message: dict[str, Any]) -> None:
+        self._keeper.could_quantise = True
+        self._maybe_start_round()
+
+    def _worker_engine(self, message: dict[str, Any]) -> None:
+        """The worker says why nothing is quantised; in words for people, and no fault."""
+        self._why_float = message['text']
+        if message['text']:
+            self.get_logger().info(f'served in float: {message["text"]}')
 
     def _worker_nothing(self, message: dict[str, Any]) -> None:
         self._keeper.on_nothing(message['id'])
@@ -357,6 +375,7 @@ class TunerNode(Node):
             'energy of all rounds J': energy.total_j,
             'idle W': energy.idle_watts,
             'temperature': temperature(),
+            'not quantised because': self._why_float or 'nothing speaks against it',
             'worker pid': self._worker.pid,
             'worker MB': resident_mb(self._worker.pid),
             'batch size': self._worker.train.batch_size,

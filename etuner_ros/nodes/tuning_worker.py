@@ -13,6 +13,7 @@ from typing import Any
 from rclpy.node import Node
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import RoundKeeper
 from etuner_ros.msg import LayerStates, ModelUpdate
 from etuner_ros.nodes import tuning_messages as messages
@@ -45,7 +46,7 @@ class WorkerSide:
         link: WorkerLink,
         keeper: RoundKeeper,
         labels: LabelSide,
-        configs: tuple[ModelSettings, TrainConfig, SimFreezeConfig, HeadConfig],
+        configs: tuple[ModelSettings, TrainConfig, SimFreezeConfig, HeadConfig, EngineSettings],
         warn: Callable[[str], None],
         loaded: Callable[[], object],
         changed: Callable[[], None],
@@ -53,7 +54,7 @@ class WorkerSide:
     ) -> None:
         self.health, self.get_logger = health, node.get_logger
         self._link, self._keeper, self._labels = link, keeper, labels
-        self._model, self._train, self._sim_freeze, self._head = configs
+        self._model, self._train, self._sim_freeze, self._head, self._engine = configs
         self._warn, self._loaded = warn, loaded
         self._changed, self._others = changed, others
         self.update: ModelUpdate | None = None  # the version that is live
@@ -77,7 +78,7 @@ class WorkerSide:
             self._arrived.trigger()
 
         self.ready = {}
-        client = WorkerClient(self._train, self._sim_freeze, self._head, receive)
+        client = WorkerClient(self._train, self._sim_freeze, self._head, receive, self._engine)
         model = self._model
         client.send(
             {

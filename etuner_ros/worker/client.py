@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.serve.engines import EngineSettings
 
 Message = dict[str, Any]
 
@@ -27,6 +28,7 @@ class WorkerClient:
     Starts a worker process and talks to it.
 
     :param on_message: called in a thread with each message; {'op': 'died', ...} is the last one
+    :param engine: that serves; None for torch
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class WorkerClient:
         sim_freeze: SimFreezeConfig,
         head: HeadConfig,
         on_message: Callable[[Message], None],
+        engine: EngineSettings | None = None,
     ) -> None:
         ours, theirs = socket.socketpair()
         threads = str(train.threads)
@@ -53,6 +56,7 @@ class WorkerClient:
                 'train': asdict(train),
                 'sim_freeze': asdict(sim_freeze),
                 'head': asdict(head),
+                'engine': asdict(engine or EngineSettings(engine='torch')),
             }
         )
         # Writing has a thread of its own: a worker in the middle of a batch reads late, and no

@@ -12,6 +12,7 @@ from typing import Any
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError, LearnerError
 from etuner_ros.core.identity import Scenario
+from etuner_ros.core.serve.engines import Engines, EngineSettings
 
 Message = dict[str, Any]
 
@@ -26,6 +27,9 @@ class Commands:
     def __init__(self, reply: Callable[..., None]) -> None:
         self._reply = reply
         self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
+        self._engine = EngineSettings(engine='torch')
+        self._engines: Engines | None = None
+        self._told = ''  # why nothing is quantised
         self._learner: Any = None
         self.knows_labels = False  # all labels that there are have come
 
@@ -64,6 +68,7 @@ class Commands:
             SimFreezeConfig(**message['sim_freeze']),
             HeadConfig(**message['head']),
         )
+        self._engine = EngineSettings(**message['engine'])
         os.nice(self._configs[0].niceness)
 
     def _on_open(self, message: Message) -> None:
@@ -85,8 +90,21 @@ class Commands:
             message['architecture'], message['input_size'], message['weights']
         )
         base = read_base(Path(path))
-        model = from_base(base.state, base.spec).to(choose_device(train.device))
-        learner = Learner(model, train, sim_freeze, head, base_sha256=base.sha256)
+        device = choose_device(train.device)
+        model = from_base(base.state, base.spec).to(device)
+        if self._engines is not None:
+            self._engines.close()
+        # Where a GPU serves, torch does it, unless 8 bit are asked for.
+        fits = device.type == 'cpu' or self._engine.precision == 'int8'
+        self._engines = Engines(self._engine, 'cpu', train.threads) if fits else None
+        learner = Learner(
+            model,
+            train,
+            sim_freeze,
+            head,
+            base_sha256=base.sha256,
+            engines=self._engines,
+        )
         size = base.spec.input_size
         learner.add_exemplars(
             [
@@ -183,6 +201,15 @@ class Commands:
     def propose_round(self, number: int, candidate: Any) -> None:
         """Send what a round has made."""
         self._reply_candidate('candidate', number, candidate, candidate.update)
+        self.tell_why_not()
+
+    def tell_why_not(self) -> None:
+        """Tell why nothing is quantised, when that is new."""
+        quantiser = self.learner.quantiser
+        why = quantiser.why_not if quantiser is not None else ''
+        if why != self._told:
+            self._told = why
+            self._reply(op='engine', text=why)
 
     def _reply_candidate(self, op: str, number: int, made: Any, weights: Any) -> None:
         from etuner_ros.core.models.weights import pack

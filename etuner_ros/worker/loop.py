@@ -36,6 +36,7 @@ class Worker:
         self._stale = False  # the running round started from weights that are live no more
         self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
         self._next_head = 0.0
+        self._asked_for = ''  # backbone that was said to be quantisable
         self.commands = Commands(self._reply)
 
     def run(self) -> None:
@@ -46,6 +47,7 @@ class Worker:
             if message is not None:
                 self.handle(message)
             self._propose_head()
+            self._ask_for_calibration()
 
     def _next(self) -> Message | None:
         """Return the next message, or None when it is time to look at the head again."""
@@ -118,6 +120,15 @@ class Worker:
         if proposed:
             self._head_sent, self._next_head = now, now + self.commands.head_interval_s
 
+    def _ask_for_calibration(self) -> None:
+        """Tell, once for each backbone, that what is live could be quantised."""
+        if not self.commands.knows_labels or not self.commands.learner.wants_calibration:
+            return
+        backbone = self.commands.learner.backbone
+        if backbone != self._asked_for:
+            self._asked_for = backbone
+            self._reply(op='could_quantise')
+
     def _round(self, message: Message) -> None:
         number, learner = message['id'], self.commands.learner
         self._stale = False
@@ -125,20 +136,21 @@ class Worker:
         if number <= self._cancelled:
             self._reply(op='cancelled', id=number)
             return
-        if not learner.pending:
+        calibrate = bool(message.get('calibrate'))
+        if not (learner.wants_calibration if calibrate else learner.pending):
             self._reply(op='nothing', id=number)
             return
         try:
-            while not self._try_round(number):
+            while not self._try_round(number, calibrate):
                 pass
         except Exception as error:  # its samples still wait; the process lives on
             traceback.print_exc()
             self._reply(op='failed', id=number, text=f'{type(error).__name__}: {error}')
         give_back_memory()
 
-    def _try_round(self, number: int) -> bool:
+    def _try_round(self, number: int, calibrate: bool) -> bool:
         """Run a round; return False when memory ran out and it should be tried in halves."""
-        from etuner_ros.core.learn.round import RoundCancelled
+        from etuner_ros.core.learn.round import NothingMade, RoundCancelled
         from etuner_ros.core.learn.trainer import Step
 
         learner = self.commands.learner
@@ -147,7 +159,7 @@ class Worker:
             return self._stale or number <= self._cancelled
 
         try:
-            for made in learner.run_round(cancelled):
+            for made in learner.run_round(cancelled, calibrate):
                 if isinstance(made, Step):
                     step = {'iteration': made.iteration, 'total': made.total, 'loss': made.loss}
                     self._reply(op='progress', id=number, **step)
@@ -159,6 +171,9 @@ class Worker:
                     self.commands.propose_round(number, made)
         except RoundCancelled:
             self._reply(op='cancelled', id=number)
+        except NothingMade:
+            self._reply(op='nothing', id=number)
+            self.commands.tell_why_not()
         except Exception as error:
             if not (is_out_of_memory(error) and learner.halve_batches()):
                 raise

@@ -10,13 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.models.learned import learned_version
-from etuner_ros.core.models.live_model import LiveModel
 from etuner_ros.core.models.store import ModelStore
-from etuner_ros.core.models.swapper import Announced, Attempt, ModelSwapper
 from etuner_ros.core.models.weights import (
     backbone_digest,
     BaseWeights,
@@ -26,6 +23,8 @@ from etuner_ros.core.models.weights import (
     sha256,
     State,
 )
+from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.swapper import Announced, Attempt, ModelSwapper
 
 
 @pytest.fixture(scope='module')
@@ -280,7 +279,7 @@ def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed,
         again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
         got, fresh = live.predict(image, 3), again.predict(image, 3)
         assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
-        assert torch.equal(got.features, fresh.features)
+        assert np.array_equal(got.features, fresh.features)
     assert got.scores == first.scores
     with pytest.raises(WeightsError):
         live.prepare(4, base.spec.classes, bytearray(b'x'), sha256(b'x'))

@@ -18,9 +18,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from etuner_ros.core.files import models_home
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
-from etuner_ros.core.models.live_model import LiveModel
 from etuner_ros.core.models.store import ModelStore
 from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256
+from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction
 from etuner_ros.nodes import inference as module
 from etuner_ros.nodes.inference import InferenceNode

@@ -29,6 +29,7 @@ from etuner_ros.core.learn.head_offer import offer_head
 from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.prober import Prober
+from etuner_ros.core.learn.quantiser import Quantiser
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
@@ -39,6 +40,8 @@ from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.learn.validator import Validator
 from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import State
+from etuner_ros.core.serve.calibrate import LEAST_PICTURES
+from etuner_ros.core.serve.engines import Engines
 
 FEATURES_MB = 64  # features of held-back samples and of frames without a label
 
@@ -55,6 +58,7 @@ class Learner:
     :param follow_appearance: measure how far each round moves the appearance of frames, which the
         detector of scenarios needs when it looks through the live model
     :param base_sha256: of the file of the base weights, which backbones are named after
+    :param engines: that serve; without any nothing is quantised
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Learner:
         head: HeadConfig | None = None,
         follow_appearance: bool = True,
         base_sha256: str = '',
+        engines: Engines | None = None,
     ) -> None:
         config = train or TrainConfig()
         self.head_config = head or HeadConfig()
@@ -76,7 +81,10 @@ class Learner:
         self._proposed: RoundCandidate | None = None  # waits for its verdict
         self._offered: HeadCandidate | None = None  # the last one
         self._late: dict[str, None] = {}  # samples that came in a round or while one waited
-        self._live = LiveState(base, base_sha256)
+        self.quantiser: Quantiser | None = None
+        if engines is not None:
+            self.quantiser = Quantiser(engines, base.spec, base.state())
+        self._live = LiveState(base, base_sha256, self.quantiser)
         self.state = TrainingState(base, config, sim_freeze or SimFreezeConfig())
         self.book = SampleBook(config)
         self._bank = FeatureBank(FEATURES_MB * 1_000_000)
@@ -172,7 +180,7 @@ class Learner:
             self.head.frames.discard(sample.sample_id)
         self._learn_instantly(self.book.add(samples, new))
         if new and self.phase is Phase.IDLE:
-            self.head.learn_unlabelled(self.state.features)
+            self.head.learn_unlabelled(self._features)
 
     def add_exemplars(self, samples: Sequence[Sample]) -> None:
         """Take samples that the deployed model was fitted to: for replay, not for the gate."""
@@ -274,7 +282,13 @@ class Learner:
         if self.phase is not Phase.IDLE:
             self._late |= dict.fromkeys(s.sample_id for s in samples)
         elif self.head_config.enabled and samples:
-            self.head.learn(samples, self.state.features)
+            self.head.learn(samples, self._features)
+
+    def _features(self, samples: Sequence[Sample]) -> Tensor:
+        """Return the features (n, D) of samples as they are served, between rounds."""
+        if self._live.network is not None:
+            return self._live.features(samples)
+        return self.state.features(samples)  # of the same backbone, with cached activations
 
     def _learn_late(self) -> None:
         late, self._late = self._late, {}
@@ -320,16 +334,27 @@ class Learner:
         lost = (self.book.seen | said) - self._live.deployed
         return (lost | self.book.renamed | self._live.silent) - present
 
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether what is live could be quantised: there are pictures enough, and it pays."""
+        if self.quantiser is None or self.phase is not Phase.IDLE:
+            return False
+        if not self.quantiser.wants(self.backbone, self._live.update):
+            return False
+        return len(self.book.pictures) + len(self.head.frames) >= LEAST_PICTURES
+
     def run_round(
-        self, cancelled: Callable[[], bool] = lambda: False
+        self, cancelled: Callable[[], bool] = lambda: False, calibrate: bool = False
     ) -> Iterator[Step | RoundCandidate]:
         """
         Fine-tune on all pending samples.
 
         :param cancelled: asked before each training batch
+        :param calibrate: train on nothing; the candidate is what is live, quantised
         :return: an iterator over steps that ends with the candidate
         :raises RoundCancelled: when asked to stop; model, optimiser and what is frozen are as
             before, and the samples stay pending
+        :raises NothingMade: when what is live can not be quantised, or had better not
         :raises LearnerError: when a round runs, or its candidate waits
         """
         if self.phase is Phase.IDLE:
@@ -344,6 +369,8 @@ class Learner:
                 self._validator,
                 self._live,
                 self.current,
+                self.quantiser,
+                calibrate,
             )
             yield from run.train(cancelled)
             self._proposed = run.close(self._gone, self._follow_appearance)

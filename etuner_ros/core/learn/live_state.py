@@ -13,6 +13,7 @@ from torch import Tensor
 
 from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
+from etuner_ros.core.learn.quantiser import features_by, Quantiser
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.served_head import HeadRows
 from etuner_ros.core.models.networks import Classifier
@@ -21,9 +22,11 @@ from etuner_ros.core.models.weights import (
     backbone_of,
     HEAD_PRIOR,
     HEAD_TENSORS,
+    network_of,
     same_bits,
     State,
 )
+from etuner_ros.core.serve.networks import Network
 
 
 class LiveState:
@@ -32,15 +35,20 @@ class LiveState:
 
     :param base: the deployed model; it is copied
     :param base_sha256: of the file of the base weights, which backbones are named after
+    :param quantiser: makes the network of a quantised version
     """
 
-    def __init__(self, base: Classifier, base_sha256: str = '') -> None:
+    def __init__(
+        self, base: Classifier, base_sha256: str = '', quantiser: Quantiser | None = None
+    ) -> None:
         self.base = base.state()
         self.deployed = frozenset(base.classes)  # labels
         self._base_sha256 = base_sha256
         self.model = copy.deepcopy(base).eval()
         self.update: State = {}
         self.version, self.backbone = 0, self.digest({})
+        self._quantiser = quantiser
+        self.network: Network | None = None  # that serves, when it is a quantised one
 
     def digest(self, update: State) -> str:
         """Return the name of the backbone of weights."""
@@ -55,11 +63,14 @@ class LiveState:
         """
         self.model.load_state(self.whole(update), classes)
         self.model.eval()
-        self.update, self.version, self.backbone = update, version, self.digest(update)
+        backbone = self.digest(update)
+        if backbone != self.backbone:
+            self.network = self._quantiser.network(update) if self._quantiser else None
+        self.update, self.version, self.backbone = update, version, backbone
 
     def whole(self, update: State) -> State:
         """Return all tensors of the network for an update."""
-        return {k: v for k, v in {**self.base, **update}.items() if k != HEAD_PRIOR}
+        return {**self.base, **network_of(update)}
 
     def with_head(self, weights: State) -> State:
         """Return the live update with another head."""
@@ -98,7 +109,9 @@ class LiveState:
             return self.model.classes[int(head(feature.to(head.weight)).argmax())]
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        """Return the features (n, D) of samples, float32 on the CPU."""
+        """Return the features (n, D) of samples as they are served, float32 on the CPU."""
+        if self.network is not None:
+            return features_by(self.network, samples)
         rows = []
         with torch.no_grad():
             for start in range(0, len(samples), 32):

@@ -5,33 +5,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 import math
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from etuner_ros.core.cost import counted_as, HEAD, OTHER
+from etuner_ros.core.decide.gate import judge, Outcome
 from etuner_ros.core.decide.scenario import compressed
+from etuner_ros.core.errors import EngineError
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.activation_cache import digest
 from etuner_ros.core.learn.candidates import RoundCandidate
+from etuner_ros.core.learn.feature_bank import Compute
 from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.prober import Prober
+from etuner_ros.core.learn.quantiser import features_by, Quantiser
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import HeadRows, ServedHead
 from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.validator import accuracies, Validator
-from etuner_ros.core.models.weights import difference
+from etuner_ros.core.models.weights import backbone_of, difference, RANGES, State
+from etuner_ros.core.serve.networks import Network
 
 APPEARANCE_SAMPLES = 32  # that the move of the appearance by a round is measured on
 
 
 class RoundCancelled(Exception):
     """The round was asked to stop; nothing was kept of it."""
+
+
+class NothingMade(Exception):
+    """There is nothing to propose, for the reason that it tells."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a round has made, as it would be served."""
+
+    rows: HeadRows
+    backbone: str  # digest
+    ranges: State  # of activations, when it is quantised
+    network: Network | None  # that serves it, when it is
+    outcomes: list[Outcome]
+    validation_seconds: float
 
 
 @dataclass
@@ -50,6 +73,8 @@ class Round:
     validator: Validator
     live: LiveState
     current: Collection[Scenario]
+    quantiser: Quantiser | None = None
+    calibrate: bool = False  # train nothing: only quantise what is live
     new: list[Sample] = field(init=False)
     iterations: int = field(default=0, init=False)
     loss: float = field(default=math.nan, init=False)
@@ -59,7 +84,7 @@ class Round:
 
     def __post_init__(self) -> None:
         """Take what waits."""
-        self.new = self.book.pending
+        self.new = [] if self.calibrate else self.book.pending
 
     def train(self, cancelled: Callable[[], bool]) -> Iterator[Step]:
         """
@@ -68,8 +93,9 @@ class Round:
         :param cancelled: asked before each training batch
         :raises RoundCancelled: when asked to stop
         """
-        self._prepare_head()
-        self._probe(0, self._here())
+        if not self.calibrate:
+            self._prepare_head()
+            self._probe(0, self._here())
         if self.new:
             training = self.training
             frames = self.head.frames.samples if training.simsiam is not None else []
@@ -103,27 +129,21 @@ class Round:
 
         :param gone: labels that have no sample any more, and will not be said
         :param follow_appearance: measure how far the round moved the appearance of frames
+        :raises NothingMade: when nothing was trained, and nothing could be quantised
         """
         model, live = self.training.model, self.live
         began = time.perf_counter()
-        backbone = live.digest(difference(live.base, model.state()))
-        with counted_as(HEAD):
-            if self.head.config.enabled:
-                self._fit_head(backbone)
+        made = self._plain(gone)
+        if self.quantiser is not None and self.quantiser.wanted:
+            made = self._quantised(made, gone)
+        if self.calibrate and made.network is None:
+            raise NothingMade(self.quantiser.why_not if self.quantiser else '')
+        rows, backbone, network = made.rows, made.backbone, made.network
         with counted_as(OTHER):
-            move = self._appearance_move() if follow_appearance else ()
-        rows = self._head_rows(gone)
+            move = self._appearance_move(network) if follow_appearance else ()
         fitted = time.perf_counter()
         self.book.on_trained(self.new)
-        outcomes = self.validator.outcomes(
-            self.book.held.values(),
-            self.current,
-            live,
-            rows,
-            model.classes,
-            backbone,
-            self.training.features,
-        )
+        outcomes = made.outcomes
         before, after = accuracies(outcomes, self.book.outcomes(self.current), self.current)
         ended = time.perf_counter()
         frozen = self.training.sim_freeze.frozen
@@ -136,16 +156,74 @@ class Round:
             outcomes=outcomes,
             new_samples=len(self.new),
             seconds=ended - self._began,
-            head_seconds=fitted - began,
-            validation_seconds=ended - fitted,
+            head_seconds=fitted - began - made.validation_seconds,
+            validation_seconds=ended - fitted + made.validation_seconds,
             accuracy=after,
             accuracy_before=before,
-            update=difference(live.base, {**model.state(), **rows.state()}),
+            update={**difference(live.base, {**model.state(), **rows.state()}), **made.ranges},
             iterations=self.iterations,
             loss=self.loss,
             probe_seconds=self.probe_seconds,
             appearance_move=move,
         )
+
+    def _plain(self, gone: Collection[str]) -> _Made:
+        """Return what was made, in float."""
+        backbone = self.live.digest(self._change())
+        return self._made(gone, backbone, {}, None)
+
+    def _change(self) -> State:
+        """Return the tensors of the network that differ from the base weights."""
+        return backbone_of(difference(self.live.base, self.training.model.state()))
+
+    def _quantised(self, plain: _Made, gone: Collection[str]) -> _Made:
+        """
+        Return the same in 8 bit; in float when that is not possible, or worse by the gate's test.
+        """
+        assert self.quantiser is not None
+        try:
+            update, network = self.quantiser.quantise(self._change(), self._pictures())
+        except EngineError as error:
+            self.quantiser.refuse(plain.backbone, str(error))
+            return plain
+        ranges = {k: v for k, v in update.items() if k.startswith(RANGES)}
+        made = self._made(gone, self.live.digest(update), ranges, network)
+        pairs = [
+            replace(o, live_correct=p.candidate_correct, anchor_correct=None)
+            for o, p in zip(made.outcomes, plain.outcomes)
+        ]
+        verdict = judge(pairs, current=set(self.current))
+        if verdict.accepted:
+            return made
+        self.quantiser.refuse(plain.backbone, f'8 bit are worse than float: {verdict.reason}')
+        return self._made(gone, plain.backbone, {}, None)
+
+    def _pictures(self) -> list[Sample]:
+        """Return all pictures that there are, to calibrate with."""
+        return [*self.head.frames.samples, *self.book.pictures]
+
+    def _made(
+        self, gone: Collection[str], backbone: str, ranges: State, network: Network | None
+    ) -> _Made:
+        """Solve the head on the features that are served, and compare it with what is live."""
+        features: Compute = self.training.features
+        if network is not None:
+            features = partial(features_by, network)
+        with counted_as(HEAD):
+            if self.head.config.enabled:
+                self._fit_head(backbone, features, reuse=network is None)
+        rows = self._head_rows(gone)
+        began = time.perf_counter()
+        outcomes = self.validator.outcomes(
+            self.book.held.values(),
+            self.current,
+            self.live,
+            rows,
+            self.training.model.classes,
+            backbone,
+            features,
+        )
+        return _Made(rows, backbone, ranges, network, outcomes, time.perf_counter() - began)
 
     def _head_rows(self, gone: Collection[str]) -> HeadRows:
         """Return the head to serve: the instant one, or the trained one while that can't be."""
@@ -188,9 +266,15 @@ class Round:
             else:
                 self.training.add_class(label)
 
-    def _fit_head(self, backbone: str) -> None:
-        """Have the instant head for the new backbone made."""
-        replayed = self.book.newest(self.head.config.max_samples, self._passed.keys())
+    def _fit_head(self, backbone: str, features: Compute, reuse: bool) -> None:
+        """
+        Have the instant head for the new backbone made.
+
+        :param features: of that backbone
+        :param reuse: features that training batches gave are of use
+        """
+        passed = self._passed if reuse else {}
+        replayed = self.book.newest(self.head.config.max_samples, passed.keys())
         now = (
             self.book.find(s.sample_id) for s in self.new
         )  # not taken back, and by its label now
@@ -198,8 +282,8 @@ class Round:
         self.head.fit_candidate(
             backbone,
             list(samples.values()),
-            self.training.features,
-            self._passed,
+            features,
+            passed,
             all_frames=self.training.simsiam is not None,
         )
 
@@ -224,17 +308,19 @@ class Round:
             self.head.prior(model.classes),
         )
 
-    def _appearance_move(self) -> tuple[float, ...]:
+    def _appearance_move(self, network: Network | None) -> tuple[float, ...]:
         """
         Return how far this round moved the appearance of the same samples, on average.
 
+        :param network: that serves the candidate, when it is quantised
         :return: in the `compressed` values that scenario changes are found from; empty when the
             blocks up to the middle one are as they were
         """
         model = self.training.model
         first = self.live.model.middle + 1
         pairs = zip(self.live.model.units[:first], model.units[:first])
-        if all(digest(old) == digest(new) for old, new in pairs):
+        served = network is not None or self.live.network is not None
+        if not served and all(digest(old) == digest(new) for old, new in pairs):
             return ()
         # The newest of the current scenarios; few of them are made up for by others.
         everything = [*self.book.replay.samples, *self.new]
@@ -244,7 +330,10 @@ class Round:
             return ()
         images = [s.image for s in samples]
         means = []
-        for network in (self.live.model, model):
-            rows = network.appearance(network.tensor(images)).double().cpu().numpy()
+        for own, by in ((self.live.model, self.live.network), (model, network)):
+            if by is None:
+                rows = own.appearance(own.tensor(images)).double().cpu().numpy()
+            else:
+                rows = np.concatenate([by.look([i])[1] for i in images]).astype(np.float64)
             means.append(compressed(rows).mean(axis=0))
         return tuple(float(v) for v in means[1] - means[0])

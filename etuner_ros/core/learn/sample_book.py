@@ -87,6 +87,11 @@ class SampleBook:
         """Memory of all pictures."""
         return self._pending.bytes + self._held.bytes + self.replay.bytes
 
+    @property
+    def pictures(self) -> list[Sample]:
+        """All samples that there are: replayed, new and held back, oldest first of each."""
+        return [*self.replay.samples, *self.pending, *self.held.values()]
+
     def find(self, sample_id: str) -> Sample | None:
         """Return a sample, wherever it is."""
         for shelf in (self._pending, self._held):

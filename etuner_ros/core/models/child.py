@@ -35,6 +35,10 @@ class Child:
         """Whether it has ended."""
         return self._process.poll() is not None
 
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.wait()
+
     @property
     def problem(self) -> str:
         """Why it failed, the last line that it said; empty when it did not, or still runs."""

@@ -144,7 +144,7 @@ class SameConv(nn.Conv2d):
             kernel, stride = self.kernel_size[0], self.stride[0]
             pads = [
                 max((-(-side // stride) - 1) * stride + kernel - side, 0)
-                for side in (int(x.shape[3]), int(x.shape[2]))  # constants for exporters
+                for side in (int(x.shape[3]), int(x.shape[2]))  # constants for who exports this
             ]
             x = functional.pad(
                 x, (pads[0] // 2, pads[0] - pads[0] // 2, pads[1] // 2, pads[1] - pads[1] // 2)

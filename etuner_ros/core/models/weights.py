@@ -31,6 +31,10 @@ HEAD_TENSORS = ('head.weight', 'head.bias')  # the only tensors whose first dime
 # What of `head.bias` is the prior of the classes, (C,). Optional, and no part of the network: so a
 # version can be compared without its prior.
 HEAD_PRIOR = 'head.prior'
+# Begin of the name of the tensor that a quantised version carries: smallest and largest value of
+# each activation, (n, 2). What follows names the list of activations. No part of the network
+# either; it belongs to the backbone, as it changes what the features are.
+RANGES = 'quantised.ranges.'
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,9 @@ def check_update(base: State, update: State, classes: int) -> None:
     """
     like = {**base, HEAD_PRIOR: base[HEAD_TENSORS[1]]} if HEAD_TENSORS[1] in base else base
     for name, tensor in sorted(update.items()):
+        if name.startswith(RANGES):
+            _check_ranges(name, tensor)
+            continue
         if name not in like:
             raise WeightsError(
                 f"tensor '{name[:80]}' is not in the base weights: another architecture?"
@@ -253,3 +260,16 @@ def check_update(base: State, update: State, classes: int) -> None:
     for name in HEAD_TENSORS:
         if name not in update and name in base and base[name].shape[0] != classes:
             raise WeightsError(f"{classes} classes need '{name}', which the update does not carry")
+
+
+def _check_ranges(name: str, tensor: npt.NDArray[np.generic]) -> None:
+    if tensor.dtype != np.float32 or tensor.ndim != 2 or tensor.shape[1] != 2:
+        raise WeightsError(f"tensor '{name[:80]}' is {tensor.dtype} {tensor.shape}, not (n, 2)")
+    ranges = np.asarray(tensor, np.float32)
+    if not np.isfinite(ranges).all() or (ranges[:, 0] > ranges[:, 1]).any():
+        raise WeightsError(f"tensor '{name[:80]}' holds ranges that are none")
+
+
+def network_of(update: State) -> State:
+    """Return the tensors of an update that are the network's."""
+    return {k: v for k, v in update.items() if k != HEAD_PRIOR and not k.startswith(RANGES)}

@@ -90,6 +90,7 @@ class Round:
     began: float
     seconds: float | None = None  # that it worked, once it does no more
     cancelled: bool = False
+    calibrates: bool = False  # trains nothing: only quantises what is live
     proposal: Proposal | None = None
 
 
@@ -118,6 +119,7 @@ class RoundKeeper:
         self.verdict_timeout_s = verdict_timeout_s
         self.state, self.note = State.STARTING, 'the worker loads the model'
         self.round: Round | None = None
+        self.could_quantise = False  # what is live, says the worker
         self.started = self.completed = self.refused = self.heads = 0
         self.progress = self.last_round_s = self.tuning_s = 0.0
         self.before = self.after = math.nan
@@ -152,6 +154,7 @@ class RoundKeeper:
 
     def _lose(self, how: How, text: str) -> None:
         running, self._awaited, self._head, self._loaded = self.round, None, None, -1
+        self.could_quantise = False
         if running is not None:
             self._end(how, text)
         self.lazy.forget_waiting()
@@ -188,6 +191,23 @@ class RoundKeeper:
         self.progress = 0.0
         self.energy.begin()
         self._move(State.TUNING, f'round {self.started} on {batches} batches')
+        return self.round
+
+    def start_calibration(self, cursors: Mapping[str, int]) -> Round | None:
+        """
+        Start a round that trains nothing and quantises what is live, when the worker could do it.
+
+        :param cursors: by collector, the last batch that the live version has learned
+        :return: the round; None when none starts
+        """
+        if self.state is not State.WAITING or not self.could_quantise or self.refusal():
+            return None
+        self.could_quantise = False
+        self.started += 1
+        self.round = Round(self.started, 0, dict(cursors), self._clock(), calibrates=True)
+        self.progress = 0.0
+        self.energy.begin()
+        self._move(State.TUNING, f'round {self.started} quantises the live version')
         return self.round
 
     def on_step(self, number: int, iteration: int, total: int) -> bool:
@@ -263,14 +283,15 @@ class RoundKeeper:
                 self._tell({'op': 'head_refused'})
             return True
         proposal = running.proposal if running is not None else None
-        if proposal is None or candidate_id != proposal.candidate_id:
+        if running is None or proposal is None or candidate_id != proposal.candidate_id:
             return False
         self.completed += 1
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
-        self.lazy.on_round_end(
-            proposal.iterations, self.after, proposal.gained, proposal.lost, proposal.samples
-        )
+        if not running.calibrates:
+            self.lazy.on_round_end(
+                proposal.iterations, self.after, proposal.gained, proposal.lost, proposal.samples
+            )
         if accepted:
             self.scenarios.on_version(version, proposal.parent, proposal.move)
             self._awaited = version if self._loaded < version else None

@@ -12,7 +12,7 @@ import threading
 import time
 
 from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.models.live_model import LiveModel
+from etuner_ros.core.serve.live_model import LiveModel
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Attempt:
     version: int
     seconds: float
     error: Exception | None  # why it does not serve
+    renewed: bool = False  # it served already, and does so by another engine now
 
 
 class ModelSwapper:
@@ -123,14 +124,24 @@ class ModelSwapper:
         self._thread, self.preparing = None, 0
         attempt, self._attempt = self._attempt, None
         assert attempt is not None
-        self._heard = True
-        self._refused = ''
-        if attempt.error is None:
-            self.swaps += 1
-        else:
-            self._refused = f'version {attempt.version} is refused: {attempt.error}'
+        if not attempt.renewed:
+            self._heard = True
+            self._refused = ''
+            if attempt.error is None:
+                self.swaps += 1
+            else:
+                self._refused = f'version {attempt.version} is refused: {attempt.error}'
         self._begin()
         return attempt
+
+    def renew(self, anyway: bool = False) -> None:
+        """
+        Have the live version served by a better engine when one has been made ready.
+
+        :param anyway: also by the same one, with other settings
+        """
+        if self._thread is None and (anyway or self.live.has_better):
+            self._start(self._renew)
 
     def close(self) -> None:
         """Wait for the thread."""
@@ -156,10 +167,20 @@ class ModelSwapper:
             self._heard, self._refused = True, ''
             return
         self.preparing = announced.version
-        self._thread = threading.Thread(
-            target=self._build, args=(announced,), name='builder', daemon=True
-        )
+        self._start(self._build, announced)
+
+    def _start(self, work: Callable[..., None], *arguments: Announced) -> None:
+        self._thread = threading.Thread(target=work, args=arguments, name='builder', daemon=True)
         self._thread.start()
+
+    def _renew(self) -> None:
+        began, error = self._clock(), None
+        try:
+            self.live.renew()
+        except Exception as problem:  # whatever fails, what serves goes on
+            error = problem
+        self._attempt = Attempt(self.live.version, self._clock() - began, error, renewed=True)
+        self._built()
 
     def _build(self, announced: Announced) -> None:
         began, error = self._clock(), None

@@ -1,0 +1,264 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model that serves requests, and how another version takes its place between two frames."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+import threading
+import time
+
+import numpy as np
+
+from etuner_ros.core.decide.scenario import NoveltyScore
+from etuner_ros.core.errors import EngineError, WeightsError
+from etuner_ros.core.images.codec import Image, resize_square
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    backbone_of,
+    BaseWeights,
+    check_update,
+    HEAD_TENSORS,
+    network_of,
+    read_in_place,
+    sha256,
+    State,
+)
+from etuner_ros.core.serve.engines import Engines, EngineSettings
+from etuner_ros.core.serve.graph_file import Floats, ranges_of
+from etuner_ros.core.serve.networks import Network, TorchNetwork
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the model says about one image."""
+
+    labels: list[str]  # best first
+    scores: list[float]  # softmax, in [0, 1]
+    energy: float
+    novelty: float
+    appearance: list[float]
+    features: Floats  # (D,)
+    version: int
+    backbone: str  # digest of what made the features
+    resize_seconds: float
+    seconds: float  # resizing and all that follows
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A version that is ready to serve."""
+
+    network: Network
+    weight: Floats  # (C, D), of the head
+    bias: Floats  # (C,)
+    classes: tuple[str, ...]
+    version: int
+    backbone: str  # digest of what makes the features
+    update: State  # of the backbone: tensors that differ from the base weights
+    announced: str  # digest of the backbone, as it was announced
+
+
+class LiveModel:
+    """
+    Holds one version and predicts with it. `prepare` makes another beside it, `swap` makes it live
+    by one assignment.
+
+    `predict` may run in one thread while `prepare` runs in another. The head lies outside of the
+    network: a version whose head alone is new shares the network that serves. Another backbone
+    gets a network of its own; torch's is written over in place, as building one would hold
+    Python's lock for up to 0.1 s.
+
+    :param engines: makes networks; torch on the CPU serves without
+    """
+
+    def __init__(self, base: BaseWeights, engines: Engines | None = None) -> None:
+        self.base = base
+        self.engines = engines or Engines(EngineSettings(engine='torch'))
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._serving: Network | None = None  # in use by a prediction right now
+        self._spare: Network | None = None  # that may be written over
+        self._novelty = NoveltyScore()
+        bare = backbone_digest(base.sha256, {})
+        self._slot = self._make(0, base.spec.classes, base.state, {}, bare)
+        self._spare = None
+        if isinstance(self._slot.network, TorchNetwork) and not self.engines.warming:
+            self._network({})  # the one that the next backbone is written into
+        self._check(self._slot)
+
+    @property
+    def version(self) -> int:
+        """The live version."""
+        return self._slot.version
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of the live version."""
+        return self._slot.classes
+
+    @property
+    def engine(self) -> str:
+        """Engine and precision that serve, such as 'onnxruntime-int8'."""
+        return self._slot.network.name
+
+    def prepare(
+        self,
+        version: int,
+        classes: tuple[str, ...],
+        weights: bytearray | array[int],
+        digest: str,
+        backbone: str = '',
+    ) -> _Slot:
+        """
+        Make a version beside the one that serves, run it once and check that it works.
+
+        One version at a time: what was prepared and not swapped in is given up.
+
+        :param weights: safetensors of what differs from the base weights
+        :param digest: SHA-256 of `weights`
+        :param backbone: what `backbone_digest` says of them; worked out when it is empty
+        :raises WeightsError: when it may not go live; the live version is as it was
+        """
+        if sha256(weights) != digest:
+            raise WeightsError(f'version {version} is damaged on the way: its checksum is wrong')
+        update = read_in_place(weights) if len(weights) else {}
+        check_update(self.base.state, update, len(classes))
+        backbone = backbone or backbone_digest(self.base.sha256, update)
+        slot = self._make(version, classes, update, backbone_of(update), backbone)
+        self._check(slot)
+        return slot
+
+    def _make(
+        self, version: int, classes: tuple[str, ...], head: State, update: State, backbone: str
+    ) -> _Slot:
+        """
+        Make a slot.
+
+        :param head: where the tensors of the head are, when they differ from those of the base
+        """
+        tensors = (head.get(name, self.base.state[name]) for name in HEAD_TENSORS)
+        weight, bias = (np.array(t, np.float32) for t in tensors)
+        live: _Slot | None = getattr(self, '_slot', None)
+        if live is not None and live.announced == backbone:
+            return replace(live, weight=weight, bias=bias, classes=classes, version=version)
+        network = self._network(update)
+        served = self._served(backbone, update, network)
+        return _Slot(network, weight, bias, classes, version, served, update, backbone)
+
+    def _served(self, announced: str, update: State, network: Network) -> str:
+        """Return the digest of what makes the features: without its ranges, nothing is rounded."""
+        if ranges_of(update) is None or network.quantised:
+            return announced
+        return backbone_digest(self.base.sha256, network_of(update))
+
+    def _network(self, update: State) -> Network:
+        with self._making:
+            reuse = self._spare
+            while reuse is not None and self._is_serving(reuse):  # last, with the version before
+                time.sleep(0.001)
+            state = {**self.base.state, **network_of(update)}
+            made = self.engines.network(self.base.spec, state, ranges_of(update), reuse)
+            self._spare = made  # until it serves
+        return made
+
+    def _check(self, slot: _Slot) -> None:
+        """Run a version once, so that its first frame does not wait."""
+        size = self.base.spec.input_size
+        features, _ = slot.network.look([np.zeros((size, size, 3), np.uint8)])
+        logits = features @ slot.weight.T + slot.bias
+        if not (np.isfinite(logits).all() and np.isfinite(features).all()):
+            raise WeightsError(f'version {slot.version} gives values that are not finite')
+
+    def _is_serving(self, network: Network) -> bool:
+        with self._lock:
+            return self._serving is network
+
+    def swap(self, slot: _Slot) -> None:
+        """Make a prepared version live."""
+        with self._lock:
+            before, self._slot = self._slot, slot
+            if before.network is not slot.network:
+                self._spare = before.network
+
+    @property
+    def has_better(self) -> bool:
+        """Whether `renew` may find a better engine than the one that serves."""
+        return self.engines.has_better
+
+    def renew(self) -> None:
+        """Serve the live version by a better engine that was waited for."""
+        live = self._slot
+        network = self._network(live.update)
+        served = self._served(live.announced, live.update, network)
+        slot = replace(live, network=network, backbone=served)
+        self._check(slot)
+        self.swap(slot)
+
+    def predict(self, image: Image, top_k: int) -> Result:
+        """
+        Predict one image, with one version from beginning to end.
+
+        :param image: RGB uint8, (H, W, 3)
+        """
+        with self._serve() as slot:
+            try:
+                return self._predict(slot, image, top_k)
+            except EngineError as error:
+                self.engines.give_up(str(error))
+        self.renew()  # by the next best engine, now: no frame may be lost
+        with self._serve() as slot:
+            return self._predict(slot, image, top_k)
+
+    def feature(self, image: Image) -> tuple[Floats, int, str]:
+        """
+        Look at a picture that is no frame.
+
+        :return: its feature (D,), the version and the backbone that it is of
+        """
+        with self._serve() as slot:
+            features, _ = slot.network.look([resize_square(image, self.base.spec.input_size)])
+            return features[0], slot.version, slot.backbone
+
+    @contextmanager
+    def _serve(self) -> Iterator[_Slot]:
+        """Give the live version, whose network is not written to meanwhile."""
+        with self._lock:
+            slot = self._slot
+            self._serving = slot.network
+        try:
+            yield slot
+        finally:
+            self._serving = None
+
+    def _predict(self, slot: _Slot, image: Image, top_k: int) -> Result:
+        began = time.perf_counter()
+        square = resize_square(image, self.base.spec.input_size)
+        resized = time.perf_counter()
+        features, appearance = slot.network.look([square])
+        labels, scores, energy, novelty = [], [], 0.0, 0.5
+        if slot.classes:
+            logits = slot.weight @ features[0] + slot.bias
+            powers = np.exp(logits - logits.max())
+            total = float(powers.sum())
+            best = np.argsort(-logits, kind='stable')[:top_k]
+            labels = [slot.classes[i] for i in best]
+            scores = (powers[best] / total).tolist()
+            energy = -float(np.log(total) + logits.max())
+            novelty = self._novelty.update(energy, slot.version)
+        ended = time.perf_counter()
+        return Result(
+            labels,
+            scores,
+            energy,
+            novelty,
+            appearance[0].tolist(),
+            features[0],
+            slot.version,
+            slot.backbone,
+            resized - began,
+            ended - began,
+        )
