@@ -23,6 +23,7 @@ from etuner_ros.core.choose.process import versions
 from etuner_ros.core.models.networks import build, pretrained_spec
 
 Features = npt.NDArray[np.float32]
+Kept = npt.NDArray[np.float16]
 TURNS = 60  # predictions that each candidate is timed on
 WARM_UP = 3  # turns before
 LEAST_LABELS = 20  # of a place that is a stream of its own
@@ -63,6 +64,7 @@ class Case:
     seed: int
     labelled: Sequence[Picture]
     scored: Sequence[Picture]
+    place: bool = False  # one scenario of a recording
 
 
 def data_sets(stream: Path, tar: Path | None) -> list[DataSet]:
@@ -90,7 +92,7 @@ def cases(sets: Iterable[DataSet], seeds: int) -> Iterator[Case]:
             labelled = [p for p in here if p.labelled]
             if len(labelled) >= LEAST_LABELS:
                 scored = [p for p in here if not p.labelled]
-                yield Case(data, f'{data.name}: {place}', 0, labelled, scored)
+                yield Case(data, f'{data.name}: {place}', 0, labelled, scored, True)
 
 
 class FeatureStore:
@@ -106,9 +108,9 @@ class FeatureStore:
         self._places: dict[str, dict[str, int]] = {}
         self._digests: dict[str, str] = {}
 
-    def features(self, candidate: Candidate, data: DataSet) -> Features:
+    def features(self, candidate: Candidate, data: DataSet) -> Kept:
         """
-        Return the features of all pictures of a set, (n, D), from the disk if they are there.
+        Return the features of all pictures of a set, (n, D), mapped from the disk.
 
         :raises EtunerError: when the candidate can not be served
         """
@@ -116,16 +118,14 @@ class FeatureStore:
             self._digests[data.name] = data.digest
         key = key_of(candidate, self._digests[data.name], versions())
         path = self._folder / f'{key}.npy'
-        if path.exists():
-            return np.asarray(np.load(path), np.float32)
-        served = self.served(candidate, data)
-        rows = [served.look([p.image(candidate.pixels)])[0][0] for p in data.pictures]
-        found = np.stack(rows).astype(np.float16)  # as features travel on the robot
-        self._folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix('.tmp.npy')
-        np.save(aside, found)
-        aside.replace(path)
-        return found.astype(np.float32)
+        if not path.exists():
+            served = self.served(candidate, data)
+            rows = [served.look([p.image(candidate.pixels)])[0][0] for p in data.pictures]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix('.tmp.npy')
+            np.save(aside, np.stack(rows).astype(np.float16))  # as features travel on the robot
+            aside.replace(path)
+        return np.asarray(np.load(path, mmap_mode='r'))
 
     def served(self, candidate: Candidate, data: DataSet) -> Served:
         """Return a candidate that is ready to serve."""
@@ -142,7 +142,8 @@ class FeatureStore:
         places = self._places.setdefault(data.name, {})
         if not places:
             places.update({p.name: i for i, p in enumerate(data.pictures)})
-        return self.features(candidate, data)[[places[p.name] for p in pictures]]
+        kept = self.features(candidate, data)
+        return kept[[places[p.name] for p in pictures]].astype(np.float32)
 
 
 def milliseconds(

@@ -25,9 +25,9 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from etuner_ros.core.choose.accuracy import right_left_out
+from etuner_ros.core.choose.accuracy import left_out
 from etuner_ros.core.choose.candidates import Candidate
-from etuner_ros.core.choose.measured import Measured, packed
+from etuner_ros.core.choose.measured import hundredths, Measured, packed
 from etuner_ros.core.choose.pictures import Labelled, spread
 from etuner_ros.core.config import SimFreezeConfig, TrainConfig
 from etuner_ros.core.decide.energy import Derived, find_meter, Meter
@@ -132,7 +132,7 @@ def measure(
     meter = find_meter(assumed_watts=conditions.assumed_watts)
     seconds, joules = _predict(served, examples, head, meter, clock)
     features = np.concatenate([served.look([image])[0] for image in images])
-    right = right_left_out(features, labelled.labels)
+    unseen = left_out(features, labelled.labels)
     before = process.memory_info().rss
     round_s = _round_seconds(_built(candidate), labelled, images, clock)
     return Measured(
@@ -145,9 +145,9 @@ def measure(
         'unavailable' if meter is None or math.isnan(joules) else meter.source,
         round_s,
         (process.memory_info().rss - before) / 1e6,
-        float(right.mean()),
-        packed(right),
-        len(right),
+        float(unseen.right.mean()),
+        packed(unseen.right),
+        hundredths(unseen.doubt),
     )
 
 

@@ -19,6 +19,7 @@ from etuner_ros.core.choose.candidates import Candidate
 from etuner_ros.core.errors import EtunerError, StoreError
 
 Bools = npt.NDArray[np.bool_]
+MOST_DOUBT = 10.0  # nats
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Measured:
     :ivar round_mb: resident memory that a round adds, beside the prediction's
     :ivar accuracy: of the instant head on the labels, each left out once, in [0, 1]
     :ivar right: one bit a picture, hexadecimal, as `packed` makes it
-    :ivar samples: pictures
+    :ivar doubt: of each picture, minus the logarithm of the probability that the head gives its
+        label when it is left out, in hundredths of nats
     """
 
     candidate: Candidate
@@ -49,12 +51,22 @@ class Measured:
     round_mb: float
     accuracy: float
     right: str
-    samples: int
+    doubt: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of pictures."""
+        return len(self.doubt)
 
     @property
     def outcomes(self) -> Bools:
         """Which pictures were named right, (samples,)."""
         return unpacked(self.right, self.samples)
+
+    @property
+    def mean_doubt(self) -> float:
+        """How unlikely the head finds a label on average, in nats; 0 is sure and right."""
+        return sum(self.doubt) / (100.0 * len(self.doubt))
 
     def watts(self, rate_hz: float) -> float:
         """Return the power above idle at so many predictions a second; NaN when unknown."""
@@ -75,12 +87,19 @@ class Measured:
         :raises TypeError, ValueError, KeyError: when it is something else
         """
         known = {k: math.nan if v is None else v for k, v in raw.items()}
-        found = Measured(**{**known, 'candidate': Candidate(**raw['candidate'])})  # type: ignore[arg-type]
+        known['candidate'] = Candidate(**raw['candidate'])  # type: ignore[arg-type]
+        known['doubt'] = tuple(int(d) for d in raw['doubt'])  # type: ignore[attr-defined]
+        found = Measured(**known)  # type: ignore[arg-type]
         numbers = (found.p50_ms, found.p99_ms, found.memory_mb, found.accuracy, found.round_s)
         if not all(isinstance(n, (int, float)) for n in numbers):
             raise TypeError('a figure is not a number')
         unpacked(found.right, found.samples)
         return found
+
+
+def hundredths(doubt: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Return nats (n,) in hundredths, at most 10 of them: one wild guess must not decide."""
+    return tuple(np.rint(100.0 * np.minimum(doubt, MOST_DOUBT)).astype(int).tolist())
 
 
 def packed(right: Bools) -> str:

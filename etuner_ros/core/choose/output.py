@@ -16,8 +16,8 @@ from etuner_ros.core.choose.measured import Failed, Measured
 from etuner_ros.core.choose.pick import front, Limits, paired_error
 from etuner_ros.core.files import replace_file
 
-HEADER = ('candidate', 'right', 'p50', 'p99', 'memory', 'energy', 'round', '')
-UNITS = ('', '%', 'ms', 'ms', 'MB', 'mJ', 's', '')
+HEADER = ('candidate', 'right', 'doubt', 'p50', 'p99', 'memory', 'energy', 'round', '')
+UNITS = ('', '%', 'nats', 'ms', 'ms', 'MB', 'mJ', 's', '')
 CHOSEN, FRONT = 'chosen', 'front'
 
 
@@ -29,6 +29,7 @@ def row(measured: Measured, best: Measured, mark: str = '') -> tuple[str, ...]:
     return (
         measured.candidate.name,
         f'{100 * measured.accuracy:.1f}' + ('' if measured is best else behind),
+        f'{measured.mean_doubt:.3f}',
         f'{measured.p50_ms:.2f}',
         f'{measured.p99_ms:.2f}',
         f'{measured.memory_mb:.0f}',
