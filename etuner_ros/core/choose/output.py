@@ -65,6 +65,8 @@ def table(
         ).rstrip()
         for r in rows
     ]
+    sources = dict.fromkeys(m.energy_source for m in ordered if not math.isnan(m.joules))
+    lines += [f'energy: {source}' for source in sources]
     lines += [f'not measured: {f.candidate.name}: {f.reason}' for f in failed]
     return '\n'.join(lines)
 

@@ -31,7 +31,7 @@ def draw(
 
     :param title: what it was measured on
     """
-    figure, axes = pyplot.subplots(figsize=(8.5, 5.2))
+    figure, axes = pyplot.subplots(figsize=(9.5, 5.2))
     networks = list(dict.fromkeys(m.candidate.network for m in found))
     on_front = front(found)
     axes.plot(
@@ -58,21 +58,21 @@ def draw(
             str(one.candidate.pixels),
             (one.p50_ms, 100 * one.accuracy),
             textcoords='offset points',
-            xytext=(0, 7 if ahead else -13),
+            xytext=(0, 11 if one is chosen else 6 if ahead else -13),
             ha='center',
             fontsize=7.5,
             color=colour,
         )
     for network in networks:
         colour = COLOURS[networks.index(network) % len(COLOURS)]
-        axes.scatter([], [], color=colour, label=network)
+        axes.scatter([], [], marker='s', s=70, color=colour, label=network)
     for precision in dict.fromkeys(m.candidate.precision for m in found):
         axes.scatter([], [], marker=MARKERS[precision], color='#444444', label=precision)
     if chosen is not None:
         axes.scatter(
             chosen.p50_ms,
             100 * chosen.accuracy,
-            s=230,
+            s=200,
             facecolor='none',
             edgecolor='black',
             linewidth=1.6,
@@ -88,7 +88,7 @@ def draw(
     axes.set_title(title, fontsize=10)
     axes.margins(0.08, 0.12)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc='lower right')
+    axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
     data = BytesIO()
     figure.savefig(data, format='png', dpi=110, bbox_inches='tight')
     pyplot.close(figure)
