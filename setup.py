@@ -26,6 +26,8 @@ setup(
         'msgpack',
         'nicegui',
         'numpy',
+        'onnx',
+        'onnxruntime',
         'pyyaml',
         'rich',
         'rosbags',

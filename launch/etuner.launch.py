@@ -41,6 +41,14 @@ ARGUMENTS = {
         'base weights made by `etuner deploy`; empty takes those of the params file, or the '
         'pretrained ones',
     ),
+    'engine': (
+        '',
+        'what serves: auto, onnxruntime or torch; empty: see the params file (auto)',
+    ),
+    'precision': (
+        '',
+        'auto, fp32, int8 or fp16 (CUDA); empty: see the params file (auto)',
+    ),
     'params_file': (
         '',
         "a YAML file with parameters that win over the package's config/etuner.yaml; names of "
@@ -103,6 +111,7 @@ def compose(context):
     shared = {
         **given({'use_sim_time': 'use_sim_time'}, bool),
         **given({'model': 'model.architecture', 'weights': 'model.weights'}, str),
+        **given({'engine': 'engine', 'precision': 'precision'}, str),
     }
     autostart = given({'autostart': 'autostart'}, bool)
     name = given({'camera_name': 'source'}, str)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Serving under load: how long a prediction takes, from image stamp to the subscriber, at 640 x 480
-and 30 Hz, while the robot idles, tunes and swaps; `make bench-serving`.
+and 30 Hz, while the robot idles, tunes and swaps, and with the whole graph beside it; and the
+engines side by side, each with its swaps; `make bench-serving`.
 
 The modes take turns, several times over; the median of a mode's repetitions counts. Beside the
 real nodes stand the bare model (same resize, normalise and forward on an array in memory) and
@@ -33,7 +34,11 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
+import yaml
 
+from etuner_ros.bench.datasets import recording
+from etuner_ros.bench.engines import accuracy, networks_of, time_in_turns
+from etuner_ros.bench.soak import swap_weights
 from etuner_ros.bench.swapper import announcing
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
@@ -41,20 +46,27 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import encode_jpeg, Image, resize_square
 from etuner_ros.core.images.sources import open_source
-from etuner_ros.core.models.weights import pack, pack_base, read_base
+from etuner_ros.core.models.weights import pack, pack_base, RANGES, read_base
+from etuner_ros.core.serve.calibrate import calibrate
+from etuner_ros.core.serve.engines import Engines
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.msg import Prediction
+from etuner_ros.msg import LabelCorrection, Prediction
 from etuner_ros.nodes.conversions import array_to_image
+from etuner_ros.nodes.parameters import ModelSettings
 from etuner_ros.nodes.qos import NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
+from etuner_ros.shared.supervisor import Supervisor
 from etuner_ros.worker.client import WorkerClient
 
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30.0
-MODES = ('bare_model', 'idle', 'tuning', 'tuning_in_thread', 'swapping')
+MODES = ('bare_model', 'idle', 'tuning', 'tuning_in_thread', 'swapping', 'whole_graph')
+PARTS = ('take', 'convert', 'resize', 'infer', 'publish')  # of the way of a frame
 LABELLED = 200  # pictures that rounds train on
 SWAP_PERIOD_S = 2.0
 ANSWER_S = 1.0  # after the last frame, how long its prediction is waited for
-INPUT_SIZE = 128
+INPUT_SIZE = ModelSettings().input_size
+SWAP_EVERY = 9  # pictures between two swaps
+GRAPH_WARM_UP = 600  # predictions before the whole graph is measured
 
 
 @dataclass
@@ -69,6 +81,7 @@ class Measured:
     dropped: int
     train_samples_per_s: float | None = None
     versions: int = 1
+    parts_ms: dict[str, float] | None = None  # medians; they need not add up to the median
 
 
 def measured(latencies: list[float], sent: int) -> Measured:
@@ -85,6 +98,7 @@ class Stage:
 
     def __init__(self, stream: Path, folder: Path) -> None:
         self.folder, self.source = folder, stream
+        os.environ['ETUNER_GRAPHS'] = str(folder / 'graphs')  # of all that runs here
         self.frames = [f for f in open_source(str(stream)) if f.label][: LABELLED + 40]
         self.base = folder / 'deployed.safetensors'
         self._deploy()
@@ -94,10 +108,12 @@ class Stage:
         self.node = rclpy.create_node('bench_camera')
         self.cameras: dict[str, Any] = {}  # publisher by namespace
         self.heard: Counter[str] = Counter()  # predictions by namespace
+        self.sent: dict[int, int] = {}  # number of the picture by its stamp in ns
         self.add_camera('')
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.latencies: list[float] = []
+        self.parts: dict[str, list[float]] = {name: [] for name in PARTS}
         self.versions: set[int] = set()
 
     def _deploy(self) -> None:
@@ -126,7 +142,12 @@ class Stage:
     def _on_prediction(self, namespace: str, message: Prediction) -> None:
         self.heard[namespace] += 1
         stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
-        self.latencies.append(time.time() - stamp)
+        latency = time.time() - stamp
+        self.latencies.append(latency)
+        inside = message.inference_ms - message.resize_ms
+        took = (message.wait_ms, message.convert_ms, message.resize_ms, inside)
+        for name, value in zip(PARTS, (*took, 1e3 * latency - sum(took))):
+            self.parts[name].append(value)
         self.versions.add(message.model_version)
 
     def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -143,6 +164,7 @@ class Stage:
         now = time.time()
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = int(now), int((now % 1.0) * 1e9)
+        self.sent[header.stamp.sec * 10**9 + header.stamp.nanosec] = number
         picture = self.pictures[number % len(self.pictures)]
         message = array_to_image(picture, header)
         for camera in self.cameras.values():
@@ -153,6 +175,8 @@ class Stage:
         self.spin_until(lambda: False, 0.3)
         self.latencies.clear()
         self.versions.clear()
+        for part in self.parts.values():
+            part.clear()
         begin = time.monotonic()
         for number in range(frames):
             due = begin + number / rate_hz
@@ -163,6 +187,7 @@ class Stage:
         self.spin_until(lambda: len(self.latencies) >= sent, ANSWER_S)
         result = measured(self.latencies, sent)
         result.versions = len(self.versions)
+        result.parts_ms = {name: statistics.median(v) for name, v in self.parts.items()}
         return result
 
     def close(self) -> None:
@@ -305,7 +330,10 @@ def bare_model(stage: Stage, frames: int) -> Measured:
     import torch
 
     torch.set_num_threads(1)
-    live = LiveModel(read_base(stage.base))
+    engines = Engines()
+    base = read_base(stage.base)
+    engines.network(base.spec, base.state, wait=True)  # the graph is there from now on
+    live = LiveModel(base, engines)
     latencies = []
     begin = time.monotonic()
     for number in range(frames):
@@ -320,6 +348,9 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
     """Run one repetition of a mode."""
     if mode == 'bare_model':
         return bare_model(stage, frames)
+    if mode == 'whole_graph':
+        with whole_graph(stage):
+            return stage.stream(frames)
     if mode == 'tuning_in_thread':
         with inference(stage, train_in_thread=True) as counts:
             before, began = _count(counts), time.monotonic()
@@ -344,6 +375,126 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
         return stage.stream(frames)
 
 
+@contextmanager
+def whole_graph(stage: Stage) -> Iterator[None]:
+    """Run all nodes; a person confirms what is seen, twice a second, so that rounds run."""
+    home = stage.folder / 'graph'
+    values = {'autostart': True, 'model': {'weights': str(stage.base), 'input_size': INPUT_SIZE}}
+    home.mkdir(exist_ok=True)
+    file = home / 'params.yaml'
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': values}}))
+    before = os.environ.get('ROS_HOME')
+    os.environ['ROS_HOME'] = str(home)
+    supervisor = Supervisor([file], home / 'log', restart_delay_s=0.5)
+    labels = stage.node.create_publisher(LabelCorrection, 'labels', reliable(100))
+    shown = {i: f.label for i, f in enumerate(stage.frames[: len(stage.pictures)])}
+    heard: list[Prediction] = []
+    told = 0.0
+
+    def tell(message: Prediction) -> None:
+        nonlocal told
+        heard.append(message)
+        if message.kept and time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            label = shown[stage.sent.get(stamp, 0) % len(shown)]
+            labels.publish(
+                LabelCorrection(
+                    header=message.header, source=message.source, label=label, author='bench'
+                )
+            )
+
+    listener = stage.node.create_subscription(Prediction, 'predictions', tell, reliable(50))
+    try:
+        for name in ('model_manager', 'inference', 'label_collector', 'tuner'):
+            supervisor.start(name)
+        number = 0
+
+        def warm() -> bool:
+            nonlocal number
+            number += 1
+            stage.publish(number)
+            return len(heard) >= GRAPH_WARM_UP
+
+        if not stage.spin_until(warm, 240.0):
+            raise EtunerError(f'the nodes do not answer: see {home / "log"}')
+        yield
+    finally:
+        stage.node.destroy_subscription(listener)
+        stage.node.destroy_publisher(labels)
+        supervisor.stop()
+        os.environ.pop('ROS_HOME')
+        if before is not None:
+            os.environ['ROS_HOME'] = before
+
+
+def swaps_by_engine(stage: Stage, swaps: int) -> dict[str, dict[str, Any]]:
+    """
+    Swap backbones under the camera with each engine.
+
+    :return: by engine `swap_gap_ratio`, `frames_dropped_by_swaps`, `mixed_versions`, and gaps
+    """
+    base = read_base(stage.base)
+    pictures = [resize_square(p, base.spec.input_size) for p in stage.pictures]
+    layout, values = calibrate(base.spec, base.state, pictures)
+    ranges = stage.folder / 'ranges.safetensors'
+    ranges.write_bytes(pack({f'{RANGES}{layout}': values}))
+    found = {}
+    for name in ('torch-fp32', 'onnxruntime-fp32', 'onnxruntime-int8'):
+        engine, _, precision = name.partition('-')
+        home = stage.folder / f'swaps-{name}'
+        settings = {'engine': engine, 'precision': precision}
+        coded = ranges if precision == 'int8' else None
+        result = swap_weights(
+            stage.base, stage.pictures[0], home, swaps, SWAP_EVERY, RATE_HZ, settings, coded
+        )
+        found[name] = asdict(result)
+        print(
+            f'{swaps} swaps, {name}: {result.frames_dropped_by_swaps} frames dropped, gap ratio '
+            f'{result.swap_gap_ratio:.2f}',
+            file=sys.stderr,
+            flush=True,
+        )
+    return found
+
+
+def engines_side_by_side(stage: Stage, swaps: int, turns: int) -> dict[str, dict[str, Any]]:
+    """Return milliseconds, accuracy and swaps of each engine at the size that is served."""
+    base = read_base(stage.base)
+    pictures = [resize_square(p, base.spec.input_size) for p in stage.pictures]
+    networks = networks_of(base.spec, base.state, pictures)
+    times = time_in_turns(networks, dict.fromkeys(networks, pictures), turns)
+    sets = {'recording': recording(stage.source)}
+    measured_int8 = accuracy(sets, base.spec.architecture, base.spec.input_size, print_err)
+    delta = measured_int8['recording']['int8_minus_fp32']
+    swapped = swaps_by_engine(stage, swaps) if swaps else {}
+    return {
+        name: {
+            'pixels': base.spec.input_size,
+            **row,
+            'accuracy_delta': delta if name.endswith('int8') else 0.0,
+            **{
+                key: swapped[name][key]
+                for key in (
+                    'swap_gap_ratio',
+                    'frames_dropped_by_swaps',
+                    'swaps',
+                    'mixed_versions',
+                    'gap_p999_with_ms',
+                    'gap_p999_without_ms',
+                )
+                if name in swapped
+            },
+        }
+        for name, row in times.items()
+    }
+
+
+def print_err(text: str) -> None:
+    """Tell of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _count(file: Path) -> int:
     return int(file.read_text() or 0) if file.exists() else 0
 
@@ -359,11 +510,12 @@ def unloaded(stage: Stage, seconds: float) -> float:
     return rate
 
 
-def serve(stream: Path, output: Path, frames: int, repetitions: int) -> dict[str, Any]:
+def serve(stream: Path, output: Path, frames: int, repetitions: int, swaps: int) -> dict[str, Any]:
     """
-    Measure all modes in turns and write `serving.json`.
+    Measure all modes in turns, then the engines, and write `serving.json`.
 
     :param frames: of each mode, over all repetitions
+    :param swaps: of each engine; 0 leaves them out
     """
     each = -(-frames // repetitions)
     found: dict[str, list[Measured]] = {mode: [] for mode in MODES}
@@ -382,16 +534,23 @@ def serve(stream: Path, output: Path, frames: int, repetitions: int) -> dict[str
                         flush=True,
                     )
                 free.append(unloaded(stage, each / RATE_HZ))
+            engines = engines_side_by_side(stage, swaps, max(3 * repetitions, 3))
         finally:
             stage.close()
     modes = {mode: _median(results) for mode, results in found.items()}
     baseline = statistics.median(free)
+    overheads = [
+        i.p50_ms - b.p50_ms for i, b in zip(found['idle'], found['bare_model'], strict=True)
+    ]
     answer = {
         'modes': modes,
+        'engines': engines,
+        'overhead_p50_ms': modes['idle']['p50_ms'] - modes['bare_model']['p50_ms'],
+        'overhead_p50_range_ms': [min(overheads), max(overheads)],
+        'parts_p50_ms': modes['idle']['parts_ms'],
         'unloaded_train_samples_per_s': baseline,
         'p99_tuning_vs_idle': modes['tuning']['p99_ms'] / modes['idle']['p99_ms'],
         'training_vs_unloaded': modes['tuning']['train_samples_per_s'] / baseline,
-        'ros_overhead_p50_ms': modes['idle']['p50_ms'] - modes['bare_model']['p50_ms'],
         'frames_per_repetition': each,
         'repetitions': {mode: [asdict(r) for r in results] for mode, results in found.items()},
         'setting': {
@@ -402,6 +561,7 @@ def serve(stream: Path, output: Path, frames: int, repetitions: int) -> dict[str
             'threads': 1,
         },
         'machine': machine(),
+        'commit': machine()['commit'],
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'serving.json').write_text(json.dumps(answer, indent=1) + '\n')
@@ -416,6 +576,14 @@ def _median(results: list[Measured]) -> dict[str, Any]:
             key: statistics.median(getattr(r, key) for r in results)
             for key in ('p50_ms', 'p95_ms', 'p99_ms', 'max_ms')
         },
+        'p50_range_ms': [min(r.p50_ms for r in results), max(r.p50_ms for r in results)],
+        'p99_range_ms': [min(r.p99_ms for r in results), max(r.p99_ms for r in results)],
+        'parts_ms': {
+            name: statistics.median(r.parts_ms[name] for r in results if r.parts_ms)
+            for name in PARTS
+        }
+        if results[0].parts_ms
+        else None,
         'frames': sum(r.frames for r in results),
         'dropped': sum(r.dropped for r in results),
         'train_samples_per_s': statistics.median(rates) if rates else None,
@@ -439,5 +607,24 @@ def table(answer: dict[str, Any]) -> str:
     return '\n'.join(lines) + (
         f'\n\np99 while tuning: {answer["p99_tuning_vs_idle"]:.2f} of idle, with '
         f'{100 * answer["training_vs_unloaded"]:.0f} % of the unloaded training throughput; ROS '
-        f'and conversion: {answer["ros_overhead_p50_ms"]:.1f} ms at p50'
+        f'and conversion: {answer["overhead_p50_ms"]:.1f} ms at p50, of a frame '
+        + ', '.join(f'{name} {ms:.2f}' for name, ms in answer['parts_p50_ms'].items())
+        + ' ms\n\n'
+        + _engine_table(answer['engines'])
     )
+
+
+def _engine_table(engines: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        '| engine | px | p50, ms | over turns | p99, ms | accuracy, points | swaps | dropped | '
+        'gap ratio |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for name, row in engines.items():
+        low, high = row['p50_range_ms']
+        lines.append(
+            f'| {name} | {row["pixels"]} | {row["p50_ms"]:.2f} | {low:.2f} to {high:.2f} | '
+            f'{row["p99_ms"]:.2f} | {row["accuracy_delta"]:+.2f} | {row.get("swaps", 0)} | '
+            f'{row.get("frames_dropped_by_swaps", "-")} | {row.get("swap_gap_ratio", 0.0):.2f} |'
+        )
+    return '\n'.join(lines)

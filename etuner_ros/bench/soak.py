@@ -426,9 +426,18 @@ def published(message: Prediction) -> float:
 class SwapRun(Outside):
     """`inference` as a process, a camera, and `swapper` as another process."""
 
-    def __init__(self, base: Path, image: Image, home: Path, rate: float) -> None:
-        super().__init__(base, home, {'/**/inference': {'autostart': True, 'keep_rate_hz': 0.0}})
-        self.image, self.rate = image, rate
+    def __init__(
+        self,
+        base: Path,
+        image: Image,
+        home: Path,
+        rate: float,
+        settings: dict[str, Any] | None = None,
+        ranges: Path | None = None,
+    ) -> None:
+        values = {'autostart': True, 'keep_rate_hz': 0.0, **(settings or {})}
+        super().__init__(base, home, {'/**/inference': values})
+        self.image, self.rate, self.ranges = image, rate, ranges
         self.images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self.heard: list[Prediction] = []
         self.node.create_subscription(Prediction, 'predictions', self.heard.append, reliable(200))
@@ -473,7 +482,7 @@ class SwapRun(Outside):
     def with_swaps(self, frames: int, swaps: int) -> None:
         """Play with so many swaps."""
         first, period = self.result.swaps + 1, frames / self.rate / swaps
-        with announcing(self.base, first, swaps, period):
+        with announcing(self.base, first, swaps, period, self.ranges):
             self.play(frames)
         self.result.swaps += swaps
         self.gaps[True] += list(np.diff([published(m) for m in self.heard]))
@@ -501,14 +510,23 @@ class SwapRun(Outside):
 
 
 def swap_weights(
-    base: Path, image: Image, home: Path, swaps: int, every: int, rate: float = 30.0
+    base: Path,
+    image: Image,
+    home: Path,
+    swaps: int,
+    every: int,
+    rate: float = 30.0,
+    settings: dict[str, Any] | None = None,
+    ranges: Path | None = None,
 ) -> Swaps:
     """
     Play the same camera without and with swaps, a part of each in turns.
 
     :param every: pictures between two swaps
+    :param settings: parameters of inference, such as its engine
+    :param ranges: of activations, in a safetensors file, when versions are quantised
     """
-    run = SwapRun(base, image, home, rate)
+    run = SwapRun(base, image, home, rate, settings, ranges)
     try:
         run.start()
         left = swaps

@@ -3,7 +3,8 @@
 """
 Announces one version after the other, in a process of its own as `model_manager` is one.
 
-Arguments: base weights, first version, how many, seconds between two.
+Arguments: base weights, first version, how many, seconds between two, and a safetensors file with
+the ranges of activations when versions are quantised.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import rclpy
 
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.models.weights import BaseWeights, pack, read_base, sha256
+from etuner_ros.core.models.weights import BaseWeights, pack, read_base, sha256, State, unpack
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.qos import LATCHED
@@ -28,12 +29,14 @@ from etuner_ros.nodes.running import use_dds_profile
 PERIOD = 70  # versions after which the marks repeat
 
 
-def swap_message(base: BaseWeights, version: int) -> ModelUpdate:
+def swap_message(base: BaseWeights, version: int, ranges: State | None = None) -> ModelUpdate:
     """
     Announce weights by which a prediction shows from which version each part of it came.
 
     The class, the score and the appearance (which the first blocks make) each follow the number
     of the version with another period; a new class comes and goes.
+
+    :param ranges: of activations, for quantised versions
     """
     mark = version % PERIOD
     classes = [*base.spec.classes, *(['grown'] if mark % 2 else [])]
@@ -47,6 +50,7 @@ def swap_message(base: BaseWeights, version: int) -> ModelUpdate:
     }
     state['head.weight'] = np.zeros((len(classes), weight.shape[1]), np.float32)
     state['head.bias'] = bias
+    state.update(ranges or {})
     data = pack(state)
     return ModelUpdate(
         version=version,
@@ -59,7 +63,9 @@ def swap_message(base: BaseWeights, version: int) -> ModelUpdate:
 
 
 @contextmanager
-def announcing(base: Path, first: int, count: int, period_s: float) -> Iterator[None]:
+def announcing(
+    base: Path, first: int, count: int, period_s: float, ranges: Path | None = None
+) -> Iterator[None]:
     """
     Have another process announce versions, from now on.
 
@@ -68,6 +74,7 @@ def announcing(base: Path, first: int, count: int, period_s: float) -> Iterator[
     :raises EtunerError: when nobody listens, or it does not start
     """
     arguments = [str(base), str(first), str(count), str(period_s)]
+    arguments += [str(ranges)] if ranges is not None else []
     command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -88,9 +95,9 @@ def main() -> int:
     """Announce; the first one when somebody listens."""
     base, first, count = read_base(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     period = float(sys.argv[4])
-    messages = {
-        n % PERIOD: swap_message(base, n) for n in range(first, first + min(count, PERIOD))
-    }
+    ranges = unpack(Path(sys.argv[5]).read_bytes()) if len(sys.argv) > 5 else None
+    numbers = range(first, first + min(count, PERIOD))
+    messages = {n % PERIOD: swap_message(base, n, ranges) for n in numbers}
     use_dds_profile()
     rclpy.init()
     node = rclpy.create_node('swapper')

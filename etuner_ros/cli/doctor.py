@@ -91,6 +91,36 @@ def check_torchvision() -> Finding:
     return Finding('torchvision', OK, _version('torchvision'))
 
 
+def check_engine() -> Finding:
+    """Look which engine will serve."""
+    try:
+        onnxruntime = importlib.import_module('onnxruntime')
+    except ImportError:
+        return Finding(
+            'engine',
+            WARNING,
+            'onnxruntime is not installed: torch serves, some times slower',
+            'python3 -m pip install --user --no-deps -r requirements-robot.txt',
+        )
+    except Exception as error:
+        return Finding(
+            'engine',
+            WARNING,
+            f'onnxruntime does not import: {str(error)[:120]}; torch serves',
+            'install the one that fits this Python and numpy',
+        )
+    providers = ', '.join(onnxruntime.get_available_providers())
+    if not _version('onnx'):
+        return Finding(
+            'engine',
+            WARNING,
+            f'onnxruntime {onnxruntime.__version__} without onnx: no graph can be made, torch '
+            f'serves',
+            'python3 -m pip install --user --no-deps -r requirements-robot.txt',
+        )
+    return Finding('engine', OK, f'onnxruntime {onnxruntime.__version__}: {providers}')
+
+
 def check_numpy() -> Finding:
     """Look whether cv_bridge, where there is one, was made for this numpy."""
     import numpy
@@ -295,7 +325,14 @@ def _check_qos(node: Any) -> list[Finding]:
 
 def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]:
     """Run all checks."""
-    found = [check_python(), check_torch(), check_torchvision(), check_numpy(), check_ros()]
+    found = [
+        check_python(),
+        check_torch(),
+        check_torchvision(),
+        check_engine(),
+        check_numpy(),
+        check_ros(),
+    ]
     found += [check_package(), *check_folders(), check_shared_memory()]
     if graph and not any(f.check == 'ros' and f.state == ERROR for f in found):
         found += check_graph(image_topic)

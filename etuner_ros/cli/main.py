@@ -135,7 +135,19 @@ def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo.run import recorded_stream
 
     stream = arguments.stream or recorded_stream()
-    found = serve(stream, arguments.output, arguments.frames, arguments.repetitions)
+    found = serve(
+        stream, arguments.output, arguments.frames, arguments.repetitions, arguments.swaps
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _bench_engines(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.engines import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    found = measure(stream, arguments.grocery, arguments.output, arguments.pixels, arguments.turns)
     answer(arguments.json, table(found), found)
     return 0
 
@@ -549,6 +561,16 @@ def _add_benches(commands: Any) -> None:
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     growth.set_defaults(run=_bench_growth)
 
+    engines = benches.add_parser(
+        'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'
+    )
+    engines.add_argument('--stream', type=Path, help='recording with ground truth')
+    engines.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
+    engines.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    engines.add_argument('--pixels', type=int, nargs='+', default=[128, 224], help='input sizes')
+    engines.add_argument('--turns', type=int, default=10, help='turns of all engines')
+    engines.set_defaults(run=_bench_engines)
+
     serving = benches.add_parser(
         'serving', help='latency of predictions while the robot idles, tunes and swaps'
     )
@@ -558,6 +580,12 @@ def _add_benches(commands: Any) -> None:
         '--frames', type=int, default=3000, help='of each mode, over all repetitions'
     )
     serving.add_argument('--repetitions', type=int, default=3, help='turns of all modes')
+    serving.add_argument(
+        '--swaps',
+        type=int,
+        default=1000,
+        help='of each engine, under the camera; 0 leaves them out',
+    )
     serving.set_defaults(run=_bench_serving)
 
 

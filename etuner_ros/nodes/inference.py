@@ -248,22 +248,25 @@ class InferenceNode(AutostartNode):
         swapper, keeper, painter = self._swapper, self._keeper, self._painter
         if not self.active or swapper is None or keeper is None or painter is None:
             return
-        stamp = stamp_ns(header)
+        stamp, now = stamp_ns(header), self.get_clock().now().nanoseconds
         self._images_come.heard()
-        self._age.note(stamp, self.get_clock().now().nanoseconds)
+        self._age.note(stamp, now)
         if not swapper.ready:
             self._unanswered += 1
             return
+        began = time.perf_counter()
         try:
             image = read()
         except Exception:
             self._unreadable += 1
             raise
+        read_ms = 1e3 * (time.perf_counter() - began)
         result = swapper.live.predict(image, self.settings.top_k)
         kept = keeper.wants(self.settings.keep_rate_hz)
         self._latency_ms = (self.get_clock().now().nanoseconds - stamp) / 1e6
         self._inference_ms = 1e3 * result.seconds
-        said = Predicted(header, self.settings.source, next(self._uids), image, encoded, result)
+        uid, source, wait_ms = next(self._uids), self.settings.source, (now - stamp) / 1e6
+        said = Predicted(header, source, uid, image, encoded, result, wait_ms, read_ms)
         self._predictions.publish(said.prediction(kept, self._latency_ms))
         self._frames += 1
         self._last_frame = time.monotonic()

@@ -33,6 +33,8 @@ class Predicted:
     image: Image
     encoded: tuple[str, bytes] | None  # format and code, when it came compressed
     result: Result
+    wait_ms: float = 0.0  # from image stamp until the node took the image
+    convert_ms: float = 0.0  # from the message to a picture
 
     @property
     def label(self) -> str:
@@ -61,6 +63,9 @@ class Predicted:
             kept=kept,
             latency_ms=latency_ms,
             inference_ms=1e3 * result.seconds,
+            wait_ms=self.wait_ms,
+            convert_ms=self.convert_ms,
+            resize_ms=1e3 * result.resize_seconds,
         )
 
     def frame(self, jpeg_quality: int) -> PredictedFrame:

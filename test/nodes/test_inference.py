@@ -109,11 +109,10 @@ def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
     ros.until(lambda: len(features) == len(base.exemplars), 'all features')
     assert len(base.exemplars) > 10
     model = LiveModel(base)
-    expected = {
-        model.feature(decode(code))[0].numpy().astype('<f2').tobytes()
-        for _, code in base.exemplars
-    }
-    assert {bytes(f.feature) for f in features} == expected
+    expected = np.stack([model.feature(decode(code))[0] for _, code in base.exemplars])
+    got = np.stack([np.frombuffer(bytes(f.feature), '<f2') for f in features])
+    nearest = np.abs(got[:, None] - expected[None]).max(axis=2).min(axis=1)
+    assert nearest.max() < 0.02, 'of the same pictures, to the precision of float16'
     assert {f.backbone_sha256 for f in features} == {backbone_digest(base.sha256, {})}
 
 

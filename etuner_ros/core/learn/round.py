@@ -80,11 +80,13 @@ class Round:
     loss: float = field(default=math.nan, init=False)
     probe_seconds: float = field(default=0.0, init=False)
     _began: float = field(default_factory=time.perf_counter, init=False)
+    _waiting: list[Sample] = field(init=False)
     _passed: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Take what waits."""
-        self.new = [] if self.calibrate else self.book.pending
+        self._waiting = self.book.pending  # that the head has learned
+        self.new = [] if self.calibrate else self._waiting
 
     def train(self, cancelled: Callable[[], bool]) -> Iterator[Step]:
         """
@@ -93,8 +95,8 @@ class Round:
         :param cancelled: asked before each training batch
         :raises RoundCancelled: when asked to stop
         """
+        self._prepare_head()
         if not self.calibrate:
-            self._prepare_head()
             self._probe(0, self._here())
         if self.new:
             training = self.training
@@ -256,7 +258,7 @@ class Round:
         the served head is the instant one anyway.
         """
         labels = [*self.live.model.classes, *(s.label for s in self.book.replay.samples)]
-        labels += [s.label for s in self.new]
+        labels += [s.label for s in self._waiting]
         instant = self.head.instant
         known = set(self.training.model.classes)
         for label in [n for n in dict.fromkeys(labels) if n not in known]:
@@ -276,7 +278,7 @@ class Round:
         passed = self._passed if reuse else {}
         replayed = self.book.newest(self.head.config.max_samples, passed.keys())
         now = (
-            self.book.find(s.sample_id) for s in self.new
+            self.book.find(s.sample_id) for s in self._waiting
         )  # not taken back, and by its label now
         samples = {s.sample_id: s for s in [*replayed, *now] if s is not None}
         self.head.fit_candidate(

@@ -183,7 +183,7 @@ class GraphFile:
     def _write_quantised(
         self, data: bytearray, layer: Layer, weight: Floats, bias: Floats, step: float
     ) -> None:
-        codes, scales = symmetric(weight)
+        codes, scales = symmetric(weight, least_steps(bias, step))
         self._write(data, f'{layer.weight_to}_quantized', codes)
         self._write(data, f'{layer.weight_to}_scale', scales)
         if not layer.bias_to:
@@ -229,11 +229,25 @@ def affine(ranges: Floats) -> tuple[Floats, npt.NDArray[np.uint8]]:
     return scales, zeros
 
 
-def symmetric(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Return weights (C, ...) as signed 8 bit and the scale (C,) of each output channel."""
+def least_steps(bias: Floats, step: float) -> Floats:
+    """
+    Return the smallest scale of the weights of each channel (C,) at which its bias (C,) still fits
+    into 32 bit, in which sums are: of a channel whose weights are nearly 0 it would not.
+
+    :param step: scale of the input
+    """
+    return np.asarray(1.0001 * 2.0 * np.abs(bias) / (2.0**32 - 1) / step, np.float32)
+
+
+def symmetric(weight: Floats, least: Floats | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
+    """
+    Return weights (C, ...) as signed 8 bit and the scale (C,) of each output channel.
+
+    :param least: smallest scale (C,)
+    """
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     scales = np.where(largest > 0, largest / np.float32(127.0), np.float32(1.0))
-    scales = scales.astype(np.float32)
+    scales = np.maximum(scales, 0.0 if least is None else least).astype(np.float32)
     rounded = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
     return np.clip(rounded, -127, 127).astype(np.int8), scales
 

@@ -1,0 +1,330 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Engines: the same answers as torch, quantised as onnxruntime itself would, and a next best one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import time
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_static,
+    QuantType,
+)
+import pytest
+import torch
+
+from etuner_ros.core.errors import ConfigError, EngineError, WeightsError
+from etuner_ros.core.images.codec import resize_square
+from etuner_ros.core.models.networks import build, from_base, pretrained_spec
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    BaseWeights,
+    check_update,
+    pack,
+    RANGES,
+    read_base,
+    sha256,
+)
+from etuner_ros.core.serve.calibrate import calibrate
+from etuner_ros.core.serve.engines import Engines, EngineSettings, providers_for
+from etuner_ros.core.serve.graph_file import affine, GraphFile, least_steps, ranges_of, symmetric
+from etuner_ros.core.serve.graph_store import graph_path, GraphStore
+from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.networks import OnnxNetwork, OnnxSession
+
+
+@pytest.fixture(scope='module')
+def base(deployed: Path) -> BaseWeights:
+    return read_base(deployed)
+
+
+@pytest.fixture(scope='module')
+def pictures(frames: list) -> list[np.ndarray]:
+    return [resize_square(f.image, 64) for f in frames]
+
+
+@pytest.fixture
+def engines(ros_home: Path) -> Engines:
+    """Return the default engines; their graphs are shared by all tests."""
+    made = Engines()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ranges(base, pictures, engines) -> tuple[str, np.ndarray]:
+    return calibrate(base.spec, base.state, pictures, engines)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean(np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+
+
+def test_onnxruntime_gives_the_features_that_torch_gives(base, pictures, engines):
+    network = engines.network(base.spec, base.state, wait=True)
+    assert (network.name, network.quantised) == ('onnxruntime-fp32', False)
+    model = from_base(base.state, base.spec)
+    _, features, appearance = model.examine(model.tensor(pictures[:8]))
+    got, seen = network.look(pictures[:8])
+    assert np.abs(got - features.numpy()).max() < 1e-4
+    assert np.abs(seen - appearance.numpy()).max() < 1e-4
+    one = np.concatenate([network.look([p])[0] for p in pictures[:8]])
+    assert np.abs(one - got).max() < 1e-4, 'alone as in a batch'
+    by_torch = Engines(EngineSettings(engine='torch')).network(base.spec, base.state)
+    assert by_torch.name == 'torch-fp32'
+    assert np.abs(by_torch.look(pictures[:8])[0] - got).max() < 1e-4
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v3_small', 'regnet_y_400mf'])
+def test_networks_of_torchvision_are_served_too(name, pictures, engines):
+    """With biases, squeeze-and-excitation and groups: of each the weights are found."""
+    torch.manual_seed(1)
+    model = build(pretrained_spec(name, 64))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0.0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.8, 1.2)
+                module.bias.normal_(0.0, 0.1)
+    state = model.state()
+    _, features, _ = model.examine(model.tensor(pictures[:4]))
+    got, _ = engines.network(model.spec, state, wait=True).look(pictures[:4])
+    scale = float(features.abs().max())
+    assert np.abs(got - features.numpy()).max() < 1e-4 * scale
+    ranges = calibrate(model.spec, state, pictures, engines)
+    quantised = engines.network(model.spec, state, ranges, wait=True)
+    assert quantised.name == 'onnxruntime-int8'
+    assert cosine(quantised.look(pictures[:4])[0], features.numpy()) > 0.98
+
+
+def test_a_network_that_can_not_be_exported_is_served_by_torch_with_one_sentence(
+    pictures, engines
+):
+    torch.manual_seed(1)
+    model = build(pretrained_spec('convnext_tiny', 64))
+    network = engines.network(model.spec, model.state(), wait=True)
+    assert network.name == 'torch-fp32'
+    assert network.look(pictures[:1])[0].shape == (1, model.feature_size)
+    assert "'convnext_tiny' can not be served by onnxruntime" in engines.why_not()
+    assert engines.why_not().endswith('torch serves')
+    assert '\n' not in engines.why_not()
+
+
+class Pictures(CalibrationDataReader):
+    def __init__(self, rows: np.ndarray) -> None:
+        self.left = [row[None] for row in rows]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return {'pictures': self.left.pop()} if self.left else None
+
+
+def test_what_is_written_into_the_graph_is_what_onnxruntime_quantises(
+    base, pictures, engines, ranges, tmp_path
+):
+    """The weights of a version are quantised without the library, to the same numbers."""
+    spec, state = base.spec, base.state
+    plain = GraphStore().wait(spec.architecture, spec.input_size, 'fp32').filled(state)
+    (tmp_path / 'plain.onnx').write_bytes(plain)
+    mean, std = (np.array(v, np.float32) for v in (spec.mean, spec.std))
+    rows = ((np.stack(pictures) / np.float32(255) - mean) / std).astype(np.float32)
+    quantize_static(
+        tmp_path / 'plain.onnx',
+        tmp_path / 'int8.onnx',
+        Pictures(rows),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=['Conv', 'Clip', 'Relu', 'MaxPool'],
+    )
+    theirs = {
+        i.name: onnx.numpy_helper.to_array(i)
+        for i in onnx.load(tmp_path / 'int8.onnx').graph.initializer
+    }
+    ours = {
+        i.name: onnx.numpy_helper.to_array(i)
+        for i in onnx.load_from_string(
+            GraphStore().wait(spec.architecture, spec.input_size, 'int8').filled(state, ranges[1])
+        ).graph.initializer
+    }
+    codes = [n for n in theirs if n.endswith('weight_quantized')]
+    assert len(codes) == 49
+    assert set(theirs) == set(ours)
+    for name, value in theirs.items():
+        if value.dtype == np.float32:
+            assert np.allclose(value, ours[name], rtol=1e-5, atol=0), name
+        else:
+            off = np.abs(value.astype(np.int64) - ours[name].astype(np.int64))
+            assert off.max() <= 1, name  # a value in the middle is rounded either way
+            assert (off > 0).mean() < 0.03, name
+    spec_of = OnnxSession((tmp_path / 'int8.onnx').read_bytes(), spec)
+    a = np.concatenate([spec_of.run([p])[0] for p in pictures[:8]])
+    network = engines.network(spec, state, ranges, wait=True)
+    b = np.concatenate([network.look([p])[0] for p in pictures[:8]])
+    assert cosine(a, b) > 0.999
+
+
+def test_a_quantised_version_is_another_backbone_and_its_head_touches_no_network(
+    base, frames, engines, ranges
+):
+    while engines.network(base.spec, base.state).name.startswith('torch'):
+        time.sleep(0.01)
+    live = LiveModel(base, engines)
+    assert live.engine == 'onnxruntime-fp32'
+    image = frames[0].image
+    plain = live.predict(image, 1)
+    update = {f'{RANGES}{ranges[0]}': ranges[1]}
+    data = bytearray(pack(update))
+    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    result = live.predict(image, 1)
+    assert live.engine == 'onnxruntime-int8'
+    assert result.backbone == backbone_digest(base.sha256, update) != plain.backbone
+    assert np.abs(result.features - plain.features).max() > 0
+    assert cosine(result.features[None], plain.features[None]) > 0.98
+    network = live._slot.network
+    rolled = {k: np.roll(v, 1, axis=0) for k, v in base.state.items() if k.startswith('head.')}
+    data = bytearray(pack({**update, **rolled}))
+    live.swap(live.prepare(2, base.spec.classes, data, sha256(data)))
+    assert live._slot.network is network
+    after = live.predict(image, 1)
+    assert (after.version, after.backbone) == (2, result.backbone)
+    assert after.labels != result.labels
+
+
+def test_without_onnxruntime_a_quantised_version_is_served_in_float_and_says_so(
+    base, frames, ranges
+):
+    live = LiveModel(base, Engines(EngineSettings(engine='torch')))
+    update = {f'{RANGES}{ranges[0]}': ranges[1]}
+    data = bytearray(pack(update))
+    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    result = live.predict(frames[0].image, 1)
+    assert live.engine == 'torch-fp32'
+    assert result.backbone == backbone_digest(base.sha256, {}), 'its feature is of the float one'
+    assert live.engines.why_not() == ('int8 needs onnxruntime; the version is served in fp32')
+
+
+def test_torch_serves_until_the_graph_is_made_and_then_no_more(
+    base, frames, monkeypatch, tmp_path
+):
+    monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path / 'none yet'))
+    engines = Engines()
+    live = LiveModel(base, engines)
+    assert (live.engine, engines.warming, live.has_better) == ('torch-fp32', True, False)
+    before = live.predict(frames[0].image, 1)
+    deadline = time.monotonic() + 120
+    while not live.has_better:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    live.renew()
+    assert (live.engine, engines.warming) == ('onnxruntime-fp32', False)
+    after = live.predict(frames[0].image, 1)
+    assert (after.version, after.backbone, after.labels) == (0, before.backbone, before.labels)
+    assert np.abs(after.features - before.features).max() < 1e-4
+    engines.close()
+
+
+def test_a_session_that_fails_while_it_serves_loses_no_frame(base, frames, engines, monkeypatch):
+    engines.network(base.spec, base.state, wait=True)
+    live = LiveModel(base, engines)
+
+    def fail(*_: object) -> None:
+        raise EngineError('onnxruntime failed: out of memory')
+
+    monkeypatch.setattr(OnnxNetwork, 'look', fail)
+    result = live.predict(frames[0].image, 1)
+    assert (result.version, len(result.labels), live.engine) == (0, 1, 'torch-fp32')
+    assert engines.why_not() == 'onnxruntime failed: out of memory; torch serves'
+
+
+def test_a_damaged_graph_is_made_anew(base, engines, monkeypatch, tmp_path):
+    engines.network(base.spec, base.state, wait=True)
+    source = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
+    monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path))
+    damaged = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
+    damaged.write_bytes(source.read_bytes()[:100_000])
+    found = GraphStore().wait(base.spec.architecture, base.spec.input_size, 'fp32')
+    assert len(found.layers) == 49
+    assert damaged.stat().st_size == source.stat().st_size
+
+
+def test_a_folder_that_can_not_be_written_to_leaves_torch_serving(base, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('in the way')
+    monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path / 'file' / 'graphs'))
+    engines = Engines()
+    network = engines.network(base.spec, base.state, wait=True)
+    assert network.name == 'torch-fp32'
+    assert 'can not be made' in engines.why_not()
+    assert str(tmp_path / 'file') in engines.why_not()
+
+
+def test_ranges_of_another_release_and_too_few_pictures_are_told(base, pictures, engines, ranges):
+    network = engines.network(base.spec, base.state, ('0123456789ab', ranges[1]), wait=True)
+    assert network.name == 'onnxruntime-fp32'
+    assert 'another release' in engines.why_not()
+    with pytest.raises(EngineError, match='5 pictures are too few .* 32 are needed'):
+        calibrate(base.spec, base.state, pictures[:5], engines)
+    int8 = GraphFile(graph_path('efficientnet_lite0', 64, 'int8').read_bytes())
+    with pytest.raises(EngineError, match='5. ranges'):
+        int8.filled(base.state, ranges[1][:3])
+    with pytest.raises(EngineError, match='the weights lack'):
+        int8.filled({}, ranges[1])
+    with pytest.raises(EngineError, match='damaged'):
+        GraphFile(b'no graph')
+
+
+def test_a_provider_that_can_not_be_loaded_is_no_reason_to_stop(base, engines):
+    graph = GraphStore().wait(base.spec.architecture, base.spec.input_size, 'fp32')
+    with pytest.raises(EngineError, match='CUDAExecutionProvider'):
+        OnnxSession(
+            graph.filled(base.state),
+            base.spec,
+            1,
+            ['CUDAExecutionProvider', 'CPUExecutionProvider'],
+        )
+    with pytest.raises(EngineError, match='not on cuda: install onnxruntime-gpu'):
+        providers_for('cuda', 'auto')
+
+
+def test_half_precision_needs_a_gpu():
+    with pytest.raises(ConfigError, match="'fp16' needs CUDA"):
+        Engines(EngineSettings(precision='fp16'), 'cpu')
+    with pytest.raises(ConfigError, match='engine must be one of'):
+        EngineSettings(engine='tflite')
+
+
+def test_ranges_travel_with_an_update_and_are_checked(base, ranges):
+    name = f'{RANGES}{ranges[0]}'
+    check_update(base.state, {name: ranges[1]}, len(base.spec.classes))
+    assert ranges_of({name: ranges[1]})[0] == ranges[0]
+    assert ranges_of({'head.bias': np.zeros(1)}) is None
+    for bad in (ranges[1].astype(np.float64), ranges[1][:, :1], ranges[1][:, ::-1] + 1.0):
+        with pytest.raises(WeightsError, match=r'quantised\.ranges'):
+            check_update(base.state, {name: np.ascontiguousarray(bad)}, len(base.spec.classes))
+    broken = ranges[1].copy()
+    broken[0, 0] = np.nan
+    with pytest.raises(WeightsError, match='ranges that are none'):
+        check_update(base.state, {name: broken}, len(base.spec.classes))
+
+
+def test_codes_cover_their_ranges():
+    scales, zeros = affine(np.array([[0.0, 6.0], [-2.0, 3.1], [1.0, 5.1], [0.0, 0.0]], np.float32))
+    assert zeros.tolist() == [0, 100, 0, 0]
+    assert np.allclose(scales, [6 / 255, 5.1 / 255, 5.1 / 255, 1.0])
+    codes, steps = symmetric(np.array([[[-1.0]], [[0.5]], [[0.0]]], np.float32))
+    assert codes.ravel().tolist() == [-127, 127, 0]
+    assert np.allclose(steps, [1 / 127, 0.5 / 127, 1.0])
+
+
+def test_the_bias_of_a_channel_whose_weights_are_nearly_nothing_still_fits():
+    weight, bias = np.full((1, 2), 1e-12, np.float32), np.array([3.0], np.float32)
+    _, steps = symmetric(weight, least_steps(bias, 0.02))
+    code = np.rint(bias / (np.float32(0.02) * steps))
+    assert abs(code[0]) < 2**31
+    assert np.isclose(code[0] * 0.02 * steps[0], 3.0)
