@@ -24,7 +24,7 @@ from etuner_ros.core.models.networks import build, pretrained_spec
 
 Features = npt.NDArray[np.float32]
 Kept = npt.NDArray[np.float16]
-TURNS = 60  # predictions that each candidate is timed on
+TURNS = 150  # predictions that each candidate is timed on
 WARM_UP = 3  # turns before
 LEAST_LABELS = 20  # of a place that is a stream of its own
 
@@ -149,12 +149,14 @@ class FeatureStore:
 def milliseconds(
     served: dict[Candidate, Served], turns: int = TURNS
 ) -> dict[Candidate, list[float]]:
-    """Return the milliseconds of predictions; the candidates take turns."""
+    """Return the milliseconds of predictions; candidates take turns, in another order each."""
     rng = np.random.default_rng(0)
     images = {c: rng.integers(0, 255, (c.pixels, c.pixels, 3), np.uint8) for c in served}
     found: dict[Candidate, list[float]] = {c: [] for c in served}
+    order = list(served.items())
     for turn in range(turns + WARM_UP):
-        for candidate, network in served.items():
+        for number in rng.permutation(len(order)):
+            candidate, network = order[number]
             began = time.perf_counter()
             network.look([images[candidate]])
             if turn >= WARM_UP:

@@ -326,6 +326,11 @@ def test_rules_differ_where_a_cheaper_one_is_nearly_as_good():
     assert choose([cheap, best], Limits(), 'within_error') is cheap  # 82 % of 100: 3.8 points
     assert choose([cheap, best], Limits(), 'within_paired_error') is best  # 2 ± 1.4 points
     assert choose([cheap, best], Limits(), 'likeliest') is best
+    sharp = replace(best, candidate=replace(best.candidate, pixels=224), doubt=(30,) * 100)
+    assert choose([sharp, best], Limits(), 'likeliest') is best
+    assert (
+        choose([sharp, best], Limits()) is sharp
+    )  # 0.30 nats for 0.272: less than the pixels make up
     twin = replace(best, p50_ms=2.0)
     assert choose([twin, best], Limits(), 'near_likeliest') is twin
     with pytest.raises(ConfigError, match=f'one of {", ".join(RULES)}'):

@@ -21,6 +21,7 @@ from etuner_ros.core.choose.pictures import Labelled
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.processes import die_with_parent
+from etuner_ros.core.serve.graph_file import FORMAT
 
 if TYPE_CHECKING:
     from etuner_ros.core.choose.candidates import Candidate
@@ -108,7 +109,7 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what measures and serves; 'none' of what is not installed."""
-    found = {'etuner_ros': __version__}
+    found = {'etuner_ros': __version__, 'graphs': str(FORMAT)}
     for package in ('torch', 'onnxruntime', 'numpy'):
         try:
             found[package] = version(package)
