@@ -11,6 +11,7 @@ from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
 from etuner_ros.cli import choose
+from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
 
@@ -453,7 +454,7 @@ def parser() -> argparse.ArgumentParser:
         help="efficientnet_lite0 or a torchvision classification model's name",
     )
     deploy.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     deploy.add_argument(
         '--weights',
@@ -511,7 +512,7 @@ def _add_benches(commands: Any) -> None:
         help="efficientnet_lite0 or a torchvision classification model's name",
     )
     costs.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
     costs.set_defaults(run=_bench_costs)
@@ -525,7 +526,7 @@ def _add_benches(commands: Any) -> None:
         help='recording, or folder <scenario>/<kind>/*.jpg; default: the recording of the package',
     )
     scenarios.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_bench_scenarios)
