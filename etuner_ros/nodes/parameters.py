@@ -30,7 +30,7 @@ class ModelSettings(Checked):
 
     architecture: str = setting(
         'efficientnet_lite0',
-        'network: efficientnet_lite0 or the name of a torchvision classification model',
+        'network: efficientnet_lite0, 1, 2 or the name of a torchvision classification model',
     )
     input_size: int = setting(INPUT_SIZE, 'side of the square input, in px', 32, 1024)
     weights: str = setting(
