@@ -20,7 +20,7 @@ import numpy.typing as npt
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.models.weights import RANGES, State
 
-FORMAT = 1  # of templates; one of another format is made anew
+FORMAT = 2  # of templates; one of another format is made anew
 RECIPE = 'etuner'  # key of the metadata that says what is written where
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
