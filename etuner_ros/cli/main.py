@@ -151,6 +151,34 @@ def _bench_engines(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_switching(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.switching import bench, table
+    from etuner_ros.core.serve.variants import read_variants
+    from etuner_ros.demo.run import recorded_stream
+
+    path = arguments.table
+    if path is None:
+        import json
+
+        from etuner_ros.bench.variant_table import measure_table
+
+        measured = measure_table(arguments.stream or recorded_stream())
+        path = arguments.output / 'variants.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measured, indent=1) + '\n')
+    variants = read_variants(path, arguments.network)
+    found = bench(
+        variants,
+        arguments.output,
+        arguments.seeds,
+        arguments.learner_steps,
+        arguments.learners,
+        {'file': path.name},
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
 def _soak(arguments: argparse.Namespace) -> int:
     import tempfile
 
@@ -549,6 +577,32 @@ def _add_benches(commands: Any) -> None:
         help='of each engine, under the camera; 0 leaves them out',
     )
     serving.set_defaults(run=_bench_serving)
+
+    switching = benches.add_parser(
+        'switching',
+        help='the choice of variants on made days, beside fixed ones and a learned one',
+    )
+    switching.add_argument(
+        '--table',
+        type=Path,
+        help='measured variants (JSON); default: measure them here, on --stream',
+    )
+    switching.add_argument('--network', default='', help='of a table of several networks')
+    switching.add_argument('--stream', type=Path, help='recording to measure accuracy on')
+    switching.add_argument(
+        '--output', type=Path, default=Path('results'), help='folder to write to'
+    )
+    switching.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1], help='ten days of each are played'
+    )
+    switching.add_argument(
+        '--learner-steps',
+        type=int,
+        default=400000,
+        help='decisions that A2C learns from; 0 = leave it out',
+    )
+    switching.add_argument('--learners', type=int, default=2, help='of which the best one counts')
+    switching.set_defaults(run=_bench_switching)
 
 
 def main(arguments: list[str] | None = None) -> int:
