@@ -182,7 +182,7 @@ def test_what_is_measured_is_a_row_of_the_table_for_each_size(robot, frames):
     robot.live.smaller = None
     own = [robot.live.predict(f.image, 1).labels for f in frames[:40]]
     same = sum(a == b for a, b in zip(small, own))
-    assert 0 < same
+    assert same > 0
     assert rows[2].accuracy == pytest.approx((same + 1) / 42), 'as often as both say the same'
 
 
