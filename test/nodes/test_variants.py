@@ -90,11 +90,12 @@ def test_a_battery_that_falls_has_fewer_pixels_serve_until_it_has_recovered(
     features = ros.listen(FrameFeature, 'frame_feature')
     battery = ros.speak(BatteryState, 'battery', qos_profile_sensor_data)
 
-    def charged(charge: float) -> Callable[[], None]:
-        return battery.publish(BatteryState(percentage=charge, voltage=12.0, current=-1.0))
+    def charged(charge: float) -> None:
+        battery.publish(BatteryState(percentage=charge, voltage=12.0, current=-1.0))
 
-    camera.shoot()
-    assert node.diagnostics()['why this variant'].endswith('frames that it takes were seen')
+    ros.until(
+        lambda: node.diagnostics()['why this variant'].startswith('0 of the 32 frames'), 'the wait'
+    )
     charged(0.9)
     said = camera.until(lambda d: '48 px fp32' in d['variants'], 'the table of variants')
     assert '64 px fp32' in said['variants']
