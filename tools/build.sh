@@ -21,5 +21,6 @@ if ! colcon build --symlink-install --base-paths build/src --event-handlers cons
     echo "etuner_ros: the build failed; the messages above say where." >&2
     exit 1
 fi
+find install -xtype l -delete  # links to files that were moved or deleted since the last build
 cp .venv/.steps/ros build/.environment
 echo "built in $((SECONDS - began)) s"

@@ -46,14 +46,23 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import encode_jpeg, Image, resize_square
 from etuner_ros.core.images.sources import open_source
-from etuner_ros.core.models.weights import pack, pack_base, RANGES, read_base
+from etuner_ros.core.models.weights import (
+    pack,
+    pack_base,
+    RANGES,
+    read_base,
+    sha256,
+    unpack,
+)
 from etuner_ros.core.serve.calibrate import calibrate
 from etuner_ros.core.serve.engines import Engines
+from etuner_ros.core.serve.graph_file import ranges_of
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.msg import LabelCorrection, Prediction
+from etuner_ros.msg import LabelCorrection, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
+from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.parameters import ModelSettings
-from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
 from etuner_ros.shared.supervisor import Supervisor
 from etuner_ros.worker.client import WorkerClient
@@ -103,6 +112,8 @@ class Stage:
         self.base = folder / 'deployed.safetensors'
         self._deploy()
         self.pictures = [_camera_picture(f.image) for f in self.frames[:40]]
+        self.ranges = folder / 'ranges.safetensors'  # of activations: versions are quantised
+        self._calibrate()
         use_dds_profile()
         rclpy.init()
         self.node = rclpy.create_node('bench_camera')
@@ -127,6 +138,24 @@ class Stage:
         images = [resize_square(f.image, INPUT_SIZE) for f in self.frames]
         fit_head(model, images, [f.label for f in self.frames])
         replace_file(self.base, pack_base(model.state(), model.spec, model.unit_sizes))
+
+    def _calibrate(self) -> None:
+        base = read_base(self.base)
+        pictures = [resize_square(p, base.spec.input_size) for p in self.pictures]
+        layout, values = calibrate(base.spec, base.state, pictures)
+        self.ranges.write_bytes(pack({f'{RANGES}{layout}': values}))
+
+    def quantised(self) -> ModelUpdate:
+        """Return what the tuner makes of the base weights before any round."""
+        base, data = read_base(self.base), self.ranges.read_bytes()
+        return ModelUpdate(
+            version=1,
+            base_sha256=base.sha256,
+            sha256=sha256(data),
+            architecture=base.spec.architecture,
+            classes=base.spec.classes,
+            weights=to_bytes(data),
+        )
 
     def add_camera(self, namespace: str) -> None:
         """Add a camera that shows the same pictures."""
@@ -231,7 +260,10 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
     log = (stage.folder / 'inference.log').open('ab')
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    versions = stage.node.create_publisher(ModelUpdate, f'{namespace}/model'.lstrip('/'), LATCHED)
+    versions.publish(stage.quantised())
     try:
+        stage.versions.clear()
         stage.latencies.clear()
         stage.heard.clear()
         number = 0
@@ -242,10 +274,15 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
             stage.publish(number)
             return stage.heard[namespace] >= 10
 
-        if not stage.spin_until(answered, 60.0):
+        def quantised() -> bool:
+            answered()
+            return 1 in stage.versions
+
+        if not stage.spin_until(answered, 60.0) or not stage.spin_until(quantised, 60.0):
             raise EtunerError(f'inference does not answer: see {stage.folder / "inference.log"}')
         yield counts
     finally:
+        stage.node.destroy_publisher(versions)
         process.send_signal(signal.SIGINT)
         try:
             process.wait(10.0)
@@ -334,6 +371,9 @@ def bare_model(stage: Stage, frames: int) -> Measured:
     base = read_base(stage.base)
     engines.network(base.spec, base.state, wait=True)  # the graph is there from now on
     live = LiveModel(base, engines)
+    data = bytearray(stage.ranges.read_bytes())
+    engines.network(base.spec, base.state, ranges_of(unpack(bytes(data))), wait=True)
+    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
     latencies = []
     begin = time.monotonic()
     for number in range(frames):
@@ -370,7 +410,7 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
             return result  # type: ignore[no-any-return]
         if mode == 'swapping':
             count = max(1, int(frames / RATE_HZ / SWAP_PERIOD_S))
-            with announcing(stage.base, 1, count, SWAP_PERIOD_S):
+            with announcing(stage.base, 2, count, SWAP_PERIOD_S, stage.ranges):
                 return stage.stream(frames)
         return stage.stream(frames)
 
@@ -434,17 +474,12 @@ def swaps_by_engine(stage: Stage, swaps: int) -> dict[str, dict[str, Any]]:
 
     :return: by engine `swap_gap_ratio`, `frames_dropped_by_swaps`, `mixed_versions`, and gaps
     """
-    base = read_base(stage.base)
-    pictures = [resize_square(p, base.spec.input_size) for p in stage.pictures]
-    layout, values = calibrate(base.spec, base.state, pictures)
-    ranges = stage.folder / 'ranges.safetensors'
-    ranges.write_bytes(pack({f'{RANGES}{layout}': values}))
     found = {}
     for name in ('torch-fp32', 'onnxruntime-fp32', 'onnxruntime-int8'):
         engine, _, precision = name.partition('-')
         home = stage.folder / f'swaps-{name}'
         settings = {'engine': engine, 'precision': precision}
-        coded = ranges if precision == 'int8' else None
+        coded = stage.ranges if precision == 'int8' else None
         result = swap_weights(
             stage.base, stage.pictures[0], home, swaps, SWAP_EVERY, RATE_HZ, settings, coded
         )

@@ -40,6 +40,7 @@ def worker(request: Any, deployed: Path, frames: list) -> tuple[Worker, Pipe]:
     made = Worker(pipe)  # type: ignore[arg-type]
     train = {'batch_size': 4, 'epochs': 2.0, 'validation_share': 0.0}
     configs = {'train': {**train, 'niceness': 0}, 'sim_freeze': {}, 'head': head}
+    configs['engine'] = {'engine': 'torch'}
     made.handle({'op': 'configure', **configs})
     made.handle({'op': 'open', 'path': str(deployed)})
     trays = [f.image for f in frames if f.label == 'tray'][:4]

@@ -590,3 +590,40 @@ def test_a_change_that_one_camera_sees_leaves_labels_of_another_current(ros, dep
     assert dict(zip(made.scenario_sources, made.scenarios)) == {'camera': 0, 'rear': 1}
     assert robot.statuses[-1].accuracy_before == 0.0, 'all four were predicted wrong, just now'
     assert (robot.statuses[-1].scenario_source, robot.statuses[-1].scenario) == ('rear', 1)
+
+
+def test_a_robot_calibrates_itself_and_serves_in_8_bit(ros, deployed, frames):
+    """Frames that it kept give the ranges; corrections go on as before."""
+    shared = {'model__weights': str(deployed), 'engine': 'onnxruntime', 'precision': 'int8'}
+    robot = Robot(ros, deployed, shared)
+    assert not robot.inference.diagnostics()['engine'].endswith('int8')
+    shown = [f for f in frames if f.label in ('duck', 'mug', 'r2d2')]
+    number, taught = itertools.count(), itertools.count()
+
+    def accepted() -> bool:  # an author may not say more than so many a second
+        frame = shown[next(taught) % len(shown)]
+        return robot.teach(frame.image, frame.label).code == LabelReceipt.ACCEPTED
+
+    for _ in range(24):  # with the 12 of the deployment there are enough
+        ros.until(accepted, 'a label to be accepted')
+
+    def coded() -> bool:
+        robot.show(shown[next(number) % len(shown)].image)
+        return robot.inference.diagnostics()['engine'] == 'onnxruntime-int8'
+
+    ros.until(coded, 'a version in 8 bit', 120.0)
+    assert robot.tuner._diagnostics()['not quantised because'] == 'nothing speaks against it'
+    car = pictures(frames, 'race_car')[0]
+    robot.teach(car, 'race_car')
+    ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show', 60.0)
+    assert robot.inference.diagnostics()['engine'] == 'onnxruntime-int8'
+
+
+def test_on_torch_alone_all_works_too(ros, deployed, frames):
+    robot = Robot(ros, deployed, {'model__weights': str(deployed), 'engine': 'torch'})
+    duck = pictures(frames, 'duck')[0]
+    assert robot.show(duck).labels[0] == 'duck'
+    robot.teach(duck, 'toy')
+    ros.until(lambda: robot.show(duck).labels[0] == 'toy', 'the correction to show')
+    told = robot.inference.diagnostics()
+    assert (told['engine'], told['warming up']) == ('torch-fp32', False)

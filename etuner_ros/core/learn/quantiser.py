@@ -71,6 +71,7 @@ class Quantiser:
         network = self._network(state, (layout, ranges))
         if self._faster is None and self._engines.settings.precision == 'auto':
             self._measure(network, state, images)
+        self.why_not = ''
         return quantised, network
 
     def _whole(self, update: State) -> State:

@@ -32,6 +32,7 @@ from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.validator import accuracies, Validator
 from etuner_ros.core.models.weights import backbone_of, difference, RANGES, State
+from etuner_ros.core.serve.calibrate import LEAST_PICTURES
 from etuner_ros.core.serve.networks import Network
 
 APPEARANCE_SAMPLES = 32  # that the move of the appearance by a round is measured on
@@ -183,8 +184,11 @@ class Round:
         Return the same in 8 bit; in float when that is not possible, or worse by the gate's test.
         """
         assert self.quantiser is not None
+        pictures = self._pictures()
+        if len(pictures) < LEAST_PICTURES:
+            return plain  # the worker will see when there are enough
         try:
-            update, network = self.quantiser.quantise(self._change(), self._pictures())
+            update, network = self.quantiser.quantise(self._change(), pictures)
         except EngineError as error:
             self.quantiser.refuse(plain.backbone, str(error))
             return plain
