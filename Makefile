@@ -35,6 +35,11 @@ demo-seeds: build  ## three runs of the demo, and the table over all of them
 bench-serving: build  ## latency of predictions while idle, tuning and swapping; results/serving.json
 	@$(RUN) etuner bench serving --output results
 
+.PHONY: bench-switching
+bench-switching: build  ## the choice of variants on made days; results/switching.json and .png
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section bench
+	@$(RUN) etuner bench switching --output results
+
 .PHONY: soak
 soak: build  ## swap, learn in peace, kill and damage, 75 minutes; results/soak.json
 	@$(RUN) etuner soak --output results

@@ -12,15 +12,15 @@ hindsight: of those that violate no limit on that day, the one with the highest 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import sys
 from typing import Any
 
-import numpy as np
-
-from etuner_ros.bench.switching_traces import BUSY_WATTS, Day, make_days
+from etuner_ros.bench.switching_days import make_days
+from etuner_ros.bench.switching_report import LEARNED, OURS, summary
+from etuner_ros.bench.switching_traces import BUSY_WATTS, Day
 from etuner_ros.bench.switching_world import bound, Costs, costs, Heard, Outcome, Tally, World
 from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
@@ -28,24 +28,27 @@ from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig
 from etuner_ros.core.serve.variants import Variant
 
-OURS, LEARNED = 'policy', 'A2C'
-
 
 def configure(day: Day) -> VariantPolicyConfig:
     """Return the limits of a day; all else as shipped."""
     return VariantPolicyConfig(
         deadline_ms=day.deadline_ms,
         min_battery=day.min_battery,
-        target_hours=day.hours,
+        target_hours=day.plans[0][1],
         battery_wh=day.battery_wh,
+        usual_watts=day.usual_watts,
         busy_watts=BUSY_WATTS,
         max_temperature=day.max_temperature,
     )
 
 
-def feed(hearer: VariantLimits | VariantPolicy, heard: Heard, median_ms: float) -> None:
-    """Tell a policy what is heard in a step."""
-    limits = hearer.limits if isinstance(hearer, VariantPolicy) else hearer
+def feed(limits: VariantLimits, world: World, heard: Heard) -> None:
+    """Tell a policy what is heard in a step, and of a plan that begins."""
+    for begin, hours in world.day.plans[1:]:
+        if begin == world.at:
+            limits.configure(replace(limits.config, target_hours=hours))
+            limits.battery.restart()
+    median_ms = world.variants[world.last].p50_ms
     limits.battery.on_battery(heard.charge, heard.watts)
     limits.on_temperature(heard.celsius)
     limits.on_rate(heard.rate)
@@ -66,7 +69,7 @@ def play_policy(
     numbers = {v.name: i for i, v in enumerate(variants)}
     story: dict[str, list[float]] = {'variant': [], 'charge': [], 'celsius': []}
     while not world.over:
-        feed(policy, world.hear(), policy.current.p50_ms)
+        feed(policy.limits, world, world.hear())
         at, chosen = world.at, numbers[policy.choose().name]
         tally.add(at, chosen, *world.step(chosen))
         for key, value in zip(story, (chosen, world.charge, world.celsius)):
@@ -158,57 +161,27 @@ def _play_learned(
         }
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return means and worst cases over the days, of the policy and of its rivals."""
-
-    def over(name: str) -> dict[str, float]:
-        found = [row[name] for row in rows]
-        return {
-            'mean_score': float(np.mean([f['score'] for f in found])),
-            'mean_regret': float(np.mean([f['regret'] for f in found])),
-            'worst_regret': float(np.max([f['regret'] for f in found])),
-            'violations': sum(f['violations'] for f in found),
-            'days_with_violations': sum(f['violations'] > 0 for f in found),
-            'switches_per_hour': sum(f['switches'] for f in found)
-            / sum(row['hours'] for row in rows),
-        }
-
-    fixed = {
-        name: {
-            'mean_score': float(np.mean([row['fixed'][name]['score'] for row in rows])),
-            'days_with_violations': sum(row['fixed'][name]['violations'] > 0 for row in rows),
-        }
-        for name in rows[0]['fixed']
-    }
-    return {
-        OURS: over(OURS),
-        **({LEARNED: over(LEARNED)} if LEARNED in rows[0] else {}),
-        'best_fixed': {'mean_score': float(np.mean([row['best_fixed_score'] for row in rows]))},
-        'bound': {'mean_score': float(np.mean([row['bound'] for row in rows]))},
-        'fixed': fixed,
-    }
-
-
 def bench(
     variants: Sequence[Variant],
     output: Path,
     seeds: Sequence[int],
     learner_steps: int,
     learners: int,
-    table_from: dict[str, Any],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """
     Compare, and write `switching.json` and `switching.png`.
 
-    :param table_from: what is known of where the figures of the variants are from
+    :param origin: where the figures of the variants are from
     """
     from etuner_ros.bench.switching_plot import plot
 
+    where = machine()  # before anything is written
     rows, stories = compare(variants, seeds, learner_steps, learners)
     answer = {
         'summary': summary(rows),
         'variants': [asdict(v) for v in variants],
-        'table_from': table_from,
+        'table_from': origin,
         'days': rows,
         'setting': {
             'policy': asdict(VariantPolicyConfig()),
@@ -216,45 +189,9 @@ def bench(
             'learner_steps': learner_steps,
             'learners': learners,
         },
-        'machine': machine(),
+        'machine': where,
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'switching.json').write_text(json.dumps(answer, indent=1) + '\n')
     plot(output / 'switching.png', variants, rows, stories)
     return answer
-
-
-def table(answer: dict[str, Any]) -> str:
-    """Return the summary and the days as Markdown tables."""
-    found = answer['summary']
-    lines = [
-        '| choice | score, % | mean regret, % | worst regret, % | days over a limit | '
-        'switches an hour |',
-        '|---|---|---|---|---|---|',
-    ]
-    for name in (OURS, LEARNED):
-        if name in found:
-            f = found[name]
-            lines.append(
-                f'| {name} | {100 * f["mean_score"]:.2f} | {100 * f["mean_regret"]:.2f} | '
-                f'{100 * f["worst_regret"]:.2f} | {f["days_with_violations"]} | '
-                f'{f["switches_per_hour"]:.1f} |'
-            )
-    best, bound_ = found['best_fixed']['mean_score'], found['bound']['mean_score']
-    lines.append(f'| best fixed, in hindsight | {100 * best:.2f} | 0 | 0 | 0 | 0 |')
-    lines.append(f'| bound (all is foreseen, never hot) | {100 * bound_:.2f} | | | | |')
-    for name, f in found['fixed'].items():
-        days = f['days_with_violations']
-        lines.append(f'| always {name} | {100 * f["mean_score"]:.2f} | | | {days} | 0 |')
-    lines += [
-        '',
-        '| day | best fixed | its score, % | policy, % | regret, % |',
-        '|---|---|---|---|---|',
-    ]
-    for row in answer['days']:
-        ours = row[OURS]
-        lines.append(
-            f'| {row["day"]} | {row["best_fixed"]} | {100 * row["best_fixed_score"]:.1f} | '
-            f'{100 * ours["score"]:.1f} | {100 * ours["regret"]:+.2f} |'
-        )
-    return '\n'.join(lines)

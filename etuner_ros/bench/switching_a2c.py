@@ -18,7 +18,8 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 import torch
 
-from etuner_ros.bench.switching_traces import Day, make_days
+from etuner_ros.bench.switching_days import make_days
+from etuner_ros.bench.switching_traces import Day
 from etuner_ros.bench.switching_world import Costs, costs, Outcome, Tally, World
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicyConfig
@@ -52,7 +53,7 @@ class Listener:
     def look(self) -> np.ndarray:
         """Hear what there is in this step; return it, about 1 in size."""
         limits, heard = self.limits, self.world.hear()
-        self._feed(limits, heard, self.variants[self.world.last].p50_ms)
+        self._feed(limits, self.world, heard)
         limits.serve(self.variants[self.world.last])
         most = max(limits.watts(v) for v in self.variants) + 1e-9
         config, allowed = limits.config, limits.battery.allowed()

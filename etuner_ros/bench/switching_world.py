@@ -84,7 +84,8 @@ class World:
         self._rest, self._board, self._ambient = rest.tolist(), day.board.tolist(), day.ambient
         self._keep = math.exp(-STEP_S / day.settles_s)
         self._random = np.random.default_rng([day.seed, day.steps, start])
-        self.at, self.last = start, 0
+        self.at = start
+        self.last = min(range(len(variants)), key=lambda i: variants[i].p50_ms)
         self.charge = 1.0
         if start:
             spent = 1.0 - day.min_battery
@@ -141,11 +142,13 @@ class Outcome:
     How a day went.
 
     :param score: expected accuracy of a frame, in [0, 1]; 0 for a late or dropped one
+    :param within: the same, with 0 for frames of steps over a limit, too
     :param violations: steps over a limit
     :param switches: times that another variant was chosen
     """
 
     score: float
+    within: float
     violations: int
     switches: int
 
@@ -155,13 +158,14 @@ class Tally:
 
     def __init__(self, day: Day) -> None:
         self._rate = day.rate
-        self._right = self._frames = 0.0
+        self._right = self._within = self._frames = 0.0
         self._violations = self._switches = 0
         self._last = -1
 
     def add(self, at: int, chosen: int, right: float, violated: bool) -> None:
         """Count a step."""
         self._right += right * self._rate[at]
+        self._within += 0.0 if violated else right * self._rate[at]
         self._frames += self._rate[at]
         self._violations += violated
         self._switches += self._last not in (-1, chosen)
@@ -169,8 +173,9 @@ class Tally:
 
     def outcome(self) -> Outcome:
         """Return the sum."""
-        score = self._right / max(self._frames, 1e-9)
-        return Outcome(float(score), int(self._violations), int(self._switches))
+        frames = max(self._frames, 1e-9)
+        score, within = float(self._right / frames), float(self._within / frames)
+        return Outcome(score, within, int(self._violations), int(self._switches))
 
 
 def bound(day: Day, given: Costs) -> float:

@@ -114,7 +114,7 @@ def measure_table(
     pixels: Sequence[int] = PIXELS,
     precisions: Sequence[str] = PRECISIONS,
     engine: str = 'auto',
-    pictures: int = 300,
+    pictures: int = 600,
     turns: int = TURNS,
     architecture: str = 'efficientnet_lite0',
 ) -> dict[str, Any]:

@@ -152,28 +152,25 @@ def _bench_engines(arguments: argparse.Namespace) -> int:
 
 
 def _bench_switching(arguments: argparse.Namespace) -> int:
-    from etuner_ros.bench.switching import bench, table
-    from etuner_ros.core.serve.variants import read_variants
+    from etuner_ros.bench.switching import bench
+    from etuner_ros.bench.switching_report import table
+    from etuner_ros.bench.variant_table import measure_table
+    from etuner_ros.core.serve.variants import read_variants, variants_of
     from etuner_ros.demo.run import recorded_stream
 
-    path = arguments.table
-    if path is None:
-        import json
-
-        from etuner_ros.bench.variant_table import measure_table
-
-        measured = measure_table(arguments.stream or recorded_stream())
-        path = arguments.output / 'variants.json'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(measured, indent=1) + '\n')
-    variants = read_variants(path, arguments.network)
+    if arguments.table:
+        variants = read_variants(arguments.table, arguments.network)
+        origin = {'file': arguments.table.name}
+    else:
+        origin = measure_table(arguments.stream or recorded_stream())
+        variants = variants_of(origin, 'what was measured here')
     found = bench(
         variants,
         arguments.output,
         arguments.seeds,
         arguments.learner_steps,
         arguments.learners,
-        {'file': path.name},
+        origin,
     )
     answer(arguments.json, table(found), found)
     return 0
@@ -598,7 +595,7 @@ def _add_benches(commands: Any) -> None:
     switching.add_argument(
         '--learner-steps',
         type=int,
-        default=400000,
+        default=300000,
         help='decisions that A2C learns from; 0 = leave it out',
     )
     switching.add_argument('--learners', type=int, default=2, help='of which the best one counts')

@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 import math
+import statistics
 import time
 
 HOUR_S = 3600.0
-MEMORY_S = 10800.0  # after which what was has faded to a third: robots drive and wait by turns
+MEMORY_S = 21600.0  # after which what was has faded to a third: robots drive and wait by turns
 LONGEST_GAP_S = 60.0  # that one reading of the power stands for
-GAUGE_EVERY_S = 60.0  # between two readings that are kept for the drain
-GAUGE_READINGS = 60  # of those: an hour
-GAUGE_LEAST_S = 600.0  # apart before their difference says how fast it drains
+GAUGE_EVERY_S = 120.0  # between two readings that are kept for the drain
+GAUGE_READINGS = 360  # of those
+GAUGE_LEAST = 10  # of those that say how fast it drains
 
 
 class FadingMean:
@@ -32,6 +33,10 @@ class FadingMean:
     def __init__(self, memory_s: float) -> None:
         self._memory = memory_s
         self._sum = self._weight = 0.0
+
+    def start(self, value: float) -> None:
+        """Begin with a value that counts like all of a memory."""
+        self._sum, self._weight = value, 1.0
 
     def add(self, value: float, seconds: float) -> None:
         """Note a value that held for so long."""
@@ -51,7 +56,7 @@ class PowerBudget:
 
     The rest of the robot (motors, sensors, idle board) is measured, not asked for: by the power
     that the battery reports, or by how fast its charge falls; less what predictions took
-    meanwhile.
+    meanwhile. `usual_watts` is worth saving: with that of another day it knows from the start.
 
     :param target_hours: that the battery must last from now on; 0 = no plan
     :param min_battery: charge that must be left by then, in [0, 1]
@@ -81,11 +86,12 @@ class PowerBudget:
         self.configure(target_hours, min_battery, margin, reserve, capacity_wh)
         self.charge = math.nan
         self.read_at = -math.inf
-        self._low = False
+        self._low = self._charged = False
         self._base = math.nan  # W of all but predictions
         self._own = self._own_at_reading = 0.0  # J that predictions have taken
         self._own_watts, self._own_since = 0.0, clock()
         self._rest = FadingMean(MEMORY_S)
+        self._usual = 0.0  # W of another day
         self._gauge: deque[tuple[float, float, float]] = deque(maxlen=GAUGE_READINGS)
 
     def configure(
@@ -142,7 +148,10 @@ class PowerBudget:
         self.on_serving(self._own_watts)
         if not self._capacity and 0 < capacity_wh < math.inf:
             self._capacity = capacity_wh
-        if math.isfinite(watts):
+        self._charged = watts < 0
+        if self._charged:
+            self._gauge.clear()  # says nothing of what the robot takes
+        elif math.isfinite(watts):
             self._follow(watts, now - self.read_at)
         else:
             self._follow_gauge(now, charge)
@@ -158,21 +167,38 @@ class PowerBudget:
         self._base = self._rest.mean
 
     def _follow_gauge(self, now: float, charge: float) -> None:
-        """Learn it from the fall of the charge; gauges move in steps, so over a long time."""
-        if self._gauge and charge > self._gauge[-1][1] + self.margin:
-            self._gauge.clear()  # it was charged
-        if not self._gauge or now - self._gauge[-1][0] >= GAUGE_EVERY_S:
-            self._gauge.append((now, charge, self._own))
-        then, before, own = self._gauge[0]
-        if self._capacity and now - then >= GAUGE_LEAST_S:
-            drained = (before - charge) * self._capacity * HOUR_S
-            self._base = (drained - (self._own - own)) / (now - then)
+        """
+        Learn it from the fall of the charge: by a line through many readings, as gauges move in
+        steps of a percent.
+        """
+        gauge = self._gauge
+        if gauge and charge > gauge[-1][1] + self.margin:
+            gauge.clear()  # it was charged
+        if gauge and now - gauge[-1][0] < GAUGE_EVERY_S:
+            return
+        gauge.append((now, charge, self._own))
+        if len(gauge) < GAUGE_LEAST or not self._capacity:
+            return
+        spent = [-c * self._capacity * HOUR_S - own for _, c, own in gauge]
+        watts = statistics.linear_regression([t for t, _, _ in gauge], spent).slope
+        told = math.exp(-(now - gauge[0][0]) / MEMORY_S) if self._usual > 0 else 0.0
+        self._base = told * self._usual + (1 - told) * watts
+
+    @property
+    def usual_watts(self) -> float:
+        """What the rest of the robot takes on average, in W; NaN while it is not known."""
+        return self._base
+
+    def expect(self, watts: float) -> None:
+        """Start from what the rest of the robot took on another day, in W."""
+        self._usual = self._base = watts
+        self._rest.start(watts)
 
     def allowed(self) -> float:
         """
         Return what predictions may take, in W above idle.
 
-        :return: infinite without a limit; 0 = as little as can be; NaN while it is not known
+        :return: infinite without a limit, and while it is charged; 0 = as little as can be; NaN while it is not known
         """
         if not self.matters:
             return math.inf
@@ -181,7 +207,7 @@ class PowerBudget:
         if self._low:
             return 0.0
         left = self.seconds_left
-        if left <= 0:
+        if left <= 0 or self._charged:
             return math.inf
         if not self._capacity or math.isnan(self._base):
             return math.nan

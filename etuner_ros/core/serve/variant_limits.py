@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 import math
-import statistics
+from statistics import median
 from typing import TYPE_CHECKING
 
 from etuner_ros.core.serve.power_budget import FadingMean, MEMORY_S, PowerBudget
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etuner_ros.core.serve.variant_policy import VariantPolicyConfig
 
 NO_LIMIT_CELSIUS = 1000.0
-LOADS = 20  # newest predictions whose median says how loaded the board is
+LOADS = 30  # newest predictions whose median says how loaded the board is
 LEAST_LOADS = 5
 LATES = 200  # newest predictions that the share of late ones is taken of
 COOLER = 0.2  # of the margin, by which it must be cooler before predictions take more power
@@ -49,6 +49,8 @@ class VariantLimits:
         self._late: deque[bool] = deque(maxlen=LATES)  # of the variant that serves
         self.config = config
         self.battery = PowerBudget(*self._battery_limits(), clock)
+        if config.usual_watts > 0:
+            self.battery.expect(config.usual_watts)
         self.set_variants(variants)
         self.current = self.cheapest
 
@@ -64,6 +66,8 @@ class VariantLimits:
 
     def configure(self, config: VariantPolicyConfig) -> None:
         """Take other limits."""
+        if config.usual_watts not in (0.0, self.config.usual_watts):
+            self.battery.expect(config.usual_watts)
         self.config = config
         self.battery.configure(*self._battery_limits())
         self.set_variants(self.variants)
@@ -134,7 +138,7 @@ class VariantLimits:
         """How many times slower predictions are than the table says; 1 while it is unknown."""
         if len(self._times) < LEAST_LOADS or not self._is_fresh(self._timed_at):
             return 1.0
-        return statistics.median(t[0] for t in self._times)
+        return median(t[0] for t in self._times)
 
     @property
     def late(self) -> float:
@@ -190,6 +194,22 @@ class VariantLimits:
         all_watts = [self.watts(v) for v in self.variants]
         return min(all_watts) + max(room, 0.0) * (max(all_watts) - min(all_watts))
 
+    def expected_late(self, variant: Variant, room: float = 0.0) -> float:
+        """
+        Return the share of predictions of a variant that would be late now.
+
+        :param room: share of the time that it must leave
+        """
+        deadline = self.config.deadline_ms
+        if not deadline:
+            return 0.0
+        beside = median(t[1] for t in self._times) if self._times else 0.0
+        return variant.late(deadline - beside, self.load * (1.0 + room))
+
+    def value(self, variant: Variant, room: float = 0.0) -> float:
+        """Return the accuracy of a variant that counts: a late prediction is worth nothing."""
+        return variant.accuracy * (1.0 - self.expected_late(variant, room))
+
     def is_late(self) -> bool:
         """Whether more were late than chance makes of `max_late`, by two standard deviations."""
         count, share = len(self._late), self.config.max_late
@@ -199,22 +219,19 @@ class VariantLimits:
 
     def refusals(self, room: float) -> dict[str, str]:
         """
-        Return why each variant does not fit, or nothing, by name.
+        Return why each variant does not fit by what is foreseen, or nothing, by name.
 
         :param room: share of time and power that it must leave; heat counts `COOLER` then
         """
         config, load, more = self.config, self.load, 1.0 + room
-        overhead = statistics.median(t[1] for t in self._times) if self._times else 0.0
         allowed = self.battery.allowed() if self._is_fresh(self.battery.read_at) else math.inf
         heat = self._heat_allows(COOLER * config.temperature_margin if room else 0.0)
         period = 1e3 / self._rate if self._rate and self._is_fresh(self._rate_at) else math.inf
-        late = self.is_late()
         # A battery lasts by the mean: were it the rate of now, the most frames got the least each.
         usual = self._rates.mean if self._rate else 0.0
 
         def why(v: Variant) -> str:
             watts, busy = self.watts(v), load * v.p50_ms
-            needed = load * v.p99_ms + overhead
             taken = self.watts(v, usual)
             if taken * more > allowed:
                 return f'would take {taken:.2f} W and the battery allows {allowed:.2f}'
@@ -225,10 +242,9 @@ class VariantLimits:
                 )
             if busy * more > config.max_busy * period:
                 return f'would take {busy:.1f} ms of the {period:.1f} between two frames'
-            if config.deadline_ms and needed * more > config.deadline_ms:
-                return f'would need {needed:.1f} ms and has {config.deadline_ms:.1f}'
-            if late and v.p99_ms >= self.current.p99_ms:
-                return f'{100 * self.late:.0f} % came after the deadline'
+            late = self.expected_late(v, room)
+            if late > config.max_late:
+                return f'would be late {100 * late:.0f} % of the time'
             return ''
 
         return {v.name: why(v) for v in self.variants}

@@ -1,7 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-Which variant of the live version serves: the most accurate one that violates no limit.
+Which variant of the live version serves: the one that is right in time most often and violates no
+limit.
 
 Down at once, up slowly, and nothing on a reading that is old. A decision object with a clock that
 is passed in; it is fed with readings and asked a few times a second.
@@ -29,7 +30,7 @@ class VariantPolicyConfig(Checked):
         0.0, 'from image stamp to prediction, in ms; a later one counts as late; 0 = none', 0.0
     )
     max_late: float = setting(
-        0.02, 'share of predictions that may come after the deadline', 0.0, 0.5
+        0.1, 'share of predictions that may come after the deadline', 0.0001, 0.5
     )
     max_busy: float = setting(
         0.9, 'share of the time between two frames that a prediction may take', 0.01, 1.0
@@ -49,13 +50,20 @@ class VariantPolicyConfig(Checked):
         1.0,
     )
     battery_reserve: float = setting(
-        0.03, 'share of the energy left that is kept for a harder time to come', 0.0, 0.9
+        0.01, 'share of the energy left that is kept for a harder time to come', 0.0, 0.9
     )
     target_hours: float = setting(
         0.0, 'hours that the battery must last from the start; 0 = no plan', 0.0, 10000.0
     )
     battery_wh: float = setting(
         0.0, 'energy of the full battery, in Wh; 0 = as the battery says', 0.0, 1e6
+    )
+    usual_watts: float = setting(
+        0.0,
+        'what the rest of the robot takes on average, in W, until enough was measured; 0 = not '
+        'known',
+        0.0,
+        1e5,
     )
     busy_watts: float = setting(
         5.0,
@@ -85,10 +93,10 @@ class VariantPolicyConfig(Checked):
         900.0, 'age of the last charge, in s, from which on it may be as low as allowed', 0.1
     )
     dwell_s: float = setting(
-        20.0, 'time that a more accurate variant must have fitted before it serves, in s', 0.0
+        10.0, 'time that a more accurate variant must have fitted before it serves, in s', 0.0
     )
     up_margin: float = setting(
-        0.1, 'room, as a share of time and power, that it must leave meanwhile', 0.0, 1.0
+        0.05, 'room, as a share of time and power, that it must leave meanwhile', 0.0, 1.0
     )
 
 
@@ -96,15 +104,16 @@ class VariantPolicy:
     """
     Chooses among prepared variants of the live version.
 
-    A variant fits when, at the load of now, one prediction in a hundred at most is later than the
-    deadline; when no frame is dropped; when what it takes is within what the battery allows until
-    `target_hours` and within what the heat allows (all below `max_temperature -
-    temperature_margin`, falling evenly to the least there is at `max_temperature`); and when not
-    more predictions of it than `max_late` were late in fact.
+    A variant fits when, at the load of now, no more of its predictions than `max_late` are
+    expected after the deadline; when no frame is dropped; when what it takes is within what the
+    battery allows until `target_hours` and within what the heat allows (all below
+    `max_temperature - temperature_margin`, falling evenly to the least there is at
+    `max_temperature`); and when not more predictions of it than `max_late` were late in fact.
 
-    The most accurate one that fits serves. One that no longer fits is left at once. A more
-    accurate one is taken after it has fitted with room to spare for `dwell_s`, twice as long each
-    time that its predictions turned out late. Where none fits, the cheapest serves.
+    Of those that fit, the one with the highest accuracy times expected share in time serves. One
+    that no longer fits is left at once. A better one is taken after it has been better, with room
+    to spare, for `dwell_s`, twice as long each time that its predictions turned out late. Where
+    none fits, the cheapest serves.
 
     A limit whose reading is older than `fresh_s` holds nothing back that serves, but nothing more
     accurate is chosen; one that was lost for long, or never came, is taken as reached.
@@ -118,7 +127,7 @@ class VariantPolicy:
     >>> policy.choose().name
     '96 px int8'
     >>> policy.reason
-    '96 px int8: 224 px int8 would need 10.0 ms and has 9.0'
+    '96 px int8: 224 px int8 would be late 11 % of the time'
     """
 
     def __init__(
@@ -189,8 +198,16 @@ class VariantPolicy:
         """Return the variant that is to serve now; `reason` and `fits` say more."""
         now, limits, before = self._clock(), self.limits, self.current
         refusals, lost, stale = limits.refusals(0.0), limits.lost(), limits.stale()
+        unforeseen = limits.is_late() and not refusals[before.name]
+        if unforeseen:
+            late = f'came late {100 * limits.late:.0f} % of the time'
+            for v in limits.variants:
+                if v.p99_ms >= before.p99_ms:
+                    refusals[v.name] = refusals[v.name] or late
         self._note_fitting(now)
-        fitting = [v for v in limits.variants if not refusals[v.name]]
+        fitting = sorted(
+            (v for v in limits.variants if not refusals[v.name]), key=limits.value, reverse=True
+        )
         if stale:  # nothing that asks for more than what serves
             fitting = [v for v in fitting if v is limits.cheapest or limits.no_dearer(v)]
         first = self._first and not lost and not stale
@@ -202,17 +219,20 @@ class VariantPolicy:
         else:
             chosen = next(v for v in fitting if v is before or self._waited(v, now) >= 1.0)
         self._first = self._first and not first
-        self._serve(chosen, now)
+        self._serve(chosen, unforeseen, now)
         self.reason = self._explain(refusals, lost, stale, now)
         return chosen
 
     def _note_fitting(self, now: float) -> None:
-        """Remember since when each variant has fitted with room to spare."""
-        for name, why in self.limits.refusals(self.config.up_margin).items():
-            if why:
-                self._fitting.pop(name, None)
+        """Remember since when each variant has been better, and has fitted, with room to spare."""
+        limits, room = self.limits, self.config.up_margin
+        refusals, value = limits.refusals(room), limits.value(self.current)
+        for v in limits.variants:
+            better = v.name == self.current.name or limits.value(v, room) > value
+            if better and not refusals[v.name]:
+                self._fitting.setdefault(v.name, now)
             else:
-                self._fitting.setdefault(name, now)
+                self._fitting.pop(v.name, None)
 
     def _waited(self, variant: Variant, now: float) -> float:
         """Return how much of its time a variant has waited; 1 = all."""
@@ -222,10 +242,10 @@ class VariantPolicy:
             return 0.0
         return (now - since) / dwell if dwell > 0 else 1.0
 
-    def _serve(self, chosen: Variant, now: float) -> None:
+    def _serve(self, chosen: Variant, unforeseen: bool, now: float) -> None:
         name = self.current.name
         if chosen.name != name:
-            if self.limits.is_late():
+            if unforeseen:
                 self._doublings[name] = min(self._doublings[name] + 1, MOST_DOUBLINGS)
             self._fitting.clear()  # the next step up waits again
         elif self._waited(chosen, now) > 2.0:
@@ -244,6 +264,9 @@ class VariantPolicy:
         after = better[-1]
         if refusals[after.name]:
             return f'{current.name}: {after.name} {refusals[after.name]}'
+        if self.limits.value(after) <= self.limits.value(current):
+            late = self.limits.expected_late(after)
+            return f'{current.name}: {after.name} would be late {100 * late:.0f} % of the time'
         if stale:
             return f'{current.name}: nothing more accurate is chosen on an old {stale}'
         share = min(self._waited(after, now), 1.0)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import json
 import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from etuner_ros.core.errors import ConfigError
 
+Z99 = NormalDist().inv_cdf(0.99)  # standard deviations that one in a hundred exceeds
 NOT_MEASURED = (None, 'unavailable')
 
 
@@ -64,6 +66,19 @@ class Variant:
         """How many times longer than the median one prediction in a hundred takes, at least 1."""
         return self.p99_ms / self.p50_ms
 
+    def late(self, deadline_ms: float, load: float = 1.0) -> float:
+        """
+        Return the share of predictions that take longer than so many ms, in [0, 1].
+
+        Times are taken as log-normal through median and 99th percentile.
+
+        :param load: how many times slower than the table they are
+        """
+        usual, spread = load * self.p50_ms, math.log(self.tail) / Z99
+        if deadline_ms <= 0 or spread < 1e-6:
+            return float(deadline_ms < usual)
+        return 0.5 * math.erfc(math.log(deadline_ms / usual) / spread / math.sqrt(2.0))
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -114,19 +129,28 @@ def read_variants(path: Path, network: str = '') -> list[Variant]:
         raise ConfigError(f"the table '{path}' can not be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"the table '{path}' is not JSON: {error}") from None
+    return variants_of(found, f"the table '{path}'", network)
+
+
+def variants_of(found: Any, source: str, network: str = '') -> list[Variant]:
+    """
+    Return the variants of a table that was read, as `read_variants`.
+
+    :param source: what it is called in errors
+    """
     rows = found
     if isinstance(found, dict):
         rows = found.get('variants', found.get('measured'))
     if not isinstance(rows, list):
-        raise ConfigError(f"the table '{path}' has no list 'variants'")
-    flat = [_flat(path, number, row) for number, row in enumerate(rows)]
+        raise ConfigError(f"{source} has no list 'variants'")
+    flat = [_flat(source, number, row) for number, row in enumerate(rows)]
     names = sorted({str(row['network']) for row in flat if 'network' in row})
     if network and network not in names:
-        raise ConfigError(f"the table '{path}' has no {network}; it has {', '.join(names)}")
+        raise ConfigError(f'{source} has no {network}; it has {", ".join(names)}')
     if len(names) > 1 and not network:
-        raise ConfigError(f"the table '{path}' has {', '.join(names)}: name one network")
+        raise ConfigError(f'{source} has {", ".join(names)}: name one network')
     variants = [
-        _variant(path, number, row)
+        _variant(source, number, row)
         for number, row in enumerate(flat)
         if not network or row.get('network') == network
     ]
@@ -134,18 +158,18 @@ def read_variants(path: Path, network: str = '') -> list[Variant]:
     return variants
 
 
-def _flat(path: Path, number: int, row: Any) -> dict[str, Any]:
+def _flat(source: str, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ConfigError(f"the table '{path}': variant {number} is not an object")
+        raise ConfigError(f'{source}: variant {number} is not an object')
     candidate = row.get('candidate')
     return {**candidate, **row} if isinstance(candidate, dict) else row
 
 
-def _variant(path: Path, number: int, row: dict[str, Any]) -> Variant:
+def _variant(source: str, number: int, row: dict[str, Any]) -> Variant:
     needed = ('pixels', 'precision', 'p50_ms', 'p99_ms', 'accuracy')
     missing = [name for name in needed if name not in row]
     if missing:
-        raise ConfigError(f"the table '{path}': variant {number} has no '{missing[0]}'")
+        raise ConfigError(f"{source}: variant {number} has no '{missing[0]}'")
     joules, watts = (
         None if row.get(name) in NOT_MEASURED else row[name] for name in ('joules', 'watts')
     )
