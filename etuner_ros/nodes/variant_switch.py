@@ -19,7 +19,8 @@ from etuner_ros.core.decide.energy import temperature
 from etuner_ros.core.images.codec import Image
 from etuner_ros.core.serve.engines import Engines
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.core.serve.live_variants import LiveVariants, read_pixels, Ready
+from etuner_ros.core.serve.live_variants import LiveVariants, read_pixels
+from etuner_ros.core.serve.measuring import Ready
 from etuner_ros.core.serve.slot import Result
 from etuner_ros.core.serve.variant_limits import NO_LIMIT_CELSIUS
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig

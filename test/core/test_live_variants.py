@@ -177,13 +177,24 @@ def test_what_is_measured_is_a_row_of_the_table_for_each_size(robot, frames):
     assert [r.name for r in rows] == ['64 px fp32', '48 px fp32', '32 px fp32']
     assert rows[0].accuracy == 1.0
     assert all(r.p50_ms == pytest.approx(4.0) and r.p99_ms == pytest.approx(4.0) for r in rows)
-    robot.live.smaller = robot.smaller(32)
-    small = [robot.live.predict(f.image, 1).labels for f in frames[:40]]
-    robot.live.smaller = None
-    own = [robot.live.predict(f.image, 1).labels for f in frames[:40]]
-    same = sum(a == b for a, b in zip(small, own))
-    assert same > 0
-    assert rows[2].accuracy == pytest.approx((same + 1) / 42), 'as often as both say the same'
+
+    def says(pixels: int) -> list:
+        robot.live.smaller = robot.smaller(pixels) if pixels < 64 else None
+        return [robot.live.predict(f.image, 1).labels for f in frames[:40]]
+
+    own = says(64)
+    middle, small = (sum(a == b for a, b in zip(says(p), own)) for p in (48, 32))
+    assert middle > small > 20
+    assert rows[1].accuracy == pytest.approx((middle + 1) / 42), 'as often as both say the same'
+    assert rows[2].accuracy == pytest.approx((small + 1) / 42)
+
+
+def test_fewer_pixels_never_count_as_better_than_more(robot, frames):
+    """On frames that are all alike every size says the same: the largest one is preferred."""
+    robot.see(frames[:1] * 40)
+    robot.variants.prepare(robot.live)
+    counts = [r.accuracy * 42 - 1 for r in robot.variants.ready.rows[1:]]
+    assert counts == pytest.approx([40.0, 39.5])
 
 
 def test_too_few_frames_leave_the_own_size_serving_and_the_reason_is_said(robot, frames):
@@ -346,6 +357,21 @@ def test_a_network_that_can_not_be_exported_at_a_size_is_left_out_with_the_reaso
     robot.made_ready(frames[:40])
     assert [r.pixels for r in robot.variants.ready.rows] == [64, 32]
     assert robot.variants.unfit() == '48 px: no room on the disk'
+
+
+def test_a_network_that_takes_one_size_only_is_served_at_that(base, frames, monkeypatch):
+    robot = Robot(base, Engines(EngineSettings(engine='torch')))
+    look = robot.live.slot.network.look
+
+    def strict(images: list) -> object:
+        if images[0].shape[0] != 64:
+            raise AssertionError('Wrong image height!')
+        return look(images)
+
+    monkeypatch.setattr(robot.live.slot.network, 'look', strict)
+    robot.made_ready(frames[:40])
+    assert [r.pixels for r in robot.variants.ready.rows] == [64]
+    assert '48 px: the network does not take it: Wrong image' in robot.variants.why_not(robot.live)
 
 
 def test_preparing_ends_when_it_is_closed(robot, frames):

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-import contextlib
-from dataclasses import dataclass, replace
-import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 import threading
 import time
 
@@ -18,19 +16,18 @@ from etuner_ros.core.errors import ConfigError, EngineError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.models.weights import network_of
 from etuner_ros.core.serve.engines import Engines
-from etuner_ros.core.serve.graph_file import Floats, ranges_of
+from etuner_ros.core.serve.graph_file import ranges_of
 from etuner_ros.core.serve.graph_store import GraphStore
 from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.measuring import compare, look, Ready
 from etuner_ros.core.serve.networks import Network, TorchNetwork
-from etuner_ros.core.serve.slot import Alignment, backbone_at, Slot, SmallerSlot
-from etuner_ros.core.serve.variants import Variant
+from etuner_ros.core.serve.slot import Slot, SmallerSlot
 
 LEAST_FRAMES = 32  # before fewer pixels serve: to tell how features lie
 MOST_FRAMES = 64  # that are kept
 KEEP_S = 1.0  # between two of them, until there are so many ...
 SLOW_S = 10.0  # ... and then: each costs a look at every size once more
 LEAST_PIXELS, MOST_PIXELS = 32, 1024
-NICENESS = 10  # of the thread that measures
 
 
 def read_pixels(text: str) -> tuple[int, ...]:
@@ -51,33 +48,14 @@ def read_pixels(text: str) -> tuple[int, ...]:
     return tuple(sorted(sizes, reverse=True))
 
 
-@dataclass(frozen=True)
-class Ready:
-    """What one may choose from, for one network that serves."""
-
-    number: int  # of the slot; of another one nothing here may serve
-    rows: tuple[Variant, ...]  # as measured; the version's own size first
-    slots: Mapping[str, SmallerSlot | None]  # by name of the row; None = the version's own size
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a network saw in the kept frames."""
-
-    features: Floats  # (n, D)
-    appearance: Floats  # (n, 2A)
-    ms: Floats  # (n,)
-
-
 class LiveVariants:
     """
     Makes the live version ready at fewer pixels.
 
     Each size gets a network with the same weights and the same ranges (torch's takes any size, so
-    it is shared). Features and appearance of it are aligned to those at the version's own size, by
-    up to `MOST_FRAMES` frames that the robot has seen, without a label. As `accuracy` counts on
-    how many of these frames it says what the version says at its own size, (k + 1) / (n + 2); that
-    itself counts 1, so it is preferred where nothing speaks against it.
+    it is shared where the network itself does). Features and appearance of it are aligned to those at the version's own size, by
+    up to `MOST_FRAMES` frames that the robot has seen, without a label. As `accuracy` counts how
+    often it says what the version says at its own size; see `compare`.
 
     All is made anew when another network serves, and when as many new frames have come as it was
     made from; a new head alone needs nothing. `note` and `wants` belong to the thread that
@@ -188,13 +166,20 @@ class LiveVariants:
             return
         networks = {own: slot.network, **self._networks}
         networks = {p: n for p, n in networks.items() if p not in self._unfit}
-        seen = self._look(networks, frames)
+        one = self._serving.device == 'cpu' and self._serving.threads == 1
+        stopwatch = self._stopwatch or (time.thread_time if one else time.perf_counter)
+        seen = look(networks, frames, stopwatch, self._ends)
         # A network of torch may have been written over meanwhile.
         if seen and live.slot.number == slot.number:
-            self.ready = self._compare(live.slot, own, networks, seen)
+            self.ready = compare(live.slot, own, networks, seen)
 
     def _make(self, live: LiveModel, slot: Slot, pixels: int) -> None:
         if isinstance(slot.network, TorchNetwork):
+            try:
+                slot.network.look([np.zeros((pixels, pixels, 3), np.uint8)])
+            except Exception as error:  # transformers, say, know one size
+                self._unfit[pixels] = f'the network does not take it: {error}'
+                return
             self._networks[pixels] = slot.network
             return
         spec = replace(live.base.spec, input_size=pixels)
@@ -216,57 +201,6 @@ class LiveVariants:
         else:
             self._networks[pixels] = made
 
-    def _look(
-        self, networks: Mapping[int, Network], frames: Sequence[dict[int, Image]]
-    ) -> dict[int, _Seen]:
-        """Look at all frames with all networks, in turns: what else runs then slows all alike."""
-        _step_back()
-        one = self._serving.device == 'cpu' and self._serving.threads == 1
-        stopwatch = self._stopwatch or (time.thread_time if one else time.perf_counter)
-        seen: dict[int, list[tuple[Floats, Floats, float]]] = {p: [] for p in networks}
-        for pixels, network in networks.items():
-            network.look([frames[0][pixels]])  # the first one is slow
-        for squares in frames:
-            for pixels, network in networks.items():
-                if self._ends.is_set():
-                    return {}
-                began = stopwatch()
-                features, appearance = network.look([squares[pixels]])
-                seen[pixels].append((features[0], appearance[0], 1e3 * (stopwatch() - began)))
-        return {p: _Seen(*map(np.array, zip(*looks))) for p, looks in seen.items()}
-
-    def _compare(
-        self,
-        slot: Slot,
-        own: int,
-        networks: Mapping[int, Network],
-        seen: Mapping[int, _Seen],
-    ) -> Ready:
-        """Align all sizes to the version's own, and see how often they say the same."""
-        whole = seen[own]
-        rows = [_row(slot.network, own, whole, 1.0)]
-        slots: dict[str, SmallerSlot | None] = {rows[0].name: None}
-        said = slot.logits(whole.features).argmax(axis=1) if slot.classes else None
-        for pixels, part in seen.items():
-            if pixels == own:
-                continue
-            small = SmallerSlot(
-                networks[pixels],
-                pixels,
-                slot.number,
-                backbone_at(slot.backbone, pixels),
-                Alignment.of(part.features, whole.features),
-                Alignment.of(part.appearance, whole.appearance),
-            )
-            same = 0
-            if said is not None:
-                says = slot.logits(small.features(part.features)).argmax(axis=1)
-                same = int((says == said).sum())
-            row = _row(small.network, pixels, part, (same + 1) / (len(part.ms) + 2))
-            rows.append(row)
-            slots[row.name] = small
-        return Ready(slot.number, tuple(rows), slots)
-
     def close(self) -> None:
         """Have `prepare` end soon; wait for it before `end`."""
         self._ends.set()
@@ -274,19 +208,3 @@ class LiveVariants:
     def end(self) -> None:
         """End what is being made; after `prepare` has ended."""
         self._graphs.close()
-
-
-def _row(network: Network, pixels: int, seen: _Seen, accuracy: float) -> Variant:
-    p50, p99 = (max(float(v), 1e-6) for v in np.percentile(seen.ms, (50, 99)))
-    return Variant(pixels, network.name.rpartition('-')[2], p50, p99, accuracy)
-
-
-def _step_back() -> None:
-    """
-    Let predictions go first; the priority is of this thread alone, and can not be had back.
-
-    Not before networks are made, which hand it on to the threads that they start.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
