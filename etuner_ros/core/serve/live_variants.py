@@ -53,9 +53,10 @@ class LiveVariants:
     Makes the live version ready at fewer pixels.
 
     Each size gets a network with the same weights and the same ranges (torch's takes any size, so
-    it is shared where the network itself does). Features and appearance of it are aligned to those at the version's own size, by
-    up to `MOST_FRAMES` frames that the robot has seen, without a label. As `accuracy` counts how
-    often it says what the version says at its own size; see `compare`.
+    it is shared where the network itself does). Features and appearance of it are aligned to those
+    at the version's own size, by up to `MOST_FRAMES` frames that the robot has seen, without a
+    label. As `accuracy` counts how often it says what the version says at its own size; see
+    `compare`.
 
     All is made anew when another network serves, and when as many new frames have come as it was
     made from; a new head alone needs nothing. `note` and `wants` belong to the thread that
