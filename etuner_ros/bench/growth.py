@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from etuner_ros.bench.serving import inference, Measured, Stage
+from etuner_ros.bench.serving_stage import inference, Measured, Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.identity import Scenario

@@ -11,7 +11,7 @@ import statistics
 
 import numpy as np
 
-from etuner_ros.core.config import ScenarioConfig
+from etuner_ros.core.config import INPUT_SIZE, ScenarioConfig
 from etuner_ros.core.decide.scenario import ScenarioDetector, Vector
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.images.codec import resize_square
@@ -52,7 +52,7 @@ HEADER = (
 
 def measure(
     stream: Path,
-    size: int = 128,
+    size: int = INPUT_SIZE,
     seeds: int = 5,
     config: ScenarioConfig | None = None,
 ) -> list[Findings]:

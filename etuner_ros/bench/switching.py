@@ -26,7 +26,7 @@ from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig
-from etuner_ros.core.serve.variants import Variant
+from etuner_ros.core.serve.variants import read_variants, Variant, variants_of
 
 
 def configure(day: Day) -> VariantPolicyConfig:
@@ -162,21 +162,30 @@ def _play_learned(
 
 
 def bench(
-    variants: Sequence[Variant],
+    table: Path | None,
+    network: str,
+    stream: Path,
     output: Path,
     seeds: Sequence[int],
     learner_steps: int,
     learners: int,
-    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """
     Compare, and write `switching.json` and `switching.png`.
 
-    :param origin: where the figures of the variants are from
+    :param table: of variants, see `read_variants`; None = they are measured here
+    :param network: whose variants are taken of a table of several networks
+    :param stream: recording that accuracy is measured on
     """
     from etuner_ros.bench.switching_plot import plot
+    from etuner_ros.bench.variant_table import measure_table
 
     where = machine()  # before anything is written
+    if table is not None:
+        variants, origin = read_variants(table, network), {'file': table.name}
+    else:
+        origin = measure_table(stream)
+        variants = variants_of(origin, 'what was measured here')
     rows, stories = compare(variants, seeds, learner_steps, learners)
     answer = {
         'summary': summary(rows),

@@ -74,7 +74,7 @@ class Listener:
             *(limits.watts(v) / most for v in self.variants),
             *(limits.load * v.p50_ms * heard.rate / 1e3 for v in self.variants),
         ]
-        return np.clip(np.asarray(values, np.float32), -2.0, 3.0)
+        return np.clip(np.asarray(values), -2.0, 3.0).astype(np.float32)
 
 
 class Robot(gymnasium.Env[np.ndarray, np.int64]):

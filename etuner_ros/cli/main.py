@@ -10,6 +10,8 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
+from etuner_ros.cli import choose
+from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
 
@@ -154,23 +156,16 @@ def _bench_engines(arguments: argparse.Namespace) -> int:
 def _bench_switching(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.switching import bench
     from etuner_ros.bench.switching_report import table
-    from etuner_ros.bench.variant_table import measure_table
-    from etuner_ros.core.serve.variants import read_variants, variants_of
     from etuner_ros.demo.run import recorded_stream
 
-    if arguments.table:
-        variants = read_variants(arguments.table, arguments.network)
-        origin = {'file': arguments.table.name}
-    else:
-        origin = measure_table(arguments.stream or recorded_stream())
-        variants = variants_of(origin, 'what was measured here')
     found = bench(
-        variants,
+        arguments.table,
+        arguments.network,
+        arguments.stream or recorded_stream(),
         arguments.output,
         arguments.seeds,
         arguments.learner_steps,
         arguments.learners,
-        origin,
     )
     answer(arguments.json, table(found), found)
     return 0
@@ -326,6 +321,27 @@ def _bench_labels(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_choose(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.choose import run
+    from etuner_ros.bench.choose_cases import data_sets
+    from etuner_ros.bench.choose_score import table
+    from etuner_ros.core.choose.candidates import candidates, PIXELS, PRECISIONS
+    from etuner_ros.demo.run import recorded_stream
+
+    found = run(
+        data_sets(arguments.stream or recorded_stream(), arguments.grocery),
+        candidates(
+            arguments.network, arguments.pixels or PIXELS, arguments.precision or PRECISIONS
+        ),
+        arguments.output,
+        arguments.seeds,
+        arguments.features,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
 def _bench_table(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.run import run_table
 
@@ -456,7 +472,7 @@ def parser() -> argparse.ArgumentParser:
         help="efficientnet_lite0 or a torchvision classification model's name",
     )
     deploy.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     deploy.add_argument(
         '--weights',
@@ -474,6 +490,7 @@ def parser() -> argparse.ArgumentParser:
     )
     deploy.set_defaults(run=_deploy)
 
+    choose.add(commands)
     _add_everyday(commands)
     _add_benches(commands)
     _add_json(whole)
@@ -513,7 +530,7 @@ def _add_benches(commands: Any) -> None:
         help="efficientnet_lite0 or a torchvision classification model's name",
     )
     costs.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
     costs.set_defaults(run=_bench_costs)
@@ -527,7 +544,7 @@ def _add_benches(commands: Any) -> None:
         help='recording, or folder <scenario>/<kind>/*.jpg; default: the recording of the package',
     )
     scenarios.add_argument(
-        '--input-size', type=int, default=128, help='side of the square input, in px'
+        '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_bench_scenarios)
@@ -540,6 +557,21 @@ def _add_benches(commands: Any) -> None:
     savings.add_argument('--search', action='store_true', help='kinds that are in no report')
     savings.add_argument('--seeds', type=int, default=5, help='orders of the frames')
     savings.set_defaults(run=_bench_labels)
+
+    chosen = benches.add_parser(
+        'choose', help='is what `etuner choose` takes close to the best in hindsight'
+    )
+    chosen.add_argument('--stream', type=Path, help='recording with ground truth')
+    chosen.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
+    chosen.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    chosen.add_argument('--seeds', type=int, default=5, help='orders of each stream')
+    chosen.add_argument('--network', action='append', default=[], metavar='NAME[=FILE]')
+    chosen.add_argument('--pixels', type=int, nargs='+', help='sides of the input')
+    chosen.add_argument('--precision', nargs='+', help='fp32, int8')
+    chosen.add_argument(
+        '--features', type=Path, help='folder where features are kept; default: below $ROS_HOME'
+    )
+    chosen.set_defaults(run=_bench_choose)
 
     growth = benches.add_parser(
         'growth', help='how cost grows with images, classes, depth, camera rate and cameras'
@@ -595,7 +627,7 @@ def _add_benches(commands: Any) -> None:
     switching.add_argument(
         '--learner-steps',
         type=int,
-        default=300000,
+        default=200000,
         help='decisions that A2C learns from; 0 = leave it out',
     )
     switching.add_argument('--learners', type=int, default=2, help='of which the best one counts')

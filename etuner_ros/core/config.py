@@ -14,6 +14,8 @@ from typing import Any
 
 from etuner_ros.core.errors import ConfigError
 
+INPUT_SIZE = 160  # side of the network's square input, in px: the one default, see docs/engine.md
+
 
 def setting(
     default: Any,

@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 import yaml
 
+from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import resize_square
@@ -43,7 +44,6 @@ from etuner_ros.demo.score import nearest_mean_predictions, score, score_table
 from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'operator', 'camera')
-INPUT_SIZE = 128
 ROLLING = 50  # frames
 
 

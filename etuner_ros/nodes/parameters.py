@@ -18,7 +18,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.config import Checked, INPUT_SIZE, setting
 from etuner_ros.core.errors import ConfigError, EtunerError
 
 Settings = TypeVar('Settings', bound=Checked)
@@ -30,9 +30,9 @@ class ModelSettings(Checked):
 
     architecture: str = setting(
         'efficientnet_lite0',
-        'network: efficientnet_lite0 or the name of a torchvision classification model',
+        'network: efficientnet_lite0, 1, 2 or the name of a torchvision classification model',
     )
-    input_size: int = setting(128, 'side of the square input, in px', 32, 1024)
+    input_size: int = setting(INPUT_SIZE, 'side of the square input, in px', 32, 1024)
     weights: str = setting(
         '',
         "'' = pretrained on ImageNet; a .safetensors file of base weights (`etuner deploy`); or "

@@ -161,8 +161,9 @@ def test_what_is_written_into_the_graph_is_what_onnxruntime_quantises(
             assert np.allclose(value, ours[name], rtol=1e-5, atol=0), name
         else:
             off = np.abs(value.astype(np.int64) - ours[name].astype(np.int64))
-            assert off.max() <= 1, name  # a value in the middle is rounded either way
-            assert (off > 0).mean() < 0.03, name
+            # A value in the middle is rounded either way; scales have seven digits.
+            assert (off <= 1 + 1e-5 * np.abs(value.astype(np.float64))).all(), name
+            assert value.dtype == np.int32 or (off > 0).mean() < 0.03, name
     spec_of = OnnxSession((tmp_path / 'int8.onnx').read_bytes(), spec)
     a = np.concatenate([spec_of.run([p])[0] for p in pictures[:8]])
     network = engines.network(spec, state, ranges, wait=True)

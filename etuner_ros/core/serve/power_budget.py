@@ -198,7 +198,8 @@ class PowerBudget:
         """
         Return what predictions may take, in W above idle.
 
-        :return: infinite without a limit, and while it is charged; 0 = as little as can be; NaN while it is not known
+        :return: infinite without a limit and while it is charged; 0 = as little as can be; NaN
+            while it is not known
         """
         if not self.matters:
             return math.inf

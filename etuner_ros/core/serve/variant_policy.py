@@ -116,7 +116,8 @@ class VariantPolicy:
     none fits, the cheapest serves.
 
     A limit whose reading is older than `fresh_s` holds nothing back that serves, but nothing more
-    accurate is chosen; one that was lost for long, or never came, is taken as reached.
+    accurate is chosen; one that was lost for long, or never came, is taken as reached. It belongs
+    to one thread.
 
     :param variants: of any order; names differ
     :raises ConfigError: when there is none
