@@ -37,8 +37,9 @@ class VariantSettings(Checked):
 
     pixels: str = setting(
         '',
-        "smaller sizes, in px with commas between them ('128,96'), that may serve instead of "
-        "model.input_size when battery, heat, load or deadline ask for it; '' = none",
+        "smaller sizes, in px with commas between them ('128,96'; in quotes, one size too), that "
+        'may serve instead of model.input_size when battery, heat, load or deadline ask for it; '
+        "'' = none",
     )
 
     @property
