@@ -46,6 +46,7 @@ from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported, take,
 from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
+from etuner_ros.nodes.variant_switch import VariantSwitch
 
 # Where torch serves it is imported before the node exists, so that no transition has to wait for
 # it (architecture, promise 7). Where onnxruntime does it is not: it takes seconds and 200 MB.
@@ -61,11 +62,11 @@ class InferenceNode(AutostartNode):
 
     Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins;
     `model` (ModelUpdate, latched), `tuner/status` (TunerStatus, latched, for the annotated
-    image). Publishes `predictions` (Prediction), `predicted_frame` (PredictedFrame),
-    `exemplar_features` (FrameFeature, latched: of the pictures that travel with the base weights,
-    so that nobody is asked about what is known), and only while someone listens `frame_feature`
-    (FrameFeature), `annotated` (Image) and, where vision_msgs is installed, `classification`
-    (vision_msgs/Classification).
+    image), with `variants.pixels` `battery` (BatteryState). Publishes `predictions` (Prediction),
+    `predicted_frame` (PredictedFrame), `exemplar_features` (FrameFeature, latched: of the pictures
+    that travel with the base weights, so that nobody is asked about what is known), and only while
+    someone listens `frame_feature` (FrameFeature), `annotated` (Image) and, where vision_msgs is
+    installed, `classification` (vision_msgs/Classification).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -85,6 +86,7 @@ class InferenceNode(AutostartNode):
         self._fetcher: BaseFetcher | None = None
         self._keeper: FrameKeeper[Predicted] | None = None
         self._painter: SideThread[Predicted] | None = None
+        self._switch: VariantSwitch | None = None
         self._age = ImageAge()
         self._images_come = self.health.expect('image', 5.0, self._why_silent, lambda: self.active)
         self.health.watch(
@@ -100,6 +102,11 @@ class InferenceNode(AutostartNode):
         self.health.watch(
             lambda: self._engines.why_not() if self._engines else '',
             'the engine that was asked for serves',
+            DiagnosticStatus.WARN,
+        )
+        self.health.watch(
+            lambda: self._switch.why_not() if self._switch else '',
+            'all sizes of variants.pixels can serve',
             DiagnosticStatus.WARN,
         )
 
@@ -153,6 +160,8 @@ class InferenceNode(AutostartNode):
             steady_timer(self, QUIET_S / 2, self._on_idle),
             built,
         ]
+        self._switch = VariantSwitch(self, live, self._engines)
+        self.entities += self._switch.entities
         self._fetcher = BaseFetcher(self, self._on_fetched)
         self._keeper = FrameKeeper(self._keep, self._not_kept)
         self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
@@ -170,11 +179,12 @@ class InferenceNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`, however far it came."""
         self.active = False
-        parts = (self._keeper, self._painter, self._swapper, self._fetcher, self._engines)
-        for part in parts:
+        parts = (self._keeper, self._painter, self._swapper, self._fetcher)
+        for part in (*parts, self._switch, self._engines):
             if part is not None:
                 part.close()
         self._keeper = self._painter = self._swapper = self._fetcher = self._engines = None
+        self._switch = None
         self._exemplars_of = ''
         self._age.forget()
         self.destroy_entities()
@@ -201,6 +211,7 @@ class InferenceNode(AutostartNode):
             'swaps': swapper.swaps if swapper else 0,
             'active': self.active,
             'preparing': (swapper and swapper.preparing) or 'nothing',
+            **(self._switch.diagnostics(live) if self._switch and live else {}),
         }
 
     def _rate(self) -> float:
@@ -277,6 +288,9 @@ class InferenceNode(AutostartNode):
         if Classification is not None and self._classification.get_subscription_count() > 0:
             self._classification.publish(said.classification())
         # Right after a frame was answered there is most time until the next one.
+        if self._switch is not None and self._switch.on:
+            trusted = not self._age.why_wrong()
+            self._switch.saw(swapper.live, image, result, self._latency_ms if trusted else None)
         self._take_update()
         self._look_at_exemplar()
 
@@ -327,6 +341,10 @@ class InferenceNode(AutostartNode):
         """Without frames nothing waits for an update to be taken."""
         if self._swapper is not None:
             self._swapper.renew()
+            if self._switch is not None:
+                said = self._switch.tick(self._swapper.live)
+                if said:
+                    self.get_logger().info(said)
         if not self.active or time.monotonic() - self._last_frame > QUIET_S:
             self._take_update()
             self._look_at_exemplar()

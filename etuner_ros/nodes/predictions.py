@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from etuner_ros.core.images.codec import encode_jpeg, Image
 from etuner_ros.core.serve.graph_file import Floats
-from etuner_ros.core.serve.live_model import Result
+from etuner_ros.core.serve.slot import Result
 from etuner_ros.msg import FrameFeature, PredictedFrame, Prediction
 from etuner_ros.nodes.messages import to_bytes
 

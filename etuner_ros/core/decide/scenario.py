@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 from typing import Any
@@ -66,14 +66,16 @@ class NoveltyScore:
     def __init__(self, memory: int = 500) -> None:
         self._memory = memory
         self._moments = RunningMoments(memory)
-        self._version: int | None = None
+        self._version: Hashable = None
 
-    def update(self, energy: float, version: int) -> float:
+    def update(self, energy: float, version: Hashable) -> float:
         """
         Return the novelty of a frame with this energy score; 0.5 for the first 20 frames.
 
         Other weights have another scale of energy, so after a swap what was seen before counts as
         20 frames only.
+
+        :param version: what names the weights, and how they look at a frame
         """
         if version != self._version:
             self._version = version

@@ -107,7 +107,7 @@ class Engines:
         if self.settings.precision == 'fp16' and device == 'cpu':
             raise ConfigError("precision 'fp16' needs CUDA; set it to 'auto', 'fp32' or 'int8'")
         self.threads = threads
-        self._device = device
+        self.device = device
         self._graphs = graphs or GraphStore()
         self._lock = threading.Lock()
         self._waits: tuple[ModelSpec, str] | None = None  # for a graph that is being made
@@ -185,7 +185,7 @@ class Engines:
             reuse.load(state)
             return reuse
         half = self.settings.precision == 'fp16'
-        return TorchNetwork(spec, state, self._device, half, self.threads)
+        return TorchNetwork(spec, state, self.device, half, self.threads)
 
     def _onnx(
         self,
@@ -204,7 +204,7 @@ class Engines:
         if not has_onnxruntime():
             raise EngineError(NOT_INSTALLED)
         precision = self.settings.precision
-        providers = providers_for(self._device, precision)
+        providers = providers_for(self.device, precision)
         if ranges is None and precision == 'int8':
             trouble['precision'] = (
                 'precision is int8, but the live version is not quantised yet: fp32 serves until '

@@ -7,7 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import threading
 import time
 
@@ -30,36 +30,7 @@ from etuner_ros.core.models.weights import (
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.graph_file import Floats, ranges_of
 from etuner_ros.core.serve.networks import Network, TorchNetwork
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the model says about one image."""
-
-    labels: list[str]  # best first
-    scores: list[float]  # softmax, in [0, 1]
-    energy: float
-    novelty: float
-    appearance: list[float]
-    features: Floats  # (D,)
-    version: int
-    backbone: str  # digest of what made the features
-    resize_seconds: float
-    seconds: float  # resizing and all that follows
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A version that is ready to serve."""
-
-    network: Network
-    weight: Floats  # (C, D), of the head
-    bias: Floats  # (C,)
-    classes: tuple[str, ...]
-    version: int
-    backbone: str  # digest of what makes the features
-    update: State  # of the backbone: tensors that differ from the base weights
-    announced: str  # digest of the backbone, as it was announced
+from etuner_ros.core.serve.slot import next_number, Result, Slot, SmallerSlot
 
 
 class LiveModel:
@@ -72,6 +43,10 @@ class LiveModel:
     gets a network of its own; torch's is written over in place, as building one would hold
     Python's lock for up to 0.1 s.
 
+    Beside the live version may stand the same at fewer pixels, `smaller`. It serves as long as it
+    belongs to the network that is live; set it to None for the version's own size. Any thread may
+    set it, at any time: it counts from the next frame on.
+
     :param engines: makes networks; torch on the CPU serves without
     """
 
@@ -83,6 +58,8 @@ class LiveModel:
         self._serving: Network | None = None  # in use by a prediction right now
         self._spare: Network | None = None  # that may be written over
         self._novelty = NoveltyScore()
+        self.smaller: SmallerSlot | None = None
+        self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
         bare = backbone_digest(base.sha256, {})
         self._slot = self._make(0, base.spec.classes, base.state, {}, bare)
         self._spare = None
@@ -101,6 +78,11 @@ class LiveModel:
         return self._slot.classes
 
     @property
+    def slot(self) -> Slot:
+        """The live version; to look at."""
+        return self._slot
+
+    @property
     def engine(self) -> str:
         """Engine and precision that serve, such as 'onnxruntime-int8'."""
         return self._slot.network.name
@@ -112,7 +94,7 @@ class LiveModel:
         weights: bytearray | array[int],
         digest: str,
         backbone: str = '',
-    ) -> _Slot:
+    ) -> Slot:
         """
         Make a version beside the one that serves, run it once and check that it works.
 
@@ -134,7 +116,7 @@ class LiveModel:
 
     def _make(
         self, version: int, classes: tuple[str, ...], head: State, update: State, backbone: str
-    ) -> _Slot:
+    ) -> Slot:
         """
         Make a slot.
 
@@ -142,12 +124,12 @@ class LiveModel:
         """
         tensors = (head.get(name, self.base.state[name]) for name in HEAD_TENSORS)
         weight, bias = (np.array(t, np.float32) for t in tensors)
-        live: _Slot | None = getattr(self, '_slot', None)
+        live: Slot | None = getattr(self, '_slot', None)
         if live is not None and live.announced == backbone:
             return replace(live, weight=weight, bias=bias, classes=classes, version=version)
         network = self._network(update)
         served = self._served(backbone, update, network)
-        return _Slot(network, weight, bias, classes, version, served, update, backbone)
+        return Slot(network, weight, bias, classes, version, served, update, backbone)
 
     def _served(self, announced: str, update: State, network: Network) -> str:
         """Return the digest of what makes the features: without its ranges, nothing is rounded."""
@@ -165,11 +147,11 @@ class LiveModel:
             self._spare = made  # until it serves
         return made
 
-    def _check(self, slot: _Slot) -> None:
+    def _check(self, slot: Slot) -> None:
         """Run a version once, so that its first frame does not wait."""
         size = self.base.spec.input_size
         features, _ = slot.network.look([np.zeros((size, size, 3), np.uint8)])
-        logits = features @ slot.weight.T + slot.bias
+        logits = slot.logits(features)
         if not (np.isfinite(logits).all() and np.isfinite(features).all()):
             raise WeightsError(f'version {slot.version} gives values that are not finite')
 
@@ -177,7 +159,7 @@ class LiveModel:
         with self._lock:
             return self._serving is network
 
-    def swap(self, slot: _Slot) -> None:
+    def swap(self, slot: Slot) -> None:
         """Make a prepared version live."""
         with self._lock:
             before, self._slot = self._slot, slot
@@ -194,7 +176,7 @@ class LiveModel:
         live = self._slot
         network = self._network(live.update)
         served = self._served(live.announced, live.update, network)
-        slot = replace(live, network=network, backbone=served)
+        slot = replace(live, network=network, backbone=served, number=next_number())
         self._check(slot)
         self.swap(slot)
 
@@ -204,14 +186,19 @@ class LiveModel:
 
         :param image: RGB uint8, (H, W, 3)
         """
-        with self._serve() as slot:
+        with self._serve() as (slot, smaller):
             try:
-                return self._predict(slot, image, top_k)
+                return self._predict(slot, smaller, image, top_k)
             except EngineError as error:
-                self.engines.give_up(str(error))
-        self.renew()  # by the next best engine, now: no frame may be lost
-        with self._serve() as slot:
-            return self._predict(slot, image, top_k)
+                if smaller is None:
+                    self.engines.give_up(str(error))
+                else:
+                    self.smaller, self.smaller_failed = None, (smaller, str(error))
+        if smaller is None:
+            self.renew()  # by the next best engine, now: no frame may be lost
+            with self._serve() as (slot, _):
+                return self._predict(slot, None, image, top_k)
+        return self.predict(image, top_k)
 
     def feature(self, image: Image) -> tuple[Floats, int, str]:
         """
@@ -219,36 +206,45 @@ class LiveModel:
 
         :return: its feature (D,), the version and the backbone that it is of
         """
-        with self._serve() as slot:
+        with self._serve() as (slot, _):
             features, _ = slot.network.look([resize_square(image, self.base.spec.input_size)])
             return features[0], slot.version, slot.backbone
 
     @contextmanager
-    def _serve(self) -> Iterator[_Slot]:
-        """Give the live version, whose network is not written to meanwhile."""
+    def _serve(self) -> Iterator[tuple[Slot, SmallerSlot | None]]:
+        """
+        Give the live version, whose network is not written to meanwhile, and what is to serve at
+        fewer pixels: of this very network, or nothing.
+        """
         with self._lock:
-            slot = self._slot
+            slot, smaller = self._slot, self.smaller
             self._serving = slot.network
         try:
-            yield slot
+            yield slot, smaller if smaller and smaller.number == slot.number else None
         finally:
             self._serving = None
 
-    def _predict(self, slot: _Slot, image: Image, top_k: int) -> Result:
+    def _predict(
+        self, slot: Slot, smaller: SmallerSlot | None, image: Image, top_k: int
+    ) -> Result:
         began = time.perf_counter()
-        square = resize_square(image, self.base.spec.input_size)
+        pixels = smaller.pixels if smaller else self.base.spec.input_size
+        square = resize_square(image, pixels)
         resized = time.perf_counter()
-        features, appearance = slot.network.look([square])
+        features, appearance = (smaller or slot).network.look([square])
+        aligned = features
+        if smaller:
+            aligned, appearance = smaller.features(features), smaller.appearance(appearance)
         labels, scores, energy, novelty = [], [], 0.0, 0.5
         if slot.classes:
-            logits = slot.weight @ features[0] + slot.bias
+            logits = slot.logits(aligned)[0]
             powers = np.exp(logits - logits.max())
             total = float(powers.sum())
             best = np.argsort(-logits, kind='stable')[:top_k]
             labels = [slot.classes[i] for i in best]
             scores = (powers[best] / total).tolist()
             energy = -float(np.log(total) + logits.max())
-            novelty = self._novelty.update(energy, slot.version)
+            novelty = self._novelty.update(energy, (slot.version, pixels))
         ended = time.perf_counter()
         return Result(
             labels,
@@ -258,7 +254,8 @@ class LiveModel:
             appearance[0].tolist(),
             features[0],
             slot.version,
-            slot.backbone,
+            (smaller or slot).backbone,
             resized - began,
             ended - began,
+            pixels,
         )
