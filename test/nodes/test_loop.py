@@ -613,9 +613,14 @@ def test_a_robot_calibrates_itself_and_serves_in_8_bit(ros, deployed, frames):
 
     ros.until(coded, 'a version in 8 bit', 120.0)
     assert robot.tuner._diagnostics()['not quantised because'] == 'nothing speaks against it'
-    car = pictures(frames, 'race_car')[0]
-    robot.teach(car, 'race_car')
-    ros.until(lambda: robot.show(car).labels[0] == 'race_car', 'the correction to show', 60.0)
+    cars = itertools.cycle(pictures(frames, 'race_car'))
+
+    def learned() -> bool:  # with seven held-back samples the gate may refuse the first head
+        car = next(cars)
+        robot.teach(car, 'race_car')
+        return robot.show(car).labels[0] == 'race_car'
+
+    ros.until(learned, 'corrections to show', 60.0)
     assert robot.inference.diagnostics()['engine'] == 'onnxruntime-int8'
 
 
