@@ -227,7 +227,7 @@ class InferenceNode(AutostartNode):
         if self._swapper is not None and self._engines is not None:
             self._swapper.wait = settings.wait_for_model
             if self._engines.threads != settings.threads:
-                self._engines.threads = settings.threads
+                self._engines.set_threads(settings.threads)
                 self._swapper.renew(anyway=True)
 
     def _why_silent(self) -> str:

@@ -95,7 +95,8 @@ class Commands:
         if self._engines is not None:
             self._engines.close()
         # Where a GPU serves, torch does it, unless 8 bit are asked for.
-        fits = device.type == 'cpu' or self._engine.precision == 'int8'
+        precision = self._engine.precision
+        fits = precision == 'int8' or (device.type == 'cpu' and precision != 'fp16')
         self._engines = Engines(self._engine, 'cpu', train.threads) if fits else None
         learner = Learner(
             model,

@@ -22,6 +22,7 @@ from etuner_ros.worker.commands import Commands, Message
 from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me_first
 
 HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
+CALIBRATION_S = 60.0  # least time between two tries to quantise
 ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
 
 
@@ -36,7 +37,7 @@ class Worker:
         self._stale = False  # the running round started from weights that are live no more
         self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
         self._next_head = 0.0
-        self._asked_for = ''  # backbone that was said to be quantisable
+        self._next_calibration = 0.0  # when it may be said again that it could be quantised
         self.commands = Commands(self._reply)
 
     def run(self) -> None:
@@ -121,12 +122,16 @@ class Worker:
             self._head_sent, self._next_head = now, now + self.commands.head_interval_s
 
     def _ask_for_calibration(self) -> None:
-        """Tell, once for each backbone, that what is live could be quantised."""
-        if not self.commands.knows_labels or not self.commands.learner.wants_calibration:
+        """
+        Tell that what is live could be quantised, now and then as long as that is so.
+
+        Not while a head waits for its verdict: the candidate would be of an older version.
+        """
+        now = time.monotonic()
+        if now < self._next_calibration or self._head_sent is not None:
             return
-        backbone = self.commands.learner.backbone
-        if backbone != self._asked_for:
-            self._asked_for = backbone
+        if self.commands.knows_labels and self.commands.learner.wants_calibration:
+            self._next_calibration = now + CALIBRATION_S
             self._reply(op='could_quantise')
 
     def _round(self, message: Message) -> None:
@@ -137,6 +142,8 @@ class Worker:
             self._reply(op='cancelled', id=number)
             return
         calibrate = bool(message.get('calibrate'))
+        if calibrate:
+            self._between_steps(last=True)  # no head may be on its way
         if not (learner.wants_calibration if calibrate else learner.pending):
             self._reply(op='nothing', id=number)
             return

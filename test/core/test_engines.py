@@ -265,6 +265,25 @@ def test_a_folder_that_can_not_be_written_to_leaves_torch_serving(base, monkeypa
     assert str(tmp_path / 'file') in engines.why_not()
 
 
+def test_what_could_not_be_made_is_tried_again_later(base, monkeypatch, tmp_path):
+    blocked = tmp_path / 'graphs'
+    blocked.write_text('in the way')
+    monkeypatch.setenv('ETUNER_GRAPHS', str(blocked))
+    now = [0.0]
+    engines = Engines(graphs=GraphStore(lambda: now[0]))
+    assert engines.network(base.spec, base.state).name == 'torch-fp32'
+    blocked.unlink()
+    assert not engines.has_better
+    assert not engines.warming
+    now[0] = 301.0
+    deadline = time.monotonic() + 120
+    while not engines.has_better:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert engines.network(base.spec, base.state).name == 'onnxruntime-fp32'
+    assert engines.why_not() == ''
+
+
 def test_ranges_of_another_release_and_too_few_pictures_are_told(base, pictures, engines, ranges):
     network = engines.network(base.spec, base.state, ('0123456789ab', ranges[1]), wait=True)
     assert network.name == 'onnxruntime-fp32'

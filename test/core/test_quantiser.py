@@ -12,7 +12,7 @@ import torch
 
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.errors import EngineError
-from etuner_ros.core.identity import Scenario
+from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
@@ -146,7 +146,63 @@ def test_corrections_and_rounds_go_on_in_8_bit(base, frames, engines):
     shown = labelled(frames)[:3]
     plain = learner.live.features(learner.live.tensor([s.image for s in shown]))
     assert torch.allclose(learner._features(shown), plain.detach(), atol=1e-4)
+    assert not learner.wants_calibration, 'somebody wants it in float'
+
+
+def test_a_class_whose_pictures_are_still_on_their_way_puts_a_calibration_off(
+    base, frames, engines
+):
+    """Its row would be lost with a head that never saw it."""
+    learner = robot(base, engines)
+    learner.add_samples(labelled(frames))
+    feature = learner._features(labelled(frames)[:1])[0]
+    assert learner.correct('new', 'a thing', feature, learner.backbone, HERE)
+    go_live(learner, learner.propose_head())
+    with pytest.raises(NothingMade, match='still on their way'):
+        calibrated(learner)
+    assert learner.wants_calibration, 'later'
+    picture = labelled(frames)[0]
+    learner.add_samples([Sample.of('new', 'a thing', HERE, picture.image)])
+    assert 'a thing' in calibrated(learner).classes
+
+
+def test_pictures_of_the_deployment_are_not_what_the_robot_sees(base, frames, engines):
+    learner = robot(base, engines)
+    shown = labelled(frames)
+    learner.add_exemplars(
+        [Sample.of(f'd{s.sample_id}', s.label, DEPLOYED, s.image) for s in shown]
+    )
+    assert not learner.wants_calibration
+    learner.add_samples(shown[:40])
     assert learner.wants_calibration
+
+
+def test_a_worker_that_can_not_compute_what_is_served_brings_it_back_to_float(
+    base, frames, engines
+):
+    """Such as one on another computer, without onnxruntime: it must not mix two kinds of features."""
+    learner = robot(base, engines)
+    learner.add_samples(labelled(frames))
+    candidate = calibrated(learner)
+    other = robot(base, Engines(EngineSettings(engine='torch')))
+    other.add_samples(labelled(frames))
+    other.set_live(candidate.update, candidate.classes, 1)
+    feature = other._features(labelled(frames)[:1])[0]
+    assert not other.correct('x', 'mug', feature, other.backbone, HERE)
+    assert other.wants_calibration
+    back = calibrated(other)
+    assert ranges_of(back.update) is None
+    assert back.backbone == backbone_digest(base.sha256, {})
+    go_live(other, back)
+    assert not other.wants_calibration
+    assert other.correct('y', 'mug', feature, other.backbone, HERE)
+
+
+def test_a_calibration_is_no_training(base, frames, engines):
+    learner = robot(base, engines)
+    learner.add_samples(labelled(frames))
+    go_live(learner, calibrated(learner))
+    assert not learner.sim_freeze.accepted, 'the first round still freezes as a first round'
 
 
 def test_what_is_worse_in_8_bit_stays_in_float_and_the_figures_are_told(

@@ -22,7 +22,7 @@ from torch import Tensor
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.errors import LearnerError
-from etuner_ros.core.identity import Scenario
+from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.learn.candidates import HeadCandidate, RoundCandidate
 from etuner_ros.core.learn.feature_bank import FeatureBank
 from etuner_ros.core.learn.head_offer import offer_head
@@ -42,6 +42,7 @@ from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
 from etuner_ros.core.serve.engines import Engines
+from etuner_ros.core.serve.graph_file import ranges_of
 
 FEATURES_MB = 64  # features of held-back samples and of frames without a label
 
@@ -242,7 +243,12 @@ class Learner:
         :return: False when it is held back for validation, or of another backbone than the live
             one; it is then learned when its picture comes
         """
-        usable = self.head_config.enabled and backbone == self.backbone and self._fits(feature)
+        usable = (
+            self.head_config.enabled
+            and backbone == self.backbone
+            and not self._live.served_elsewise
+            and self._fits(feature)
+        )
         if not usable:
             return False
         self.head.note_label(sample_id, label)
@@ -337,11 +343,15 @@ class Learner:
     @property
     def wants_calibration(self) -> bool:
         """Whether what is live could be quantised: there are pictures enough, and it pays."""
-        if self.quantiser is None or self.phase is not Phase.IDLE:
+        if self.phase is not Phase.IDLE:
             return False
-        if not self.quantiser.wants(self.backbone, self._live.update):
+        if self._live.served_elsewise:
+            return True
+        if self.quantiser is None or not self.quantiser.wants(self.backbone, self._live.update):
             return False
-        return len(self.book.pictures) + len(self.head.frames) >= LEAST_PICTURES
+        # What came with the deployed model is not what this robot sees.
+        own = sum(s.scenario != DEPLOYED for s in self.book.pictures)
+        return own + len(self.head.frames) >= LEAST_PICTURES
 
     def run_round(
         self, cancelled: Callable[[], bool] = lambda: False, calibrate: bool = False
@@ -410,6 +420,7 @@ class Learner:
         :raises LearnerError: when a round runs and more than the head changes
         """
         before, proposed = self.backbone, self._proposed
+        was_quantised = ranges_of(self._live.update) is not None
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
             raise LearnerError('other weights can not be taken over while a round runs')
         self._live.take(update, classes, version)
@@ -421,6 +432,8 @@ class Learner:
             self._validator.on_accepted(self._offered.outcomes, self.book.held)
             self._offered = None
         if self.backbone not in (before, self.head.backbone):  # a roll-back, or a swap by hand
+            if was_quantised and self.quantiser is not None and ranges_of(update) is None:
+                self.quantiser.refuse(self.backbone, 'somebody went back to float')
             self.state.load(self._live.whole(update), classes)
             self._prober.on_other_weights()
             self._validator.restart()
@@ -432,7 +445,7 @@ class Learner:
     def _on_accepted(self, candidate: RoundCandidate) -> None:
         """Build upon a round that was accepted."""
         self.state.commit()
-        self.sim_freeze.accepted = True
+        self.sim_freeze.accepted |= candidate.iterations > 0
         self._forget(self.head.on_accepted(candidate.backbone))
         self.book.on_accepted()
         self.head.is_new |= not set(self.head.classes()) <= set(candidate.classes)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etuner_ros.core.errors import EngineError
 from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.quantiser import features_by, Quantiser
@@ -26,6 +27,7 @@ from etuner_ros.core.models.weights import (
     same_bits,
     State,
 )
+from etuner_ros.core.serve.graph_file import ranges_of
 from etuner_ros.core.serve.networks import Network
 
 
@@ -49,6 +51,9 @@ class LiveState:
         self.version, self.backbone = 0, self.digest({})
         self._quantiser = quantiser
         self.network: Network | None = None  # that serves, when it is a quantised one
+        # The live version is quantised, and that network can't be had here: features are those of
+        # the float one, until a version in float, or with other ranges, takes its place.
+        self.served_elsewise = False
 
     def digest(self, update: State) -> str:
         """Return the name of the backbone of weights."""
@@ -66,6 +71,7 @@ class LiveState:
         backbone = self.digest(update)
         if backbone != self.backbone:
             self.network = self._quantiser.network(update) if self._quantiser else None
+            self.served_elsewise = self.network is None and ranges_of(update) is not None
         self.update, self.version, self.backbone = update, version, backbone
 
     def whole(self, update: State) -> State:
@@ -111,7 +117,10 @@ class LiveState:
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features (n, D) of samples as they are served, float32 on the CPU."""
         if self.network is not None:
-            return features_by(self.network, samples)
+            try:
+                return features_by(self.network, samples)
+            except EngineError:
+                self.network, self.served_elsewise = None, True
         rows = []
         with torch.no_grad():
             for start in range(0, len(samples), 32):

@@ -139,8 +139,11 @@ class Round:
         made = self._plain(gone)
         if self.quantiser is not None and self.quantiser.wanted:
             made = self._quantised(made, gone)
-        if self.calibrate and made.network is None:
+        if self.calibrate and made.backbone == live.backbone:
             raise NothingMade(self.quantiser.why_not if self.quantiser else '')
+        misses = self.head.config.enabled and not self.head.knows(model.classes, gone, True)
+        if self.calibrate and misses:
+            raise NothingMade('pictures of a class are still on their way')
         rows, backbone, network = made.rows, made.backbone, made.network
         with counted_as(OTHER):
             move = self._appearance_move(network) if follow_appearance else ()
@@ -189,11 +192,11 @@ class Round:
             return plain  # the worker will see when there are enough
         try:
             update, network = self.quantiser.quantise(self._change(), pictures)
+            ranges = {k: v for k, v in update.items() if k.startswith(RANGES)}
+            made = self._made(gone, self.live.digest(update), ranges, network)
         except EngineError as error:
             self.quantiser.refuse(plain.backbone, str(error))
-            return plain
-        ranges = {k: v for k, v in update.items() if k.startswith(RANGES)}
-        made = self._made(gone, self.live.digest(update), ranges, network)
+            return self._made(gone, plain.backbone, {}, None)
         pairs = [
             replace(o, live_correct=p.candidate_correct, anchor_correct=None)
             for o, p in zip(made.outcomes, plain.outcomes)

@@ -7,8 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 import os
+import sys
 import threading
 from typing import Any
+
+import numpy as np
 
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError, EngineError
@@ -129,22 +132,29 @@ class Engines:
     @property
     def warming(self) -> bool:
         """Whether another engine serves until the graph of the wanted one has been made."""
-        return self._waits is not None
+        return self._waits is not None and self._graphs.is_making
 
     @property
     def has_better(self) -> bool:
-        """Whether the graph that was waited for is there, or will never be."""
+        """Whether the graph that was waited for is there now."""
         waits = self._waits
         if waits is None:
             return False
         try:
             return self._graph(*waits) is not None
         except EngineError:
-            return True
+            return False  # it will be tried again
 
-    def _graph(self, spec: ModelSpec, kind: str) -> GraphFile | None:
+    def set_threads(self, threads: int) -> None:
+        """Take another number of threads; networks of onnxruntime that are made have their own."""
+        self.threads = threads
+        if 'torch' in sys.modules:
+            sys.modules['torch'].set_num_threads(threads)
+
+    def _graph(self, spec: ModelSpec, kind: str, wait: bool = False) -> GraphFile | None:
         with self._lock:
-            return self._graphs.find(spec.architecture, spec.input_size, kind)
+            look = self._graphs.wait if wait else self._graphs.find
+            return look(spec.architecture, spec.input_size, kind)
 
     def network(
         self,
@@ -212,28 +222,34 @@ class Engines:
             )
         if ranges is not None and precision in ('auto', 'int8'):
             try:
-                graph = self._wait(spec, 'int8') if wait else self._graph(spec, 'int8')
-                if graph is None:
-                    self._waits = (spec, 'int8')
-                    return None
-                if graph.layout != ranges[0]:
-                    raise EngineError(
-                        'the version was quantised by another release of onnxruntime'
-                    )
-                filled = graph.filled(state, ranges[1])
-                return OnnxNetwork('onnxruntime-int8', filled, spec, True, self.threads, providers)
+                return self._session(spec, state, ranges, wait, providers)
             except EngineError as error:
                 trouble['precision'] = f'{error}; fp32 serves'
-        graph = self._wait(spec, 'fp32') if wait else self._graph(spec, 'fp32')
-        if graph is None:
-            self._waits = (spec, 'fp32')
-            return None
-        name = 'onnxruntime-fp16' if precision == 'fp16' else 'onnxruntime-fp32'
-        return OnnxNetwork(name, graph.filled(state), spec, False, self.threads, providers)
+        return self._session(spec, state, None, wait, providers)
 
-    def _wait(self, spec: ModelSpec, kind: str) -> GraphFile:
-        with self._lock:
-            return self._graphs.wait(spec.architecture, spec.input_size, kind)
+    def _session(
+        self,
+        spec: ModelSpec,
+        state: State,
+        ranges: tuple[str, Floats] | None,
+        wait: bool,
+        providers: list[Any],
+    ) -> Network | None:
+        """Return a network that has looked at a picture once; None while its graph is made."""
+        kind = 'fp32' if ranges is None else 'int8'
+        self._waits = (spec, kind)
+        graph = self._graph(spec, kind, wait)
+        if graph is None:
+            return None
+        self._waits = None
+        if ranges is not None and graph.layout != ranges[0]:
+            raise EngineError('the version was quantised by another release of onnxruntime')
+        filled = graph.filled(state, None if ranges is None else ranges[1])
+        half = self.settings.precision == 'fp16' and 'Tensorrt' in str(providers[0])
+        name = f'onnxruntime-{"fp16" if half else kind}'
+        made = OnnxNetwork(name, filled, spec, ranges is not None, self.threads, providers)
+        made.look([np.zeros((spec.input_size, spec.input_size, 3), np.uint8)])
+        return made
 
     def observer(self, spec: ModelSpec) -> GraphFile:
         """
@@ -243,7 +259,8 @@ class Engines:
         """
         if not has_onnxruntime():
             raise EngineError(NOT_INSTALLED)
-        return self._wait(spec, 'observer')
+        with self._lock:
+            return self._graphs.wait(spec.architecture, spec.input_size, 'observer')
 
     def give_up(self, why: str) -> None:
         """Use onnxruntime no more: it failed while it served."""

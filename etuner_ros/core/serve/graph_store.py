@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 import hashlib
 from importlib import metadata
+import math
 import os
 from pathlib import Path
+import time
 
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.files import home
 from etuner_ros.core.models.child import Child
 from etuner_ros.core.serve.graph_file import FORMAT, GraphFile, read_graph
 
+RETRY_S = 300.0  # after which what could not be made is tried again
 KINDS = ('fp32', 'int8', 'observer')
 
 
@@ -45,16 +50,28 @@ def graph_path(architecture: str, input_size: int, kind: str) -> Path:
     return graphs_folder() / f'{architecture}-{input_size}-{key}-{kind}.onnx'
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a graph could not be made."""
+
+    text: str
+    until: float  # when it may be tried again
+
+
 class GraphStore:
     """
     Gives the graphs of networks; those that are missing are made in a process of their own.
 
+    What failed is tried again after some minutes, unless the network is none that can be served.
     Not for two threads.
+
+    :param clock: steady time in s
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._making: dict[tuple[str, int], Child] = {}
-        self._failed: dict[tuple[str, int], str] = {}
+        self._failed: dict[tuple[str, int], _Failure] = {}
         self._read: dict[Path, GraphFile] = {}
 
     def find(self, architecture: str, input_size: int, kind: str) -> GraphFile | None:
@@ -66,13 +83,16 @@ class GraphStore:
         path, key = graph_path(architecture, input_size, kind), (architecture, input_size)
         if path in self._read:
             return self._read[path]
-        if path.exists():
-            try:
-                self._read[path] = read_graph(path)
-                return self._read[path]
-            except EngineError:
-                if key not in self._making:
-                    path.unlink(missing_ok=True)  # it is damaged: made anew
+        try:
+            if path.exists():
+                try:
+                    self._read[path] = read_graph(path)
+                    return self._read[path]
+                except EngineError:
+                    if key not in self._making:
+                        path.unlink(missing_ok=True)  # it is damaged: made anew
+        except OSError as error:
+            raise EngineError(f'{path} can not be used: {error.strerror or error}') from error
         self._make(key)
         return None
 
@@ -95,8 +115,9 @@ class GraphStore:
         return found
 
     def _make(self, key: tuple[str, int]) -> None:
-        if key in self._failed:
-            raise EngineError(self._failed[key])
+        failed = self._failed.get(key)
+        if failed is not None and self._clock() < failed.until:
+            raise EngineError(failed.text)
         child = self._making.get(key)
         if child is None:
             try:
@@ -112,8 +133,10 @@ class GraphStore:
                 self._fail(key, problem)
 
     def _fail(self, key: tuple[str, int], why: str) -> None:
-        self._failed[key] = f'the graph of {key[0]} at {key[1]} px can not be made: {why}'
-        raise EngineError(self._failed[key])
+        text = f'the graph of {key[0]} at {key[1]} px can not be made: {why}'
+        for_good = why.startswith(f"'{key[0]}'")  # the network itself is why
+        self._failed[key] = _Failure(text, math.inf if for_good else self._clock() + RETRY_S)
+        raise EngineError(text)
 
     @property
     def is_making(self) -> bool:

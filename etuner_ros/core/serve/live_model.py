@@ -64,7 +64,7 @@ class LiveModel:
         self._slot = self._make(0, base.spec.classes, base.state, {}, bare)
         self._spare = None
         if isinstance(self._slot.network, TorchNetwork) and not self.engines.warming:
-            self._network({})  # the one that the next backbone is written into
+            self._keep(self._network({}))  # the one that the next backbone is written into
         self._check(self._slot)
 
     @property
@@ -111,7 +111,12 @@ class LiveModel:
         check_update(self.base.state, update, len(classes))
         backbone = backbone or backbone_digest(self.base.sha256, update)
         slot = self._make(version, classes, update, backbone_of(update), backbone)
-        self._check(slot)
+        try:
+            self._check(slot)
+        except WeightsError:
+            if slot.network is not self._slot.network:
+                self._keep(slot.network)
+            raise
         return slot
 
     def _make(
@@ -139,13 +144,15 @@ class LiveModel:
 
     def _network(self, update: State) -> Network:
         with self._making:
-            reuse = self._spare
+            reuse, self._spare = self._spare, None
             while reuse is not None and self._is_serving(reuse):  # last, with the version before
                 time.sleep(0.001)
             state = {**self.base.state, **network_of(update)}
-            made = self.engines.network(self.base.spec, state, ranges_of(update), reuse)
-            self._spare = made  # until it serves
-        return made
+            return self.engines.network(self.base.spec, state, ranges_of(update), reuse)
+
+    def _keep(self, network: Network) -> None:
+        """Keep a network that serves no more, or never did, where it can be written over."""
+        self._spare = network if isinstance(network, TorchNetwork) else None
 
     def _check(self, slot: Slot) -> None:
         """Run a version once, so that its first frame does not wait."""
@@ -164,7 +171,7 @@ class LiveModel:
         with self._lock:
             before, self._slot = self._slot, slot
             if before.network is not slot.network:
-                self._spare = before.network
+                self._keep(before.network)
 
     @property
     def has_better(self) -> bool:
@@ -178,7 +185,10 @@ class LiveModel:
         served = self._served(live.announced, live.update, network)
         slot = replace(live, network=network, backbone=served, number=next_number())
         self._check(slot)
-        self.swap(slot)
+        with self._lock:
+            if self._slot is live:  # nothing newer has gone live meanwhile
+                self._slot = slot
+                self._keep(live.network)
 
     def predict(self, image: Image, top_k: int) -> Result:
         """
@@ -186,19 +196,17 @@ class LiveModel:
 
         :param image: RGB uint8, (H, W, 3)
         """
-        with self._serve() as (slot, smaller):
-            try:
-                return self._predict(slot, smaller, image, top_k)
-            except EngineError as error:
-                if smaller is None:
-                    self.engines.give_up(str(error))
-                else:
-                    self.smaller, self.smaller_failed = None, (smaller, str(error))
-        if smaller is None:
-            self.renew()  # by the next best engine, now: no frame may be lost
-            with self._serve() as (slot, _):
-                return self._predict(slot, None, image, top_k)
-        return self.predict(image, top_k)
+        while True:
+            with self._serve() as (slot, smaller):
+                try:
+                    return self._predict(slot, smaller, image, top_k)
+                except EngineError as error:
+                    if smaller is None:
+                        self.engines.give_up(str(error))
+                    else:
+                        self.smaller, self.smaller_failed = None, (smaller, str(error))
+            if smaller is None:
+                self.renew()  # by the next best engine, now: no frame may be lost
 
     def feature(self, image: Image) -> tuple[Floats, int, str]:
         """

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import threading
 from typing import Any, Protocol
 
 import cv2
@@ -134,6 +135,7 @@ class TorchNetwork:
 
         self.name = 'torch-fp16' if half else 'torch-fp32'
         self._device, self._half = torch.device(device), half
+        self._looking = threading.Lock()  # the middle block's output is taken by a hook
         if threads:
             torch.set_num_threads(threads)
         bare = ModelSpec(spec.architecture, spec.input_size, (), spec.mean, spec.std)
@@ -164,6 +166,7 @@ class TorchNetwork:
         import torch
 
         batch = self._model.tensor(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.float16, enabled=self._half):
+        cast = torch.autocast(self._device.type, torch.float16, enabled=self._half)
+        with self._looking, cast:
             _, features, appearance = self._model.examine(batch)
         return features.float().cpu().numpy(), appearance.float().cpu().numpy()

@@ -71,6 +71,7 @@ class ModelSwapper:
         self.preparing = 0  # version that is being built; 0 = none
         self._learned = learned
         self._heard = False  # an announcement was followed to its end
+        self._renew_anyway = False
         self._refused = ''  # why the version announced last does not serve
         self._read, self._fetch, self._built, self._clock = read, fetch, built, clock
         self._files: dict[str, Path] = {}  # base weights that were fetched, by their SHA-256
@@ -140,7 +141,9 @@ class ModelSwapper:
 
         :param anyway: also by the same one, with other settings
         """
-        if self._thread is None and (anyway or self.live.has_better):
+        self._renew_anyway |= anyway  # also when something is being built just now
+        if self._thread is None and (self._renew_anyway or self.live.has_better):
+            self._renew_anyway = False
             self._start(self._renew)
 
     def close(self) -> None:
