@@ -132,6 +132,14 @@ def declared(node: str) -> Iterator[tuple[str, Any, bool]]:
     """Return name, dataclass field and whether it can be set while the node runs, of each one."""
     module = importlib.import_module(f'etuner_ros.nodes.{node}')
     tree = ast.parse(Path(str(module.__file__)).read_text())
+    yield from _declared_in(module, tree)
+    for found in ast.walk(tree):  # parts of a node may declare parameters, too
+        if isinstance(found, ast.ImportFrom) and str(found.module).startswith('etuner_ros.nodes.'):
+            part = importlib.import_module(str(found.module))
+            yield from _declared_in(part, ast.parse(Path(str(part.__file__)).read_text()))
+
+
+def _declared_in(module: Any, tree: ast.Module) -> Iterator[tuple[str, Any, bool]]:
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and getattr(call.func, 'id', '') == 'declare':
             _, prefix, kind, *rest = call.args
