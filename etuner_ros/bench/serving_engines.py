@@ -22,7 +22,7 @@ SWAP_EVERY = 5  # pictures between two swaps
 
 def swaps_by_engine(stage: Stage, swaps: int) -> dict[str, dict[str, Any]]:
     """
-    Swap backbones under the camera with each engine; by torch, the next best one, a fifth as often.
+    Swap backbones under the camera with each engine; by torch, the next best, a fifth as often.
 
     :return: by engine `swap_gap_ratio`, `frames_dropped_by_swaps`, `mixed_versions`, and gaps
     """
