@@ -174,8 +174,7 @@ def test_what_is_written_into_the_graph_is_what_onnxruntime_quantises(
 def test_a_quantised_version_is_another_backbone_and_its_head_touches_no_network(
     base, frames, engines, ranges
 ):
-    while engines.network(base.spec, base.state).name.startswith('torch'):
-        time.sleep(0.01)
+    engines.network(base.spec, base.state, wait=True)  # the graph is there from now on
     live = LiveModel(base, engines)
     assert live.engine == 'onnxruntime-fp32'
     image = frames[0].image

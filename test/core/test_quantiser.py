@@ -198,6 +198,28 @@ def test_a_worker_that_can_not_compute_what_is_served_brings_it_back_to_float(
     assert other.correct('y', 'mug', feature, other.backbone, HERE)
 
 
+def test_of_many_pictures_only_those_that_are_looked_at_are_decoded(
+    base, frames, engines, monkeypatch
+):
+    """The replay memory holds thousands, of 77 KB each once they are decoded."""
+    decoded = []
+    original = Sample.image.fget
+
+    def image(sample: Sample) -> np.ndarray:
+        decoded.append(sample.sample_id)
+        return original(sample)
+
+    many = [
+        Sample.of(f'{n}/{s.sample_id}', s.label, HERE, s.image)
+        for n in range(4)
+        for s in labelled(frames)
+    ]
+    monkeypatch.setattr(Sample, 'image', property(image))
+    Quantiser(engines, base.spec, base.state).quantise({}, many)
+    assert len(many) > 300
+    assert len(decoded) == len(set(decoded)) == 100
+
+
 def test_a_calibration_is_no_training(base, frames, engines):
     learner = robot(base, engines)
     learner.add_samples(labelled(frames))

@@ -17,7 +17,7 @@ from torch import Tensor
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.weights import ModelSpec, network_of, RANGES, State
-from etuner_ros.core.serve.calibrate import calibrate
+from etuner_ros.core.serve.calibrate import calibrate, selection
 from etuner_ros.core.serve.engines import Engines
 from etuner_ros.core.serve.graph_file import Floats, ranges_of
 from etuner_ros.core.serve.networks import Network
@@ -65,7 +65,7 @@ class Quantiser:
         :raises EngineError: when it can not be, or does not pay
         """
         state = self._whole(update)
-        images = [s.image for s in pictures]
+        images = [s.image for s in selection(pictures)]  # no others are decoded
         layout, ranges = calibrate(self._spec, state, images, self._engines)
         quantised = {**update, f'{RANGES}{layout}': ranges}
         network = self._network(state, (layout, ranges))

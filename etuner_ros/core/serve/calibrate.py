@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,8 +16,20 @@ from etuner_ros.core.serve.engines import Engines
 from etuner_ros.core.serve.graph_file import Floats
 from etuner_ros.core.serve.networks import OnnxSession
 
+Item = TypeVar('Item')
 LEAST_PICTURES = 32  # fewer say too little of what is to come
 PICTURES = 100  # more change little
+
+
+def selection(items: Sequence[Item]) -> list[Item]:
+    """
+    Return at most `PICTURES` of the items, evenly.
+
+    >>> len(selection(range(1000))), selection(range(3))
+    (100, [0, 1, 2])
+    """
+    step = max(len(items) / PICTURES, 1.0)
+    return [items[int(i * step)] for i in range(min(len(items), PICTURES))]
 
 
 def calibrate(
@@ -37,9 +50,7 @@ def calibrate(
         )
     graph = (engines or Engines()).observer(spec)
     session = OnnxSession(graph.filled(state), spec)
-    step = max(len(images) / PICTURES, 1.0)
-    chosen = [images[int(i * step)] for i in range(min(len(images), PICTURES))]
-    seen = np.stack([session.run([image])[0].reshape(-1, 2) for image in chosen])
+    seen = np.stack([session.run([image])[0].reshape(-1, 2) for image in selection(images)])
     if not np.isfinite(seen).all():
         raise EngineError('activations are not finite, so they can not be quantised')
     lowest, highest = seen[:, :, 0].min(axis=0), seen[:, :, 1].max(axis=0)
