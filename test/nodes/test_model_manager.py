@@ -212,7 +212,8 @@ def test_with_layers_that_can_not_be_stored_it_comes_up(ros, deployed, ros_home)
 def test_two_namespaces_have_a_store_each(ros, deployed):
     first = Office(ros, deployed)
     assert first.propose().version == 1
-    home, ros.namespace = ros.namespace, '/rear'
+    home = ros.namespace
+    ros.namespace = f'{home}/rear'  # of this test alone, see Graph
     rear = ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
     ros.namespace = home
     ros.until(lambda: rear.active, 'the second manager')
@@ -223,7 +224,8 @@ def test_two_namespaces_have_a_store_each(ros, deployed):
 def test_a_second_manager_on_the_same_folder_is_refused_in_a_sentence(ros, deployed, tmp_path):
     folder = str(tmp_path / 'shared')
     first = Office(ros, deployed, models__folder=folder)
-    home, ros.namespace = ros.namespace, '/rear'
+    home = ros.namespace
+    ros.namespace = f'{home}/rear'  # of this test alone, see Graph
     second = ros.add(
         ModelManagerNode, model__weights=str(deployed), models__folder=folder, autostart=False
     )
