@@ -9,6 +9,9 @@ cluttered, partly hidden and photographed as its scenario says. The mesh of a ki
 comes from anisotropic scale, joint angles, tint, surface pattern, pose and camera. The result is a
 rosbag2 recording (sqlite3) with `image_raw/compressed` and `ground_truth`, the same for the same
 seed.
+
+`--long` makes a longer recording of other pictures, which is not shipped; `--video` one whose
+frames follow each other as those of a camera do.
 """
 
 from __future__ import annotations
@@ -31,9 +34,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
 Array = np.ndarray
+Frame = tuple[str, str, bytes, Array]  # scenario, kind, JPEG, RGB uint8 (S, S, 3)
 REPOSITORY = Path(__file__).resolve().parent.parent
 RENDER_SIZE = 320  # px; halved before it is stored, because the renderer does not antialias
 FRAME_PERIOD_NS = 500_000_000  # the robot looks at something new twice a second
+VIDEO_PERIOD_NS = 100_000_000
+LONG_FRAMES, VIDEO_FRAMES = 720, 480  # of a scenario; of one of its two visits
+CLIP = 12  # frames of a video in which the camera glides over one scene
+WIDER = 1.25  # how much wider than a still such a scene is rendered
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 
 
@@ -525,6 +533,49 @@ class Studio:
         Photograph one scene; return RGB uint8 (S, S, 3) and the object's share of the pixels in
         [0, 1].
         """
+        image, mask = self._scene(scenario, kind)
+        return self._expose(image, scenario, self._lens(scenario)), float(mask.mean())
+
+    def clip(self, scenario: Scenario, kind: Kind) -> tuple[list[Array], float]:
+        """
+        Film one scene, rendered once and seen through a window that glides and zooms; return
+        `CLIP` frames, RGB uint8 (S, S, 3), and the object's smallest share of their pixels in
+        [0, 1].
+        """
+        image, mask = self._scene(scenario, kind, WIDER)
+        lens, side = self._lens(scenario), image.shape[0]
+        zoom = self._rng.uniform(0.9, 1.1, 2) * RENDER_SIZE  # of the first and the last window
+        room = (side - zoom) / 2
+        aim = self._rng.uniform(-0.9, 0.9, (2, 2)) * room[:, None]
+        frames, shares = [], []
+        for step in (1 - np.cos(np.linspace(0, math.pi, CLIP))) / 2:  # starts and stops gently
+            width = zoom[0] + step * (zoom[1] - zoom[0])
+            corner = side / 2 + aim[0] + step * (aim[1] - aim[0]) - width / 2
+            window = np.array(
+                [[width, 0, corner[0] * RENDER_SIZE], [0, width, corner[1] * RENDER_SIZE]]
+            )
+            window /= RENDER_SIZE
+            seen, hit = (
+                np.asarray(
+                    cv2.warpAffine(
+                        a.astype(np.float32),
+                        window,
+                        (RENDER_SIZE, RENDER_SIZE),
+                        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                        borderMode=cv2.BORDER_REPLICATE,
+                    )
+                )
+                for a in (image, mask)
+            )
+            frames.append(self._expose(seen, scenario, lens))
+            shares.append(float(hit.mean()))
+        return frames, min(shares)
+
+    def _scene(self, scenario: Scenario, kind: Kind, wider: float = 1.0) -> tuple[Array, Array]:
+        """
+        Set up and render one scene; return RGB (n, n, 3) in [0, 1] and which pixels show the
+        object, (n, n), n being `RENDER_SIZE` times `wider`.
+        """
         rng = self._rng
         yaw, azimuth = rng.uniform(-math.pi, math.pi, 2)
         if kind.front is not None:
@@ -576,12 +627,14 @@ class Studio:
         )
         up = np.array([0, 0, 1.0]) + aside * self._uniform((-0.12, 0.12))
         view = bullet.computeViewMatrix(eye.tolist(), look.tolist(), up.tolist())
-        lens = bullet.computeProjectionMatrixFOV(46, 1, size * 0.05, size * 12)
+        angle = 2 * math.degrees(math.atan(wider * math.tan(math.radians(23))))
+        lens = bullet.computeProjectionMatrixFOV(angle, 1, size * 0.05, size * 12)
+        pixels = round(RENDER_SIZE * wider)
         sun, around = self._uniform(scenario.sun), self._uniform((-1.4, 1.4)) + azimuth
         light = [math.cos(around) * math.cos(sun), math.sin(around) * math.cos(sun), math.sin(sun)]
         _, _, rgba, _, segments = bullet.getCameraImage(
-            RENDER_SIZE,
-            RENDER_SIZE,
+            pixels,
+            pixels,
             view,
             lens,
             shadow=1,
@@ -594,25 +647,22 @@ class Studio:
             lightSpecularCoeff=self._uniform((0.0, 0.15)),
         )
         image = (
-            np.asarray(rgba, np.uint8)
-            .reshape(RENDER_SIZE, RENDER_SIZE, 4)[..., :3]
-            .astype(np.float32)
-            / 255
+            np.asarray(rgba, np.uint8).reshape(pixels, pixels, 4)[..., :3].astype(np.float32) / 255
         )
-        mask = np.asarray(segments).reshape(RENDER_SIZE, RENDER_SIZE) == body
+        mask = np.asarray(segments).reshape(pixels, pixels) == body
         for other in bodies:
             bullet.removeBody(other)
-        return self._develop(image, mask, scenario), float(mask.mean())
+        return self._wear(image, mask), mask
 
     def _pick(self, names: tuple[str, ...]) -> str:
         return names[int(self._rng.integers(len(names)))]
 
-    def _develop(self, image: Array, mask: Array, scenario: Scenario) -> Array:
-        """Wear on the object's surface, then what lens and sensor do."""
-        rng = self._rng
-        wear = _noise(rng, RENDER_SIZE, int(rng.integers(4, 24))) - 0.5
+    def _wear(self, image: Array, mask: Array) -> Array:
+        """Wear on the object's surface; image (n, n, 3) in [0, 1], mask (n, n)."""
+        rng, side = self._rng, image.shape[0]
+        wear = _noise(rng, side, int(rng.integers(4, 24))) - 0.5
         if rng.random() < 0.25:  # a printed pattern
-            y, x = np.mgrid[0:RENDER_SIZE, 0:RENDER_SIZE].astype(np.float32) / RENDER_SIZE
+            y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
             angle = self._uniform((0, math.pi))
             wear = (
                 0.5
@@ -621,8 +671,11 @@ class Studio:
                 )
                 * 0.7
             )
-        image = image * np.where(mask, 1 + wear * self._uniform((0.1, 0.5)), 1)[..., None]
-        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        return image * np.where(mask, 1 + wear * self._uniform((0.1, 0.5)), 1)[..., None]
+
+    def _lens(self, scenario: Scenario) -> tuple[Array | None, Array]:
+        """Return the kernel of motion, None for none, and the colour of the light (3,)."""
+        kernel = None
         motion = int(round(self._uniform(scenario.blur)))
         if motion > 1:
             kernel = np.zeros((motion, motion), np.float32)
@@ -631,10 +684,18 @@ class Studio:
                 ((motion - 1) / 2, (motion - 1) / 2), self._uniform((0, 180)), 1
             )
             kernel = np.asarray(cv2.warpAffine(kernel, turn, (motion, motion)))
-            image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6))
-        balance = np.asarray(scenario.light) * rng.uniform(0.94, 1.06, 3)
-        image = image * balance * self._uniform(scenario.gain)
-        image = image + rng.normal(0, scenario.noise, image.shape) * (
+            kernel = kernel / max(kernel.sum(), 1e-6)
+        balance = np.asarray(scenario.light) * self._rng.uniform(0.94, 1.06, 3)
+        return kernel, balance * self._uniform(scenario.gain)
+
+    def _expose(self, image: Array, scenario: Scenario, lens: tuple[Array | None, Array]) -> Array:
+        """Return what lens and sensor make of (2 S, 2 S, 3) in [0, 1]; uint8 (S, S, 3)."""
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        kernel, light = lens
+        if kernel is not None:
+            image = cv2.filter2D(image, -1, kernel)
+        image = image * light
+        image = image + self._rng.normal(0, scenario.noise, image.shape) * (
             0.5 + np.sqrt(np.clip(image, 0, 1))
         )
         return (np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -653,41 +714,55 @@ def thumbnail(image: Array) -> Array:
 
 
 def render(
-    seed: int, scenarios: tuple[Scenario, ...], quality: int, progress: Callable[[str], None]
-) -> list[tuple[str, str, bytes, Array]]:
+    seed: int,
+    scenarios: tuple[Scenario, ...],
+    quality: int,
+    progress: Callable[[str], None],
+    clips: bool = False,
+) -> list[Frame]:
     """
-    Return (scenario, kind, JPEG, RGB) of each frame; kinds come in shuffled rounds, so each half
-    of a scenario holds all of them.
+    Return the frames of scenarios, one after the other.
+
+    Kinds come in shuffled rounds, so each half of a scenario holds all of them.
+
+    :param clips: `CLIP` frames of each scene, in which the camera glides, instead of one
     """
     rng = np.random.default_rng(seed)
-    frames: list[tuple[str, str, bytes, Array]] = []
+    frames: list[Frame] = []
     seen: list[Array] = []
+    each = CLIP if clips else 1
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Path(folder), rng)
         for scenario in scenarios:
+            scenes = math.ceil(scenario.frames / each)
             order: list[Kind] = []
-            while len(order) < scenario.frames:
+            while len(order) < scenes:
                 order += [scenario.kinds[i] for i in rng.permutation(len(scenario.kinds))]
-            for index, kind in enumerate(order[: scenario.frames]):
+            for index, kind in enumerate(order[:scenes]):
                 while True:
-                    image, share = studio.frame(scenario, kind)
-                    mark = thumbnail(image)
+                    if clips:
+                        images, share = studio.clip(scenario, kind)
+                    else:
+                        image, share = studio.frame(scenario, kind)
+                        images = [image]
+                    mark = thumbnail(images[len(images) // 2])
                     copied = bool(seen) and float(np.max(np.stack(seen) @ mark)) > 0.985
                     if share > 0.035 and not copied:
                         break
                 seen.append(mark)
-                ok, code = cv2.imencode(
-                    '.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-                )
-                assert ok
-                frames.append((scenario.name, kind.name, code.tobytes(), image))
+                for image in images[: scenario.frames - index * each]:
+                    ok, code = cv2.imencode(
+                        '.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+                    )
+                    assert ok
+                    frames.append((scenario.name, kind.name, code.tobytes(), image))
                 if index % 30 == 29:
-                    progress(f'{scenario.name}: {index + 1} of {scenario.frames} frames')
+                    progress(f'{scenario.name}: {index + 1} of {scenes} scenes')
         studio.close()
     return frames
 
 
-def write_bag(path: Path, frames: list[tuple[str, str, bytes, Array]]) -> None:
+def write_bag(path: Path, frames: list[Frame], period_ns: int = FRAME_PERIOD_NS) -> None:
     """Write a rosbag2 recording that Humble and later can play."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     definition = (REPOSITORY / 'msg' / 'GroundTruth.msg').read_text()
@@ -703,7 +778,7 @@ def write_bag(path: Path, frames: list[tuple[str, str, bytes, Array]]) -> None:
             'ground_truth', 'etuner_ros/msg/GroundTruth', typestore=store
         )
         for index, (scenario, kind, code, _) in enumerate(frames):
-            stamp = START_NS + index * FRAME_PERIOD_NS
+            stamp = START_NS + index * period_ns
             time = types['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
             header = types['std_msgs/msg/Header'](stamp=time, frame_id='camera_optical_frame')
             image = types['sensor_msgs/msg/CompressedImage'](
@@ -716,9 +791,7 @@ def write_bag(path: Path, frames: list[tuple[str, str, bytes, Array]]) -> None:
             writer.write(images, stamp, store.serialize_cdr(image, images.msgtype))
 
 
-def contact_sheet(
-    path: Path, frames: list[tuple[str, str, bytes, Array]], per_kind: int = 1
-) -> None:
+def contact_sheet(path: Path, frames: list[Frame], per_kind: int = 1) -> None:
     """Write a picture with frames of each kind (columns) in each scenario (rows)."""
     rows = []
     for scenario in dict.fromkeys(f[0] for f in frames):
@@ -726,7 +799,9 @@ def contact_sheet(
             row = []
             for kind in dict.fromkeys(f[1] for f in frames):
                 mine = [f[3] for f in frames if f[0] == scenario and f[1] == kind]
-                picture = mine[turn].copy() if len(mine) > turn else np.zeros_like(frames[0][3])
+                picture = np.zeros_like(frames[0][3])
+                if mine:
+                    picture = mine[turn * len(mine) // per_kind].copy()
                 cv2.putText(
                     picture,
                     kind,
@@ -748,10 +823,9 @@ def main() -> int:
     parser.add_argument(
         '--output',
         type=Path,
-        default=REPOSITORY / 'config' / 'stream',
-        help='folder of the recording',
+        help='folder of the recording; default: config/stream, or recordings/<what it is>',
     )
-    parser.add_argument('--seed', type=int, default=7)
+    parser.add_argument('--seed', type=int, help='default: another one for each sort of recording')
     parser.add_argument('--quality', type=int, default=85, help='JPEG quality')
     parser.add_argument(
         '--frames',
@@ -763,27 +837,48 @@ def main() -> int:
     parser.add_argument(
         '--second', action='store_true', help='other kinds, two new ones in each later scenario'
     )
+    sort = parser.add_mutually_exclusive_group()
+    sort.add_argument(
+        '--long', action='store_true', help=f'{LONG_FRAMES} frames a scenario of other scenes'
+    )
+    sort.add_argument(
+        '--video',
+        action='store_true',
+        help=f'each place twice, {VIDEO_FRAMES} frames a visit, as a moving camera sees them',
+    )
     arguments = parser.parse_args()
+    name = 'long' if arguments.long else 'video' if arguments.video else ''
+    output = arguments.output
+    if output is None:
+        parts = [p for p in (name, 'search' if arguments.second else '') if p]
+        output = REPOSITORY / (f'recordings/{"_".join(parts)}' if parts else 'config/stream')
+    seed = arguments.seed
+    if seed is None:
+        seed = {'': 7, 'long': 23, 'video': 31}[name] + (4 if arguments.second else 0)
     scenarios: tuple[Scenario, ...] = SCENARIOS
     if arguments.second:
         scenarios = tuple(
             Scenario(**{**vars(s), 'kinds': SECOND + SECOND_NEW[: 2 * i]})
             for i, s in enumerate(SCENARIOS)
         )
-    if arguments.frames:
-        scenarios = tuple(Scenario(**{**vars(s), 'frames': arguments.frames}) for s in scenarios)
+    frames_each = arguments.frames or {'': 0, 'long': LONG_FRAMES, 'video': VIDEO_FRAMES}[name]
+    if frames_each:
+        scenarios = tuple(Scenario(**{**vars(s), 'frames': frames_each}) for s in scenarios)
+    if arguments.video:  # back to each place, in another order, never straight from itself
+        scenarios += tuple(scenarios[i] for i in (2, 0, 3, 1, 4))
     frames = render(
-        arguments.seed, scenarios, arguments.quality, lambda line: print(line, file=sys.stderr)
+        seed,
+        scenarios,
+        arguments.quality,
+        lambda line: print(line, file=sys.stderr),
+        arguments.video,
     )
-    write_bag(arguments.output, frames)
+    write_bag(output, frames, VIDEO_PERIOD_NS if arguments.video else FRAME_PERIOD_NS)
     if arguments.sheet:
         contact_sheet(arguments.sheet, frames, per_kind=2)
     size = sum(len(f[2]) for f in frames)
     digest = hashlib.sha256(b''.join(f[2] for f in frames)).hexdigest()
-    print(
-        f'{len(frames)} frames, {size / 1e6:.1f} MB of JPEG, sha256 {digest[:16]}, in '
-        f'{arguments.output}'
-    )
+    print(f'{len(frames)} frames, {size / 1e6:.1f} MB of JPEG, sha256 {digest[:16]}, in {output}')
     return 0
 
 

@@ -21,6 +21,8 @@ from etuner_ros.bench.table import MAIN, summarise
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.shared.answers import answer
 
+ALL = 1000  # more batches and requests than any stream has
+VIDEO_DEPLOYED = 0.75  # of a video's first visit, which has few scenes
 QUICK = ('never', 'ncm', 'ridge', 'head', 'every-4+head', 'immediate', 'shipped')
 TIMED = (*MAIN, 'ncm', 'etuner+head')
 LEAST_SEEDS = 5
@@ -37,31 +39,47 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
         setting = replace(setting, batches=arguments.batches)
     if arguments.requests:
         setting = replace(setting, requests=arguments.requests)
-    load, kind = arguments.load, arguments.kind
-    found = []
-    for name, reader in (
-        ('images', 'images'),
-        ('core50', 'core50'),
-        ('openloris', 'openloris'),
-    ):
+    again = replace(setting, visits=2)
+    long = replace(again, batches=arguments.batches or ALL, requests=arguments.requests or ALL)
+    video = Setting('NI', order='video', batch_size=8, wrong=0.03, deployed=VIDEO_DEPLOYED)
+    found: list[Source] = []
+
+    def add(name: str, reader: str, path: Path, wanted: Setting) -> None:
+        found.append(Source(name, reader, str(path.resolve()), wanted, arguments.load))
+
+    def add_both(name: str, reader: str, path: Path, kind: str) -> None:
+        add(name, reader, path, replace(setting, kind=kind))
+        add(f'{name}_again', reader, path, replace(again, kind=kind))
+
+    for name in ('images', 'core50', 'openloris'):
         path = getattr(arguments, name)
         if path is not None:
-            wanted = replace(setting, kind=kind if name == 'images' else 'NI')
-            label = f'{name}_{wanted.kind.lower()}'
-            found.append(Source(label, reader, str(path.resolve()), wanted, load))
+            kind = arguments.kind if name == 'images' else 'NI'
+            add_both(f'{name}_{kind.lower()}', name, path, kind)
     if arguments.grocery is not None:
         reader = 'grocery_search' if arguments.search else 'grocery'
-        for sort in ('NC', 'NIC'):
-            name = f'{reader}_{sort.lower()}'
-            path = str(arguments.grocery.resolve())
-            found.append(Source(name, reader, path, replace(setting, kind=sort), load))
+        for kind in ('NC', 'NIC'):
+            add_both(f'{reader}_{kind.lower()}', reader, arguments.grocery, kind)
+        add(f'{reader}_nc_long', reader, arguments.grocery, replace(long, kind='NC'))
     if arguments.recording is not None:
         name = 'sim_search' if arguments.search else 'recording'
-        found.append(Source(name, 'recording', str(arguments.recording.resolve()), setting, load))
+        add_both(name, 'recording', arguments.recording, 'NI')
     elif not arguments.search and not any(s.name.startswith('images') for s in found):
         from etuner_ros.demo.run import recorded_stream
 
-        found.append(Source('sim_ni', 'recording', str(recorded_stream()), setting, load))
+        add_both('sim_ni', 'recording', Path(recorded_stream()), 'NI')
+    if arguments.long is not None:
+        name, ending = ('sim_search', '_search') if arguments.search else ('sim_ni', '')
+        there = len(found)
+        for sort, wanted in (('long', long), ('video', video)):
+            path = arguments.long / f'{sort}{ending}'
+            if path.exists():
+                add(f'{name}_{sort}', 'recording', path, wanted)
+        if len(found) == there:
+            raise ConfigError(
+                f"'{arguments.long}' holds no long{ending} and no video{ending}; "
+                f'`make stream-long` renders them into recordings/'
+            )
     if arguments.streams:
         unknown = set(arguments.streams) - {s.name for s in found}
         if unknown:
@@ -69,7 +87,9 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
                 f'no stream is called {", ".join(sorted(unknown))}; there are: '
                 f'{", ".join(s.name for s in found)}'
             )
-        found = [s for s in found if s.name in arguments.streams]
+        return [s for s in found if s.name in arguments.streams]
+    if arguments.quick:  # in three minutes
+        return [s for s in found if s.setting == replace(setting, kind=s.setting.kind)]
     return found
 
 

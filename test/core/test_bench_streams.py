@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from etuner_ros.bench.datasets import core50, grocery, image_folder, openloris, Picture
 from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.bench.simulate import Clock, play
-from etuner_ros.bench.streams import arrivals, make_stream, Setting
+from etuner_ros.bench.streams import arrivals, make_stream, Setting, Stream
 from etuner_ros.bench.table import interval, Job, load_runs, Run, Source, summarise
 from etuner_ros.cli.main import main
 from etuner_ros.core.cost import charge
@@ -121,6 +122,72 @@ def test_streams_are_the_same_for_a_seed_and_never_score_what_is_learned() -> No
     assert stream.batches == 9
     assert [e.time for e in stream.events] == sorted(e.time for e in stream.events)
     assert len(stream.borders) == 2
+
+
+def _digest(stream: Stream) -> str:
+    lines = [
+        f'{e.time!r} {e.scenario} {e.labelled} ' + ' '.join(p.name for p in e.pictures)
+        for e in stream.events
+    ]
+    lines += [repr(stream.borders), repr(stream.names)]
+    lines += [' '.join(p.name for p in side) for side in (stream.deployment, *stream.tests)]
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'seed', 'digest'),
+    [
+        ('NI', (3, 4, 40), 1, '492d40d89e4021e3'),
+        ('NC', (1, 12, 24), 0, 'c68f0791636ead7d'),
+        ('NIC', (1, 12, 24), 0, '57492ac22077a93c'),
+    ],
+)
+def test_streams_of_single_visits_are_those_of_earlier_tables(
+    kind: str, shape: tuple[int, int, int], seed: int, digest: str
+) -> None:
+    setting = Setting(kind, scenarios=3, batch_size=8, requests=20)
+    assert _digest(make_stream(_pictures(*shape), setting, seed)) == digest
+
+
+def test_repeated_visits_part_the_pictures() -> None:
+    pictures = _pictures(3, 4, 40)
+    setting = Setting('NI', batches=3, requests=20, batch_size=8, visits=2)
+    stream = make_stream(pictures, setting, 1)
+    assert stream == make_stream(pictures, setting, 1)
+    assert stream.visits[:3] == (0, 1, 2)
+    assert sorted(stream.visits[3:]) == [0, 1, 2]
+    assert stream.borders == stream.starts[1:]
+    assert stream.seen_at == (1, 2, 3, 3, 3, 3)
+    assert len(stream.tests) == 3
+    used = [p.name for e in stream.events for p in e.pictures]
+    assert len(used) == len(set(used))
+    assert not set(used) & {p.name for p in stream.deployment}
+    ends = [*stream.borders, math.inf]
+    for visit, scenario in enumerate(stream.visits):
+        mine = [e for e in stream.events if e.visit == visit]
+        assert {e.scenario for e in mine} == {scenario}
+        assert all(stream.starts[visit] <= e.time < ends[visit] for e in mine)
+        # 80 labelled pictures a place, half of those of the first deployed; two equal parts.
+        assert sum(len(e.pictures) for e in mine if e.labelled) == (20 if scenario == 0 else 24)
+        assert sum(not e.labelled for e in mine) == 20
+    for seed in range(20):
+        visits = make_stream(pictures, setting, seed).visits
+        assert all(a != b for a, b in zip(visits, visits[1:]))
+
+
+def test_wrong_labels_change_nothing_but_labels() -> None:
+    pictures = _pictures(3, 4, 40)
+    truth = {p.name: p.label for p in pictures}
+    right = make_stream(pictures, Setting('NI'), 3)
+    wrong = make_stream(pictures, Setting('NI', wrong=0.1), 3)
+    assert _digest(wrong) == _digest(right)
+    labels = [p for e in wrong.events if e.labelled for p in e.pictures]
+    false = [p for p in labels if p.label != truth[p.name]]
+    assert len(false) == round(0.1 * len(labels)) > 0
+    assert {p.label for p in false} <= set(right.classes)
+    others = [p for e in wrong.events if not e.labelled for p in e.pictures]
+    others += [*wrong.deployment, *(p for group in wrong.tests for p in group)]
+    assert all(p.label == truth[p.name] for p in others)
 
 
 def test_new_classes_and_new_instances() -> None:
@@ -267,6 +334,7 @@ def test_bench_on_a_folder_of_pictures(tmp_path: Path, capsys) -> None:
     arguments = ['bench', '--images', str(tmp_path / 'pictures'), '--output', str(tmp_path / 'r')]
     arguments += ['--methods', 'never', 'ridge', 'immediate', 'full', '--seeds', '1']
     arguments += ['--input-size', '32', '--batches', '2', '--requests', '8', '--processes', '1']
+    arguments += ['--streams', 'images_ni_again']
     assert main(arguments) == 0
     rows = json.loads((tmp_path / 'r' / 'summary.json').read_text())
     assert [r['method'] for r in rows] == ['never', 'ridge', 'immediate', 'full']
