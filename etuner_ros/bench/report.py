@@ -89,14 +89,7 @@ class Tables:
                     found.setdefault(row['method'], {})[pair] = row
         lines = []
         for method, rows in found.items():
-            cells = [
-                f'{_number(row["regret_accuracy"], sign=True)} / '
-                f'{_number(row["regret_final"], sign=True)}'
-                if (row := rows.get(pair))
-                else '-'
-                for pair in self.pairs
-            ]
-            lines.append([method, *cells])
+            lines.append([method, *(_both(rows.get(pair)) for pair in self.pairs)])
         several = len({m for _, m in self.pairs}) > 1
         return ['method', *(f'{s}, {m}' if several else s for s, m in self.pairs)], lines
 
@@ -105,6 +98,13 @@ def _number(value: Any, digits: int = 1, sign: bool = False) -> str:
     if value is None:
         return '-'
     return f'{value:+.{digits}f}' if sign else f'{value:.{digits}f}'
+
+
+def _both(row: Row | None) -> str:
+    """Return the two regrets of a row."""
+    if row is None:
+        return '-'
+    return ' / '.join(_number(row[f'regret_{k}'], sign=True) for k in ('accuracy', 'final'))
 
 
 def _with_interval(value: Any, half: Any, sign: bool = False) -> str:

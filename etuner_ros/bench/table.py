@@ -135,9 +135,7 @@ def _row(
         'gflops': _mean([_flops(r) / 1e9 for r in mine.values()]),
         'flops_vs_immediate': _ratio([(_flops(mine[s]), _flops(reference[s])) for s in both]),
         'flops_by_part': by_part,
-        'busy_with_fixed_vs_immediate': _ratio(
-            [(_busy(mine[s]), _busy(reference[s])) for s in both]
-        ),
+        'busy_with_fixed_vs_immediate': _ratio(busy),
         'seconds': _mean([_seconds(run) for run in own.values()]),
         'time_vs_immediate': _ratio(pairs),
         'timed_seeds': len(pairs),
