@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+import copy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -12,20 +14,24 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.figures import new_kind_requests, on_return
+from etuner_ros.bench.fronts import Fronts
 from etuner_ros.bench.library import Library
+from etuner_ros.bench.methods import ekya
 from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.bench.methods.egeria import Egeria
-from etuner_ros.bench.methods.ekya import Ekya
-from etuner_ros.bench.methods.registry import HELD, RIVAL
+from etuner_ros.bench.methods.ekya import Candidate, Ekya
+from etuner_ros.bench.methods.registry import entry, HELD, RIVAL
 from etuner_ros.bench.methods.tuned import Recipe, Tuned
 from etuner_ros.bench.simulate import Clock, Outcome, play
 from etuner_ros.bench.streams import Event, make_stream, Setting, Stream
-from etuner_ros.core.config import SimFreezeConfig
+from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.cost import charge
 from etuner_ros.core.identity import DEPLOYED
+from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 
 
@@ -232,10 +238,77 @@ def test_egeria_freezes_blocks_on_a_stream(library: Library) -> None:
     assert max(frozen) > 0
 
 
-def test_ekya_gives_training_the_share_that_it_found(library: Library) -> None:
+def test_ekya_gives_training_the_share_that_it_found(library: Library, monkeypatch) -> None:
+    monkeypatch.setattr(ekya, 'PROFILE_EPOCHS', 2)
+    monkeypatch.setattr(ekya, 'CANDIDATES', (Candidate(0.0, 1.0), Candidate(0.5, 1.0)))
     recipe = Recipe(replace(HELD, epochs=1.0), trigger=2)
     outcome, method = _play(library, partial(Ekya, recipe=recipe))
     assert 0.0 < method.compute_share < 1.0
     cost = sum(outcome.flops.values())
     # With all of the compute the rounds would have been done in fixed part and operations / rate.
     assert outcome.busy > outcome.fixed + 1.05 * cost / 1e9
+
+
+class _Stems:
+    """Counts how often images enter a network."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, module: torch.nn.Module, _inputs: object, _output: object) -> None:
+        self.count += isinstance(module, torch.nn.Conv2d) and module.in_channels == 3
+
+
+@contextmanager
+def _counting_stems() -> Iterator[_Stems]:
+    stems = _Stems()
+    handle = torch.nn.modules.module.register_module_forward_hook(stems)
+    try:
+        yield stems
+    finally:
+        handle.remove()
+
+
+def test_the_head_alone_never_runs_the_network(library: Library) -> None:
+    with _counting_stems() as stems:
+
+        def make(world: World) -> Method:
+            method = entry('head').make(world)
+            stems.count = 0  # what was before is deployment
+            return method
+
+        outcome, _ = _play(library, make)
+    assert stems.count == 0
+    assert outcome.rounds == 0
+    assert outcome.trained_share is None
+    assert outcome.accuracy > 0.5
+
+
+def test_a_frozen_front_is_looked_up_and_changes_nothing(library: Library, monkeypatch) -> None:
+    """Rounds of the rear: answers and operations are those of a library that keeps no front."""
+    monkeypatch.setattr(Round, '_probe', lambda *_: None)  # probes look at whole images
+    front = SimFreezeConfig(start_frozen_share=0.5, max_frozen_share=0.5)
+    train = TrainConfig(epochs=1.0, batch_size=8, views=1, flip=True, device='cpu')
+    recipe = Recipe(train, trigger=1, sim_freeze=front, head=HeadConfig())
+    plain = copy.copy(library)
+    plain.fronts = Fronts(library.model, 0, np.zeros(0, np.float16), {})
+    assert library.fronts.border > 0
+    found = []
+    for one in (library, plain):
+        with _counting_stems() as stems:
+
+            def make(world: World) -> Method:
+                method = Tuned(world, recipe)
+                stems.count = 0
+                return method
+
+            outcome, method = _play(one, make)
+        found.append(outcome)
+        assert isinstance(method, Tuned)
+        assert method.learner.version > 0
+        assert (stems.count == 0) == (one is library)
+    assert found[0].rounds == found[1].rounds > 0
+    assert found[0].flops == pytest.approx(found[1].flops)
+    same = [a == b for a, b in zip(found[0].correct, found[1].correct)]
+    assert sum(same) >= len(same) - 1
+    assert found[0].trained_share == 1.0
