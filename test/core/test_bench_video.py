@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from etuner_ros.bench.datasets import Picture
+from etuner_ros.bench.run import sources
 from etuner_ros.bench.streams import make_stream, nearest_mean, Setting
-from etuner_ros.cli.main import main
+from etuner_ros.cli.main import _add_table, main
 from etuner_ros.core.errors import ConfigError
 
 SETTING = Setting('NI', order='video', batch_size=8)
@@ -140,3 +142,24 @@ def test_streams_of_the_command_line(tmp_path: Path, capsys) -> None:
     }
     assert main(['bench', '--images', str(tmp_path), '--long', str(tmp_path / 'video')]) == 1
     assert 'make stream-long' in capsys.readouterr().err
+
+
+def test_a_quick_look_leaves_out_what_takes_long_unless_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'long').mkdir()
+    parser = argparse.ArgumentParser()
+    _add_table(parser)
+    paths = ['--images', str(tmp_path), '--long', str(tmp_path), '--grocery', 'grocery.tar']
+    quick = sources(parser.parse_args([*paths, '--quick']))
+    assert [s.name for s in quick] == ['images_ni', 'grocery_nc', 'grocery_nic']
+    named = sources(parser.parse_args([*paths, '--quick', '--streams', 'images_ni_again']))
+    assert [(s.name, s.setting.visits, s.setting.batches) for s in named] == [
+        ('images_ni_again', 2, 2)
+    ]
+    stays = {s.name: s.setting for s in sources(parser.parse_args(paths))}
+    assert len(stays) == 8
+    assert stays['grocery_nic_again'] == Setting('NIC', visits=2)
+    pictures = [
+        Picture(f'{i:06}', f'kind {i % 12}', f'place {i // 720}', i // 12 % 2 == 0, b'')
+        for i in range(3600)
+    ]
+    assert make_stream(pictures, stays['sim_ni_long'], 0).batches >= 80
