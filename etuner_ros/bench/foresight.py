@@ -30,8 +30,9 @@ class Foresight:
         self._learner, self._world = learner, world
         self._cuts = Cuts(learner.live.backbone, learner.live.units)
         self._deployed = learner.backbone
-        self._seen = ''  # backbone that `_front` is of
-        self._front = 0
+        self._backbone = ''  # that the following are of
+        self._front = 0  # border up to which all is known
+        self._rows: dict[str, Tensor] = {}  # features by sample id: most frames are met twice
 
     def look(self, samples: Sequence[Sample]) -> tuple[list[str], dict[str, Tensor]]:
         """Return the labels said, and the features (D,) of the live backbone by sample id."""
@@ -68,14 +69,22 @@ class Foresight:
         """Return features (n, D); `middle` is what is known at the frozen border."""
         if self._learner.backbone == self._deployed:
             return self._world.features(samples)
-        if middle is None:
-            return self._run(samples, None).flatten(1)
-        with torch.inference_mode():
-            return self._cuts.run(middle, self._learner.state.cache.border).flatten(1)
+        self._follow()
+        new = [s for s in samples if s.sample_id not in self._rows]
+        if new:
+            if middle is None:
+                rows = self._run(new, None).flatten(1)
+            else:
+                new = list(samples)
+                with torch.inference_mode():
+                    rows = self._cuts.run(middle, self._learner.state.cache.border).flatten(1)
+            self._rows |= {s.sample_id: row.clone() for s, row in zip(new, rows)}
+        return torch.stack([self._rows[s.sample_id] for s in samples])
 
     def _run(self, samples: Sequence[Sample], stop: int | None) -> Tensor:
         """Return what the live network makes of samples at a border, or at its end."""
-        start = self._known_front()
+        self._follow()
+        start = self._front
         if start and (stop is None or start <= stop):
             x = self._world.fronts.activations([s.sample_id for s in samples])
         else:
@@ -83,10 +92,10 @@ class Foresight:
         with torch.inference_mode():
             return self._cuts.run(x, start, stop)
 
-    def _known_front(self) -> int:
-        """Return the border up to which all is known, as the live network is the deployed one."""
-        if self._seen != self._learner.backbone:
-            self._seen = self._learner.backbone
+    def _follow(self) -> None:
+        """Forget what an earlier backbone made, and see how far the live one is the deployed."""
+        if self._backbone != self._learner.backbone:
+            self._backbone = self._learner.backbone
             fronts = self._world.fronts
             self._front = fronts.border if fronts.fit(self._learner.live) else 0
-        return self._front
+            self._rows = {}

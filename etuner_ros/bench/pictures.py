@@ -89,7 +89,6 @@ def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
                 (max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front
             )
             axes.step([x for x, _ in line], [y for _, y in line], where='post', color=OURS, lw=0.8)
-        axes.axvline(0.15, color='black', lw=0.6, ls=':')
         axes.set_xscale('log')
         axes.set_xlabel(label)
         axes.grid(alpha=0.2)

@@ -25,8 +25,8 @@ import time
 from typing import Any
 
 from etuner_ros.bench.methods.registry import describe, entry
-from etuner_ros.bench.methods.shipped import shipped
 from etuner_ros.bench.provenance import Code, code
+from etuner_ros.bench.shipped import shipped
 from etuner_ros.bench.streams import Setting
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import ConfigError

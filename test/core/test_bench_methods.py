@@ -15,9 +15,9 @@ import yaml
 from etuner_ros.bench.methods.egeria import similarity_loss, slope
 from etuner_ros.bench.methods.ekya import Candidate, thief, window_accuracy
 from etuner_ros.bench.methods.registry import describe, entries, entry
-from etuner_ros.bench.methods.shipped import shipped_recipe
 from etuner_ros.bench.methods.slimfit import relative_change, to_freeze
 from etuner_ros.bench.methods.tuned import Trigger
+from etuner_ros.bench.shipped import shipped_recipe
 from etuner_ros.bench.table import MAIN, SIMPLE
 from etuner_ros.core.config import HeadConfig, LazyTuneConfig
 from etuner_ros.core.errors import ConfigError

@@ -14,9 +14,9 @@ from etuner_ros.bench.methods.egeria import Egeria
 from etuner_ros.bench.methods.ekya import Ekya
 from etuner_ros.bench.methods.frozen_features import NearestMean, Never, Ridge
 from etuner_ros.bench.methods.latent_replay import LatentReplay
-from etuner_ros.bench.methods.shipped import shipped
 from etuner_ros.bench.methods.slimfit import SlimFit
 from etuner_ros.bench.methods.tuned import Recipe, Tuned
+from etuner_ros.bench.shipped import shipped
 from etuner_ros.core.config import LazyTuneConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import ConfigError
 

@@ -22,6 +22,7 @@ from etuner_ros.core.config import (
     TrainConfig,
 )
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.labels.settings import CollectorSettings
 
 C = TypeVar('C')
 SECTIONS = ('train', 'lazy_tune', 'sim_freeze', 'head', 'gate', 'scenario')
@@ -70,8 +71,6 @@ def shipped_recipe(file: Path | None = None) -> Shipped:
         if unknown:
             raise ConfigError(f'{file.name}: the benchmark does not know {unknown}')
         return kind(**values)
-
-    from etuner_ros.core.labels.settings import CollectorSettings
 
     batch_size = int(collector.get('batch_size', CollectorSettings().batch_size))
     recipe = Recipe(
