@@ -31,8 +31,8 @@ from etuner_ros.core.models.networks import Classifier
 
 LOAD = 0.5  # share of the stream's time that `immediate` is busy
 FIXED_SHARE = 0.1  # of an immediate round's time that is its fixed part
-TESTED = 30  # scored pictures of each scenario that it is tested on at each border
-TESTED_AT_END = 100  # the same at the end; the newest are those of the borders
+TESTED_AT_END = 100  # scored pictures of each scenario that it is tested on, the least asked for
+TESTED = 30  # of these at each border
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class _Run:
             self._start(max(stream.end, self._until))
             self._advance(math.inf)
         self._answer()
-        self._test(stream.visits, TESTED_AT_END)
+        self._test(stream.visits, whole=True)
         others = [s for s in self._best if s != stream.visits[-1]]
         if others:
             drops = [self._best[s] - self._last[s] for s in others]
@@ -285,20 +285,36 @@ class _Run:
             self.outcome.correct += [a == s.label for a, s in zip(said, self._waiting)]
             self._waiting = []
 
-    def _test(self, visits: Sequence[int], count: int = TESTED) -> None:
-        """Test all scenarios that have been visited; the last test says what is final."""
+    def _test(self, visits: Sequence[int], whole: bool = False) -> None:
+        """
+        Test all scenarios that have been visited; the last test says what is final.
+
+        :param whole: on all test pictures, not only on those of borders
+        """
         self._answer()
         self._last = {}
         right: list[bool] = []
         for scenario in sorted(set(visits)):
-            pictures = self._stream.tests[scenario][-count:]
-            samples = [self._sample(p, p.label) for p in pictures]
+            pictures = self._stream.tests[scenario][-TESTED_AT_END:]
+            some = spread(len(pictures), TESTED)
+            asked = range(len(pictures)) if whole else some
+            samples = [self._sample(pictures[i], pictures[i].label) for i in asked]
             with self._meter.paused():
                 said = self._method.predict(samples)
-            ok = [a == s.label for a, s in zip(said, samples)]
-            right += ok
-            newest = ok[-TESTED:]
-            self._last[scenario] = sum(newest) / max(len(newest), 1)
+            ok = {i: a == s.label for i, a, s in zip(asked, said, samples)}
+            right += ok.values()
+            self._last[scenario] = sum(ok[i] for i in some) / max(len(some), 1)
             self._best[scenario] = max(self._best.get(scenario, 0.0), self._last[scenario])
         self.outcome.final = sum(right) / max(len(right), 1)
         self.outcome.final_by_scenario = list(self._last.values())
+
+
+def spread(count: int, most: int) -> list[int]:
+    """
+    Return at most so many positions out of `count`, evenly over all of them.
+
+    >>> spread(10, 4)
+    [0, 2, 5, 7]
+    """
+    taken = min(count, most)
+    return [i * count // taken for i in range(taken)]
