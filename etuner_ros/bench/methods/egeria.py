@@ -58,8 +58,8 @@ class Egeria(Policy):
         self,
         interval: int = 4,
         snapshot: int = 16,
-        window: int = 4,
-        tolerance: float = 0.1,
+        window: int = 3,
+        tolerance: float = 0.2,
         hits: int = 2,
     ) -> None:
         self.interval, self.snapshot, self.window = interval, snapshot, window
@@ -113,13 +113,24 @@ class Egeria(Policy):
             self._smooth.clear()
 
 
+class _SeenEnoughError(Exception):
+    """Ends a forward pass behind the block that is looked at; no more is charged than needed."""
+
+
 def _activation(model: Classifier, index: int, batch: Tensor) -> Tensor:
     """Return the output of a block."""
     seen: list[Tensor] = []
-    hook = model.units[index].module.register_forward_hook(lambda _m, _i, out: seen.append(out))
+
+    def hook(_module: torch.nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output)
+        raise _SeenEnoughError
+
+    handle = model.units[index].module.register_forward_hook(hook)
     try:
         with torch.inference_mode():
             model.features(batch)
+    except _SeenEnoughError:
+        pass
     finally:
-        hook.remove()
+        handle.remove()
     return seen[0]
