@@ -163,7 +163,7 @@ def regret(mine: BySeed, methods: Mapping[str, BySeed], figure: str) -> float | 
     :return: negative when it is ahead of all of them; None when they did not run
     """
     ahead = [
-        -statistics.mean(differences)
+        0.0 - statistics.mean(differences)  # not -0.0
         for name in SIMPLE
         if (differences := paired(mine, methods.get(name, {}), figure))
     ]

@@ -230,7 +230,7 @@ def test_bench_on_a_folder_of_pictures(tmp_path: Path, capsys, monkeypatch) -> N
     """The command from pictures to the report, and again without a second run."""
     _pictures(tmp_path / 'pictures')
     arguments = ['bench', '--images', str(tmp_path / 'pictures'), '--output', str(tmp_path / 'r')]
-    names = ['never', 'head', 'every-4+head', 'immediate', 'shipped']
+    names = ['never', 'ridge', 'head', 'immediate', 'immediate+head']
     monkeypatch.setattr('etuner_ros.bench.run.TIMED', ('never', 'head', 'immediate'))
     arguments += ['--methods', *names, '--seeds', '1', '--main-seeds', '1', '--allow-dirty']
     arguments += ['--input-size', '32', '--batches', '1', '--requests', '6', '--processes', '1']
@@ -247,9 +247,8 @@ def test_bench_on_a_folder_of_pictures(tmp_path: Path, capsys, monkeypatch) -> N
     assert found['immediate']['trained_share'] == 1.0
     assert found['head']['rounds'] == 0
     assert found['head']['trained_share'] is None
-    assert found['every-4+head']['trained_share'] == 1.0
-    assert found['shipped']['on_return'] is not None
-    assert found['shipped']['pixels'] == 32
+    assert found['head']['on_return'] is not None
+    assert found['head']['pixels'] == 32
     page = (tmp_path / 'r' / 'report.html').read_text()
     assert '<svg' in page
     assert 'against the head alone' in page
