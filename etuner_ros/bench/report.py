@@ -147,12 +147,13 @@ def markdown(tables: Tables, stream: str, model: str) -> str:
     return '\n\n'.join(parts)
 
 
-def _repeated(rows: Sequence[Row]) -> list[str]:
+def repeated(runs: Sequence[Run]) -> list[str]:
+    """Return, in words, how much runs of the same differ."""
     return [
         f'{r["stream"]}, {r["method"]}: {r["answers_differ"]} of {r["answers"]} answers differ in '
         f'{r["pairs"]} runs of the same, accuracy by {r["accuracy_differs"]:.2f} points and '
         f'operations by {100 * r["operations_differ"]:.2f} % at most'
-        for r in rows
+        for r in repeatability(runs)
     ]
 
 
@@ -163,7 +164,7 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
     :param facts: command, commit, versions, machine; printed on the page
     """
     folder.mkdir(parents=True, exist_ok=True)
-    repeats = repeatability(tables.runs)
+    repeats = repeated(tables.runs)
     head, lines = tables.regrets()
     (folder / 'summary.json').write_text(json.dumps(list(tables.rows), indent=1) + '\n')
     (folder / 'machine.json').write_text(json.dumps(facts, indent=1) + '\n')
@@ -176,7 +177,7 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
     searched = _table(['method', 'tried'], [[k, v] for k, v in SEARCHED.items()])
     parts.append(f'## Searched\n\n{searched}')
     if repeats:
-        parts.append('## The same again\n\n' + '\n'.join(f'- {r}' for r in _repeated(repeats)))
+        parts.append('## The same again\n\n' + '\n'.join(f'- {r}' for r in repeats))
     (folder / 'table.md').write_text('\n\n'.join(parts) + '\n')
     template = Path(__file__).resolve().parent.parent / 'templates' / 'bench.html'
     page = jinja2.Template(template.read_text(), autoescape=True).render(
@@ -188,7 +189,7 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
         titles=titles(),
         sections=[_section(folder, tables, s, m) for s, m in tables.pairs],
         searched=SEARCHED,
-        repeats=_repeated(repeats),
+        repeats=repeats,
         facts=facts,
     )
     (folder / 'report.html').write_text(page)

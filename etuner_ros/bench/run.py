@@ -14,7 +14,7 @@ import time
 
 from etuner_ros.bench.methods.registry import entries, entry
 from etuner_ros.bench.provenance import code, machine
-from etuner_ros.bench.report import markdown, Tables, write
+from etuner_ros.bench.report import markdown, repeated, Tables, write
 from etuner_ros.bench.runs import Job, load_runs, Run, run_all, save_run, Source, time_side_by_side
 from etuner_ros.bench.streams import Setting
 from etuner_ros.bench.table import MAIN, summarise
@@ -180,6 +180,7 @@ def run_table(arguments: argparse.Namespace) -> int:
     tables = Tables(rows, runs, timed, least)
     write(folder, tables, facts)
     lines = [f'\n{s.name}\n{markdown(tables, s.name, arguments.model)}' for s in streams]
+    lines += ['', *repeated(runs)]
     answer(arguments.json, '\n'.join([*lines, f'\nreport: {folder / "report.html"}']), rows)
     return 0
 

@@ -164,6 +164,36 @@ def test_a_round_with_a_share_of_the_compute_lasts_longer() -> None:
     assert ended - began == pytest.approx(1.0 + 4 * 30 / 10 + 4 * 10 / 10)
 
 
+class _Noting(_Counting):
+    """Notes the labels that it is told, and those of requests."""
+
+    told: list[str]
+    asked: set[str]
+
+    def on_batch(self, samples: list[Sample]) -> None:
+        self.told = [*getattr(self, 'told', []), *(s.label for s in samples)]
+
+    def on_request(self, sample: Sample) -> None:
+        self.asked = {*getattr(self, 'asked', set()), sample.label}
+
+
+def test_a_wrong_label_reaches_the_method_and_no_label_of_a_request_does() -> None:
+    pictures = _pictures(2, 3, 40)
+    stream = make_stream(pictures, Setting('NI', batches=2, requests=20, wrong=0.3), 0)
+    made: list[_Noting] = []
+
+    def make(world: World) -> Method:
+        made.append(_Noting(world))
+        return made[0]
+
+    library = _Names(pictures)
+    play(stream, library, make, Clock(10.0, 1.0), [], 0, (None, ()))  # type: ignore[arg-type]
+    given = [p for e in stream.events if e.labelled for p in e.pictures]
+    assert made[0].told == [p.label for p in given]
+    assert any(p.label != f'class {p.name.split("/")[1]}' for p in given)
+    assert made[0].asked == {''}
+
+
 def _event(visit: int, kind: str, labelled: bool = False) -> Event:
     picture = Picture('p', kind, 'place', labelled, b'', '')
     return Event(float(visit), 0, (picture,), labelled, visit)
