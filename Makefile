@@ -67,6 +67,12 @@ stream: setup  ## render the recorded stream anew (needs pybullet, which is inst
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
 	@$(VENV)/bin/python tools/render_stream.py
 
+.PHONY: stream-long
+stream-long: setup  ## render the longer recordings and videos of the benchmark into recordings/ (an hour)
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
+	@for kinds in '' --second; do for sort in --long --video; do \
+	  $(VENV)/bin/python tools/render_stream.py $$sort $$kinds || exit 1; done; done
+
 .PHONY: networks
 networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section choose

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from etuner_ros.bench.datasets import Picture
-from etuner_ros.bench.simulate import Library
+from etuner_ros.bench.library import Library
 from etuner_ros.bench.streams import make_stream, Setting, Stream
 from etuner_ros.core.config import HeadConfig, LabelValueConfig, TrainConfig
 from etuner_ros.core.identity import Scenario

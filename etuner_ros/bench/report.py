@@ -5,220 +5,93 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 import json
-import math
 from pathlib import Path
-import statistics
 from typing import Any
 
 import jinja2
-import matplotlib
-import numpy as np
 
-from etuner_ros.bench.table import Run
-from etuner_ros.core.cost import PARTS
+from etuner_ros.bench.methods.registry import SEARCHED
+from etuner_ros.bench.pictures import cost_figure, curve_figure, pareto_figure
+from etuner_ros.bench.runs import Run
+from etuner_ros.bench.table import repeatability, what_rounds_add
 from etuner_ros.demo.report import svg
 
-matplotlib.use('Agg')
-from matplotlib import pyplot
+Row = dict[str, Any]
 
-OURS, STRONG, CHEAP, RIVAL = '#12805c', '#c0392b', '#2d6cdf', '#7f8c8d'
-SHOWN = ('immediate', 'immediate+head', 'etuner', 'ridge', 'full')  # in the curves over a stream
-LABELS_ONLY = 'full, labels only'  # what changed choices are compared with
-WINDOW = 60  # requests that a point of the accuracy curve is the mean of
-
-
-def _colour(method: str) -> str:
-    if method == 'full' or method.startswith('etuner+'):
-        return OURS
-    if method.startswith('immediate'):
-        return STRONG
-    return CHEAP if method in ('never', 'ncm', 'slda', 'ridge') else RIVAL
-
-
-def pareto(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the methods that no other beats in accuracy at the same or fewer operations."""
-    ranked = sorted(rows, key=lambda r: (r['flops_vs_immediate'] or 0.0, -r['accuracy']))
-    front, best = [], -1.0
-    for row in ranked:
-        if row['accuracy'] > best:
-            best = row['accuracy']
-            front.append(row['method'])
-    return front
+# Title, key of a row, digits, whether the sign is always said.
+COLUMNS = (
+    ('final, %', 'final', 1, False),
+    ('regret', 'regret_accuracy', 1, True),
+    ('regret, final', 'regret_final', 1, True),
+    ('on return, %', 'on_return', 1, False),
+    ('wrong of a new kind', 'new_kind_requests', 1, False),
+    ('forgetting', 'forgetting', 1, False),
+    ('rounds', 'rounds', 1, False),
+    ('refused', 'refused', 1, False),
+    ('trained', 'trained_share', 2, False),
+    ('frozen', 'most_frozen', 0, False),
+    ('operations', 'flops_vs_immediate', 3, False),
+    ('with fixed parts', 'busy_with_fixed_vs_immediate', 3, False),
+    ('time', 'time_vs_immediate', 3, False),
+)
 
 
-def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
-    """Draw accuracy against operations, and against seconds where they were measured."""
-    mine = [r for r in rows if r['stream'] == stream and r['seeds'] and r['method'] != 's1']
-    figure, panes = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
-    for axes, key, label in (
-        (panes[0], 'flops_vs_immediate', 'operations, share of immediate'),
-        (panes[1], 'time_vs_immediate', 'seconds of tuning, share of immediate'),
-    ):
-        points = [r for r in mine if r[key] is not None]
-        front = set(pareto(points)) if key == 'flops_vs_immediate' else set()
-        # Names of points that lie on each other can not be read: the main ones are said.
-        points.sort(key=lambda r: (r['method'] not in SHOWN, r['method'] not in front))
-        named: list[tuple[float, float]] = []
-        for row in points:
-            x = max(row[key], 1e-4)
-            axes.errorbar(
-                x,
-                row['accuracy'],
-                yerr=row['accuracy_ci95'],
-                fmt='o',
-                color=_colour(row['method']),
-                alpha=0.9,
-                markersize=7 if row['method'] == 'full' else 5,
-                elinewidth=0.6,
-            )
-            if any(abs(math.log(x / u)) < 0.9 and abs(row['accuracy'] - v) < 2 for u, v in named):
-                continue
-            named.append((x, row['accuracy']))
-            axes.annotate(
-                row['method'],
-                (x, row['accuracy']),
-                textcoords='offset points',
-                xytext=(5, 4),
-                fontsize=8,
-            )
-        if front:
-            line = sorted(
-                (max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front
-            )
-            axes.step([x for x, _ in line], [y for _, y in line], where='post', color=OURS, lw=0.8)
-        axes.axvline(0.15, color='black', lw=0.6, ls=':')
-        axes.set_xscale('log')
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.2)
-    panes[0].set_ylabel('average inference accuracy, %')
-    heights = [r['accuracy'] for r in mine]
-    panes[0].set_ylim(min(heights) - 5, max(heights) + 5)  # two seeds have intervals beyond 100 %
-    figure.suptitle(stream)
-    return figure
+@dataclass(frozen=True)
+class Tables:
+    """What a report is made of."""
 
+    rows: Sequence[Row]
+    runs: Sequence[Run]
+    timed: Sequence[Run] = ()
+    least_seeds: int = 1  # rows of fewer are only named
 
-def curve_figure(runs: Sequence[Run], stream: str, model: str) -> Any:
-    """Draw accuracy over a stream with rounds and borders, and frozen blocks below; one seed."""
-    mine = [r for r in runs if r.stream == stream and r.model == model]
-    seed = min(r.seed for r in mine)
-    found = {r.method: r for r in mine if r.seed == seed}
-    names = [n for n in SHOWN if n in found] or list(found)[: len(SHOWN)]
-    chosen = {name: found[name] for name in names}
-    figure, panes = pyplot.subplots(
-        2, 1, figsize=(13, 6), sharex=True, gridspec_kw={'height_ratios': (3, 1)}
-    )
-    shades = ('#c0392b', '#e08e79', '#7f8c8d', '#2d6cdf', '#12805c')
-    palette = dict(zip(SHOWN if set(names) & set(SHOWN) else names, shades))
-    for name, run in chosen.items():
-        right = np.array([c == '1' for c in run.outcome['correct']], float)
-        times = np.asarray(run.facts['request_times'])
-        sums = np.cumsum(np.concatenate([[0.0], right]))
-        ends = np.arange(1, len(right) + 1)
-        starts = np.maximum(ends - WINDOW, 0)
-        panes[0].plot(
-            times,
-            100 * (sums[ends] - sums[starts]) / (ends - starts),
-            color=palette[name],
-            label=name,
-        )
-        if name == 'full':
-            for began, ended in run.outcome['round_times']:
-                panes[0].axvspan(began, ended, color=OURS, alpha=0.15)
-        if run.outcome['frozen']:
-            panes[1].step(*zip(*run.outcome['frozen']), where='post', color=palette[name])
-    facts = next(iter(chosen.values())).facts
-    for axes in panes:
-        for border in facts['borders']:
-            axes.axvline(border, color='black', lw=0.8)
-        axes.grid(alpha=0.2)
-    for change in next(iter(chosen.values())).outcome['changes']:
-        panes[0].axvline(change, color='black', lw=0.6, ls=':')
-    panes[0].set_ylabel(f'accuracy, last {WINDOW} requests, %')
-    panes[0].legend(fontsize=8, ncol=5)
-    panes[1].set_ylabel(f'frozen of {facts["blocks"]}')
-    panes[1].set_xlabel('virtual seconds')
-    figure.suptitle(
-        f'{stream}, seed {seed}: borders, declared changes (dotted), rounds of full (green)'
-    )
-    return figure
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Streams and networks that have rows."""
+        return list(dict.fromkeys((r['stream'], r['model']) for r in self.rows if r['seeds']))
 
+    def shown(self, stream: str, model: str) -> list[Row]:
+        """Return the rows of a stream with seeds enough."""
+        least = max(self.least_seeds, 1)
+        return [r for r in self._of(stream, model) if r['seeds'] >= least]
 
-def cost_figure(runs: Sequence[Run], stream: str, model: str, unit: str) -> Any:
-    """Draw what each method's cost is made of: operations, or measured seconds."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.stream == stream and run.model == model and run.outcome[unit]:
-            groups.setdefault(run.method, []).append(run)
-    scale = 1e9 if unit == 'flops' else 1.0
-    names = sorted(groups, key=lambda n: _mean_total(groups[n], unit))
-    figure, axes = pyplot.subplots(figsize=(13, 0.32 * len(names) + 1.2))
-    left = np.zeros(len(names))
-    colours = pyplot.get_cmap('tab10')
-    for number, name in enumerate(PARTS):
-        values = np.array(
-            [statistics.mean(r.outcome[unit].get(name, 0.0) for r in groups[n]) for n in names]
-        )
-        values = values / scale
-        if values.sum() > 0:
-            axes.barh(names, values, left=left, label=name, color=colours(number))
-            left = left + values
-    axes.set_xlabel('GFLOP' if unit == 'flops' else 'seconds, taking turns on one thread')
-    axes.legend(fontsize=8, ncol=5, loc='lower right')
-    axes.set_title(stream)
-    return figure
+    def left_out(self, stream: str, model: str) -> str:
+        """Return the names of the others, with the seeds that they have."""
+        least = max(self.least_seeds, 1)
+        few = [r for r in self._of(stream, model) if r['seeds'] < least]
+        return ', '.join(f'{r["method"]} ({r["seeds"]} seeds)' for r in few)
 
+    def _of(self, stream: str, model: str) -> list[Row]:
+        return [r for r in self.rows if (r['stream'], r['model']) == (stream, model)]
 
-def _mean_total(runs: Sequence[Run], unit: str) -> float:
-    return statistics.mean(sum(r.outcome[unit].values()) for r in runs)
+    @property
+    def findings(self) -> dict[str, list[str]]:
+        """What rounds add over the head alone, by stream and network."""
+        said = {f'{s}, {m}': what_rounds_add(self.runs, s, m) for s, m in self.pairs}
+        return {title: lines for title, lines in said.items() if lines}
 
+    @property
+    def note(self) -> str:
+        """Of which code it is, where that can not be had again."""
+        dirty = {r['dirty'] for r in self.rows if r['seeds']} - {''}
+        if not dirty:
+            return ''
+        return 'A first look: made by code that is not committed, so nothing here can be cited.'
 
-def sensitivities(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """
-    Return what each changed choice of ours makes of accuracy and operations, seed by seed, against
-    the system that learns from labels only; learning from others is `full` itself.
-    """
-    by_method: dict[str, dict[tuple[str, str, int], Run]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, {})[run.stream, run.model, run.seed] = run
-    base, rows = by_method.get(LABELS_ONLY, {}), []
-    for method, mine in by_method.items():
-        both = [key for key in mine if key in base]
-        if not method.startswith('full') or method == LABELS_ONLY or not both:
-            continue
-        points = [mine[k].outcome['accuracy'] - base[k].outcome['accuracy'] for k in both]
-        ours, theirs = (
-            sum(sum(group[k].outcome['flops'].values()) for k in both) for group in (mine, base)
-        )
-        name = 'unlabelled frames, too' if method == 'full' else method.removeprefix('full, ')
-        choice = f'{name} ({len(both)} runs)'
-        rows.append(
-            {'choice': choice, 'accuracy': 100 * statistics.mean(points), 'flops': ours / theirs}
-        )
-    return rows
-
-
-def sensitivity_figure(rows: Sequence[dict[str, Any]]) -> Any:
-    """Draw the change of accuracy and of operations when one of our choices is another."""
-    names = [r['choice'] for r in rows]
-    figure, panes = pyplot.subplots(1, 2, figsize=(13, 0.34 * len(rows) + 1.2), sharey=True)
-    panes[0].barh(names, [r['accuracy'] for r in rows], color=OURS)
-    panes[0].set_xlabel('points of accuracy against the system on labels only')
-    panes[1].barh(names, [r['flops'] for r in rows], color=CHEAP)
-    panes[1].axvline(1.0, color='black', lw=0.6)
-    panes[1].set_xlabel('operations, share of those')
-    for axes in panes:
-        axes.grid(alpha=0.2)
-    return figure
-
-
-def _sensitivity(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
-    """Write the figure of sensitivities, if there are any; return it as SVG."""
-    if not rows:
-        return ''
-    figure = sensitivity_figure(rows)
-    figure.savefig(folder / 'sensitivity.png', dpi=100, bbox_inches='tight')
-    return svg(figure)
+    def regrets(self) -> tuple[list[str], list[list[str]]]:
+        """Return titles and lines of the table of regrets: methods down, streams across."""
+        found: dict[str, dict[tuple[str, str], Row]] = {}
+        for pair in self.pairs:
+            for row in self.shown(*pair):
+                if row['regret_accuracy'] is not None:
+                    found.setdefault(row['method'], {})[pair] = row
+        lines = []
+        for method, rows in found.items():
+            lines.append([method, *(_both(rows.get(pair)) for pair in self.pairs)])
+        several = len({m for _, m in self.pairs}) > 1
+        return ['method', *(f'{s}, {m}' if several else s for s, m in self.pairs)], lines
 
 
 def _number(value: Any, digits: int = 1, sign: bool = False) -> str:
@@ -227,80 +100,125 @@ def _number(value: Any, digits: int = 1, sign: bool = False) -> str:
     return f'{value:+.{digits}f}' if sign else f'{value:.{digits}f}'
 
 
-def markdown(rows: Sequence[dict[str, Any]], stream: str, model: str) -> str:
-    """Return the table of a stream; methods without runs are named."""
-    lines = [
-        '| method | seeds | accuracy, % | against immediate | final, % | forgetting | rounds | '
-        'operations | time | energy |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+def _both(row: Row | None) -> str:
+    """Return the two regrets of a row."""
+    if row is None:
+        return '-'
+    return ' / '.join(_number(row[f'regret_{k}'], sign=True) for k in ('accuracy', 'final'))
+
+
+def _with_interval(value: Any, half: Any, sign: bool = False) -> str:
+    return _number(value, sign=sign) + ('' if half is None else f' ± {half:.1f}')
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row of a stream's table as text, in the order of `titles`."""
+    return [
+        row['method'],
+        str(row['seeds']),
+        _with_interval(row['accuracy'], row['accuracy_ci95']),
+        _with_interval(row['delta_vs_immediate'], row['delta_ci95'], sign=True),
+        *(_number(row[key], digits, sign) for _, key, digits, sign in COLUMNS),
     ]
-    for row in rows:
-        if (row['stream'], row['model']) != (stream, model):
-            continue
-        name = f'**{row["method"]}**' if row['method'] == 'full' else row['method']
-        if not row['seeds']:
-            lines.append(f'| {name} | missing: {row["missing"]} | | | | | | | | |')
-            continue
-        spread = '' if row['accuracy_ci95'] is None else f' ± {row["accuracy_ci95"]:.1f}'
-        against = _number(row['delta_vs_immediate'], sign=True)
-        if row['delta_ci95'] is not None:
-            against += f' ± {row["delta_ci95"]:.1f}'
-        lines.append(
-            f'| {name} | {row["seeds"]} | {row["accuracy"]:.1f}{spread} | {against} | '
-            f'{_number(row["final_accuracy"])} | {_number(row["forgetting"])} | '
-            f'{_number(row["rounds"])} | {_number(row["flops_vs_immediate"], 3)} | '
-            f'{_number(row["time_vs_immediate"], 3)} | {_number(row["energy_vs_immediate"], 3)} |'
-        )
-    return '\n'.join(lines)
 
 
-def write(
-    folder: Path,
-    rows: Sequence[dict[str, Any]],
-    runs: Sequence[Run],
-    timed: Sequence[Run],
-    facts: dict[str, Any],
-    changed: Sequence[Run] = (),
-) -> None:
+def titles() -> list[str]:
+    """Return the titles of a stream's table."""
+    return ['method', 'seeds', 'accuracy, %', 'against immediate', *(c[0] for c in COLUMNS)]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return '\n'.join(
+        '| ' + ' | '.join(line) + ' |' for line in (head, ['---'] * len(head), *lines)
+    )
+
+
+def markdown(tables: Tables, stream: str, model: str) -> str:
+    """Return what rounds add on a stream, its table, and who is left out of it."""
+    lines = []
+    for row in tables.shown(stream, model):
+        name, *rest = cells(row)
+        lines.append([f'**{name}**' if name == 'shipped' else name, *rest])
+    parts = [f'{s}.' for s in what_rounds_add(tables.runs, stream, model)]
+    parts.append(_table(titles(), lines))
+    left = tables.left_out(stream, model)
+    if left:
+        parts.append(f'Left out, with fewer than {tables.least_seeds} seeds: {left}.')
+    return '\n\n'.join(parts)
+
+
+def _repeated(rows: Sequence[Row]) -> list[str]:
+    return [
+        f'{r["stream"]}, {r["method"]}: {r["answers_differ"]} of {r["answers"]} answers differ in '
+        f'{r["pairs"]} runs of the same, accuracy by {r["accuracy_differs"]:.2f} points and '
+        f'operations by {100 * r["operations_differ"]:.2f} % at most'
+        for r in rows
+    ]
+
+
+def write(folder: Path, tables: Tables, facts: Row) -> None:
     """
     Write summary.json, table.md, figures as PNG and report.html.
 
     :param facts: command, commit, versions, machine; printed on the page
-    :param changed: runs of the whole system with one choice changed
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = list(dict.fromkeys((r['stream'], r['model']) for r in rows if r['seeds']))
-    tables = {f'{s}, {m}': markdown(rows, s, m) for s, m in pairs}
-    (folder / 'summary.json').write_text(json.dumps(list(rows), indent=1) + '\n')
+    repeats = repeatability(tables.runs)
+    head, lines = tables.regrets()
+    (folder / 'summary.json').write_text(json.dumps(list(tables.rows), indent=1) + '\n')
     (folder / 'machine.json').write_text(json.dumps(facts, indent=1) + '\n')
-    text = [f'{k}: {v}' for k, v in facts.items()]
-    (folder / 'table.md').write_text(
-        '\n\n'.join(['<!-- ' + '; '.join(text) + ' -->'])
-        + '\n\n'
-        + '\n\n'.join(f'## {title}\n\n{table}' for title, table in tables.items())
-        + '\n'
-    )
-    sections = []
-    for stream, model in pairs:
-        own = [r for r in rows if (r['stream'], r['model']) == (stream, model)]
-        figures, drawn = [], {}
-        if len([r for r in own if r['seeds']]) > 2:
-            drawn['pareto'] = pareto_figure(own, stream)
-        drawn['stream'] = curve_figure(runs, stream, model)
-        drawn['cost'] = cost_figure(runs, stream, model, 'flops')
-        for name, figure in drawn.items():
-            file = folder / f'{name}_{stream}_{model}.png'
-            figure.savefig(file, dpi=100, bbox_inches='tight')
-            figures.append(svg(figure))
-        if any((r.stream, r.model) == (stream, model) for r in timed):
-            figures.append(svg(cost_figure(timed, stream, model, 'seconds')))
-        sections.append({'title': f'{stream}, {model}', 'rows': own, 'figures': figures})
-    sensitivity = sensitivities([*runs, *changed])
+    parts = ['<!-- ' + '; '.join(f'{k}: {v}' for k, v in facts.items()) + ' -->']
+    parts += [tables.note] if tables.note else []
+    parts += [f'**{t}**: {"; ".join(said)}.' for t, said in tables.findings.items()]
+    if lines:
+        parts += [f'## Regret\n\n{REGRET}', _table(head, lines)]
+    parts += [f'## {s}, {m}\n\n{markdown(tables, s, m)}' for s, m in tables.pairs]
+    searched = _table(['method', 'tried'], [[k, v] for k, v in SEARCHED.items()])
+    parts.append(f'## Searched\n\n{searched}')
+    if repeats:
+        parts.append('## The same again\n\n' + '\n'.join(f'- {r}' for r in _repeated(repeats)))
+    (folder / 'table.md').write_text('\n\n'.join(parts) + '\n')
     template = Path(__file__).resolve().parent.parent / 'templates' / 'bench.html'
     page = jinja2.Template(template.read_text(), autoescape=True).render(
-        sections=sections,
+        note=tables.note,
+        findings=tables.findings,
+        regret_text=REGRET,
+        regret_head=head,
+        regrets=lines,
+        titles=titles(),
+        sections=[_section(folder, tables, s, m) for s, m in tables.pairs],
+        searched=SEARCHED,
+        repeats=_repeated(repeats),
         facts=facts,
-        sensitivity=_sensitivity(folder, sensitivity),
-        number=_number,
     )
     (folder / 'report.html').write_text(page)
+
+
+REGRET = (
+    'Points by which the best of head, every-4+head, immediate+head and ridge is ahead on that '
+    'stream, of accuracy over the stream / of final accuracy over all kinds; negative: ahead of '
+    'all of them.'
+)
+
+
+def _section(folder: Path, tables: Tables, stream: str, model: str) -> Row:
+    """Return what the page says of a stream; its pictures are also written as files."""
+    rows = tables.shown(stream, model)
+    drawn = {}
+    if len(rows) > 2:
+        drawn['pareto'] = pareto_figure(rows, stream)
+    drawn['stream'] = curve_figure(tables.runs, stream, model)
+    drawn['cost'] = cost_figure(tables.runs, stream, model, 'flops')
+    figures = []
+    for name, figure in drawn.items():
+        file = folder / f'{name}_{stream}_{model}.png'
+        figure.savefig(file, dpi=100, bbox_inches='tight')
+        figures.append(svg(figure))
+    if any((r.stream, r.model) == (stream, model) for r in tables.timed):
+        figures.append(svg(cost_figure(tables.timed, stream, model, 'seconds')))
+    return {
+        'title': f'{stream}, {model}',
+        'rows': [cells(row) for row in rows],
+        'left_out': tables.left_out(stream, model),
+        'figures': figures,
+    }

@@ -13,108 +13,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 import copy
 from dataclasses import dataclass, field, replace
-import hashlib
 import math
-import os
-from pathlib import Path
-import tempfile
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from etuner_ros.bench.datasets import Picture
+from etuner_ros.bench.figures import new_kind_requests, on_return
+from etuner_ros.bench.library import Library
 from etuner_ros.bench.methods.base import Method, World
 from etuner_ros.bench.streams import BATCH_GAP_S, Stream
 from etuner_ros.core.config import ScenarioConfig, TrainConfig
 from etuner_ros.core.cost import CostMeter, OTHER
 from etuner_ros.core.decide.scenario import ScenarioDetector
-from etuner_ros.core.identity import DEPLOYED
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import planned_iterations
-from etuner_ros.core.models.deploy import fit_head
-from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
+from etuner_ros.core.models.networks import Classifier
 
 LOAD = 0.5  # share of the stream's time that `immediate` is busy
 FIXED_SHARE = 0.1  # of an immediate round's time that is its fixed part
-TESTED = 30  # scored pictures of each scenario that it is tested on at each border
-EXEMPLARS = 10  # deployment pictures of a class that replay knows
-
-
-class Library:
-    """
-    The pictures of a data set as the network takes them, with what the deployed backbone makes of
-    them; computed once and kept in a file.
-
-    :param weights: state-dict file of a torchvision network; empty for pretrained ones
-    """
-
-    def __init__(
-        self,
-        pictures: Sequence[Picture],
-        architecture: str,
-        size: int,
-        weights: str = '',
-        folder: Path | None = None,
-        progress: Callable[[str], None] = lambda _line: None,
-    ) -> None:
-        self.pictures = list(pictures)
-        self.architecture, self.size, self.weights = architecture, size, weights
-        self.model = build(pretrained_spec(architecture, size), weights or 'pretrained')
-        self.samples = {
-            p.name: Sample.of(p.name, p.label, DEPLOYED, p.image(size)) for p in self.pictures
-        }
-        digest = hashlib.sha256(f'{architecture} {size}'.encode())
-        for tensor in self.model.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        for name, sample in self.samples.items():
-            digest.update(name.encode() + sample.jpeg)
-        folder = folder or Path(tempfile.gettempdir()) / f'etuner_bench_{os.getuid()}'
-        file = folder / f'{digest.hexdigest()[:24]}.npz'
-        if not file.exists():
-            features, appearance = self._look(progress)
-            folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f'.{os.getpid()}.npz')
-            np.savez(part, features=features, appearance=appearance)
-            part.replace(file)
-        stored = np.load(file)
-        rows = torch.from_numpy(stored['features'])
-        self._features = {p.name: rows[i] for i, p in enumerate(self.pictures)}
-        self.appearance = {
-            p.name: stored['appearance'][i].astype(np.float64) for i, p in enumerate(self.pictures)
-        }
-
-    def _look(self, progress: Callable[[str], None]) -> tuple[Any, Any]:
-        features, appearance = [], []
-        for start in range(0, len(self.pictures), 32):
-            images = [self.samples[p.name].image for p in self.pictures[start : start + 32]]
-            if start % 320 == 0:
-                progress(f'features of the deployed network: {start} of {len(self.pictures)}')
-            model = self.model
-            if not model.classes:
-                model.add_class('')
-            _, rows, seen = model.examine(model.tensor(images))
-            features.append(rows.numpy())
-            appearance.append(seen.numpy())
-        return np.concatenate(features), np.concatenate(appearance)
-
-    def features(self, samples: Sequence[Sample]) -> Tensor:
-        """Return features (n, D) of the deployed backbone."""
-        return torch.stack([self._features[s.sample_id] for s in samples])
-
-    def deploy(self, pictures: Sequence[Picture]) -> tuple[Classifier, tuple[Sample, ...]]:
-        """Return a model whose head is fitted to pictures, and the exemplars it travels with."""
-        model = build(pretrained_spec(self.architecture, self.size), self.weights or 'pretrained')
-        samples = [self.samples[p.name] for p in pictures]
-        fit_head(model, [s.image for s in samples], [s.label for s in samples])
-        chosen: list[Sample] = []
-        counts: dict[str, int] = {}
-        for sample in samples:
-            counts[sample.label] = counts.get(sample.label, 0) + 1
-            if counts[sample.label] <= EXEMPLARS:
-                chosen.append(sample)
-        return model.eval(), tuple(chosen)
+TESTED_AT_END = 100  # scored pictures of each scenario that it is tested on, the least asked for
+TESTED = 30  # of these at each border
 
 
 @dataclass(frozen=True)
@@ -124,9 +42,13 @@ class Clock:
     rate: float  # operations a virtual second
     fixed: float  # virtual seconds of a round, whatever it does
 
-    def duration(self, flops: float) -> float:
-        """Return virtual seconds."""
-        return self.fixed + flops / self.rate
+    def duration(self, flops: float, share: float = 1.0) -> float:
+        """
+        Return virtual seconds.
+
+        :param share: of the compute that the round is given, in (0, 1]
+        """
+        return self.fixed + flops / (self.rate * share)
 
 
 def calibrate(model: Classifier, train: TrainConfig, batch_size: int, load: float = LOAD) -> Clock:
@@ -172,10 +94,14 @@ class Outcome:
     """What a method did on a stream."""
 
     accuracy: float = math.nan  # average inference accuracy, in [0, 1]
-    final: list[float] = field(default_factory=list)  # by scenario at the end
-    best: list[float] = field(default_factory=list)  # by scenario, over all borders since it began
+    final: float = math.nan  # of pictures of all scenarios at the end
+    final_by_scenario: list[float] = field(default_factory=list)
+    on_return: float | None = None  # see `figures`
+    new_kind_requests: float | None = None
+    forgetting: float = 0.0  # mean drop from best to last on all scenarios but the last visited
     rounds: int = 0
     refused: int = 0
+    trained_share: float | None = None  # of the labels; None for methods without rounds
     flops: dict[str, float] = field(default_factory=dict)  # by part
     seconds: dict[str, float] = field(default_factory=dict)
     fixed: float = 0.0  # virtual seconds of fixed parts
@@ -185,12 +111,6 @@ class Outcome:
     round_times: list[tuple[float, float]] = field(default_factory=list)
     frozen: list[tuple[float, int]] = field(default_factory=list)
     changes: list[float] = field(default_factory=list)  # declared by the detector
-
-    @property
-    def forgetting(self) -> float:
-        """Mean drop from best to last on all scenarios but the newest, in [-1, 1]."""
-        drops = [b - f for b, f in zip(self.best[:-1], self.final[:-1])]
-        return sum(drops) / len(drops) if drops else 0.0
 
 
 class Playing:
@@ -211,7 +131,8 @@ class Playing:
         deployed: tuple[Classifier, tuple[Sample, ...]],
     ) -> None:
         self._meter = CostMeter()
-        world = World(deployed[0], deployed[1], library.features, self._meter, seed)
+        model, exemplars = deployed
+        world = World(model, exemplars, library.features, library.fronts, self._meter, seed)
         # What happens before the first event is deployment, not tuning, and is not counted.
         self._run = _Run(stream, library, make(world), clock, changes, self._meter)
         self._events = self._run.run()
@@ -260,56 +181,78 @@ class _Run:
         self._until = self._began = 0.0  # of the phase, of the round
         self._newest = self._newest_taken = self._newest_live = 0.0  # batch: came, trained, live
         self._ages: list[float] = []
-        self._best: list[float] = []
-        self._last: list[float] = []
+        self._best: dict[int, float] = {}  # accuracy by scenario, of those that have been visited
 
     def run(self) -> Iterator[None]:
         """Play all events; yields after each."""
         stream, outcome = self._stream, self.outcome
-        marks = [(t, 0, 'true') for t in stream.borders]
-        marks += [(t, 2, 'declared') for t in outcome.changes]
+        marks = [(t, 0, visit) for visit, t in enumerate(stream.starts) if visit]
+        marks += [(t, 1, 0) for t in outcome.changes]
         marks.sort()
         for event in stream.events:
             while marks and marks[0][0] <= event.time:
-                time, _, sort = marks.pop(0)
+                time, declared, visit = marks.pop(0)
                 self._advance(time)
-                if sort == 'true':
-                    self._test()
-                self._method.on_change(sort == 'true')
+                if declared:
+                    self._method.on_change()
+                else:
+                    self._test(stream.visits[:visit])
             self._advance(event.time)
             if event.labelled:
                 self._answer()
                 self._newest = event.time
                 with self._meter.counted_as(OTHER):
-                    self._method.on_batch([self._library.samples[p.name] for p in event.pictures])
+                    self._method.on_batch([self._sample(p, p.label) for p in event.pictures])
                 outcome.frozen.append((event.time, self._method.frozen))
             else:
-                request = self._library.samples[event.pictures[0].name]
+                request = self._sample(event.pictures[0], event.pictures[0].label)
                 self._waiting.append(request)
                 self._ages.append(event.time - self._newest_live)
                 self._method.on_request(replace(request, label=''))
             self._maybe_start(event.time)
             yield
+        self._finish()
+
+    def _sample(self, picture: Picture, label: str) -> Sample:
+        """Return a picture as the network takes it; a label may be a wrong one."""
+        return replace(self._library.samples[picture.name], label=label)
+
+    def _finish(self) -> None:
+        """Train on what waits at the end, charged like all else; then test and add up."""
+        stream, outcome, method = self._stream, self.outcome, self._method
+        self._advance(math.inf)
+        if method.wants_last_round():
+            self._start(max(stream.end, self._until))
+            self._advance(math.inf)
         self._answer()
-        with self._meter.paused():
-            self._test()
-        outcome.final = self._last
-        outcome.best = self._best
+        self._test(stream.visits, whole=True)
+        others = [s for s in self._best if s != stream.visits[-1]]
+        if others:
+            drops = [self._best[s] - self._last[s] for s in others]
+            outcome.forgetting = sum(drops) / len(drops)
         outcome.accuracy = sum(outcome.correct) / len(outcome.correct)
+        outcome.on_return = on_return(stream, outcome.correct)
+        outcome.new_kind_requests = new_kind_requests(stream, outcome.correct)
         outcome.age = sum(self._ages) / len(self._ages)
-        outcome.rounds, outcome.refused = self._method.rounds, self._method.refused
+        outcome.rounds, outcome.refused = method.rounds, method.refused
+        outcome.trained_share = method.trained_share
         outcome.flops, outcome.seconds = dict(self._meter.flops), dict(self._meter.seconds)
 
     def _maybe_start(self, time: float) -> None:
-        """Train, when the method wants to; what it made goes live when its time has passed."""
+        """Train, when the method wants to."""
         if self._phase == 'idle' and self._method.wants_round():
-            before = self._meter.total_flops
-            self._began, self._newest_taken = time, self._newest
-            with self._meter.counted_as(OTHER):
-                for _ in self._method.round():
-                    pass
-            self._phase = 'training'
-            self._until = time + self._clock.duration(self._meter.total_flops - before)
+            self._start(time)
+
+    def _start(self, time: float) -> None:
+        """Train; what it made goes live when its time has passed."""
+        before = self._meter.total_flops
+        self._began, self._newest_taken = time, self._newest
+        with self._meter.counted_as(OTHER):
+            for _ in self._method.round():
+                pass
+        self._phase = 'training'
+        cost = self._meter.total_flops - before
+        self._until = time + self._clock.duration(cost, self._method.compute_share)
 
     def _advance(self, time: float) -> None:
         """Let rounds end that end before a time."""
@@ -319,7 +262,8 @@ class _Run:
                 with self._meter.counted_as(OTHER):
                     self._method.make_candidate()
                 self._phase = 'proposed'
-                self._until += (self._meter.total_flops - before) / self._clock.rate
+                cost = self._meter.total_flops - before
+                self._until += cost / (self._clock.rate * self._method.compute_share)
                 continue
             self._answer()
             with self._meter.counted_as(OTHER):
@@ -341,15 +285,36 @@ class _Run:
             self.outcome.correct += [a == s.label for a, s in zip(said, self._waiting)]
             self._waiting = []
 
-    def _test(self) -> None:
-        """Test all scenarios so far."""
+    def _test(self, visits: Sequence[int], whole: bool = False) -> None:
+        """
+        Test all scenarios that have been visited; the last test says what is final.
+
+        :param whole: on all test pictures, not only on those of borders
+        """
         self._answer()
-        seen = len(self._best) + 1
-        self._last = []
-        with self._meter.paused():
-            for pictures in self._stream.tests[:seen]:
-                samples = [self._library.samples[p.name] for p in pictures[-TESTED:]]
+        self._last = {}
+        right: list[bool] = []
+        for scenario in sorted(set(visits)):
+            pictures = self._stream.tests[scenario][-TESTED_AT_END:]
+            some = spread(len(pictures), TESTED)
+            asked = range(len(pictures)) if whole else some
+            samples = [self._sample(pictures[i], pictures[i].label) for i in asked]
+            with self._meter.paused():
                 said = self._method.predict(samples)
-                right = sum(a == s.label for a, s in zip(said, samples))
-                self._last.append(right / max(len(samples), 1))
-        self._best = [max(a, b) for a, b in zip([*self._best, 0.0], self._last)]
+            ok = {i: a == s.label for i, a, s in zip(asked, said, samples)}
+            right += ok.values()
+            self._last[scenario] = sum(ok[i] for i in some) / max(len(some), 1)
+            self._best[scenario] = max(self._best.get(scenario, 0.0), self._last[scenario])
+        self.outcome.final = sum(right) / max(len(right), 1)
+        self.outcome.final_by_scenario = list(self._last.values())
+
+
+def spread(count: int, most: int) -> list[int]:
+    """
+    Return at most so many positions out of `count`, evenly over all of them.
+
+    >>> spread(10, 4)
+    [0, 2, 5, 7]
+    """
+    taken = min(count, most)
+    return [i * count // taken for i in range(taken)]

@@ -3,14 +3,16 @@
 """
 Streams of labelled batches and inference requests on a virtual clock (etuner.md section 7).
 
-A stream is made from pictures and a seed alone, so every method meets the same one.
+A stream is made from pictures and a seed (and, in video order, from what a reference gets wrong),
+so every method meets the same one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,14 @@ from etuner_ros.bench.datasets import Picture
 from etuner_ros.core.errors import ConfigError
 
 BATCH_GAP_S = 10.0  # mean virtual time between two labelled batches
+HELD = 10  # every so-manyth frame of a video is tested on and never labelled
+BURST = (4, 8)  # frames of a video that a person corrects in one go, from and to
+ON_WRONG = 0.8  # share of these corrections that are made because the answer was wrong
+AHEAD, NEAR = 300, 24  # frames: how far a burst waits for a wrong answer; from one to the next
+
+# From labelled pictures and asked ones: whether a simple reference that knows the first answers
+# each of the others wrongly.
+Reference = Callable[[Sequence[Picture], Sequence[Picture]], Sequence[bool]]
 
 
 @dataclass(frozen=True)
@@ -28,10 +38,14 @@ class Setting:
     kind: str  # NI: new instances; NC: new classes; NIC: both
     scenarios: int = 5  # groups that NC and NIC make; NI has those of the pictures
     batch_size: int = 16
-    batches: int = 4  # labelled batches of a scenario at most
-    requests: int = 120  # inference requests of a scenario at most
+    batches: int = 4  # labelled batches of a visit at most
+    requests: int = 120  # inference requests of a visit at most
     deployed: float = 0.5  # share of the first scenario's labelled pictures the model starts from
     arrivals: str = 'poisson'  # or uniform, normal, or the file of a trace
+    visits: int = 1  # of each scenario; its pictures are parted between them
+    wrong: float = 0.0  # share of the labels that name another class of the stream
+    order: str = 'shuffled'  # or video: all frames as recorded, with the visits of the recording
+    corrected: float = 0.01  # video: share of the frames that are labelled
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,9 @@ class Event:
 
     time: float  # virtual seconds
     scenario: int
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture, ...]  # of a labelled batch with the labels that were given
     labelled: bool  # a labelled batch, or a single request
+    visit: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,17 @@ class Stream:
 
     events: tuple[Event, ...]
     deployment: tuple[Picture, ...]  # what the deployed model was fitted to
-    borders: tuple[float, ...]  # when each scenario but the first begins
+    borders: tuple[float, ...]  # when each visit but the first begins
     tests: tuple[tuple[Picture, ...], ...]  # scored pictures by scenario
     names: tuple[str, ...]  # of the scenarios
     batch_size: int
+    visits: tuple[int, ...]  # scenario of each visit, in order
+    starts: tuple[float, ...]  # when each visit begins
+
+    @property
+    def seen_at(self) -> tuple[int, ...]:
+        """Number of scenarios met by the end of each visit; they are met in their order."""
+        return tuple(len(set(self.visits[: i + 1])) for i in range(len(self.visits)))
 
     @property
     def end(self) -> float:
@@ -104,13 +126,37 @@ def arrivals(
     return np.asarray(start + length * inside, np.float64)
 
 
-def make_stream(pictures: Sequence[Picture], setting: Setting, seed: int) -> Stream:
+def make_stream(
+    pictures: Sequence[Picture],
+    setting: Setting,
+    seed: int,
+    wrong_for: Reference | None = None,
+) -> Stream:
     """
     Make a stream.
 
+    :param wrong_for: for video order: labels are given mostly where it says that a reference is
+        wrong (see `nearest_mean`), without it anywhere
     :raises ConfigError: when the pictures do not suffice
     """
     rng = np.random.default_rng(seed)
+    if setting.order == 'video':
+        stream = _video(pictures, setting, rng, wrong_for)
+    elif setting.order == 'shuffled':
+        stream = _shuffled(pictures, setting, rng)
+    else:
+        raise ConfigError(
+            f"the order of a stream must be shuffled or video, got '{setting.order}'"
+        )
+    if setting.wrong:
+        # Drawn apart, so that the same stream with right labels differs in nothing else.
+        other = np.random.default_rng((seed, 1))
+        stream = replace(stream, events=_mislabelled(stream.events, setting.wrong, other))
+    return stream
+
+
+def _shuffled(pictures: Sequence[Picture], setting: Setting, rng: np.random.Generator) -> Stream:
+    """Return a stream of the pictures of each scenario in random order."""
     names, groups = _groups(pictures, setting, rng)
     first = [p for p in groups[0] if p.labelled]
     kinds = {p.label for p in first}
@@ -128,31 +174,180 @@ def make_stream(pictures: Sequence[Picture], setting: Setting, seed: int) -> Str
         )
     taken = {p.name for p in deployment}
     events: list[Event] = []
-    borders: list[float] = []
-    tests: list[tuple[Picture, ...]] = []
+    starts: list[float] = []
+    labelled: list[list[Picture]] = []  # by scenario
+    scored: list[list[Picture]] = []
+    visits = _visits(len(groups), setting.visits, rng)
     start = 0.0
-    for number, group in enumerate(groups):
-        labelled = [p for p in group if p.labelled and p.name not in taken]
-        scored = [p for p in group if not p.labelled]
-        labelled = [labelled[int(i)] for i in rng.permutation(len(labelled))]
-        scored = [scored[int(i)] for i in rng.permutation(len(scored))]
-        tests.append(tuple(scored))
+    for visit, number in enumerate(visits):
+        if number == len(scored):  # the first visit
+            new = [p for p in groups[number] if p.labelled and p.name not in taken]
+            asked = [p for p in groups[number] if not p.labelled]
+            labelled.append([new[int(i)] for i in rng.permutation(len(new))])
+            scored.append([asked[int(i)] for i in rng.permutation(len(asked))])
+        turn = visits[:visit].count(number)
+        new = _part(labelled[number], turn, setting.visits)
+        asked = _part(scored[number], turn, setting.visits)[: setting.requests]
         size = setting.batch_size
-        count = min(setting.batches, math.ceil(len(labelled) / size))
-        batches = [tuple(labelled[i * size : (i + 1) * size]) for i in range(count)]
+        count = min(setting.batches, math.ceil(len(new) / size))
+        batches = [tuple(new[i * size : (i + 1) * size]) for i in range(count)]
         length = BATCH_GAP_S * max(count, 1)
         for time, batch in zip(arrivals(count, start, length, setting.arrivals, rng), batches):
-            events.append(Event(float(time), number, batch, True))
-        asked = scored[: setting.requests]
+            events.append(Event(float(time), number, batch, True, visit))
         times = arrivals(len(asked), start, length, setting.arrivals, rng)
-        events += [Event(float(t), number, (p,), False) for t, p in zip(times, asked)]
-        if number:
-            borders.append(start)
+        events += [Event(float(t), number, (p,), False, visit) for t, p in zip(times, asked)]
+        starts.append(start)
         start += length
     events.sort(key=lambda e: e.time)
     return Stream(
-        tuple(events), tuple(deployment), tuple(borders), tuple(tests), names, setting.batch_size
+        tuple(events),
+        tuple(deployment),
+        tuple(starts[1:]),
+        tuple(map(tuple, scored)),
+        names,
+        setting.batch_size,
+        tuple(visits),
+        tuple(starts),
     )
+
+
+def _visits(count: int, rounds: int, rng: np.random.Generator) -> list[int]:
+    """Return the scenario of each visit: all in order, then all in another order, and so on."""
+    visits = list(range(count))
+    for _ in range(rounds - 1):
+        again = rng.permutation(count)
+        while count > 1 and again[0] == visits[-1]:  # that would be no return
+            again = rng.permutation(count)
+        visits += [int(i) for i in again]
+    return visits
+
+
+def _part(items: list[Picture], index: int, parts: int) -> list[Picture]:
+    """Return one of equal parts."""
+    return items[len(items) * index // parts : len(items) * (index + 1) // parts]
+
+
+def _mislabelled(
+    events: Sequence[Event], share: float, rng: np.random.Generator
+) -> tuple[Event, ...]:
+    """Return the events with a share of the labels turned into others of the stream."""
+    classes = sorted({p.label for e in events for p in e.pictures})
+    labels = sum(len(e.pictures) for e in events if e.labelled)
+    wrong = set(rng.choice(labels, round(share * labels), replace=False).tolist())
+    result, number = [], -1
+    for event in events:
+        given = []
+        for picture in event.pictures if event.labelled else ():
+            number += 1
+            if number in wrong:
+                others = [c for c in classes if c != picture.label]
+                picture = replace(picture, label=others[int(rng.integers(len(others)))])
+            given.append(picture)
+        result.append(replace(event, pictures=tuple(given)) if given else event)
+    return tuple(result)
+
+
+def _video(
+    pictures: Sequence[Picture],
+    setting: Setting,
+    rng: np.random.Generator,
+    wrong_for: Reference | None,
+) -> Stream:
+    """
+    Return a stream of all frames as recorded, each a request, but for those that are labelled.
+
+    The model was fitted to how the first visit begins. Frames come evenly, at the rate at which
+    batches are `BATCH_GAP_S` apart on average.
+    """
+    frames = sorted(pictures, key=lambda p: p.name)
+    if not all(p.name.isdigit() for p in frames):
+        raise ConfigError('video order needs a recording; these pictures are not numbered')
+    names = tuple(dict.fromkeys(p.scenario for p in frames))
+    begins = [i for i, p in enumerate(frames) if i == 0 or p.scenario != frames[i - 1].scenario]
+    first = begins[1] if len(begins) > 1 else len(frames)
+    known = round(setting.deployed * first)
+    deployment, frames = frames[:known], frames[known:]
+    if len({p.label for p in deployment}) < 2 or known >= first:
+        raise ConfigError(
+            f"the first visit, to '{names[0]}', holds {first} frames: too few to deploy a model "
+            f'of two classes and to learn more'
+        )
+    begins = [0, *(i - known for i in begins[1:])]
+    visit = (np.searchsorted(begins, np.arange(len(frames)), side='right') - 1).tolist()
+    labels = _corrections(frames, deployment, setting.corrected, rng, wrong_for)
+    period = BATCH_GAP_S * setting.corrected / setting.batch_size
+    size = setting.batch_size
+    events = []
+    for batch in (labels[i : i + size] for i in range(0, len(labels), size)):
+        last = batch[-1]
+        pictures = tuple(frames[i] for i in batch)
+        place = names.index(frames[last].scenario)
+        events.append(Event(last * period, place, pictures, True, visit[last]))
+    for i in sorted(set(range(len(frames))) - set(labels)):
+        place = names.index(frames[i].scenario)
+        events.append(Event(i * period, place, (frames[i],), False, visit[i]))
+    events.sort(key=lambda e: e.time)
+    tests = []
+    for name in names:
+        held = [p for p in frames[HELD - 1 :: HELD] if p.scenario == name]
+        tests.append(tuple(held[int(i)] for i in rng.permutation(len(held))))
+    starts = tuple(i * period for i in begins)
+    visits = tuple(names.index(frames[i].scenario) for i in begins)
+    return Stream(
+        tuple(events), tuple(deployment), starts[1:], tuple(tests), names, size, visits, starts
+    )
+
+
+def _corrections(
+    frames: Sequence[Picture],
+    deployment: Sequence[Picture],
+    share: float,
+    rng: np.random.Generator,
+    wrong_for: Reference | None,
+) -> list[int]:
+    """Return which frames are labelled, ascending: a few close together, then none for long."""
+    bursts = max(1, round(share * len(frames) / (sum(BURST) / 2)))
+    labels: list[int] = []
+    free = 0  # the first frame that may still be labelled
+    for start in np.sort(rng.integers(len(frames), size=bursts)).tolist():
+        free = max(free, start)
+        view = range(free, min(free + AHEAD, len(frames)))
+        wrong = set(view)
+        if wrong_for is not None and view:
+            told = [*deployment, *(frames[i] for i in labels)]
+            answers = wrong_for(told, [frames[i] for i in view])
+            wrong = {i for i, missed in zip(view, answers) if missed}
+        reach = AHEAD
+        for _ in range(int(rng.integers(BURST[0], BURST[1] + 1))):
+            open_ = [i for i in view if free <= i < free + reach and i % HELD != HELD - 1]
+            if not open_:
+                break
+            wanted = [i for i in open_ if i in wrong] if rng.random() < ON_WRONG else []
+            labels.append((wanted or open_)[0])
+            free, reach = labels[-1] + int(rng.integers(1, 4)), NEAR
+    return labels
+
+
+def nearest_mean(
+    features: Callable[[Sequence[Picture]], npt.NDArray[np.floating[Any]]],
+) -> Reference:
+    """
+    Return a reference for `make_stream`: the nearest mean of a class, by angle.
+
+    :param features: rows (n, D) of a network that does not change
+    """
+
+    def wrong_for(known: Sequence[Picture], asked: Sequence[Picture]) -> list[bool]:
+        rows = np.asarray(features(known), np.float64)
+        centre = rows.mean(axis=0)
+        classes = sorted({p.label for p in known})
+        number = np.array([classes.index(p.label) for p in known])
+        means = np.stack([(rows[number == i] - centre).mean(axis=0) for i in range(len(classes))])
+        means /= np.linalg.norm(means, axis=1, keepdims=True) + 1e-12
+        said = ((np.asarray(features(asked), np.float64) - centre) @ means.T).argmax(axis=1)
+        return [classes[int(i)] != p.label for i, p in zip(said, asked)]
+
+    return wrong_for
 
 
 def _groups(

@@ -96,11 +96,19 @@ def _add_table(bench: argparse.ArgumentParser) -> None:
     add('--core50', type=Path, help='folder of CORe50, s1/o1/*.png')
     add('--openloris', type=Path, help='folder of OpenLORIS-Object, train/<task>/<object>/*.jpg')
     add('--recording', type=Path, help='recording with ground truth instead of the one shipped')
+    add('--long', type=Path, help="folder of what `make stream-long` rendered ('recordings')")
     add('--kind', default='NI', choices=('NI', 'NC', 'NIC'), help='of a folder of one scenario')
     add('--streams', nargs='+', help='only these streams')
     add('--methods', nargs='+', help='only these methods; default: all')
     add('--seeds', type=int, default=5, help='class orders, splits, arrivals, initialisations')
-    add('--rival-seeds', type=int, default=2, help='seeds of the methods that are not main ones')
+    add('--main-seeds', type=int, default=10, help='seeds of the main methods, if more')
+    add(
+        '--least-seeds',
+        type=int,
+        help='rows of fewer seeds are only named; default: 5, or --seeds if that is less',
+    )
+    add('--repeat', type=int, default=0, help='run seed 0 again so many times: what varies')
+    add('--allow-dirty', action='store_true', help='look at a table of code not committed')
     add('--model', default='efficientnet_lite0', help="or a torchvision model's name")
     add(
         '--also',
@@ -110,14 +118,15 @@ def _add_table(bench: argparse.ArgumentParser) -> None:
         help='also the main methods with these networks on recordings, one seed',
     )
     add('--weights', default='', help='state-dict file of a torchvision model')
-    add('--input-size', type=int, default=112, help='side of the square input, in px')
-    add('--batches', type=int, help='labelled batches of a scenario at most')
-    add('--requests', type=int, help='requests of a scenario at most')
+    add('--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px')
+    add('--batches', type=int, help='labelled batches of a visit at most')
+    add('--requests', type=int, help='requests of a visit at most')
     add('--arrivals', default='poisson', help='poisson, uniform, normal, or a file of times')
     add('--load', type=float, default=0.5, help='share of the stream that `immediate` is busy')
     add('--processes', type=int, default=0, help='runs at a time; 0 = one for each core')
     add('--budget-min', type=float, default=float('inf'), help='start no run after so long, min')
-    add('--time', action='store_true', help='also take seconds: one seed, serial, main methods')
+    add('--time', action='store_true', help='also take seconds: serial, main methods in turns')
+    add('--time-seeds', type=int, default=3, help='seeds that seconds are taken of')
     add('--search', action='store_true', help='settings are searched here: pictures of no report')
     bench.set_defaults(run=_bench_table)
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 import math
 from pathlib import Path
 
@@ -12,15 +12,15 @@ import pytest
 import torch
 import yaml
 
-from etuner_ros.bench.methods.autofreeze import growth
 from etuner_ros.bench.methods.egeria import similarity_loss, slope
 from etuner_ros.bench.methods.ekya import Candidate, thief, window_accuracy
-from etuner_ros.bench.methods.frozen_features import StreamingLDA
-from etuner_ros.bench.methods.registry import describe, entries, variants
-from etuner_ros.bench.methods.rigl import densities, drop_share, move
+from etuner_ros.bench.methods.registry import describe, entries, entry
 from etuner_ros.bench.methods.slimfit import relative_change, to_freeze
-from etuner_ros.bench.methods.tuned import Oracle, Trigger
-from etuner_ros.core.config import HeadConfig
+from etuner_ros.bench.methods.tuned import Trigger
+from etuner_ros.bench.shipped import shipped_recipe
+from etuner_ros.bench.table import MAIN, SIMPLE
+from etuner_ros.core.config import HeadConfig, LazyTuneConfig
+from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.learn.label_prior import LabelPrior
 
 
@@ -35,37 +35,11 @@ def test_egeria_similarity_loss_and_slope() -> None:
     assert slope([1.0, 3.0, 5.0]) == pytest.approx(2.0)
 
 
-def test_autofreeze_grows_to_the_first_at_the_median() -> None:
-    assert growth([0.1, 0.2, 0.5, 0.9]) == 2  # median 0.35
-    assert growth([0.9, 0.1, 0.1]) == 0
-
-
 def test_slimfit_change_and_choice() -> None:
     before, after = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.1, 1.0, 5.0])
     # A tenth, a half; the zero weight does not count.
     assert relative_change(before, after) == pytest.approx(0.3)
     assert to_freeze({'a': 0.3, 'b': 0.1, 'c': 0.2, 'd': 0.4}, 0.5) == ['b', 'c']
-
-
-def test_rigl_moves_connections() -> None:
-    assert drop_share(0, 100) == pytest.approx(0.3)
-    assert drop_share(50, 100) == pytest.approx(0.15)
-    assert drop_share(100, 100) == 0.0
-    weight = torch.tensor([5.0, 0.1, 3.0, 0.0, 0.0])
-    gradient = torch.tensor([9.0, 9.0, 9.0, 1.0, 2.0])
-    mask = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
-    # A third of three: the weight of 0.1 goes, the gradient of 2 comes.
-    assert move(weight, gradient, mask, 0.34).tolist() == [1.0, 0.0, 1.0, 0.0, 1.0]
-
-
-def test_rigl_densities_keep_the_overall_share() -> None:
-    shapes = [(8, 4, 3, 3), (64, 64, 3, 3)]
-    found = densities(shapes, 0.5)
-    sizes = [math.prod(s) for s in shapes]
-    kept = sum(d * n for d, n in zip(found, sizes))
-    assert kept == pytest.approx(0.5 * sum(sizes))
-    assert found[0] > found[1]  # small layers stay denser
-    assert max(found) <= 1.0
 
 
 def test_ekya_steals_for_training_while_the_mean_rises() -> None:
@@ -82,66 +56,74 @@ def test_ekya_steals_for_training_while_the_mean_rises() -> None:
     assert thief(0.5, [worse], 0.5)[0] is None
 
 
-def test_streaming_lda_by_hand() -> None:
-    lda = StreamingLDA(2)
-    lda.add(torch.tensor([0.0, 0.0]), 'a')
-    lda.add(torch.tensor([2.0, 0.0]), 'a')
-    # The second differs by (2, 0) from the mean; n = 1: (1 * 0 + 1/2 * [4, 0; 0, 0]) / 2.
-    assert lda.covariance.tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    assert lda.means.tolist() == [[1.0, 0.0]]
-    lda.add(torch.tensor([0.0, 3.0]), 'b')
-    weight, bias = lda.linear()
-    scores = torch.tensor([[1.0, 0.2], [0.3, 2.5]]).double() @ weight.T + bias
-    assert scores.argmax(dim=1).tolist() == [0, 1]
-
-
 def test_triggers() -> None:
     every = Trigger(2)
     every.on_batch(0, False)
     assert not every.due
     every.on_batch(0, False)
     assert every.due
-    oracle = Oracle()
-    oracle.on_batch(3, False)
-    oracle.on_change(False)  # what a detector says is not for it
-    oracle.on_batch(3, False)
-    assert not oracle.due
-    oracle.on_change(True)
-    assert not oracle.due  # nothing of the new scenario yet
-    oracle.on_batch(3, False)
-    assert oracle.due
-    oracle.on_start()
-    oracle.on_batch(3, False)
-    assert not oracle.due
+    assert every.wants_last_round()
+    never = Trigger(0)
+    never.on_batch(3, True)
+    assert not never.due
+    assert not never.wants_last_round()
 
 
 def test_every_method_says_where_it_is_from_and_has_a_stable_description() -> None:
-    for name, entry in entries().items():
-        assert entry.source
+    for name, found in entries().items():
+        assert found.source
         assert describe(name) == describe(name)
-    assert len({describe(n) for n in variants()}) == len(variants())
+    assert len({describe(n) for n in entries()}) == len(entries())
+    assert set(MAIN) | set(SIMPLE) <= set(entries())
+    with pytest.raises(ConfigError, match='no method is called magic'):
+        entry('magic')
+    with pytest.raises(ConfigError, match='head has no economy'):
+        entry('head@0.5')
 
 
-def test_the_full_system_is_what_the_robot_runs_with_thrifty_yaml(repository: Path) -> None:
-    """Nothing is measured that a user can not switch on."""
-    wanted = yaml.safe_load((repository / 'config' / 'thrifty.yaml').read_text())
-    tuner = wanted['/**/tuner']['ros__parameters']
-    recipe = entries()['full'].settings
-    for group, config in (
-        ('lazy_tune', recipe.lazy),
-        ('sim_freeze', recipe.sim_freeze),
-        ('head', recipe.head),
-        ('train', recipe.train),
-    ):
-        default = type(config)()
-        differs = {
-            k: v for k, v in asdict(config).items() if v != getattr(default, k) and k != 'device'
-        }
-        assert tuner[group] == differs
-    from etuner_ros.bench.streams import Setting
+def test_all_heads_are_the_shipped_one() -> None:
+    head = shipped_recipe().recipe.head
+    for name, found in entries().items():
+        if '+head' in name:
+            assert found.settings is not None
+            assert found.settings.head == head
+    every = entry('every-4+head').settings
+    assert every == replace(shipped_recipe().recipe, lazy=None, trigger=4)
 
+
+def test_economy_is_part_of_the_name() -> None:
+    """`shipped@0.25` is shipped with another economy, where LazyTune has one."""
+    if 'economy' not in {f.name for f in fields(LazyTuneConfig)}:
+        with pytest.raises(ConfigError, match='no economy in this version'):
+            entry('shipped@0.25')
+        return
+    assert asdict(entry('shipped@0.25').settings.lazy)['economy'] == 0.25  # type: ignore[union-attr]
+    assert describe('shipped@0.25') != describe('shipped@0.5')
+    with pytest.raises(ConfigError, match='must be a number'):
+        entry('shipped@much')
+
+
+def test_shipped_is_what_launch_starts(repository: Path, tmp_path: Path) -> None:
+    """Nothing is measured that `ros2 launch` does not start."""
+    wanted = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
+    found = shipped_recipe()
+    assert found == shipped_recipe(repository / 'config' / 'etuner.yaml')
     collector = wanted['/**/label_collector']['ros__parameters']
-    assert collector['batch_size'] == Setting('NI').batch_size
+    assert found.batch_size == found.recipe.collected == collector['batch_size']
+    tuner = wanted['/**/tuner']['ros__parameters']
+    given = tmp_path / 'mine.yaml'
+    tuner['train'] = {'epochs': 3.0, 'niceness': 5}
+    tuner['scenario'] = {'patience': 9}
+    given.write_text(yaml.safe_dump(wanted))
+    changed = shipped_recipe(given)
+    assert changed.recipe.train.epochs == 3.0
+    assert changed.recipe.train.device == 'cpu'
+    assert changed.scenario.patience == 9
+    for section, value in (('train', {'epoch': 3.0}), ('sorcery', {'on': True})):
+        other = {**tuner, section: value}
+        given.write_text(yaml.safe_dump({'/**/tuner': {'ros__parameters': other}}))
+        with pytest.raises(ConfigError, match='mine.yaml: .*(train.epoch|sorcery)'):
+            shipped_recipe(given)
 
 
 def test_label_prior_follows_what_is_labelled_and_lets_go_at_a_change() -> None:

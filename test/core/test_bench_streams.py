@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-import json
+import hashlib
 import math
 from pathlib import Path
 import tarfile
@@ -15,15 +14,8 @@ import numpy as np
 import pytest
 
 from etuner_ros.bench.datasets import core50, grocery, image_folder, openloris, Picture
-from etuner_ros.bench.methods.base import Method, World
-from etuner_ros.bench.simulate import Clock, play
-from etuner_ros.bench.streams import arrivals, make_stream, Setting
-from etuner_ros.bench.table import interval, Job, load_runs, Run, Source, summarise
-from etuner_ros.cli.main import main
-from etuner_ros.core.cost import charge
+from etuner_ros.bench.streams import arrivals, make_stream, Setting, Stream
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.identity import DEPLOYED
-from etuner_ros.core.learn.sample import Sample
 
 
 def _picture(path: Path, seed: int) -> None:
@@ -123,6 +115,72 @@ def test_streams_are_the_same_for_a_seed_and_never_score_what_is_learned() -> No
     assert len(stream.borders) == 2
 
 
+def _digest(stream: Stream) -> str:
+    lines = [
+        f'{e.time!r} {e.scenario} {e.labelled} ' + ' '.join(p.name for p in e.pictures)
+        for e in stream.events
+    ]
+    lines += [repr(stream.borders), repr(stream.names)]
+    lines += [' '.join(p.name for p in side) for side in (stream.deployment, *stream.tests)]
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'seed', 'digest'),
+    [
+        ('NI', (3, 4, 40), 1, '492d40d89e4021e3'),
+        ('NC', (1, 12, 24), 0, 'c68f0791636ead7d'),
+        ('NIC', (1, 12, 24), 0, '57492ac22077a93c'),
+    ],
+)
+def test_streams_of_single_visits_are_those_of_earlier_tables(
+    kind: str, shape: tuple[int, int, int], seed: int, digest: str
+) -> None:
+    setting = Setting(kind, scenarios=3, batch_size=8, requests=20)
+    assert _digest(make_stream(_pictures(*shape), setting, seed)) == digest
+
+
+def test_repeated_visits_part_the_pictures() -> None:
+    pictures = _pictures(3, 4, 40)
+    setting = Setting('NI', batches=3, requests=20, batch_size=8, visits=2)
+    stream = make_stream(pictures, setting, 1)
+    assert stream == make_stream(pictures, setting, 1)
+    assert stream.visits[:3] == (0, 1, 2)
+    assert sorted(stream.visits[3:]) == [0, 1, 2]
+    assert stream.borders == stream.starts[1:]
+    assert stream.seen_at == (1, 2, 3, 3, 3, 3)
+    assert len(stream.tests) == 3
+    used = [p.name for e in stream.events for p in e.pictures]
+    assert len(used) == len(set(used))
+    assert not set(used) & {p.name for p in stream.deployment}
+    ends = [*stream.borders, math.inf]
+    for visit, scenario in enumerate(stream.visits):
+        mine = [e for e in stream.events if e.visit == visit]
+        assert {e.scenario for e in mine} == {scenario}
+        assert all(stream.starts[visit] <= e.time < ends[visit] for e in mine)
+        # 80 labelled pictures a place, half of those of the first deployed; two equal parts.
+        assert sum(len(e.pictures) for e in mine if e.labelled) == (20 if scenario == 0 else 24)
+        assert sum(not e.labelled for e in mine) == 20
+    for seed in range(20):
+        visits = make_stream(pictures, setting, seed).visits
+        assert all(a != b for a, b in zip(visits, visits[1:]))
+
+
+def test_wrong_labels_change_nothing_but_labels() -> None:
+    pictures = _pictures(3, 4, 40)
+    truth = {p.name: p.label for p in pictures}
+    right = make_stream(pictures, Setting('NI'), 3)
+    wrong = make_stream(pictures, Setting('NI', wrong=0.1), 3)
+    assert _digest(wrong) == _digest(right)
+    labels = [p for e in wrong.events if e.labelled for p in e.pictures]
+    false = [p for p in labels if p.label != truth[p.name]]
+    assert len(false) == round(0.1 * len(labels)) > 0
+    assert {p.label for p in false} <= set(right.classes)
+    others = [p for e in wrong.events if not e.labelled for p in e.pictures]
+    others += [*wrong.deployment, *(p for group in wrong.tests for p in group)]
+    assert all(p.label == truth[p.name] for p in others)
+
+
 def test_new_classes_and_new_instances() -> None:
     pictures = list(_pictures(1, 12, 24))
     fresh = make_stream(pictures, Setting('NC', scenarios=3), 0)
@@ -137,150 +195,3 @@ def test_new_classes_and_new_instances() -> None:
     assert by_scenario[0] & by_scenario[1]  # other products of the same kinds
     with pytest.raises(ConfigError, match='two'):
         make_stream(pictures, Setting('NC', scenarios=7), 0)
-
-
-class _Counting(Method):
-    """Answers with the number of rounds that are live; each round takes 30 operations."""
-
-    frozen = 0
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.live = self.waiting = 0
-        self.served: list[int] = []
-
-    def on_batch(self, samples: list[Sample]) -> None:
-        self.waiting += 1
-
-    def wants_round(self) -> bool:
-        return self.waiting > 0
-
-    def round(self):
-        self.rounds += 1
-        self.waiting = 0
-        charge(30.0)
-        yield
-
-    def make_candidate(self) -> None:
-        charge(10.0)
-
-    def finish_round(self) -> None:
-        self.live += 1
-
-    def predict(self, samples: Sequence[Sample]) -> list[str]:
-        charge(1e9)  # requests are not the method's cost
-        return [str(self.live)] * len(samples)
-
-
-class _Names:
-    """A library of nothing but names."""
-
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.samples = {p.name: Sample(p.name, '0', DEPLOYED, b'') for p in pictures}
-
-    def features(self, samples: Sequence[Sample]) -> None:
-        return None
-
-
-def test_requests_are_answered_by_the_weights_live_at_their_arrival() -> None:
-    """A round over the first batch takes 1 + 30 / 10 s, its candidate 10 / 10 s more."""
-    pictures = _pictures(1, 2, 40) + _pictures(2, 2, 40)[80:]
-    stream = make_stream(pictures, Setting('NI', batches=1, requests=30, arrivals='uniform'), 0)
-    library = _Names(pictures)
-    made: list[_Counting] = []
-
-    def make(world: World) -> Method:
-        made.append(_Counting(world))
-        return made[0]
-
-    clock = Clock(rate=10.0, fixed=1.0)
-    outcome = play(stream, library, make, clock, [], 0, (None, ()))  # type: ignore[arg-type]
-    batches = [e.time for e in stream.events if e.labelled]
-    assert outcome.round_times[0] == pytest.approx((batches[0], batches[0] + 5.0))
-    requests = [e.time for e in stream.events if not e.labelled]
-    before = [t for t in requests if t < batches[0] + 5.0]
-    # 'Right' means that no round was live yet.
-    assert outcome.correct == [t in before for t in requests]
-    assert sum(outcome.flops.values()) == 40.0 * outcome.rounds
-    assert outcome.rounds == 2
-    finished = len(outcome.round_times)
-    assert outcome.fixed == finished * 1.0
-    assert outcome.busy == pytest.approx(5.0 * finished)
-
-
-def test_interval_is_students() -> None:
-    assert interval([1.0]) is None
-    # Five values: t = 2.776, deviation sqrt(2.5).
-    assert interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776 * math.sqrt(2.5 / 5))
-
-
-def _run(method: str, seed: int, accuracy: float, flops: float) -> Run:
-    outcome = {
-        'accuracy': accuracy,
-        'final': [accuracy],
-        'forgetting': 0.0,
-        'rounds': 1,
-        'refused': 0,
-        'age': 1.0,
-        'flops': {'forward': flops},
-        'seconds': {'forward': flops},
-        'fixed': 1.0,
-    }
-    return Run('s', 'm', method, seed, f'{method}{seed}', 1.0, outcome, {'rate_flops_per_s': 1.0})
-
-
-def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
-    source = Source('s', 'images', 'x', Setting('NI'))
-    jobs = [
-        Job(source, 'm', 8, name, seed) for name in ('immediate', 'full', 's4') for seed in (0, 1)
-    ]
-    runs = [
-        _run('immediate', 0, 0.5, 100.0),
-        _run('immediate', 1, 0.7, 100.0),
-        _run('full', 0, 0.6, 10.0),
-        _run('full', 1, 0.8, 20.0),
-    ]
-    rows = {r['method']: r for r in summarise(runs, [_run('immediate', 0, 0, 4.0)], jobs)}
-    full = rows['full']
-    assert full['delta_vs_immediate'] == pytest.approx(10.0)
-    assert full['delta_ci95'] == pytest.approx(0.0, abs=1e-9)
-    assert full['flops_vs_immediate'] == pytest.approx(0.15)
-    assert full['time_vs_immediate'] is None
-    assert full['energy_source'] == 'derived: flops'
-    assert rows['s4']['seeds'] == 0
-    assert rows['s4']['missing']
-    assert rows['immediate']['time_vs_immediate'] == 1.0
-
-
-def test_runs_survive_an_interruption_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    whole = json.dumps(vars(_run('full', 0, 0.6, 10.0)))
-    (tmp_path / 'runs').write_text(whole + '\n' + whole[:40])
-    assert list(load_runs(tmp_path / 'runs')) == ['full0']
-
-
-def test_bench_on_a_folder_of_pictures(tmp_path: Path, capsys) -> None:
-    """The command from pictures to the report, and again without a second run."""
-    for s in ('a', 'b'):
-        for c in range(3):
-            for i in range(14):
-                _picture(tmp_path / 'pictures' / s / f'c{c}' / f'{i}.jpg', 100 * c + i)
-    arguments = ['bench', '--images', str(tmp_path / 'pictures'), '--output', str(tmp_path / 'r')]
-    arguments += ['--methods', 'never', 'ridge', 'immediate', 'full', '--seeds', '1']
-    arguments += ['--input-size', '32', '--batches', '2', '--requests', '8', '--processes', '1']
-    assert main(arguments) == 0
-    rows = json.loads((tmp_path / 'r' / 'summary.json').read_text())
-    assert [r['method'] for r in rows] == ['never', 'ridge', 'immediate', 'full']
-    assert all(0.0 <= r['accuracy'] <= 100.0 for r in rows)
-    never, immediate = rows[0], rows[2]
-    assert never['flops_vs_immediate'] == 0.0
-    assert immediate['flops_vs_immediate'] == 1.0
-    assert immediate['rounds'] >= 1
-    page = (tmp_path / 'r' / 'report.html').read_text()
-    assert '<svg' in page
-    for outside in ('src="http', '<link', '<script src'):
-        assert outside not in page
-    capsys.readouterr()
-    assert main(arguments) == 0
-    assert '4 of them there already' in capsys.readouterr().err
-    assert main([*arguments[:3], '--methods', 'magic']) == 1
-    assert 'magic' in capsys.readouterr().err

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from etuner_ros.bench.fronts import Fronts
 from etuner_ros.core.cost import CostMeter
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.networks import Classifier
@@ -21,6 +22,7 @@ class World:
     base: Classifier  # the deployed model
     exemplars: tuple[Sample, ...]  # what it was fitted to
     features: Callable[[Sequence[Sample]], Tensor]  # of the deployed backbone, (n, D); free
+    fronts: Fronts  # activations of its first blocks, kept
     meter: CostMeter
     seed: int
 
@@ -45,17 +47,31 @@ class Method:
         """Blocks that do not train now."""
         return len(self.world.base.units)
 
+    @property
+    def trained_share(self) -> float | None:
+        """Share of the labelled samples that a round has trained on; None without rounds."""
+        return None
+
+    @property
+    def compute_share(self) -> float:
+        """Share of the compute that the last round was given, in (0, 1]; it lasts the longer."""
+        return 1.0
+
     def on_request(self, sample: Sample) -> None:
         """Note a request; `predict` has answered it, or will before anything else is learned."""
 
-    def on_change(self, true: bool) -> None:
-        """Note a change of scenario; `true` marks the real border, which only oracles may use."""
+    def on_change(self) -> None:
+        """Note that the detector has found a change of scenario."""
 
     def on_batch(self, samples: list[Sample]) -> None:
         """Take labelled samples that arrived."""
 
     def wants_round(self) -> bool:
         """Return whether a round of training should start now."""
+        return False
+
+    def wants_last_round(self) -> bool:
+        """Return whether a round should run over what waits at the end of the stream."""
         return False
 
     def round(self) -> Iterator[None]:

@@ -93,12 +93,18 @@ class Ekya(Tuned):
     """A window is as many batches as the trigger waits for."""
 
     SERVE_NEED = 0.5
+    _share = 1.0
+
+    @property
+    def compute_share(self) -> float:
+        """What the thief left to training."""
+        return self._share
 
     def round(self) -> Iterator[None]:
         """Profile, choose, train what was chosen; the cheapest candidate when none pays."""
         with counted_as(PROBE):
             now, profiled = self._profile()
-        chosen, _, _ = thief(now, profiled, self.SERVE_NEED)
+        chosen, self._share, _ = thief(now, profiled, self.SERVE_NEED)
         learner = self.learner
         if chosen is None:  # the learner hands samples on to replay through a round only
             chosen = min(profiled, key=lambda c: c.cost)

@@ -7,7 +7,7 @@ the learner that runs on the robot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,7 +26,6 @@ from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
-from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import Step
 
@@ -34,7 +33,7 @@ CAMERA = 'camera'  # a stream is of one
 
 
 class Trigger:
-    """When a round starts: once `count` batches wait."""
+    """When a round starts: once `count` batches wait; never for 0."""
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
@@ -47,13 +46,17 @@ class Trigger:
     def on_request(self) -> None:
         """Note a request."""
 
-    def on_change(self, true: bool) -> None:
+    def on_change(self) -> None:
         """Note a change of scenario."""
 
     @property
     def due(self) -> bool:
         """Whether a round should start."""
-        return self.waiting >= self.count
+        return 0 < self.count <= self.waiting
+
+    def wants_last_round(self) -> bool:
+        """Whether what waits at the end of a stream should be trained on."""
+        return self.count > 0
 
     def on_start(self) -> None:
         """Note that a round starts over all that waits."""
@@ -78,10 +81,9 @@ class Lazy(Trigger):
         """Pass on."""
         self.lazy.on_request()
 
-    def on_change(self, true: bool) -> None:
+    def on_change(self) -> None:
         """Pass on what the detector says."""
-        if not true:
-            self.lazy.on_scenario_change()
+        self.lazy.on_scenario_change()
 
     @property
     def due(self) -> bool:
@@ -98,35 +100,6 @@ class Lazy(Trigger):
         gained = sum(o.candidate_correct and not o.live_correct for o in result.outcomes)
         lost = sum(o.live_correct and not o.candidate_correct for o in result.outcomes)
         self.lazy.on_round_end(result.iterations, accuracy, gained, lost, len(result.outcomes))
-
-
-class Oracle(Trigger):
-    """One round at each true change, with the first batch that comes after it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._changed = False
-
-    def on_change(self, true: bool) -> None:
-        """Look at real borders only."""
-        self._changed |= true
-
-    @property
-    def due(self) -> bool:
-        """Whether a batch of the new scenario is there."""
-        return self._changed and self.waiting > 0 and self._fresh
-
-    _fresh = False
-
-    def on_batch(self, errors: int, new_classes: bool) -> None:
-        """Count; only what comes after the border starts the round."""
-        super().on_batch(errors, new_classes)
-        self._fresh = self._changed
-
-    def on_start(self) -> None:
-        """Wait for the next border."""
-        super().on_start()
-        self._changed = self._fresh = False
 
 
 class Policy:
@@ -149,11 +122,11 @@ class Recipe:
     train: TrainConfig
     trigger: int = 1
     lazy: LazyTuneConfig | None = None
-    oracle: bool = False
     sim_freeze: SimFreezeConfig = field(default_factory=lambda: SimFreezeConfig(enabled=False))
     head: HeadConfig = field(default_factory=lambda: HeadConfig(enabled=False))
     gate: GateConfig = field(default_factory=lambda: GateConfig(enabled=False))
-    policy: type[Policy] = Policy
+    policy: Callable[[], Policy] = Policy
+    collected: int = 0  # labels that LazyTune takes for a batch; 0 = as they come
 
 
 class Tuned(Method):
@@ -170,18 +143,20 @@ class Tuned(Method):
             recipe.head,
             follow_appearance=False,  # the detector is the same for all, and sees the base model
         )
-        self._foresight = Foresight(self.learner)
+        self._foresight = Foresight(self.learner, world)
+        self._foresight.look(world.exemplars)
         self.learner.add_exemplars(list(world.exemplars))
         self.trigger: Trigger = Trigger(recipe.trigger)
         if recipe.lazy is not None:
             self.trigger = Lazy(recipe.lazy)
-        elif recipe.oracle:
-            self.trigger = Oracle()
         self.policy = recipe.policy()
         self._scenario = 0
         self._tell_scenario()
         self._steps: Iterator[Step | RoundCandidate] | None = None
         self._version = 0
+        self._labelled: set[str] = set()
+        self._in_round: set[str] = set()
+        self._trained: set[str] = set()
 
     @property
     def _here(self) -> Scenario:
@@ -189,6 +164,13 @@ class Tuned(Method):
 
     def _tell_scenario(self) -> None:
         self.learner.set_scenarios({CAMERA: self._scenario})
+
+    @property
+    def trained_share(self) -> float | None:
+        """Share of the labels that a finished round trained on, but for those held back."""
+        learned = self._labelled - set(self.learner.book.held)
+        never = self.recipe.lazy is None and self.recipe.trigger == 0
+        return None if never or not learned else len(self._trained & learned) / len(learned)
 
     @property
     def frozen(self) -> int:
@@ -203,13 +185,12 @@ class Tuned(Method):
                 _, features = self._foresight.look([sample])
             self.learner.add_unlabelled([replace(sample, scenario=self._here)], features)
 
-    def on_change(self, true: bool) -> None:
+    def on_change(self) -> None:
         """Number the scenarios as the detector sees them."""
-        self.trigger.on_change(true)
-        if not true:
-            self._scenario += 1
-            if self._steps is None:
-                self._tell_scenario()
+        self.trigger.on_change()
+        self._scenario += 1
+        if self._steps is None:
+            self._tell_scenario()
 
     def on_batch(self, samples: list[Sample]) -> None:
         """
@@ -219,6 +200,7 @@ class Tuned(Method):
         there: prediction, feature, and the activation at its frozen border.
         """
         learner = self.learner
+        self._labelled.update(s.sample_id for s in samples)
         with self.world.meter.paused():
             said = self._know(samples)
         samples = [replace(s, scenario=self._here, predicted=p) for s, p in zip(samples, said)]
@@ -231,10 +213,13 @@ class Tuned(Method):
                 )
         learner.add_samples(samples)
         self._offer_head()
-        self.trigger.on_batch(
-            errors=sum(s.label != s.predicted for s in samples),
-            new_classes=any(s.label not in known for s in samples),
-        )
+        size = (self.recipe.lazy is not None and self.recipe.collected) or len(samples)
+        for start in range(0, len(samples), size):
+            some = samples[start : start + size]
+            self.trigger.on_batch(
+                errors=sum(s.label != s.predicted for s in some),
+                new_classes=any(s.label not in known for s in some),
+            )
 
     def _know(self, samples: list[Sample]) -> list[str]:
         """Predict frames as the robot did when it saw them; keep what that made."""
@@ -253,9 +238,14 @@ class Tuned(Method):
         """Ask the trigger."""
         return self.trigger.due and bool(self.learner.pending)
 
+    def wants_last_round(self) -> bool:
+        """Train on what waits, unless the trigger has found that rounds do not pay."""
+        return bool(self.learner.pending) and self.trigger.wants_last_round()
+
     def round(self) -> Iterator[None]:
         """Train, up to the last batch."""
         self.rounds += 1
+        self._in_round = {s.sample_id for s in self.learner.pending}
         self.trigger.on_start()
         self._tell_scenario()
         self.policy.begin(self.learner)
@@ -279,6 +269,7 @@ class Tuned(Method):
         """Judge the candidate and bring it live."""
         accepted = self._decide(self._candidate)
         self.refused += not accepted
+        self._trained |= self._in_round
         self.trigger.on_end(self._candidate, accepted)
         self._tell_scenario()
         self._offer_head()
@@ -295,4 +286,4 @@ class Tuned(Method):
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Ask the live model."""
-        return predictions(self.learner.live, list(samples))
+        return self._foresight.predict(samples)

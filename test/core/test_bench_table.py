@@ -1,0 +1,264 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs are taken for what they are only, and the table says what they come to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from etuner_ros.bench import provenance
+from etuner_ros.bench.provenance import Code
+from etuner_ros.bench.report import markdown, Tables
+from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
+from etuner_ros.bench.streams import Setting
+from etuner_ros.bench.table import interval, repeatability, summarise, what_rounds_add
+from etuner_ros.cli.main import main
+from etuner_ros.core.errors import ConfigError
+
+CODE = Code('abc1234', '', (('python', '3.10'), ('torch', '2'), ('numpy', '2')))
+
+
+def _job(method: str, seed: int = 0, **changes: Any) -> Job:
+    job = Job(Source('s', 'images', 'x', Setting('NI')), 'm', 8, method, seed, code=CODE)
+    return replace(job, **changes)
+
+
+def _run(method: str, seed: int, accuracy: float, flops: float, **changes: Any) -> Run:
+    outcome = {
+        'accuracy': accuracy,
+        'final': accuracy - 0.1,
+        'final_by_scenario': [accuracy - 0.1],
+        'on_return': None,
+        'new_kind_requests': 2.0,
+        'trained_share': 1.0,
+        'forgetting': 0.0,
+        'rounds': 1,
+        'refused': 0,
+        'age': 1.0,
+        'flops': {'forward': flops},
+        'seconds': {'forward': flops},
+        'frozen': [[0.0, 3], [1.0, 2]],
+        'correct': '1100',
+        'fixed': 1.0,
+    }
+    return Run(_job(method, seed, **changes).of, outcome, {'rate_flops_per_s': 1.0})
+
+
+def test_interval_is_students() -> None:
+    assert interval([1.0]) is None
+    # Five values: t = 2.776, deviation sqrt(2.5).
+    assert interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776 * math.sqrt(2.5 / 5))
+
+
+def test_a_run_is_another_one_when_anything_differs_that_it_depends_on() -> None:
+    job = _job('ridge')
+    others = [
+        replace(job, code=replace(CODE, commit='fff0000')),
+        replace(job, code=replace(CODE, dirty='12')),
+        replace(job, code=replace(CODE, versions=(('torch', '3'),))),
+        replace(job, size=16),
+        replace(job, method='ncm'),
+        replace(job, seed=1),
+        replace(job, repeat=1),
+        replace(job, source=replace(job.source, load=0.1)),
+        replace(job, source=replace(job.source, setting=Setting('NI', visits=2))),
+    ]
+    assert len({job.key, *(other.key for other in others)}) == 1 + len(others)
+    # The same pictures may lie elsewhere.
+    assert replace(job, source=replace(job.source, path='/other/x')).key == job.key
+    assert {'commit', 'dirty', 'pixels', 'versions', 'settings', 'load'} <= set(job.of)
+
+
+def test_only_the_very_runs_that_are_wanted_are_taken_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / 'runs.jsonl'
+    mine, old = (
+        _run('ridge', 0, 0.6, 10.0),
+        _run('ridge', 0, 0.9, 1.0, code=replace(CODE, commit='old')),
+    )
+    for run in (old, mine):
+        save_run(file, run)
+    line = json.dumps(asdict(mine))
+    with file.open('a') as out:  # of an older format, and cut short by an interruption
+        out.write(json.dumps({'key': mine.key, 'method': 'ridge', 'outcome': {}}) + '\n')
+        out.write(line[: len(line) // 2])
+    assert load_runs(file, {_job('ridge').key}) == {mine.key: mine}
+    assert load_runs(file, {_job('ncm').key}) == {}
+    assert load_runs(tmp_path / 'none', {mine.key}) == {}
+
+
+def test_a_run_that_is_told_another_key_is_not_taken(tmp_path: Path) -> None:
+    """The key is made from what is stored, so there is none to be changed."""
+    old = _run('ridge', 0, 0.9, 1.0, code=replace(CODE, commit='old'))
+    (tmp_path / 'runs').write_text(json.dumps({**asdict(old), 'key': _job('ridge').key}))
+    assert load_runs(tmp_path / 'runs', {_job('ridge').key}) == {}
+
+
+def test_a_job_that_was_planned_with_other_code_does_not_run() -> None:
+    with pytest.raises(ConfigError, match='abc1234'):
+        execute(_job('ridge'))
+
+
+def test_what_is_not_committed_is_told_apart(tmp_path: Path, monkeypatch) -> None:
+    def git(*arguments: str) -> None:
+        import subprocess
+
+        names = ['-c', 'user.name=a', '-c', 'user.email=a@b']
+        subprocess.run(['git', '-C', str(tmp_path), *names, *arguments], check=True)
+
+    monkeypatch.setattr(provenance, 'ROOT', tmp_path)
+    core = tmp_path / 'etuner_ros' / 'core'
+    core.mkdir(parents=True)
+    (core / 'a.py').write_text('1')
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-qm', 'one')
+    one = provenance.code.__wrapped__()
+    assert not one.dirty
+    (tmp_path / 'README').write_text('docs change nothing')
+    git('add', '.')
+    git('commit', '-qm', 'two')
+    assert provenance.code.__wrapped__() == one
+    (core / 'a.py').write_text('2')
+    changed = provenance.code.__wrapped__()
+    (core / 'b.py').write_text('3')
+    more = provenance.code.__wrapped__()
+    assert len({'', changed.dirty, more.dirty}) == 3
+    assert changed.commit == more.commit == one.commit
+    monkeypatch.setattr(provenance, 'ROOT', core)  # installed inside somebody's repository
+    assert provenance.code.__wrapped__().commit.startswith('version ')
+
+
+def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
+    names = ('immediate', 'shipped', 'ridge', 'head', 'every-8+head')
+    jobs = [_job(name, seed) for name in names for seed in (0, 1)]
+    runs = [
+        _run('immediate', 0, 0.5, 100.0),
+        _run('immediate', 1, 0.7, 100.0),
+        _run('shipped', 0, 0.6, 10.0),
+        _run('shipped', 1, 0.8, 20.0),
+        _run('ridge', 0, 0.5, 0.0),
+        _run('ridge', 1, 0.6, 0.0),
+        _run('head', 0, 0.66, 0.0),
+    ]
+    rows = {r['method']: r for r in summarise(runs, [_run('immediate', 0, 0, 4.0)], jobs)}
+    ours = rows['shipped']
+    assert ours['delta_vs_immediate'] == pytest.approx(10.0)
+    assert ours['delta_ci95'] == pytest.approx(0.0, abs=1e-9)
+    assert ours['flops_vs_immediate'] == pytest.approx(0.15)
+    assert ours['flops_by_part'] == {'forward': pytest.approx(0.15)}
+    # Against head: 6 points behind by the seed that both have; against ridge 15 ahead.
+    assert ours['regret_accuracy'] == pytest.approx(6.0)
+    assert rows['head']['regret_accuracy'] == pytest.approx(0.0)
+    assert ours['final'] == pytest.approx(60.0)
+    assert ours['on_return'] is None
+    assert ours['most_frozen'] == 3
+    assert ours['time_vs_immediate'] is None
+    assert (ours['energy_vs_immediate'], ours['energy_source']) == (None, 'unavailable')
+    assert (ours['pixels'], ours['commit']) == (8, 'abc1234')
+    assert rows['every-8+head']['seeds'] == 0
+    assert rows['every-8+head']['missing']
+    assert rows['immediate']['time_vs_immediate'] == 1.0
+    tables = Tables(list(rows.values()), runs, (), 2)
+    text = markdown(tables, 's', 'm')
+    assert 'fewer than 2 seeds: head (1 seeds), every-8+head (0 seeds)' in text
+    assert '| **shipped** | 2 |' in text
+    assert '| head |' not in text
+
+
+def test_runs_of_different_code_are_not_compared() -> None:
+    jobs = [_job('ridge')]
+    runs = [
+        _run('ridge', 0, 0.5, 1.0),
+        _run('ridge', 1, 0.5, 1.0, code=replace(CODE, commit='9f')),
+    ]
+    with pytest.raises(ConfigError, match='commits are not compared: 9f, abc1234'):
+        summarise(runs, [], jobs)
+    dirty = [_run('ridge', 0, 0.5, 1.0, code=replace(CODE, dirty='77'))]
+    with pytest.raises(ConfigError, match='abc1234 with changes that are not committed'):
+        summarise(dirty, [], jobs)
+    rows = summarise(dirty, [], jobs, allow_dirty=True)
+    assert 'not committed' in Tables(rows, dirty).note
+    with pytest.raises(ConfigError, match='input sizes'):
+        summarise([runs[0], _run('ridge', 1, 0.5, 1.0, size=16)], [], jobs)
+
+
+def test_what_rounds_add_is_said_first_and_paired_by_seed() -> None:
+    runs = [
+        _run('head', 0, 0.5, 0.0),
+        _run('head', 1, 0.7, 0.0),
+        _run('every-4+head', 0, 0.52, 5.0),
+        _run('every-4+head', 1, 0.72, 5.0),
+        _run('every-4+head', 2, 0.99, 5.0),
+    ]
+    (said,) = what_rounds_add(runs, 's', 'm')
+    assert said.startswith('every-4+head is at +2.0 ± 0.0 points of accuracy against the head')
+    assert '(2 seeds)' in said
+    assert what_rounds_add(runs, 'other', 'm') == []
+
+
+def test_the_same_run_again_says_what_varies() -> None:
+    again = _run('ridge', 0, 0.75, 110.0, repeat=1)
+    again.outcome['correct'] = '1110'
+    runs = [_run('ridge', 0, 0.5, 100.0), again, _run('ridge', 1, 0.1, 7.0)]
+    (row,) = repeatability(runs)
+    assert (row['answers'], row['answers_differ'], row['pairs']) == (4, 1, 1)
+    assert row['operations_differ'] == pytest.approx(0.1)
+    assert row['accuracy_differs'] == pytest.approx(25.0)
+    # A repeated run is no further seed.
+    assert summarise(runs, [], [_job('ridge')])[0]['seeds'] == 2
+
+
+def _pictures(folder: Path) -> None:
+    for s in ('a', 'b'):
+        for c in range(3):
+            for i in range(8):
+                path = folder / s / f'c{c}' / f'{i}.jpg'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                values = np.random.default_rng(100 * c + i).integers(0, 255, (24, 24, 3))
+                cv2.imwrite(str(path), values.astype(np.uint8))
+
+
+def test_bench_on_a_folder_of_pictures(tmp_path: Path, capsys, monkeypatch) -> None:
+    """The command from pictures to the report, and again without a second run."""
+    _pictures(tmp_path / 'pictures')
+    arguments = ['bench', '--images', str(tmp_path / 'pictures'), '--output', str(tmp_path / 'r')]
+    names = ['never', 'head', 'every-4+head', 'immediate', 'shipped']
+    monkeypatch.setattr('etuner_ros.bench.run.TIMED', ('never', 'head', 'immediate'))
+    arguments += ['--methods', *names, '--seeds', '1', '--main-seeds', '1', '--allow-dirty']
+    arguments += ['--input-size', '32', '--batches', '1', '--requests', '6', '--processes', '1']
+    arguments += ['--streams', 'images_ni_again', '--time', '--time-seeds', '1']
+    assert main(arguments) == 0
+    rows = json.loads((tmp_path / 'r' / 'summary.json').read_text())
+    assert [r['method'] for r in rows] == names
+    assert all(0.0 <= r['accuracy'] <= 100.0 and 0.0 <= r['final'] <= 100.0 for r in rows)
+    found = {r['method']: r for r in rows}
+    assert found['never']['flops_vs_immediate'] == 0.0
+    assert found['never']['trained_share'] is None
+    assert found['immediate']['flops_vs_immediate'] == 1.0
+    assert found['immediate']['time_vs_immediate'] == 1.0
+    assert found['immediate']['trained_share'] == 1.0
+    assert found['head']['rounds'] == 0
+    assert found['head']['trained_share'] is None
+    assert found['every-4+head']['trained_share'] == 1.0
+    assert found['shipped']['on_return'] is not None
+    assert found['shipped']['pixels'] == 32
+    page = (tmp_path / 'r' / 'report.html').read_text()
+    assert '<svg' in page
+    assert 'against the head alone' in page
+    for outside in ('src="http', '<link', '<script src'):
+        assert outside not in page
+    table = (tmp_path / 'r' / 'table.md').read_text()
+    assert table.index('against the head alone') < table.index('## Regret')
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert '5 of them there already' in capsys.readouterr().err
+    assert main([*arguments[:3], '--methods', 'magic']) == 1
+    assert 'magic' in capsys.readouterr().err
