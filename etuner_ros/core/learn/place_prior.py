@@ -25,7 +25,7 @@ from etuner_ros.core.config import HeadConfig
 _UNSEEN = 0.5  # samples that every class counts for on top of its own
 _AFTER_CHANGE = 0.25  # what is left of the counts when the scenario changes
 _SWITCH = 0.02  # chance that another guess is the right one from the next frame on
-_FRAME = 0.25  # what a frame without a label proves, beside 1 of a label
+_FRAME = 0.5  # what a frame without a label proves, beside 1 of a label
 _MOST_PLACES = 16
 _LEAST_SEEN = 8.0  # samples that a place is remembered by
 
@@ -131,6 +131,18 @@ class PlacePrior:
         guesses = self._guesses
         total = sum(g.trust for g in guesses)
         return torch.stack([g.trust / total * g.shares(classes) for g in guesses]).sum(dim=0)
+
+    def shares(self, classes: Sequence[str]) -> dict[str, float]:
+        """Return how likely each class is, as it would be served."""
+        shares = torch.softmax(self.offsets(classes), dim=0)
+        return dict(zip(classes, shares.tolist()))
+
+    def moved(self, told: Mapping[str, float], classes: Sequence[str]) -> float:
+        """Return how much probability lies elsewhere than in earlier `shares`, in [0, 1]."""
+        if self._strength == 0 or not told:
+            return 0.0
+        now = self.shares(classes)
+        return 0.5 * sum(abs(now.get(c, 0.0) - told.get(c, 0.0)) for c in {*now, *told})
 
     def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return what to add to calibrated logits, (C,) float32; 0 for equally likely classes."""
