@@ -51,6 +51,11 @@ class Foresight:
                     state.cache.offer((sample.sample_id, 0), middle[index], live.units)
         return said, features
 
+    def features(self, samples: Sequence[Sample]) -> Tensor:
+        """Return the features (n, D) of the live backbone."""
+        parts = range(0, len(samples), AT_ONCE)
+        return torch.cat([self._features(samples[i : i + AT_ONCE]) for i in parts])
+
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Return the labels that the live model says."""
         said: list[str] = []

@@ -15,6 +15,7 @@ import copy
 from dataclasses import dataclass, field, replace
 import math
 
+import numpy as np
 import torch
 
 from etuner_ros.bench.datasets import Picture
@@ -209,6 +210,10 @@ class _Run:
                 self._waiting.append(request)
                 self._ages.append(event.time - self._newest_live)
                 self._method.on_request(replace(request, label=''))
+                if self._method.wants_refresh():
+                    self._answer()
+                    with self._meter.counted_as(OTHER):
+                        self._method.refresh()
             self._maybe_start(event.time)
             yield
         self._finish()
@@ -293,17 +298,23 @@ class _Run:
         """
         self._answer()
         self._last = {}
-        right: list[bool] = []
+        asked: list[tuple[int, bool, Sample]] = []  # scenario, asked at borders, picture
         for scenario in sorted(set(visits)):
             pictures = self._stream.tests[scenario][-TESTED_AT_END:]
-            some = spread(len(pictures), TESTED)
-            asked = range(len(pictures)) if whole else some
-            samples = [self._sample(pictures[i], pictures[i].label) for i in asked]
-            with self._meter.paused():
-                said = self._method.predict(samples)
-            ok = {i: a == s.label for i, a, s in zip(asked, said, samples)}
-            right += ok.values()
-            self._last[scenario] = sum(ok[i] for i in some) / max(len(some), 1)
+            some = set(spread(len(pictures), TESTED))
+            asked += [
+                (scenario, i in some, self._sample(picture, picture.label))
+                for i, picture in enumerate(pictures)
+                if whole or i in some
+            ]
+        # All kinds mixed, as a method may follow what it is asked.
+        asked = [asked[i] for i in np.random.default_rng(0).permutation(len(asked))]
+        with self._meter.paused():
+            said = self._method.examine([sample for _, _, sample in asked])
+        right = [a == sample.label for a, (_, _, sample) in zip(said, asked)]
+        for scenario in sorted(set(visits)):
+            mine = [ok for ok, (s, some_, _) in zip(right, asked) if s == scenario and some_]
+            self._last[scenario] = sum(mine) / max(len(mine), 1)
             self._best[scenario] = max(self._best.get(scenario, 0.0), self._last[scenario])
         self.outcome.final = sum(right) / max(len(right), 1)
         self.outcome.final_by_scenario = list(self._last.values())

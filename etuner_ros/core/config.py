@@ -238,7 +238,16 @@ class HeadConfig(Checked):
         True, 'serve the instant head; false serves the head that rounds train by gradient'
     )
     ridge: float = setting(
-        1.0, 'penalty on weights, in mean feature variances times classes', 1e-6, 1e6
+        1.0,
+        'penalty on weights, in mean feature variances times classes; with choose_ridge where the '
+        'choice begins',
+        1e-6,
+        1e6,
+    )
+    choose_ridge: bool = setting(
+        True,
+        'choose that penalty by leave-one-out, once there are five labels a class: less the more '
+        'labels there are',
     )
     balance: float = setting(
         1.0, 'weight of a sample is its class count to the power of minus this', 0.0, 1.0

@@ -34,7 +34,7 @@ class Method:
     The runner calls: `on_request` for each request, `on_change` when the detector says so,
     `on_batch` for labels, `wants_round` while no round runs, then `round`, `make_candidate` and
     `finish_round`, each when its virtual time has come. What predictions come from may change in
-    `on_batch` and `finish_round` only.
+    `on_batch`, `finish_round` and `refresh` only.
     """
 
     def __init__(self, world: World) -> None:
@@ -60,6 +60,13 @@ class Method:
     def on_request(self, sample: Sample) -> None:
         """Note a request; `predict` has answered it, or will before anything else is learned."""
 
+    def wants_refresh(self) -> bool:
+        """Return whether requests alone have shown something that predictions should follow."""
+        return False
+
+    def refresh(self) -> None:
+        """Follow what requests have shown."""
+
     def on_change(self) -> None:
         """Note that the detector has found a change of scenario."""
 
@@ -83,6 +90,13 @@ class Method:
 
     def finish_round(self) -> None:
         """Bring what the round made live."""
+
+    def examine(self, samples: Sequence[Sample]) -> list[str]:
+        """
+        Return what it would say if samples were the next requests, in this order; nothing that it
+        learns from them lasts.
+        """
+        return self.predict(samples)
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Return the label that the live model gives each sample."""

@@ -8,6 +8,7 @@ the learner that runs on the robot.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -185,6 +186,14 @@ class Tuned(Method):
                 _, features = self._foresight.look([sample])
             self.learner.add_unlabelled([replace(sample, scenario=self._here)], features)
 
+    def wants_refresh(self) -> bool:
+        """Ask the head whether other classes have become likely."""
+        return self.learner.head.is_new and self._steps is None
+
+    def refresh(self) -> None:
+        """Bring the head live as it is now."""
+        self._offer_head()
+
     def on_change(self) -> None:
         """Number the scenarios as the detector sees them."""
         self.trigger.on_change()
@@ -283,6 +292,20 @@ class Tuned(Method):
         elif isinstance(result, RoundCandidate):
             learner.go_back()
         return accepted
+
+    def examine(self, samples: Sequence[Sample]) -> list[str]:
+        """Ask the live model, whose prior follows what is asked."""
+        head = self.learner.head
+        if not head.config.enabled or head.config.prior == 0 or not samples:
+            return self.predict(samples)
+        classes, prior = self.learner.live.classes, copy.deepcopy(head.prior)
+        rows = self.learner.live_head
+        features = self._foresight.features(samples)
+        said = []
+        for logits in features @ rows.weight.T + rows.bias:
+            said.append(classes[int((logits + prior.offsets(classes)).argmax())])
+            prior.on_frame(torch.softmax(logits, dim=0), classes)
+        return said
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Ask the live model."""

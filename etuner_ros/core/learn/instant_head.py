@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.learn.calibration import leave_one_out, likeliest_scale
+from etuner_ros.core.learn.calibration import choose_penalty, leave_one_out, likeliest_scale
 from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
 from etuner_ros.core.learn.scene_prior import ScenePrior
 from etuner_ros.core.learn.self_training import SelfTraining, Unlabelled
 
+ENOUGH = 5  # labels a class on average, with which leave-one-out tells penalties apart
 GROWTH = 1.5  # labels now, of those at the last solve, that make it stale
 NEVER = -30.0  # logit of a class without samples
 
@@ -51,6 +52,8 @@ class InstantHead:
     :ivar scale: of the scores, so that their softmax is a calibrated probability
     :ivar accuracy: leave-one-out, in [0, 1], at the last rebuild
     :ivar solved: labels that the last rebuild saw
+    :ivar ridge: relative penalty of the last solve: chosen by leave-one-out where there are labels
+        enough, else the one that it has
     """
 
     def __init__(self, features: int, config: HeadConfig | None = None) -> None:
@@ -77,6 +80,15 @@ class InstantHead:
         """
         return self.solved + self._learned > GROWTH * self.solved
 
+    @property
+    def ridge(self) -> float:
+        """Relative penalty of the last solve."""
+        return self._ridge.ridge
+
+    @ridge.setter
+    def ridge(self, value: float) -> None:
+        self._ridge.ridge = value
+
     def knows(self, label: str) -> bool:
         """Whether there is at least one sample of a class now."""
         return self.counts.get(label, 0) > 0
@@ -87,6 +99,7 @@ class InstantHead:
         labels: Sequence[str],
         weights: Tensor | None = None,
         unlabelled: Unlabelled | None = None,
+        unseen: Tensor | None = None,
     ) -> list[float]:
         """
         Start anew from all samples, as after a swap of the backbone.
@@ -98,6 +111,8 @@ class InstantHead:
         :param labels: n labels
         :param weights: (n,) further weight of each sample; None for 1
         :param unlabelled: frames to learn from by guessing; see `SelfTraining`
+        :param unseen: (n,) bool, samples that the backbone was not trained on; None for all. By
+            those it was trained on no penalty can be chosen: it has their labels in the features
         :return: the weight that each sample got, which `unlearn` needs
         :raises ValueError: when sizes do not fit, a feature is not finite or there is no sample
         """
@@ -107,15 +122,21 @@ class InstantHead:
         further = torch.ones(len(rows)).double() if weights is None else weights.double()
         counts = hot.sum(dim=0)
         weight = further * (hot @ class_weights(counts, self.config.balance))
-        self._ridge.solve(rows, hot, weight)
-        unseen = leave_one_out(self._ridge, rows, hot, weight)
-        self.accuracy = float((unseen.argmax(dim=1) == target).double().mean())
-        self.scale = likeliest_scale(unseen, target)
+        fresh = torch.ones(len(rows), dtype=torch.bool) if unseen is None else unseen
+        enough = int(fresh.sum()) >= ENOUGH * len(self.classes) > ENOUGH
+        if self.config.choose_ridge and enough:
+            alone = choose_penalty(self._ridge, rows, hot, weight, fresh)
+        else:
+            self._ridge.solve(rows, hot, weight)
+            alone = leave_one_out(self._ridge, rows, hot, weight)
+        judged = fresh if enough else torch.ones_like(fresh)
+        self.accuracy = float((alone.argmax(dim=1) == target)[judged].double().mean())
+        self.scale = likeliest_scale(alone[judged], target[judged])
         self.solved, self._learned, self._unseen = len(labels), 0, None
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
             prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
-            prior.fit(self.scale * unseen, set(unlabelled.scenes))
+            prior.fit(self.scale * alone, set(unlabelled.scenes))
             self._unseen = prior.unseen
             weight = self._train(rows, hot, further, unlabelled, prior)
         return [float(w) for w in weight]

@@ -33,7 +33,7 @@ from etuner_ros.core.learn.quantiser import Quantiser
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
-from etuner_ros.core.learn.served_head import ServedHead
+from etuner_ros.core.learn.served_head import HeadRows, ServedHead
 from etuner_ros.core.learn.trainer import Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
@@ -110,6 +110,11 @@ class Learner:
     def version(self) -> int:
         """The version that the robot runs."""
         return self._live.version
+
+    @property
+    def live_head(self) -> HeadRows:
+        """The head that the robot runs, and its prior."""
+        return self._live.head
 
     @property
     def backbone(self) -> str:

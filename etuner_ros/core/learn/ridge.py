@@ -39,11 +39,12 @@ class RidgeRegression:
     penalty and for the weights that the samples were given, up to rounding.
 
     :param features: length D of a feature
+    :ivar ridge: relative penalty that the next `solve` takes
     :ivar weights: (D + 1, C) float64
     """
 
     def __init__(self, features: int, ridge: float) -> None:
-        self._ridge = ridge
+        self.ridge = ridge
         self._inverse = RidgeInverse(
             torch.zeros(0, features + 1, dtype=torch.float64),
             torch.ones(features + 1, dtype=torch.float64),
@@ -75,7 +76,7 @@ class RidgeRegression:
         if variance <= _EQUAL * size:
             variance = size or 1.0  # equal rows, or one: their own size stands in
         least = _CONDITION * total * size
-        penalty = max(self._ridge * classes * variance, least)
+        penalty = max(self.ridge * classes * variance, least)
         diagonal = torch.full((features.shape[1] + 1,), penalty, dtype=torch.float64)
         diagonal[-1] = _BIAS_PENALTY * float(weight.sum())
         return diagonal

@@ -241,7 +241,7 @@ class Round:
             rows = self.head.rows(classes, candidate=True)
         else:
             weight, bias = (p.detach().cpu().clone() for p in (head.weight, head.bias))
-            rows = HeadRows(weight, bias, self.head.prior(classes))
+            rows = HeadRows(weight, bias, self.head.offsets(classes))
         return self._with_late_classes(rows)
 
     def _here(self) -> list[Sample]:
@@ -314,7 +314,7 @@ class Round:
         return HeadRows(
             torch.cat([rows.weight, more.weight]),
             torch.cat([rows.bias, more.bias]),
-            self.head.prior(model.classes),
+            self.head.offsets(model.classes),
         )
 
     def _appearance_move(self, network: Network | None) -> tuple[float, ...]:

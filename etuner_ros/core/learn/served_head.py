@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.cost import counted_as, HEAD
+from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.label_prior import LabelPrior
+from etuner_ros.core.learn.place_prior import PlacePrior
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.self_training import Unlabelled
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
@@ -30,6 +30,7 @@ MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 
 MOST_REFRESHED = 20  # frames without a label whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
+MOVED = 0.1  # of the probability that the prior gives to other classes since it was served last
 
 
 class HeadRows(NamedTuple):
@@ -90,7 +91,8 @@ class ServedHead:
     ) -> None:
         self.config, self.frames = config, frames
         self._features, self._bank, self._says = features, bank, says
-        self._prior = LabelPrior(config)
+        self._prior = PlacePrior(config)
+        self._told: dict[str, float] = {}  # shares of the prior that is served
         self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
         self._live = self._empty(backbone)
         self._candidate: _Fit | None = None
@@ -100,12 +102,22 @@ class ServedHead:
 
     @property
     def is_new(self) -> bool:
-        """Whether it was told something that the live head does not say."""
-        return self._live.is_new
+        """
+        Whether it was told something that the live head does not say, or other things are likely
+        by now.
+        """
+        return self._live.is_new or self._prior.moved(self._told, self.classes()) > MOVED
 
     @is_new.setter
     def is_new(self, value: bool) -> None:
         self._live.is_new = value
+        if not value:
+            self._told = self._prior.shares(self.classes())
+
+    @property
+    def prior(self) -> PlacePrior:
+        """What is likely here and now, as far as labels and frames tell."""
+        return self._prior
 
     @property
     def backbone(self) -> str:
@@ -131,7 +143,8 @@ class ServedHead:
         """Tell the prior of a label, once."""
         if self._noted.get(sample_id) != label:
             self._noted[sample_id] = label
-            self._prior.on_label(label)
+            known = self.classes()
+            self._prior.on_label(label, known if label in known else [*known, label])
             while len(self._noted) > MOST_NOTED:
                 del self._noted[next(iter(self._noted))]
 
@@ -260,6 +273,13 @@ class ServedHead:
         """
         if row is not None:
             self._bank.put(self._live.backbone, sample.sample_id, row)
+            known = self.classes()
+            if self.config.enabled and self.config.prior > 0 and known:
+                with counted_as(HEAD):
+                    weight, bias = self._live.head.linear(known)
+                    charge(2.0 * weight.numel())
+                    posterior = torch.softmax(weight @ row.float() + bias, dim=0)
+                self._prior.on_frame(posterior, known)
         return self.frames.add(sample)
 
     # Taking back
@@ -317,9 +337,9 @@ class ServedHead:
         """
         fit = self._candidate if candidate and self._candidate is not None else self._live
         weight, bias = fit.head.linear(classes)
-        return HeadRows(weight, bias, self.prior(classes))
+        return HeadRows(weight, bias, self.offsets(classes))
 
-    def prior(self, classes: Sequence[str]) -> Tensor:
+    def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return the prior of classes, (C,) float32."""
         return self._prior.offsets(classes) if self.config.enabled else torch.zeros(len(classes))
 
