@@ -19,9 +19,8 @@ from etuner_ros.bench.methods.slimfit import relative_change, to_freeze
 from etuner_ros.bench.methods.tuned import Trigger
 from etuner_ros.bench.shipped import shipped_recipe
 from etuner_ros.bench.table import MAIN, SIMPLE
-from etuner_ros.core.config import HeadConfig, LazyTuneConfig
+from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.learn.label_prior import LabelPrior
 
 
 def test_egeria_similarity_loss_and_slope() -> None:
@@ -124,16 +123,3 @@ def test_shipped_is_what_launch_starts(repository: Path, tmp_path: Path) -> None
         given.write_text(yaml.safe_dump({'/**/tuner': {'ros__parameters': other}}))
         with pytest.raises(ConfigError, match='mine.yaml: .*(train.epoch|sorcery)'):
             shipped_recipe(given)
-
-
-def test_label_prior_follows_what_is_labelled_and_lets_go_at_a_change() -> None:
-    prior = LabelPrior(HeadConfig(prior=1.0, prior_memory=20.0))
-    for _ in range(30):
-        prior.on_label('cup')
-    before = prior.offsets(['cup', 'ball'])
-    prior.on_scenario_change()
-    after = prior.offsets(['cup', 'ball'])
-    assert before[0] > after[0] > after[1] > before[1]
-    off = LabelPrior(HeadConfig(prior=0.0))
-    off.on_label('cup')
-    assert off.offsets(['cup', 'ball']).tolist() == [0.0, 0.0]
