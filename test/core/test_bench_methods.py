@@ -76,8 +76,6 @@ def test_every_method_says_where_it_is_from_and_has_a_stable_description() -> No
     assert set(MAIN) | set(SIMPLE) <= set(entries())
     with pytest.raises(ConfigError, match='no method is called magic'):
         entry('magic')
-    with pytest.raises(ConfigError, match='head has no economy'):
-        entry('head@0.5')
 
 
 def test_all_heads_are_the_shipped_one() -> None:
@@ -90,16 +88,38 @@ def test_all_heads_are_the_shipped_one() -> None:
     assert every == replace(shipped_recipe().recipe, lazy=None, trigger=4)
 
 
-def test_economy_is_part_of_the_name() -> None:
-    """`shipped@0.25` is shipped with another economy, where LazyTune has one."""
+def test_settings_can_be_changed_in_the_name() -> None:
+    """For searches: each change is a row, and a run of its own."""
+    changed = entry('immediate+head@train.epochs=2,trigger=3,head.enabled=false')
+    plain = entry('immediate+head').settings
+    assert plain is not None
+    head = replace(plain.head, enabled=False)
+    train = replace(plain.train, epochs=2.0)
+    assert changed.settings == replace(plain, train=train, trigger=3, head=head)
+    names = ('egeria+head', 'egeria+head@policy.interval=8', 'egeria+head@policy.window=4')
+    assert len({describe(name) for name in names}) == 3
+    for name, problem in (
+        ('ridge@0.5', 'ridge has no settings'),
+        ('head@0.5', 'no lazy.economy'),
+        ('immediate@train.epoch=2', 'no train.epoch in'),
+        ('immediate@train.epochs=two', 'epochs must be float'),
+        ('immediate@train.epochs=-1', 'epochs must be between'),
+        ('egeria+head@policy.sorcery=1', 'sorcery'),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            entry(name)
+
+
+def test_a_number_behind_the_name_is_the_economy() -> None:
     if 'economy' not in {f.name for f in fields(LazyTuneConfig)}:
-        with pytest.raises(ConfigError, match='no economy in this version'):
+        with pytest.raises(ConfigError, match='no lazy.economy in this version'):
             entry('shipped@0.25')
         return
-    assert asdict(entry('shipped@0.25').settings.lazy)['economy'] == 0.25  # type: ignore[union-attr]
+    recipe = entry('shipped@0.25').settings
+    assert recipe is not None
+    assert recipe.lazy is not None
+    assert asdict(recipe.lazy)['economy'] == 0.25
     assert describe('shipped@0.25') != describe('shipped@0.5')
-    with pytest.raises(ConfigError, match='must be a number'):
-        entry('shipped@much')
 
 
 def test_shipped_is_what_launch_starts(repository: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -39,7 +39,7 @@ HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure th
 PAPER_LAZY = LazyTuneConfig(max_batches=8)
 PAPER_FREEZE = SimFreezeConfig(start_frozen_share=0.0, max_frozen_share=0.6)
 
-# What was tried for each, on pictures that are in no report: as many settings for each rival.
+# What was tried for each, on pictures that are in no report; `entry` says how to try more.
 SEARCHED = {
     'immediate': '4 passes at 1e-4 and 2e-4, 2 passes at 2e-4 and 5e-4',
     'head': 'prior 0 and 1, levels of features',
@@ -130,27 +130,53 @@ def entries() -> dict[str, Entry]:
 
 def entry(name: str) -> Entry:
     """
-    Return a method; `shipped@0.25` is that one with the economy 0.25.
+    Return a method; behind `@` settings of it are changed.
 
-    :raises ConfigError: when there is none of that name
+    `shipped@0.25` has the economy 0.25, `immediate+head@train.epochs=2,train.learning_rate=2e-4`
+    another recipe, `egeria+head@policy.interval=8` another policy.
+
+    :raises ConfigError: when there is no such method or setting
     """
-    base, at, value = name.partition('@')
+    base, at, changes = name.partition('@')
     known = entries()
     if base not in known:
         raise ConfigError(f'no method is called {name}; there are: {", ".join(known)}')
+    found = known[base]
     if not at:
-        return known[base]
-    recipe = known[base].settings
-    if recipe is None or recipe.lazy is None:
-        raise ConfigError(f'{name}: {base} has no economy')
-    if 'economy' not in {f.name for f in fields(recipe.lazy)}:
-        raise ConfigError(f'{name}: LazyTune has no economy in this version')
+        return found
+    if found.settings is None:
+        raise ConfigError(f'{name}: {base} has no settings')
+    recipe = found.settings
+    for change in changes.split(','):
+        key, equals, value = change.partition('=')
+        if not equals:
+            key, value = 'lazy.economy', change
+        section, _, setting = key.rpartition('.')
+        recipe = _changed(name, recipe, section, setting, value)
+    make: Any = found.make
+    return Entry(partial(make.func, recipe=recipe), f'{found.source}; {changes}', recipe)
+
+
+def _changed(name: str, recipe: Recipe, section: str, setting: str, value: str) -> Recipe:
+    """Return a recipe with another value of a setting, which is of the type that it had."""
+    if section == 'policy':
+        try:
+            number = int(value) if value.isdecimal() else float(value)
+            policy = partial(recipe.policy, **{setting: number})
+            policy()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f'{name}: {error}') from error
+        return replace(recipe, policy=policy)
+    target: Any = getattr(recipe, section, None) if section else recipe
+    if not is_dataclass(target) or setting not in {f.name for f in fields(target)}:
+        raise ConfigError(f'{name}: there is no {section}.{setting} in this version')
+    kind = type(getattr(target, setting))
     try:
-        setting: dict[str, Any] = {'economy': float(value)}
-    except ValueError as error:
-        raise ConfigError(f"{name}: the economy must be a number, got '{value}'") from error
-    changed = replace(recipe, lazy=replace(recipe.lazy, **setting))
-    return _tuned(changed, f'{known[base].source}, economy {value}')
+        read = value == 'true' if kind is bool else kind(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'{name}: {setting} must be {kind.__name__}, got {value!r}') from error
+    changed: Any = replace(target, **{setting: read})  # type: ignore[type-var]
+    return replace(recipe, **{section: changed}) if section else changed
 
 
 def describe(name: str) -> str:
