@@ -35,17 +35,11 @@ def likeliest_scale(scores: Tensor, target: Tensor) -> float:
     :param scores: (n, C), each made without its sample
     :param target: (n,) classes
     """
-    return _likeliest(scores, target)[1]
-
-
-def _likeliest(scores: Tensor, target: Tensor) -> tuple[float, float]:
-    """Return the least mean cross-entropy over scales, and its scale."""
     if scores.shape[1] < 2:
-        return 0.0, 1.0
+        return 1.0
     charge(len(_SCALES) * 4.0 * scores.numel(), HEAD)
     losses = [float(torch.nn.functional.cross_entropy(scores * s, target)) for s in _SCALES]
-    best = min(losses)
-    return best, _SCALES[losses.index(best)]
+    return _SCALES[losses.index(min(losses))]
 
 
 def choose_penalty(
@@ -55,7 +49,8 @@ def choose_penalty(
     Solve with the penalty whose leave-one-out scores say the labels best; return those, (n, C).
 
     With few labels a large penalty is right, with thousands a small one. Goes step by step from
-    the penalty that the regression has, as long as it gets better: two or three solves.
+    the penalty that the regression has, as long as that is better by more than its standard error:
+    where the head is right anyway, all penalties seem the same, and are not for other pictures.
 
     :param rows: (n, D + 1)
     :param hot: (n, C) targets
@@ -64,24 +59,29 @@ def choose_penalty(
     """
     target = hot.argmax(dim=1)
 
-    def loss(penalty: float) -> tuple[float, Tensor]:
-        ridge.ridge = penalty
+    def loss(place: int) -> tuple[Tensor, Tensor]:
+        ridge.ridge = PENALTIES[place]
         ridge.solve(rows, hot, weight)
         scores = leave_one_out(ridge, rows, hot, weight)
-        return _likeliest(scores[judged], target[judged])[0], scores
+        scaled = scores[judged] * likeliest_scale(scores[judged], target[judged])
+        each = torch.nn.functional.cross_entropy(scaled, target[judged], reduction='none')
+        return each, scores
 
     place = min(range(len(PENALTIES)), key=lambda i: abs(math.log(PENALTIES[i] / ridge.ridge)))
-    best, scores = loss(PENALTIES[place])
+    best, scores = loss(place)
+    solved = place
     for step in (1, -1):
-        moved = False
+        began = place
         while 0 <= place + step < len(PENALTIES):
-            other, its = loss(PENALTIES[place + step])
-            if other >= best:
+            solved = place + step
+            other, its = loss(solved)
+            gain = best - other
+            if float(gain.mean()) <= float(gain.std()) / math.sqrt(len(gain)):
                 break
-            place, best, scores, moved = place + step, other, its, True
-        if moved:
+            place, best, scores = solved, other, its
+        if place != began:
             break
-    if ridge.ridge != PENALTIES[place]:
+    if solved != place:
         ridge.ridge = PENALTIES[place]
         ridge.solve(rows, hot, weight)
     return scores
