@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import hashlib
+import itertools
 import math
 from pathlib import Path
 import shutil
@@ -37,6 +38,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FRAME_PERIOD_NS = 500_000_000  # the robot looks at something new twice a second
 VIDEO_PERIOD_NS = 100_000_000
 LONG_FRAMES, VIDEO_FRAMES = 720, 480  # of a scenario; of one of its two visits
+STILL_SHARE, CLIP_SHARE = 0.035, 0.02  # of the pixels that have to show the object
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 
 
@@ -78,15 +80,15 @@ def render(
             while len(order) < scenes:
                 order += [scenario.kinds[i] for i in rng.permutation(len(scenario.kinds))]
             for index, kind in enumerate(order[:scenes]):
-                while True:
-                    if clips:
-                        images, share = studio.clip(scenario, kind)
+                for tries in itertools.count():
+                    if clips:  # what is small is looked at from nearer, or it would take for ever
+                        images, share = studio.clip(scenario, kind, max(0.6, 0.96**tries))
                     else:
                         image, share = studio.frame(scenario, kind)
                         images = [image]
                     mark = thumbnail(images[len(images) // 2])
                     copied = bool(seen) and float(np.max(np.stack(seen) @ mark)) > 0.985
-                    if share > 0.035 and not copied:
+                    if share > (CLIP_SHARE if clips else STILL_SHARE) and not copied:
                         break
                 seen.append(mark)
                 for image in images[: scenario.frames - index * each]:

@@ -193,17 +193,23 @@ class Studio:
         image, mask = self._scene(scenario, kind)
         return self._expose(image, scenario, self._lens(scenario)), float(mask.mean())
 
-    def clip(self, scenario: Scenario, kind: Kind) -> tuple[list[Array], float]:
+    def clip(
+        self, scenario: Scenario, kind: Kind, closer: float = 1.0
+    ) -> tuple[list[Array], float]:
         """
         Film one scene, rendered once and seen through a window that glides and zooms; return
         `CLIP` frames, RGB uint8 (S, S, 3), and the object's smallest share of their pixels in
         [0, 1].
+
+        :param closer: factor on the side of the window, (0, 1]
         """
         image, mask = self._scene(scenario, kind, WIDER)
         lens, side = self._lens(scenario), image.shape[0]
-        zoom = self._rng.uniform(0.9, 1.1, 2) * RENDER_SIZE  # of the first and the last window
+        zoom = (
+            closer * self._rng.uniform(0.9, 1.1, 2) * RENDER_SIZE
+        )  # of the first and the last window
         room = (side - zoom) / 2
-        aim = self._rng.uniform(-0.9, 0.9, (2, 2)) * room[:, None]
+        aim = self._rng.uniform(-0.9, 0.9, (2, 2)) * np.minimum(room, 0.125 * side)[:, None]
         frames, shares = [], []
         for step in (1 - np.cos(np.linspace(0, math.pi, CLIP))) / 2:  # starts and stops gently
             width = zoom[0] + step * (zoom[1] - zoom[0])

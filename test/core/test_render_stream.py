@@ -1,0 +1,41 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The renderer of streams; left out where pybullet is not installed (`make stream` does that)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip('pybullet')
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+
+import render_stream
+import stream_places
+import stream_studio
+
+
+def test_frames_of_a_video_are_like_their_neighbours(monkeypatch, tmp_path: Path) -> None:
+    """Two places, each left in the middle of its second scene."""
+    monkeypatch.setattr(stream_studio, 'SCENES_A_WORLD', 3)  # a new world on the way
+    two = tuple(replace(s, frames=18) for s in stream_places.SCENARIOS[:2])
+    frames = render_stream.render(1, two, 85, lambda _line: None, clips=True)
+    assert [f[0] for f in frames] == ['workshop'] * 18 + ['warehouse'] * 18
+    cuts = {12, 18, 30}
+    marks = [render_stream.thumbnail(f[3]) for f in frames]
+    likeness = {i: float(marks[i] @ marks[i - 1]) for i in range(1, 36)}
+    assert max(likeness[i] for i in cuts) < 0.8, likeness
+    for i in set(likeness) - cuts:
+        assert likeness[i] > 0.8, likeness
+        assert frames[i][1] == frames[i - 1][1]
+        assert not np.array_equal(frames[i][3], frames[i - 1][3])  # noise of the sensor
+    render_stream.write_bag(tmp_path / 'video', frames, render_stream.VIDEO_PERIOD_NS)
+
+    from etuner_ros.bench.datasets import recording
+
+    found = recording(tmp_path / 'video')
+    assert [(p.scenario, p.label) for p in found] == [f[:2] for f in frames]
