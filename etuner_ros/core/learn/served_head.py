@@ -282,6 +282,23 @@ class ServedHead:
                 self._prior.on_frame(posterior, known)
         return self.frames.add(sample)
 
+    def unexplained(self, sample_ids: Iterable[str]) -> int:
+        """
+        Return how many of these samples the live head would say wrong, told all the others.
+
+        More labels of the same kinds would not help those at once: the features do not tell.
+        """
+        fit = self._live
+        items = [fit.learned[i] for i in sample_ids if i in fit.learned]
+        if not items:
+            return 0
+        with counted_as(HEAD):
+            return fit.head.unexplained(
+                torch.stack([x.row for x in items]),
+                [x.label for x in items],
+                [x.weight for x in items],
+            )
+
     # Taking back
 
     def _fits(self) -> list[_Fit]:
