@@ -81,7 +81,7 @@ class LazyTuneConfig(Checked):
     )
     max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
     economy: float = setting(
-        0.5,
+        0.0,
         'what rounds may cost: 0 = whenever LazyTune says so; more = only where new labels stay '
         'wrong that the head can not explain, in proportion to what a round takes',
         0.0,

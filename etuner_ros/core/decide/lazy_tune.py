@@ -136,7 +136,7 @@ class LazyTune:
     model and the instant head are enough, tuning comes to a rest by itself. That is remembered
     over changes of scenario. A round without validation samples says nothing about that.
 
-    >>> lazy = LazyTune(LazyTuneConfig(max_batches=4))
+    >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
     True
     >>> lazy.on_round_start()
@@ -195,18 +195,19 @@ class LazyTune:
     def _worth(self) -> float:
         """Labels without explanation that the next round has to have."""
         if self._prospects is None:
-            return 0.0
+            return math.inf
         price = self.config.economy * PRICE * math.ldexp(1.0, self._doublings)
         return price * self._prospects.passes
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether a round has enough to do for what it takes; so too when nobody has told."""
-        told = self._prospects
-        return told is None or not self.config.enabled or told.unexplained >= self._worth
+        """Whether a round has enough to do for what it takes, as far as that was told."""
+        if self.config.economy == 0 or not self.config.enabled:
+            return True
+        return self._prospects is not None and self._prospects.unexplained >= self._worth
 
-    def on_prospects(self, prospects: Prospects | None) -> None:
-        """Note what a round over all that waits would find, and take; None when nobody knows."""
+    def on_prospects(self, prospects: Prospects) -> None:
+        """Note what a round over all that waits would find, and take."""
         self._prospects = prospects
 
     @property
@@ -218,7 +219,7 @@ class LazyTune:
             right += ', new surroundings or a new class'
         elif self._doublings:
             right += f', {2**self._doublings} times as patient since rounds have not paid'
-        if self._prospects is not None and not self.is_worth_it:
+        if self.waiting and self._prospects is not None and not self.is_worth_it:
             right += (
                 f', {self._prospects.unexplained} labels that the head can not explain are too '
                 f'few for a round, which takes {math.ceil(self._worth)}'
@@ -265,6 +266,7 @@ class LazyTune:
         """
         self.waiting = self._errors = 0
         self._urgent |= self._was_urgent
+        self._prospects = None
 
     def on_round_end(
         self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0, samples: int = 0

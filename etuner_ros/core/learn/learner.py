@@ -310,16 +310,14 @@ class Learner:
     # Candidates
 
     @property
-    def prospects(self) -> Prospects | None:
-        """What a round would find to mend, and what it would take; None without our head."""
-        if not self.head_config.enabled:
-            return None
+    def prospects(self) -> Prospects:
+        """What a round would find to mend, and what it would take."""
         new = self.book.pending
         planned = planned_iterations(len(new), self.state.config) if new else 0
-        return Prospects(
-            unexplained=self.head.unexplained(s.sample_id for s in new),
-            passes=3 * planned * self.batch_size + len(self.head.learned),
-        )
+        passes = 3 * planned * self.batch_size + len(self.head.learned)
+        if not self.head_config.enabled:  # then only rounds learn
+            return Prospects(len(new), passes)
+        return Prospects(self.head.unexplained(s.sample_id for s in new), passes)
 
     def propose_head(self) -> HeadCandidate | None:
         """
