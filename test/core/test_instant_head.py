@@ -203,7 +203,7 @@ def scenes_of_kinds(seed: int, shared: bool) -> tuple:
     return rows, [f'kind{k}' for k in kinds], scenes
 
 
-def accuracy(head: InstantHead, rows: torch.Tensor, labels: list[str]) -> float:
+def right(head: InstantHead, rows: torch.Tensor, labels: list[str]) -> float:
     said = [head.classes[i] for i in head.logits(rows).argmax(dim=1).tolist()]
     return float(np.mean([a == b for a, b in zip(said, labels)]))
 
@@ -434,11 +434,6 @@ def noisy(seed: int, per_class: int, size: int = 40, classes: int = 4) -> tuple:
     return torch.tensor(np.array(rows)), names
 
 
-def accuracy(head: InstantHead, features: torch.Tensor, labels: list[str]) -> float:
-    said = head.logits(features).argmax(dim=1).tolist()
-    return float(np.mean([head.classes[i] == label for i, label in zip(said, labels)]))
-
-
 def test_a_penalty_that_is_far_too_small_is_replaced_by_a_better_one():
     features, labels = noisy(0, 15)
     others, truth = noisy(1, 200)
@@ -447,7 +442,7 @@ def test_a_penalty_that_is_far_too_small_is_replaced_by_a_better_one():
     for head in (fixed, chosen):
         head.rebuild(features, labels)
     assert fixed.ridge == 0.001 < chosen.ridge
-    assert accuracy(chosen, others, truth) > accuracy(fixed, others, truth) + 0.02
+    assert right(chosen, others, truth) > right(fixed, others, truth) + 0.02
 
 
 def test_with_few_labels_or_none_that_the_backbone_has_not_seen_the_penalty_stays():
