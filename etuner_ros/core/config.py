@@ -80,6 +80,13 @@ class LazyTuneConfig(Checked):
         1000,
     )
     max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
+    economy: float = setting(
+        0.0,
+        'what rounds may cost: 0 = whenever LazyTune says so; more = only where new labels stay '
+        'wrong that the head can not explain, in proportion to what a round takes',
+        0.0,
+        1.0,
+    )
     pays: bool = setting(
         False,
         'wait twice as long after each round as long as the last rounds did not make the model '

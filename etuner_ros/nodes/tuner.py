@@ -40,7 +40,7 @@ from etuner_ros.core.config import (
 )
 from etuner_ros.core.decide.budget import Budget
 from etuner_ros.core.decide.energy import EnergyLog, find_meter, temperature
-from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.lazy_tune import LazyTune, Prospects
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.files import home
 from etuner_ros.core.serve.engines import EngineSettings
@@ -280,6 +280,10 @@ class TunerNode(Node):
         )
         if ours and message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
             self._problem(message.reason)
+
+    def _worker_prospects(self, message: dict[str, Any]) -> None:
+        self._lazy.on_prospects(Prospects(message['unexplained'], message['passes']))
+        self._maybe_start_round()
 
     def _worker_could_quantise(self, _message: dict[str, Any]) -> None:
         self._keeper.could_quantise = True

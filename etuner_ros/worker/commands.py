@@ -12,6 +12,7 @@ from typing import Any
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError, LearnerError
 from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 
 Message = dict[str, Any]
@@ -32,6 +33,7 @@ class Commands:
         self._told = ''  # why nothing is quantised
         self._learner: Any = None
         self.knows_labels = False  # all labels that there are have come
+        self._untold = False  # what a round would find has changed
 
     @property
     def ready(self) -> bool:
@@ -60,6 +62,7 @@ class Commands:
 
         :raises EtunerError: in words for the user; anything else is a defect
         """
+        self._untold |= message['op'] != 'unlabelled'
         getattr(self, f'_on_{message["op"]}')(message)
 
     def _on_configure(self, message: Message) -> None:
@@ -198,6 +201,13 @@ class Commands:
         if head is not None:
             self._reply_candidate('head', 0, head, head.weights)
         return head is not None
+
+    def tell_prospects(self) -> None:
+        """Tell what a round would find to mend, and what it would take, when that is new."""
+        if not self._untold or not self.ready or self.learner.phase is not Phase.IDLE:
+            return
+        self._untold = False
+        self._reply(op='prospects', **vars(self.learner.prospects))
 
     def propose_round(self, number: int, candidate: Any) -> None:
         """Send what a round has made."""

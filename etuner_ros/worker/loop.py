@@ -48,6 +48,8 @@ class Worker:
             if message is not None:
                 self.handle(message)
             self._propose_head()
+            if message is None or self._inbox.empty():
+                self.commands.tell_prospects()
             self._ask_for_calibration()
 
     def _next(self) -> Message | None:

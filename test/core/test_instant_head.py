@@ -423,3 +423,43 @@ def test_a_rebuild_refuses_features_that_are_not_finite():
     features[2, 1] = math.inf
     with pytest.raises(ValueError, match='finite'):
         InstantHead(SIZE).rebuild(features, labels)
+
+
+def noisy(seed: int, per_class: int, size: int = 40, classes: int = 4) -> tuple:
+    """Return features whose classes overlap, and their labels."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, size))
+    names = [f'kind{c}' for c in range(classes)] * per_class
+    rows = [centres[int(n[-1])] + 2.5 * rng.normal(size=size) for n in names]
+    return torch.tensor(np.array(rows)), names
+
+
+def test_a_penalty_that_is_far_too_small_is_replaced_by_a_better_one():
+    features, labels = noisy(0, 15)
+    others, truth = noisy(1, 200)
+    fixed = InstantHead(40, HeadConfig(ridge=0.001, choose_ridge=False))
+    chosen = InstantHead(40, HeadConfig(ridge=0.001))
+    for head in (fixed, chosen):
+        head.rebuild(features, labels)
+    assert fixed.ridge == 0.001 < chosen.ridge
+    assert right(chosen, others, truth) > right(fixed, others, truth) + 0.02
+
+
+def test_with_few_labels_or_none_that_the_backbone_has_not_seen_the_penalty_stays():
+    features, labels = noisy(0, 60)
+    few = InstantHead(40, HeadConfig(ridge=1000.0))
+    few.rebuild(features[:16], labels[:16])
+    trained = InstantHead(40, HeadConfig(ridge=1000.0))
+    trained.rebuild(features, labels, unseen=torch.zeros(len(labels), dtype=torch.bool))
+    assert few.ridge == trained.ridge == 1000.0
+
+
+def test_what_it_can_not_explain_is_what_others_do_not_tell():
+    features, labels = clusters(3, 8)
+    head = InstantHead(SIZE)
+    weights = head.rebuild(features, labels)
+    assert head.unexplained(features, labels, weights) == 0
+    odd = features[0]  # of kind0, and somebody says kind1
+    weights.append(head.learn(odd, 'kind1'))
+    assert head.unexplained(odd[None], ['kind1'], weights[-1:]) == 1
+    assert head.unexplained(features[1:], labels[1:], weights[1:-1]) <= 1

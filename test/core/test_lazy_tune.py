@@ -13,12 +13,12 @@ import pytest
 from scipy.optimize import nnls
 
 from etuner_ros.core.config import LazyTuneConfig, TrainConfig
-from etuner_ros.core.decide.lazy_tune import fit_line_nnls, fit_progress, LazyTune
+from etuner_ros.core.decide.lazy_tune import fit_line_nnls, fit_progress, LazyTune, Prospects
 from etuner_ros.core.errors import ConfigError, StateError
 
 
 def after_rounds(accuracies: list[float], **settings: float) -> LazyTune:
-    lazy = LazyTune(LazyTuneConfig(**settings))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, **settings))
     for accuracy in accuracies:
         lazy.on_batch(lazy.batches_needed)
         lazy.on_round_start()
@@ -27,7 +27,7 @@ def after_rounds(accuracies: list[float], **settings: float) -> LazyTune:
 
 
 def test_the_first_batch_starts_a_round():
-    lazy = LazyTune()
+    lazy = LazyTune(LazyTuneConfig(economy=0.0))
     assert not lazy.should_tune
     lazy.on_batch()
     assert lazy.should_tune
@@ -101,7 +101,7 @@ def test_a_batch_with_a_new_class_starts_a_round():
 
 
 def test_confirmations_alone_start_a_round_only_when_the_cap_is_reached():
-    lazy = LazyTune(LazyTuneConfig(max_batches=4))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, max_batches=4))
     lazy.on_batch(3, errors=0)
     assert not lazy.should_tune
     assert 'all predicted right' in lazy.reason
@@ -114,7 +114,7 @@ def test_confirmations_alone_start_a_round_only_when_the_cap_is_reached():
 
 
 def test_a_failed_round_gives_its_batches_back():
-    lazy = LazyTune()
+    lazy = LazyTune(LazyTuneConfig(economy=0.0))
     lazy.on_batch(3)
     taken = lazy.on_round_start()
     assert (taken, lazy.waiting) == (3, 0)
@@ -136,7 +136,7 @@ def test_the_reason_names_the_figures():
 def test_a_restored_instance_decides_alike():
     lazy = after_rounds([0.5, 0.7, 0.78, 0.8])
     lazy.on_request(50)
-    other = LazyTune()
+    other = LazyTune(LazyTuneConfig(economy=0.0))
     other.load_state_dict(lazy.state_dict())
     for each in (lazy, other):
         each.on_batch(2)
@@ -188,7 +188,7 @@ def test_the_progress_curve_recovers_a_curve_of_its_own_form():
     )
 )
 def test_batches_needed_stays_between_one_and_the_cap(events):
-    lazy = LazyTune(LazyTuneConfig(max_batches=7))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, max_batches=7))
     for kind, value in events:
         if kind == 'batch':
             lazy.on_batch(value)
@@ -205,15 +205,15 @@ def test_batches_needed_stays_between_one_and_the_cap(events):
 
 def test_settings_out_of_range_are_refused_with_name_and_bounds():
     with pytest.raises(ConfigError, match=r'max_batches must be between 1 and 1000, got 0'):
-        LazyTuneConfig(max_batches=0)
+        LazyTuneConfig(economy=0.0, max_batches=0)
     with pytest.raises(ConfigError, match='gain_share'):
-        LazyTuneConfig(gain_share=math.nan)
+        LazyTuneConfig(economy=0.0, gain_share=math.nan)
     with pytest.raises(ConfigError, match=r"cache_precision must be one of 'float32'.*got 'int4'"):
         TrainConfig(cache_precision='int4')
 
 
 def test_rounds_that_do_not_pay_make_it_patient_and_those_that_do_take_that_back():
-    lazy = LazyTune(LazyTuneConfig(min_batches=2, max_batches=4, pays=True))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=2, max_batches=4, pays=True))
     lazy.on_round_end(10, 0.5, gained=0, lost=3)
     assert lazy.batches_needed == 2, 'one round says little'
     lazy.on_round_end(10, 0.5, gained=1, lost=1)
@@ -233,7 +233,7 @@ def test_rounds_that_do_not_pay_make_it_patient_and_those_that_do_take_that_back
 
 
 def test_rounds_without_validation_samples_are_no_evidence_that_tuning_does_not_pay():
-    lazy = LazyTune(LazyTuneConfig(min_batches=4, max_batches=8, pays=True))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=4, max_batches=8, pays=True))
     for _ in range(7):
         lazy.on_batch()
         lazy.on_round_start()
@@ -243,7 +243,7 @@ def test_rounds_without_validation_samples_are_no_evidence_that_tuning_does_not_
 
 @pytest.mark.parametrize('what', ['surroundings', 'class'])
 def test_new_surroundings_and_a_new_class_start_a_round_however_patient_it_has_become(what):
-    lazy = LazyTune(LazyTuneConfig(min_batches=4, max_batches=8, pays=True))
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=4, max_batches=8, pays=True))
     for _ in range(7):
         lazy.on_round_end(10, 0.5, samples=20)
     assert lazy.batches_needed == 128
@@ -280,7 +280,7 @@ def test_fewest_batches_hold_for_what_the_progress_of_rounds_says():
 
 
 def test_batches_that_will_arrive_again_are_not_counted_twice():
-    lazy = LazyTune()
+    lazy = LazyTune(LazyTuneConfig(economy=0.0))
     lazy.on_batch(3)
     lazy.forget_waiting()
     assert not lazy.should_tune
@@ -305,7 +305,7 @@ def test_new_surroundings_are_not_forgotten_when_the_worker_dies_in_their_first_
 def test_other_settings_keep_what_was_seen():
     lazy = after_rounds([0.9] * 8)
     lazy.on_batch()
-    lazy.configure(LazyTuneConfig(max_batches=2))
+    lazy.configure(LazyTuneConfig(economy=0.0, max_batches=2))
     assert (lazy.waiting, lazy.batches_needed) == (1, 2)
 
 
@@ -346,3 +346,49 @@ def test_state_that_is_damaged_or_old_is_refused_by_name_and_changes_nothing(key
     with pytest.raises(StateError, match='a mapping is needed, got list'):
         lazy.load_state_dict([])
     assert lazy.state_dict() == before
+
+
+def thrifty(unexplained: int, passes: int, economy: float = 0.5) -> LazyTune:
+    """Return one to which a batch came, and what the worker says of it."""
+    lazy = LazyTune(LazyTuneConfig(economy=economy))
+    lazy.on_batch()
+    lazy.on_prospects(Prospects(unexplained, passes))
+    return lazy
+
+
+def test_a_round_needs_something_to_do_in_proportion_to_what_it_takes() -> None:
+    assert thrifty(12, 684).should_tune
+    assert not thrifty(11, 684).should_tune
+    assert not thrifty(12, 2 * 684).should_tune
+    assert not thrifty(12, 684, economy=0.6).should_tune
+    assert thrifty(0, 10_000, economy=0.0).should_tune  # the paper's rule alone
+
+
+def test_no_round_starts_before_the_worker_has_said_what_it_would_find() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5))
+    lazy.on_batch()
+    assert not lazy.should_tune
+    lazy.on_prospects(Prospects(50, 684))
+    assert lazy.should_tune
+    lazy.on_round_start()
+    lazy.on_round_end(16, 0.5)
+    lazy.on_batch()
+    assert not lazy.should_tune  # what was said was of the weights before
+
+
+def test_it_says_how_much_is_missing_for_a_round() -> None:
+    assert '3 labels that the head can not explain are too few' in thrifty(3, 684).reason
+    assert 'takes 12' in thrifty(3, 684).reason
+
+
+def test_rounds_that_do_not_pay_have_to_promise_twice_as_much() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5, pays=True))
+    for _ in range(2):
+        lazy.on_batch()
+        lazy.on_round_start()
+        lazy.on_round_end(16, 0.5, gained=0, lost=3, samples=20)
+    lazy.on_batch(count=4)
+    lazy.on_prospects(Prospects(12, 684))
+    assert not lazy.should_tune
+    lazy.on_prospects(Prospects(24, 684))
+    assert lazy.should_tune

@@ -36,7 +36,7 @@ RIVAL = TrainConfig(
     device='cpu',
 )
 HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure themselves
-PAPER_LAZY = LazyTuneConfig(max_batches=8)
+PAPER_LAZY = LazyTuneConfig(max_batches=8, economy=0.0)
 PAPER_FREEZE = SimFreezeConfig(start_frozen_share=0.0, max_frozen_share=0.6)
 
 # What was tried for each, on pictures that are in no report; `entry` says how to try more.

@@ -59,6 +59,9 @@ class Trigger:
         """Whether what waits at the end of a stream should be trained on."""
         return self.count > 0
 
+    def on_learned(self, learner: Learner) -> None:
+        """Note what the head has learned of a labelled batch."""
+
     def on_start(self) -> None:
         """Note that a round starts over all that waits."""
         self.waiting = 0
@@ -86,10 +89,19 @@ class Lazy(Trigger):
         """Pass on what the detector says."""
         self.lazy.on_scenario_change()
 
+    def on_learned(self, learner: Learner) -> None:
+        """Pass on what a round would find."""
+        if self.lazy.config.economy > 0:
+            self.lazy.on_prospects(learner.prospects)
+
     @property
     def due(self) -> bool:
         """Whether LazyTune wants a round."""
         return self.lazy.should_tune
+
+    def wants_last_round(self) -> bool:
+        """Whether what waits is worth a round, however few batches it is."""
+        return self.lazy.is_worth_it
 
     def on_start(self) -> None:
         """Pass on."""
@@ -229,6 +241,7 @@ class Tuned(Method):
                 errors=sum(s.label != s.predicted for s in some),
                 new_classes=any(s.label not in known for s in some),
             )
+        self.trigger.on_learned(learner)
 
     def _know(self, samples: list[Sample]) -> list[str]:
         """Predict frames as the robot did when it saw them; keep what that made."""
@@ -282,6 +295,7 @@ class Tuned(Method):
         self.trigger.on_end(self._candidate, accepted)
         self._tell_scenario()
         self._offer_head()
+        self.trigger.on_learned(self.learner)
 
     def _decide(self, result: Candidate) -> bool:
         learner = self.learner

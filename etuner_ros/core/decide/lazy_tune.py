@@ -21,6 +21,19 @@ LAST_ROUNDS = 3  # whose outcomes on validation samples say whether tuning pays
 MOST_DOUBLINGS = 5
 
 
+# Samples without explanation that a pass of a sample through the network has to be worth, at the
+# economy 1.
+PRICE = 0.035
+
+
+@dataclass(frozen=True)
+class Prospects:
+    """What speaks for a round, and what it would take."""
+
+    unexplained: int  # new labels that the instant head gets wrong, told all the others
+    passes: int  # of a sample through what is trained: forward, backward, features for the head
+
+
 @dataclass(frozen=True)
 class ProgressCurve:
     """
@@ -111,12 +124,19 @@ class LazyTune:
 
     A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
 
+    With an `economy` above 0 a round must also have something to do. New labels count that the
+    instant head, told all the others, would still get wrong: there the features do not tell things
+    apart, and only training can help. They have to outnumber `economy * 0.035` times the passes of
+    a sample through the network that the round takes. So where the head is enough no round ever
+    runs, and where it is not, rounds become rarer as they become costlier (gain per cost, as in
+    Dinkelbach's method for ratios).
+
     With `pays`, rounds that do not make the model better on validation samples double the
     patience (both bounds), and those that do halve it again: where the features of the deployed
     model and the instant head are enough, tuning comes to a rest by itself. That is remembered
     over changes of scenario. A round without validation samples says nothing about that.
 
-    >>> lazy = LazyTune(LazyTuneConfig(max_batches=4))
+    >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
     True
     >>> lazy.on_round_start()
@@ -137,6 +157,7 @@ class LazyTune:
         self._gain: float | None = None
         self._outcomes: list[tuple[int, int]] = []  # gained and lost samples of the last rounds
         self._doublings = 0
+        self._prospects: Prospects | None = None
 
     def configure(self, config: LazyTuneConfig) -> None:
         """Take other settings; all that was seen counts on."""
@@ -166,9 +187,28 @@ class LazyTune:
         While all that waits was predicted right there is nothing to correct, so confirmations
         alone start a round only when as many have come as a round waits for at most.
         """
-        if self.waiting <= 0 or self.waiting < self.batches_needed:
+        if self.waiting <= 0 or self.waiting < self.batches_needed or not self.is_worth_it:
             return False
         return self._errors > 0 or self.waiting >= self._limits[1]
+
+    @property
+    def _worth(self) -> float:
+        """Labels without explanation that the next round has to have."""
+        if self._prospects is None:
+            return math.inf
+        price = self.config.economy * PRICE * math.ldexp(1.0, self._doublings)
+        return price * self._prospects.passes
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether a round has enough to do for what it takes, as far as that was told."""
+        if self.config.economy == 0 or not self.config.enabled:
+            return True
+        return self._prospects is not None and self._prospects.unexplained >= self._worth
+
+    def on_prospects(self, prospects: Prospects) -> None:
+        """Note what a round over all that waits would find, and take."""
+        self._prospects = prospects
 
     @property
     def reason(self) -> str:
@@ -179,6 +219,11 @@ class LazyTune:
             right += ', new surroundings or a new class'
         elif self._doublings:
             right += f', {2**self._doublings} times as patient since rounds have not paid'
+        if self.waiting and self._prospects is not None and not self.is_worth_it:
+            right += (
+                f', {self._prospects.unexplained} labels that the head can not explain are too '
+                f'few for a round, which takes {math.ceil(self._worth)}'
+            )
         verb = 'start' if self.should_tune else 'waiting'
         return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'
 
@@ -221,6 +266,7 @@ class LazyTune:
         """
         self.waiting = self._errors = 0
         self._urgent |= self._was_urgent
+        self._prospects = None
 
     def on_round_end(
         self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0, samples: int = 0
@@ -237,7 +283,7 @@ class LazyTune:
         :param samples: validation samples that both were compared on, equal ones included; a round
             without any is no evidence for `pays`
         """
-        self._requests, self._was_urgent = 0, False
+        self._requests, self._was_urgent, self._prospects = 0, False, None
         if self.config.pays and max(samples, gained + lost) > 0:
             self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
             pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)

@@ -230,6 +230,21 @@ class InstantHead:
         self._grown[label] -= 1
         self._ridge.update(row, self._target(label), -weight)
 
+    def unexplained(
+        self, features: Tensor, labels: Sequence[str], weights: Sequence[float]
+    ) -> int:
+        """
+        Return how many of some samples it would say wrong if it had learned all but each of them.
+
+        :param features: (n, D) of samples that it has learned
+        :param weights: n, that it gave them
+        """
+        rows = self._checked(features, labels)
+        target, hot = self._one_hot(labels)
+        weight = torch.tensor(weights, dtype=torch.float64)
+        alone = leave_one_out(self._ridge, rows, hot, weight)
+        return int((alone.argmax(dim=1) != target).sum())
+
     def logits(self, features: Tensor) -> Tensor:
         """Map features (n, D) to calibrated logits (n, C), in the order of `classes`."""
         return with_ones(features) @ self._rows_of(self.classes)

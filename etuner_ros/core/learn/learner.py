@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.decide.lazy_tune import Prospects
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.identity import DEPLOYED, Scenario
@@ -34,7 +35,7 @@ from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import HeadRows, ServedHead
-from etuner_ros.core.learn.trainer import Step
+from etuner_ros.core.learn.trainer import planned_iterations, Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.learn.validator import Validator
@@ -307,6 +308,16 @@ class Learner:
         self._learn_instantly([s for s in found if s is not None])
 
     # Candidates
+
+    @property
+    def prospects(self) -> Prospects:
+        """What a round would find to mend, and what it would take."""
+        new = self.book.pending
+        planned = planned_iterations(len(new), self.state.config) if new else 0
+        passes = 3 * planned * self.batch_size + len(self.head.learned)
+        if not self.head_config.enabled:  # then only rounds learn
+            return Prospects(len(new), passes)
+        return Prospects(self.head.unexplained(s.sample_id for s in new), passes)
 
     def propose_head(self) -> HeadCandidate | None:
         """
