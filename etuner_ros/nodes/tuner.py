@@ -282,7 +282,8 @@ class TunerNode(Node):
             self._problem(message.reason)
 
     def _worker_prospects(self, message: dict[str, Any]) -> None:
-        self._lazy.on_prospects(Prospects(message['unexplained'], message['passes']))
+        facts = {k: v for k, v in message.items() if k != 'op'}
+        self._lazy.on_prospects(Prospects(**facts))
         self._maybe_start_round()
 
     def _worker_could_quantise(self, _message: dict[str, Any]) -> None:

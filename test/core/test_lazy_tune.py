@@ -348,27 +348,39 @@ def test_state_that_is_damaged_or_old_is_refused_by_name_and_changes_nothing(key
     assert lazy.state_dict() == before
 
 
-def thrifty(unexplained: int, passes: int, economy: float = 0.5) -> LazyTune:
-    """Return one to which a batch came, and what the worker says of it."""
+def thrifty(wrong: int, passes: int, economy: float = 0.5, new: int = 64) -> LazyTune:
+    """Return one to which a batch came, and what the worker says: so many wrong of the last 32."""
     lazy = LazyTune(LazyTuneConfig(economy=economy))
     lazy.on_batch()
-    lazy.on_prospects(Prospects(unexplained, passes))
+    lazy.on_prospects(Prospects(wrong, 32, new, passes))
     return lazy
 
 
 def test_a_round_needs_something_to_do_in_proportion_to_what_it_takes() -> None:
-    assert thrifty(12, 684).should_tune
-    assert not thrifty(11, 684).should_tune
-    assert not thrifty(12, 2 * 684).should_tune
-    assert not thrifty(12, 684, economy=0.6).should_tune
+    assert thrifty(6, 684).should_tune  # 12 of 64 promised, 11.97 needed
+    assert not thrifty(5, 684).should_tune
+    assert not thrifty(6, 2 * 684).should_tune
+    assert not thrifty(6, 684, economy=0.6).should_tune
     assert thrifty(0, 10_000, economy=0.0).should_tune  # the paper's rule alone
+
+
+def test_where_the_head_is_enough_no_round_runs_however_many_labels_wait() -> None:
+    assert not thrifty(2, 684, new=10_000).should_tune
+    assert thrifty(3, 684, new=10_000).should_tune
+
+
+def test_a_few_labels_are_no_evidence() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5))
+    lazy.on_batch()
+    lazy.on_prospects(Prospects(8, 8, 64, 100))
+    assert not lazy.should_tune
 
 
 def test_no_round_starts_before_the_worker_has_said_what_it_would_find() -> None:
     lazy = LazyTune(LazyTuneConfig(economy=0.5))
     lazy.on_batch()
     assert not lazy.should_tune
-    lazy.on_prospects(Prospects(50, 684))
+    lazy.on_prospects(Prospects(16, 32, 64, 684))
     assert lazy.should_tune
     lazy.on_round_start()
     lazy.on_round_end(16, 0.5)
@@ -377,7 +389,7 @@ def test_no_round_starts_before_the_worker_has_said_what_it_would_find() -> None
 
 
 def test_it_says_how_much_is_missing_for_a_round() -> None:
-    assert '3 labels that the head can not explain are too few' in thrifty(3, 684).reason
+    assert 'of which the head can not explain 6: too few' in thrifty(3, 684).reason
     assert 'takes 12' in thrifty(3, 684).reason
 
 
@@ -388,7 +400,7 @@ def test_rounds_that_do_not_pay_have_to_promise_twice_as_much() -> None:
         lazy.on_round_start()
         lazy.on_round_end(16, 0.5, gained=0, lost=3, samples=20)
     lazy.on_batch(count=4)
-    lazy.on_prospects(Prospects(12, 684))
+    lazy.on_prospects(Prospects(6, 32, 64, 684))
     assert not lazy.should_tune
-    lazy.on_prospects(Prospects(24, 684))
+    lazy.on_prospects(Prospects(12, 32, 64, 684))
     assert lazy.should_tune

@@ -51,6 +51,8 @@ SEARCHED = {
     'slimfit+head': 'none: the paper',
     'ekya+head': 'none: the paper',
     'latent_replay+head': 'none: cut at 0.6 of the blocks',
+    'shipped': 'step size 1e-4, 2e-4, 5e-4; front 0.56, 0.67; reuse on, off; economy 0.3, 0.5; a '
+    'first round in any case; weights drawn to the deployed ones; easy labels less often',
     'ridge': 'none',
     'ncm': 'none',
 }

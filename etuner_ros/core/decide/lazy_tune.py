@@ -21,16 +21,20 @@ LAST_ROUNDS = 3  # whose outcomes on validation samples say whether tuning pays
 MOST_DOUBLINGS = 5
 
 
-# Samples without explanation that a pass of a sample through the network has to be worth, at the
-# economy 1.
-PRICE = 0.035
+# At the economy 1: labels without explanation that a pass of a sample through the network has to
+# be worth, and the share of them below which no round runs, however cheap.
+PRICE = 0.05
+LEAST_SHARE = 0.25
+LEAST_JUDGED = 16  # labels that the share is taken of
 
 
 @dataclass(frozen=True)
 class Prospects:
     """What speaks for a round, and what it would take."""
 
-    unexplained: int  # new labels that the instant head gets wrong, told all the others
+    unexplained: int  # of the labels below, that the instant head gets wrong, told all the others
+    judged: int  # newest labels that no round has seen, of classes that are known a little
+    new: int  # labels that no round has seen
     passes: int  # of a sample through what is trained: forward, backward, features for the head
 
 
@@ -124,12 +128,13 @@ class LazyTune:
 
     A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
 
-    With an `economy` above 0 a round must also have something to do. New labels count that the
-    instant head, told all the others, would still get wrong: there the features do not tell things
-    apart, and only training can help. They have to outnumber `economy * 0.035` times the passes of
-    a sample through the network that the round takes. So where the head is enough no round ever
-    runs, and where it is not, rounds become rarer as they become costlier (gain per cost, as in
-    Dinkelbach's method for ratios).
+    With an `economy` above 0 a round must also have something to do. The newest labels judge:
+    a share of them the instant head, told all the others, still gets wrong. There the features do
+    not tell things apart, and only training can help. No round runs while that share is below
+    `economy * 0.25`; nor while the share times the labels since the last round is below `economy *
+    0.05` times the passes of a sample through the network that the round takes (gain per cost, as
+    in Dinkelbach's method for ratios). So where the head is enough no round ever runs, and where
+    it is not, rounds become rarer as they become costlier.
 
     With `pays`, rounds that do not make the model better on validation samples double the
     patience (both bounds), and those that do halve it again: where the features of the deployed
@@ -192,19 +197,23 @@ class LazyTune:
         return self._errors > 0 or self.waiting >= self._limits[1]
 
     @property
-    def _worth(self) -> float:
-        """Labels without explanation that the next round has to have."""
-        if self._prospects is None:
-            return math.inf
+    def _promise(self) -> tuple[float, float]:
+        """Labels that the head could not explain at the newest rate, and how many it takes."""
+        told = self._prospects
+        if told is None or told.judged < min(LEAST_JUDGED, told.new):
+            return 0.0, math.inf
+        share = told.unexplained / max(told.judged, 1)
         price = self.config.economy * PRICE * math.ldexp(1.0, self._doublings)
-        return price * self._prospects.passes
+        least = self.config.economy * LEAST_SHARE * told.new
+        return share * told.new, max(price * told.passes, least)
 
     @property
     def is_worth_it(self) -> bool:
         """Whether a round has enough to do for what it takes, as far as that was told."""
         if self.config.economy == 0 or not self.config.enabled:
             return True
-        return self._prospects is not None and self._prospects.unexplained >= self._worth
+        promised, needed = self._promise
+        return promised >= needed
 
     def on_prospects(self, prospects: Prospects) -> None:
         """Note what a round over all that waits would find, and take."""
@@ -219,10 +228,11 @@ class LazyTune:
             right += ', new surroundings or a new class'
         elif self._doublings:
             right += f', {2**self._doublings} times as patient since rounds have not paid'
-        if self.waiting and self._prospects is not None and not self.is_worth_it:
+        if self.waiting and not self.is_worth_it and self._promise[1] < math.inf:
+            promised, needed = self._promise
             right += (
-                f', {self._prospects.unexplained} labels that the head can not explain are too '
-                f'few for a round, which takes {math.ceil(self._worth)}'
+                f', of which the head can not explain {promised:.0f}: too few for a round, which '
+                f'takes {math.ceil(needed)}'
             )
         verb = 'start' if self.should_tune else 'waiting'
         return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'

@@ -42,9 +42,7 @@ def likeliest_scale(scores: Tensor, target: Tensor) -> float:
     return _SCALES[losses.index(min(losses))]
 
 
-def choose_penalty(
-    ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Tensor, judged: Tensor
-) -> Tensor:
+def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Tensor) -> Tensor:
     """
     Solve with the penalty whose leave-one-out scores say the labels best; return those, (n, C).
 
@@ -55,7 +53,6 @@ def choose_penalty(
     :param rows: (n, D + 1)
     :param hot: (n, C) targets
     :param weight: (n,)
-    :param judged: (n,) bool, the samples that count
     """
     target = hot.argmax(dim=1)
 
@@ -63,8 +60,8 @@ def choose_penalty(
         ridge.ridge = PENALTIES[place]
         ridge.solve(rows, hot, weight)
         scores = leave_one_out(ridge, rows, hot, weight)
-        scaled = scores[judged] * likeliest_scale(scores[judged], target[judged])
-        each = torch.nn.functional.cross_entropy(scaled, target[judged], reduction='none')
+        scaled = scores * likeliest_scale(scores, target)
+        each = torch.nn.functional.cross_entropy(scaled, target, reduction='none')
         return each, scores
 
     place = min(range(len(PENALTIES)), key=lambda i: abs(math.log(PENALTIES[i] / ridge.ridge)))

@@ -99,7 +99,6 @@ class InstantHead:
         labels: Sequence[str],
         weights: Tensor | None = None,
         unlabelled: Unlabelled | None = None,
-        unseen: Tensor | None = None,
     ) -> list[float]:
         """
         Start anew from all samples, as after a swap of the backbone.
@@ -111,8 +110,6 @@ class InstantHead:
         :param labels: n labels
         :param weights: (n,) further weight of each sample; None for 1
         :param unlabelled: frames to learn from by guessing; see `SelfTraining`
-        :param unseen: (n,) bool, samples that the backbone was not trained on; None for all. By
-            those it was trained on no penalty can be chosen: it has their labels in the features
         :return: the weight that each sample got, which `unlearn` needs
         :raises ValueError: when sizes do not fit, a feature is not finite or there is no sample
         """
@@ -122,16 +119,13 @@ class InstantHead:
         further = torch.ones(len(rows)).double() if weights is None else weights.double()
         counts = hot.sum(dim=0)
         weight = further * (hot @ class_weights(counts, self.config.balance))
-        fresh = torch.ones(len(rows), dtype=torch.bool) if unseen is None else unseen
-        enough = int(fresh.sum()) >= ENOUGH * len(self.classes) > ENOUGH
-        if self.config.choose_ridge and enough:
-            alone = choose_penalty(self._ridge, rows, hot, weight, fresh)
+        if self.config.choose_ridge and len(rows) >= ENOUGH * len(self.classes) > ENOUGH:
+            alone = choose_penalty(self._ridge, rows, hot, weight)
         else:
             self._ridge.solve(rows, hot, weight)
             alone = leave_one_out(self._ridge, rows, hot, weight)
-        judged = fresh if enough else torch.ones_like(fresh)
-        self.accuracy = float((alone.argmax(dim=1) == target)[judged].double().mean())
-        self.scale = likeliest_scale(alone[judged], target[judged])
+        self.accuracy = float((alone.argmax(dim=1) == target).double().mean())
+        self.scale = likeliest_scale(alone, target)
         self.solved, self._learned, self._unseen = len(labels), 0, None
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:

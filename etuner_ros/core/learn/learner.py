@@ -316,8 +316,9 @@ class Learner:
         planned = planned_iterations(len(new), self.state.config) if new else 0
         passes = 3 * planned * self.batch_size + len(self.head.learned)
         if not self.head_config.enabled:  # then only rounds learn
-            return Prospects(len(new), passes)
-        return Prospects(self.head.unexplained(s.sample_id for s in new), passes)
+            return Prospects(len(new), len(new), len(new), passes)
+        wrong, judged = self.head.unexplained([s.sample_id for s in new])
+        return Prospects(wrong, judged, len(new), passes)
 
     def propose_head(self) -> HeadCandidate | None:
         """

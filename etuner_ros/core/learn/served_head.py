@@ -31,6 +31,7 @@ MOST_REFRESHED = 20  # frames without a label whose feature a round computes ane
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
 ESTABLISHED = 6  # labels of a class, the fewest after which its errors speak of the features
+JUDGED = 48  # newest labels that say whether a round is worth it
 MOVED = 0.1  # of the probability that the prior gives to other classes since it was served last
 
 
@@ -283,24 +284,26 @@ class ServedHead:
                 self._prior.on_frame(posterior, known)
         return self.frames.add(sample)
 
-    def unexplained(self, sample_ids: Iterable[str]) -> int:
+    def unexplained(self, sample_ids: Sequence[str]) -> tuple[int, int]:
         """
-        Return how many of these samples the live head would say wrong, told all the others.
+        Return how many of the newest samples the live head would say wrong, told all the others,
+        and of how many.
 
-        Only of classes that it has seen a few times: a new one is best helped by more labels. Where
-        those do not help, the features do not tell the classes apart.
+        Only of classes that it has seen a few times: a new one is best helped by more labels.
+        Where those do not help, the features do not tell the classes apart.
         """
         fit = self._live
         found = [fit.learned[i] for i in sample_ids if i in fit.learned]
-        items = [x for x in found if fit.head.counts[x.label] >= ESTABLISHED]
+        items = [x for x in found if fit.head.counts[x.label] >= ESTABLISHED][-JUDGED:]
         if not items:
-            return 0
+            return 0, 0
         with counted_as(HEAD):
-            return fit.head.unexplained(
+            wrong = fit.head.unexplained(
                 torch.stack([x.row for x in items]),
                 [x.label for x in items],
                 [x.weight for x in items],
             )
+        return wrong, len(items)
 
     # Taking back
 
