@@ -159,7 +159,7 @@ def test_a_robot_that_learns_for_months_without_a_round_keeps_its_size(model, fr
 
 
 def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, frames):
-    learner = deployed_learner(model, frames)
+    learner = deployed_learner(model, frames, epochs=1.0)
     new = samples(frames, ('race_car',))
     feature = extract_features(model, [new[0].image])[0]
     assert not learner.correct('x', 'race_car', feature[:-1], BASE, HERE)
@@ -239,7 +239,7 @@ def test_heads_go_live_while_a_round_runs_and_the_round_ends_on_top_of_them(mode
 def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_what_goes_live(
     model, frames
 ):
-    learner = deployed_learner(model, frames)
+    learner = deployed_learner(model, frames, epochs=1.0)
     learner.add_samples(samples(frames, ('tray',)))
     finish(learner)
     late = [Sample.of('late', 'race_car', HERE, samples(frames, ('race_car',))[0].image)]
@@ -311,13 +311,13 @@ def test_a_round_ends_early_when_its_loss_no_longer_falls(model, frames):
     lengths = {}
     for share in (0.0, 1.0):
         learner = Learner(
-            model, TrainConfig(batch_size=8, epochs=20.0, max_iterations=30, early_stop=share)
+            model, TrainConfig(batch_size=8, epochs=12.0, max_iterations=30, early_stop=share)
         )
         learner.add_samples(samples(frames, ('duck',))[:5])
         *steps, result = learner.run_round()
         assert steps[-1].iteration == steps[-1].total == result.iterations
         lengths[share] = result.iterations
-    assert lengths == {0.0: 25, 1.0: 12}
+    assert lengths == {0.0: 15, 1.0: 12}
 
 
 def test_frames_without_labels_train_the_backbone_when_that_is_switched_on(model, frames):
@@ -463,7 +463,7 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_loses_no_sample(model
 
 
 def test_weights_that_do_not_fit_change_nothing(model, frames):
-    learner = deployed_learner(model, frames)
+    learner = deployed_learner(model, frames, epochs=1.0)
     learner.add_samples(samples(frames, ('tray',)))
     finish(learner)
     with pytest.raises(WeightsError):
