@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from etuner_ros.bench.foresight import Foresight
+from etuner_ros.bench.fronts import Fronts
+from etuner_ros.bench.methods.base import World
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.cost import CostMeter, PROBE
 from etuner_ros.core.decide.scenario import compressed
@@ -610,11 +613,21 @@ def test_the_network_starts_without_classes_and_learns_its_first_one(frames):
 THRIFTY = SimFreezeConfig(start_frozen_share=0.56, max_frozen_share=0.56)
 
 
+def foresight(learner: Learner, model: Classifier) -> Foresight:
+    """Return one that knows features of the deployed model and no activations."""
+
+    def features(some: Sequence[Sample]) -> torch.Tensor:
+        return extract_features(model, [s.image for s in some])
+
+    fronts = Fronts(model, 0, np.zeros(0, np.float16), {})
+    return Foresight(learner, World(model, (), features, fronts, CostMeter(), 0))
+
+
 def test_what_prediction_computed_is_not_computed_again(model, frames):
     """Neither the feature nor the activation at the frozen border of a frame that was seen."""
     learner = Learner(model, TrainConfig(validation_share=0.0, views=1, epochs=1.0), THRIFTY)
     seen = samples(frames, ('duck', 'tray'))[:12]
-    said, features = Foresight(learner).look(seen)
+    said, features = foresight(learner, model).look(seen)
     assert said == predictions(learner.live, seen)
     expected = extract_features(model, [s.image for s in seen])
     for sample, row in zip(seen, expected):
@@ -635,7 +648,7 @@ def test_other_front_weights_are_not_taken_for_the_same(model, frames):
     other = {k: v for k, v in model.state().items() if k.startswith('backbone.stem')}
     other = {k: v * 1.01 if v.dtype == np.float32 else v for k, v in other.items()}
     learner.live.load_state(other, model.classes)
-    Foresight(learner).look(samples(frames, ('duck',))[:3])
+    foresight(learner, model).look(samples(frames, ('duck',))[:3])
     assert len(learner.state.cache) == 0
 
 
