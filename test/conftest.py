@@ -78,9 +78,15 @@ def ros_home(tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Return a ROS graph with a domain of its own."""
+    """Return a ROS graph with a domain of its own, whose nodes tell their state more often."""
     from helpers import Graph
 
+    from etuner_ros.nodes import health
+    from etuner_ros.nodes.timers import steady_timer
+
+    monkeypatch.setattr(
+        health, 'steady_timer', lambda node, period_s, tell: steady_timer(node, period_s / 5, tell)
+    )
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     graph = Graph()
     yield graph

@@ -11,7 +11,7 @@ from etuner_ros.core.errors import ConfigError
 
 
 def test_changes_of_place_and_of_kinds_are_found_in_the_recording(stream):
-    places, kinds = scenarios.measure(stream, size=64, seeds=1)
+    places, kinds = scenarios.measure(stream, size=48, seeds=1)
     assert (places.changes, kinds.changes) == (4, 4)
     assert len(places.delays) == 4
     assert len(kinds.delays) >= 3
@@ -30,7 +30,7 @@ def test_a_stream_with_too_few_kinds_is_refused(tmp_path, frames):
 
 
 def test_costs_compare_ways_that_give_the_same_loss(stream):
-    rows = {row.name: row for row in costs.measure(stream, size=64, turns=1)}
+    rows = {row.name: row for row in costs.measure(stream, size=48, turns=1)}
     assert rows['loss with float32 cache'].value < 1e-5
     assert rows['loss with float16 cache'].value < 1e-3
     assert (

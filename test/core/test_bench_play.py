@@ -242,8 +242,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     )
 
 
-def _play(library: Library, make: Callable[[World], Method]) -> tuple[Outcome, Method]:
-    setting = Setting('NI', batches=2, requests=12, batch_size=8)
+def _play(
+    library: Library, make: Callable[[World], Method], batches: int = 2
+) -> tuple[Outcome, Method]:
+    setting = Setting('NI', batches=batches, requests=12, batch_size=8)
     stream = make_stream(library.pictures, setting, 0)
     made: list[Method] = []
 
@@ -332,7 +334,7 @@ def test_a_frozen_front_is_looked_up_and_changes_nothing(library: Library, monke
                 stems.count = 0
                 return method
 
-            outcome, method = _play(one, make)
+            outcome, method = _play(one, make, batches=1)
         found.append(outcome)
         assert isinstance(method, Tuned)
         assert method.learner.version > 0

@@ -210,24 +210,39 @@ def test_without_onnxruntime_a_quantised_version_is_served_in_float_and_says_so(
     assert live.engines.why_not() == ('int8 needs onnxruntime; the version is served in fp32')
 
 
-def test_torch_serves_until_the_graph_is_made_and_then_no_more(
-    base, frames, monkeypatch, tmp_path
+def test_torch_serves_until_a_graph_is_made_which_is_tried_again_and_damaged_ones_made_anew(
+    base, frames, engines, monkeypatch, tmp_path
 ):
-    monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path / 'none yet'))
-    engines = Engines()
-    live = LiveModel(base, engines)
-    assert (live.engine, engines.warming, live.has_better) == ('torch-fp32', True, False)
+    engines.network(base.spec, base.state, wait=True)
+    source = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
+    blocked = tmp_path / 'graphs'
+    blocked.write_text('in the way')
+    monkeypatch.setenv('ETUNER_GRAPHS', str(blocked))
+    now = [0.0]
+    others = Engines(graphs=GraphStore(lambda: now[0]))
+    live = LiveModel(base, others)
+    assert live.engine == 'torch-fp32'
+    assert 'can not be made' in others.why_not()
+    blocked.unlink()
+    assert (live.has_better, others.warming) == (False, False)
+    damaged = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
+    damaged.parent.mkdir()
+    damaged.write_bytes(source.read_bytes()[:100_000])
+    now[0] = 301.0
+    assert (live.has_better, others.warming) == (False, True)
     before = live.predict(frames[0].image, 1)
+    assert live.engine == 'torch-fp32'
     deadline = time.monotonic() + 120
     while not live.has_better:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     live.renew()
-    assert (live.engine, engines.warming) == ('onnxruntime-fp32', False)
+    assert (live.engine, others.warming, others.why_not()) == ('onnxruntime-fp32', False, '')
+    assert damaged.stat().st_size == source.stat().st_size
     after = live.predict(frames[0].image, 1)
     assert (after.version, after.backbone, after.labels) == (0, before.backbone, before.labels)
     assert np.abs(after.features - before.features).max() < 1e-4
-    engines.close()
+    others.close()
 
 
 def test_a_session_that_fails_while_it_serves_loses_no_frame(base, frames, engines, monkeypatch):
@@ -243,17 +258,6 @@ def test_a_session_that_fails_while_it_serves_loses_no_frame(base, frames, engin
     assert engines.why_not() == 'onnxruntime failed: out of memory; torch serves'
 
 
-def test_a_damaged_graph_is_made_anew(base, engines, monkeypatch, tmp_path):
-    engines.network(base.spec, base.state, wait=True)
-    source = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
-    monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path))
-    damaged = graph_path(base.spec.architecture, base.spec.input_size, 'fp32')
-    damaged.write_bytes(source.read_bytes()[:100_000])
-    found = GraphStore().wait(base.spec.architecture, base.spec.input_size, 'fp32')
-    assert len(found.layers) == 49
-    assert damaged.stat().st_size == source.stat().st_size
-
-
 def test_a_folder_that_can_not_be_written_to_leaves_torch_serving(base, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('in the way')
     monkeypatch.setenv('ETUNER_GRAPHS', str(tmp_path / 'file' / 'graphs'))
@@ -262,25 +266,6 @@ def test_a_folder_that_can_not_be_written_to_leaves_torch_serving(base, monkeypa
     assert network.name == 'torch-fp32'
     assert 'can not be made' in engines.why_not()
     assert str(tmp_path / 'file') in engines.why_not()
-
-
-def test_what_could_not_be_made_is_tried_again_later(base, monkeypatch, tmp_path):
-    blocked = tmp_path / 'graphs'
-    blocked.write_text('in the way')
-    monkeypatch.setenv('ETUNER_GRAPHS', str(blocked))
-    now = [0.0]
-    engines = Engines(graphs=GraphStore(lambda: now[0]))
-    assert engines.network(base.spec, base.state).name == 'torch-fp32'
-    blocked.unlink()
-    assert not engines.has_better
-    assert not engines.warming
-    now[0] = 301.0
-    deadline = time.monotonic() + 120
-    while not engines.has_better:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert engines.network(base.spec, base.state).name == 'onnxruntime-fp32'
-    assert engines.why_not() == ''
 
 
 def test_ranges_of_another_release_and_too_few_pictures_are_told(base, pictures, engines, ranges):

@@ -350,7 +350,8 @@ def test_a_round_can_not_start_before_the_verdict_on_the_last_one(model, frames)
 
 
 def test_the_probe_batch_grows_to_its_size_and_growing_is_no_move(model, frames):
-    learner = robot(model, frames, sim_freeze=eager(threshold=0.0, probe_size=24))
+    once = replace(QUICK, epochs=1.0)
+    learner = robot(model, frames, once, sim_freeze=eager(threshold=0.0, probe_size=24))
     shown = samples(frames, *{f.label for f in frames}, name='p')
     sizes = []
     for number in range(4):

@@ -245,22 +245,20 @@ def test_another_backbone_serves_at_its_own_size_until_fewer_pixels_of_it_are_re
 
 def test_no_prediction_mixes_versions_while_backbones_and_sizes_change(robot, frames, duck):
     """Each answer is that of one version at one size, to the last bit."""
-    robot.made_ready(frames[:40])
+    robot.made_ready(frames[:LEAST_FRAMES])
     states = {0: {}, 1: other_backbone(robot.base, 1.5)}
     expected = {}
     for version, state in states.items():
         robot.swap(version, state)
+        robot.variants.prepare(robot.live)
         for pixels in (64, 48, 32):
-            looked, _ = robot.live.slot.network.look([resize_square(duck, 64)])
-            if pixels < 64:
-                robot.variants.prepare(robot.live)
-                looked, _ = robot.smaller(pixels).network.look([resize_square(duck, pixels)])
-            expected[version, pixels] = looked[0]
+            slot = robot.live.slot if pixels == 64 else robot.smaller(pixels)
+            expected[version, pixels] = slot.network.look([resize_square(duck, pixels)])[0][0]
     over, problems = threading.Event(), []
 
     def change() -> None:
         try:
-            for turn in range(6):
+            for turn in range(4):
                 robot.swap(turn % 2, states[turn % 2])
                 robot.variants.prepare(robot.live)
                 for pixels in (48, 32):

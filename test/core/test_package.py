@@ -68,9 +68,8 @@ def test_the_core_knows_nothing_of_ros():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize('node', LIGHT)
-def test_only_inference_and_the_worker_import_torch(node):
-    done = run_blocked([f'etuner_ros.nodes.{node}'], ('torch', 'torchvision'))
+def test_only_inference_and_the_worker_import_torch():
+    done = run_blocked([f'etuner_ros.nodes.{node}' for node in LIGHT], ('torch', 'torchvision'))
     assert done.returncode == 0, done.stderr
 
 

@@ -60,7 +60,7 @@ def test_the_demo_runs_to_its_end_and_leaves_a_page_with_everything_inside(
         '--stream',
         str(tmp_path / 'short'),
     ]
-    command += ['--output', str(tmp_path / 'out'), '--rate', '10', '--seed', '5']
+    command += ['--output', str(tmp_path / 'out'), '--rate', '20', '--seed', '5']
     done = subprocess.run(command, capture_output=True, text=True, cwd='/')
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'on the other half it reaches' in done.stdout

@@ -28,19 +28,18 @@ def test_nodes_that_are_killed_come_back_and_nothing_promised_is_lost(
     robot = Robot(pictures, deployed, tmp_path / 'home', rate=10.0)
     robot.start()
     try:
-        kill_nodes(robot, kills=6, minutes=0.0, seed=3, say=lambda _text: None)
+        # With this seed each node once; of the manager the newest version is damaged, too.
+        kill_nodes(robot, kills=4, minutes=0.0, seed=14650, say=lambda _text: None)
     finally:
         verify(robot, deployed)
     result = robot.result
-    assert result.kills == 6
-    assert sum(result.kills_by_node.values()) == 6
+    assert result.kills_by_node == dict.fromkeys(NODES, 1)
     assert result.labels_accepted > 0
     assert result.labels_lost == 0
     assert result.stores_unloadable == 0
     assert result.orphans == 0
     assert result.not_resumed == 0
     assert result.temporary_files == 0
-    assert set(result.kills_by_node) == set(NODES)
 
 
 def test_swaps_drop_no_frame_and_mix_no_versions(apart, frames, deployed, tmp_path):

@@ -183,7 +183,8 @@ def test_a_node_that_was_active_is_left_alone(ros, hasty):
     ros.until(lambda: node.active, 'the node to come up')
     assert desk.change(Transition.TRANSITION_DEACTIVATE)
     assert desk.change(Transition.TRANSITION_CLEANUP)
-    desk.diagnostic()  # a second in which it could have come up many times
+    desk.diagnostic()
+    desk.diagnostic()  # meanwhile it could have come up many times
     assert desk.state() == 'unconfigured'
     assert node.calls.count('configure') == 1
 

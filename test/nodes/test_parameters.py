@@ -185,7 +185,7 @@ def test_corrections_for_frames_that_are_not_there_are_explained(ros, stamp, cau
 
 def test_a_dead_worker_is_an_error_until_it_is_started_again(ros, deployed):
     logs = ros.logs()
-    tuner = ros.add(TunerNode, model__weights=str(deployed), restart_delay_s=3.0)
+    tuner = ros.add(TunerNode, model__weights=str(deployed), restart_delay_s=1.0)
     statuses = ros.listen(DiagnosticArray, '/diagnostics')
     ros.until(lambda: any('worker ready' in m.msg for m in logs), 'the worker')
     os.kill(tuner._worker.pid, signal.SIGKILL)
