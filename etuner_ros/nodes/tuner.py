@@ -21,6 +21,7 @@ Publishes `candidate` (ModelCandidate), `head_candidate` (HeadCandidate), `scena
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 import time
 from typing import Any
 
@@ -282,7 +283,7 @@ class TunerNode(Node):
             self._problem(message.reason)
 
     def _worker_prospects(self, message: dict[str, Any]) -> None:
-        facts = {k: v for k, v in message.items() if k != 'op'}
+        facts = {f.name: message[f.name] for f in fields(Prospects)}
         self._lazy.on_prospects(Prospects(**facts))
         self._maybe_start_round()
 
