@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image
 import torch
 
 from etuner_ros.action import FineTune
+from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
@@ -174,6 +175,26 @@ def test_one_correction_shows_in_predictions_without_batch_or_round_and_so_does_
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck', 'nothing is forgotten'
     ros.call(RenameLabel, 'label_collector/rename_label', label='race_car', new_label='toy')
     ros.until(lambda: robot.show(cars[0]).labels[0] == 'toy', 'the new name')
+
+
+def test_with_an_economy_a_round_waits_for_labels_that_the_head_can_not_explain(
+    ros, deployed, frames
+):
+    robot = Robot(ros, deployed, lazy_tune__economy=0.5)
+    ducks, balls = pictures(frames, 'duck'), pictures(frames, 'soccer_ball')
+    for duck, ball in zip(ducks[:8], balls[:8]):
+        assert robot.teach(duck, 'duck').code == LabelReceipt.ACCEPTED
+        assert robot.teach(ball, 'soccer_ball').code == LabelReceipt.ACCEPTED
+
+    def reason() -> str:
+        return robot.statuses[-1].reason
+
+    ros.until(lambda: 'the head can not explain 0' in reason(), 'the decision in words')
+    assert robot.statuses[-1].rounds == 0
+    robot.tuner._lazy.configure(LazyTuneConfig(economy=0.0))  # as the parameter does
+    for image in pictures(frames, 'mug')[:4]:
+        robot.teach(image, 'duck')  # predicted otherwise, so that there is something to do
+    ros.until(lambda: robot.statuses[-1].rounds == 1, 'the round of the paper')
 
 
 def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):
