@@ -25,7 +25,6 @@ from sensor_msgs.msg import Image
 import torch
 
 from etuner_ros.action import FineTune
-from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
@@ -191,10 +190,6 @@ def test_with_an_economy_a_round_waits_for_labels_that_the_head_can_not_explain(
 
     ros.until(lambda: 'the head can not explain 0' in reason(), 'the decision in words')
     assert robot.statuses[-1].rounds == 0
-    robot.tuner._lazy.configure(LazyTuneConfig(economy=0.0))  # as the parameter does
-    for image in pictures(frames, 'mug')[:4]:
-        robot.teach(image, 'duck')  # predicted otherwise, so that there is something to do
-    ros.until(lambda: robot.statuses[-1].rounds == 1, 'the round of the paper')
 
 
 def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):
