@@ -253,8 +253,8 @@ class HeadConfig(Checked):
     )
     choose_ridge: bool = setting(
         True,
-        'choose that penalty by leave-one-out, once there are five labels a class: less the more '
-        'labels there are',
+        'choose that penalty by leave-one-out, once there are twelve labels a class: less the '
+        'more labels there are',
     )
     balance: float = setting(
         1.0, 'weight of a sample is its class count to the power of minus this', 0.0, 1.0

@@ -448,7 +448,7 @@ def test_a_penalty_that_is_far_too_small_is_replaced_by_a_better_one():
 def test_with_few_labels_the_penalty_stays():
     features, labels = noisy(0, 60)
     few = InstantHead(40, HeadConfig(ridge=1000.0))
-    few.rebuild(features[:16], labels[:16])
+    few.rebuild(features[:40], labels[:40])
     assert few.ridge == 1000.0
 
 

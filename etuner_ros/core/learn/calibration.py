@@ -44,17 +44,23 @@ def likeliest_scale(scores: Tensor, target: Tensor) -> float:
 
 def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Tensor) -> Tensor:
     """
-    Solve with the penalty whose leave-one-out scores say the labels best; return those, (n, C).
+    Solve with the penalty whose leave-one-out scores say the labels best; return those (n, C).
 
-    With few labels a large penalty is right, with thousands a small one. Goes step by step from
-    the penalty that the regression has, as long as that is better by more than its standard error:
-    where the head is right anyway, all penalties seem the same, and are not for other pictures.
+    With few labels a large penalty is right, with thousands a small one. A sample counts as it
+    does in the regression, so where classes weigh the same, those with few labels tell what they
+    need.
+    Goes step by step from the penalty that the regression has, as long as that is better by more
+    than its standard error: where the head is right anyway, all penalties seem the same, and are
+    not for other pictures.
 
     :param rows: (n, D + 1)
     :param hot: (n, C) targets
     :param weight: (n,)
     """
     target = hot.argmax(dim=1)
+    # The only sample of a class is told by none of the others.
+    share = weight * (hot.sum(dim=0)[target] > 1.0)
+    share = share / share.sum().clamp_min(1e-12)
 
     def loss(place: int) -> tuple[Tensor, Tensor]:
         ridge.ridge = PENALTIES[place]
@@ -73,7 +79,8 @@ def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Te
             solved = place + step
             other, its = loss(solved)
             gain = best - other
-            if float(gain.mean()) <= float(gain.std()) / math.sqrt(len(gain)):
+            mean = float((share * gain).sum())
+            if mean <= float((share * (gain - mean)).square().sum()) ** 0.5:
                 break
             place, best, scores = solved, other, its
         if place != began:

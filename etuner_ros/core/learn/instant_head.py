@@ -26,7 +26,7 @@ from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_one
 from etuner_ros.core.learn.scene_prior import ScenePrior
 from etuner_ros.core.learn.self_training import SelfTraining, Unlabelled
 
-ENOUGH = 5  # labels a class on average, with which leave-one-out tells penalties apart
+ENOUGH = 12  # labels a class on average, with which leave-one-out tells penalties apart
 GROWTH = 1.5  # labels now, of those at the last solve, that make it stale
 NEVER = -30.0  # logit of a class without samples
 
@@ -65,6 +65,7 @@ class InstantHead:
         self.accuracy = math.nan
         self.solved = 0
         self._learned = 0  # labels since the last rebuild
+        self._rebuilt = 0  # classes that the last rebuild saw
         # Samples of each class that the last solve saw, guesses too, and what came on top since.
         self._weighed: dict[str, float] = {}
         self._grown: Counter[str] = Counter()
@@ -74,11 +75,18 @@ class InstantHead:
     @property
     def is_stale(self) -> bool:
         """
-        Whether labels have grown by half since the last rebuild: it is time for another.
+        Whether it is time for another rebuild: labels have grown by half since the last one, or
+        there is a class that it has not seen, for which its penalty is too small.
 
         A label that replaces another counts as a new one.
         """
-        return self.solved + self._learned > GROWTH * self.solved
+        grown = self.solved + self._learned > GROWTH * self.solved
+        return grown or (self.has_new_class and self.ridge < self.config.ridge)
+
+    @property
+    def has_new_class(self) -> bool:
+        """Whether a class has come since the last rebuild."""
+        return len(self.classes) > self._rebuilt
 
     @property
     def ridge(self) -> float:
@@ -122,11 +130,13 @@ class InstantHead:
         if self.config.choose_ridge and len(rows) >= ENOUGH * len(self.classes) > ENOUGH:
             alone = choose_penalty(self._ridge, rows, hot, weight)
         else:
+            self._ridge.ridge = self.config.ridge
             self._ridge.solve(rows, hot, weight)
             alone = leave_one_out(self._ridge, rows, hot, weight)
         self.accuracy = float((alone.argmax(dim=1) == target).double().mean())
         self.scale = likeliest_scale(alone, target)
         self.solved, self._learned, self._unseen = len(labels), 0, None
+        self._rebuilt = len(self.classes)
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
             prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
@@ -145,7 +155,8 @@ class InstantHead:
         :param features: (n, D) of samples that it has learned
         """
         same = self.classes and set(labels) == set(self.classes)
-        if not same or self._unseen is None or len(labels) > GROWTH * self.solved:
+        old = len(labels) > GROWTH * self.solved or self.has_new_class
+        if not same or self._unseen is None or old:
             return self.rebuild(features, labels, unlabelled=unlabelled)
         rows = self._checked(features, labels)
         target, hot = self._one_hot(labels)

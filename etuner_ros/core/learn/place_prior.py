@@ -25,6 +25,7 @@ _UNSEEN = 0.5  # samples that every class counts for on top of its own
 _AFTER_CHANGE = 0.25  # what is left of the counts when the scenario changes
 _SWITCH = 0.02  # chance that another guess is the right one from the next frame on
 _FRAME = 0.5  # what a frame without a label proves, beside 1 of a label
+_COUNT = 0.25  # of a label, that such a frame counts for among what was seen lately
 _MOST_PLACES = 16
 _LEAST_SEEN = 8.0  # samples that a place is remembered by
 
@@ -77,7 +78,7 @@ class PlacePrior:
         if label in classes:
             place = list(classes).index(label)
             self._weigh([float(g.shares(classes)[place]) for g in self._guesses], 1.0)
-        self._count({label: 1.0})
+        self._count({label: 1.0}, 1.0)
 
     def on_frame(self, posterior: Tensor, classes: Sequence[str]) -> None:
         """
@@ -90,7 +91,7 @@ class PlacePrior:
         likelihood = posterior.double()
         self._weigh([float(g.shares(classes) @ likelihood) for g in self._guesses], _FRAME)
         here = likelihood * self._mixture(classes)
-        self._count(dict(zip(classes, (here / here.sum()).tolist())))
+        self._count(dict(zip(classes, (_COUNT * here / here.sum()).tolist())), _COUNT)
 
     def _weigh(self, evidence: Sequence[float], power: float) -> None:
         """Move trust to the guesses that foretold an observation."""
@@ -100,10 +101,10 @@ class PlacePrior:
         for guess, weight in zip(guesses, weights):
             guess.trust = (1.0 - _SWITCH) * weight / total + even
 
-    def _count(self, seen: Mapping[str, float]) -> None:
-        counts = self._recent.counts
+    def _count(self, seen: Mapping[str, float], total: float) -> None:
+        counts, keep = self._recent.counts, self._keep**total
         for known in counts:
-            counts[known] *= self._keep
+            counts[known] *= keep
         for label, share in seen.items():
             counts[label] = counts.get(label, 0.0) + share
 
