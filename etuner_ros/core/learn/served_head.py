@@ -32,7 +32,7 @@ MOST_REFITTED = 500  # labels between rounds; with more, frames without one add 
 MOST_NOTED = 10_000  # samples whose label the prior knows
 ESTABLISHED = 6  # labels of a class, the fewest after which its errors speak of the features
 JUDGED = 48  # newest labels that say whether a round is worth it
-MOVED = 0.1  # of the probability that the prior gives to other classes since it was served last
+MOVED = 0.3  # of the probability that the prior gives to other classes since it was served last
 
 
 class HeadRows(NamedTuple):
