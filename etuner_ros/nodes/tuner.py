@@ -211,6 +211,8 @@ class TunerNode(Node):
         version, appearance = message.model_version, message.appearance
         if self._scenarios.on_request(message.source, stamp, appearance, version):
             self._lazy.on_scenario_change()
+            if self._keeper.ready:
+                self._worker.hand_over_scenarios()
             change = ScenarioChange(
                 header=message.header,
                 source=message.source,

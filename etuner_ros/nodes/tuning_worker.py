@@ -131,6 +131,11 @@ class WorkerSide:
             self._fetcher.stop()
             self._link.send(messages.model_message(self.update))
             self.hand_over_layers()
+            self.hand_over_scenarios()
+
+    def hand_over_scenarios(self) -> None:
+        """Tell the worker where cameras are: its prior and what it keeps follow that."""
+        self._link.send({'op': 'scenarios', 'scenarios': self._keeper.scenarios.current})
 
     def hand_over_layers(self) -> None:
         """Tell the worker which layers are frozen and pinned."""

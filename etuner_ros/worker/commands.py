@@ -192,6 +192,9 @@ class Commands:
         known = {sample.sample_id: _feature(message['feature'])} if message['feature'] else {}
         self.learner.add_unlabelled([sample], known, message['backbone'])
 
+    def _on_scenarios(self, message: Message) -> None:
+        self.learner.set_scenarios(dict(message['scenarios']))
+
     def _on_layers(self, message: Message) -> None:
         self.learner.sim_freeze.set_layers(message['frozen'], message['pinned'])
 
@@ -201,6 +204,10 @@ class Commands:
         if head is not None:
             self._reply_candidate('head', 0, head, head.weights)
         return head is not None
+
+    def on_news(self) -> None:
+        """Note that what a round would find is to be told again."""
+        self._untold = True
 
     def tell_prospects(self) -> None:
         """Tell what a round would find to mend, and what it would take, when that is new."""

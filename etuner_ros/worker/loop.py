@@ -49,7 +49,7 @@ class Worker:
                 self.handle(message)
             self._propose_head()
             if message is None or self._inbox.empty():
-                self.commands.tell_prospects()
+                self._tell_prospects()
             self._ask_for_calibration()
 
     def _next(self) -> Message | None:
@@ -123,6 +123,14 @@ class Worker:
         if proposed:
             self._head_sent, self._next_head = now, now + self.commands.head_interval_s
 
+    def _tell_prospects(self) -> None:
+        """Tell what a round would find, when that is new; what goes wrong is told, too."""
+        try:
+            self.commands.tell_prospects()
+        except Exception as error:  # labels that come may mend it
+            traceback.print_exc()
+            self._reply(op='error', during='prospects', text=f'{type(error).__name__}: {error}')
+
     def _ask_for_calibration(self) -> None:
         """
         Tell that what is live could be quantised, now and then as long as that is so.
@@ -155,6 +163,7 @@ class Worker:
         except Exception as error:  # its samples still wait; the process lives on
             traceback.print_exc()
             self._reply(op='failed', id=number, text=f'{type(error).__name__}: {error}')
+        self.commands.on_news()
         give_back_memory()
 
     def _try_round(self, number: int, calibrate: bool) -> bool:

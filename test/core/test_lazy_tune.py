@@ -388,6 +388,19 @@ def test_no_round_starts_before_the_worker_has_said_what_it_would_find() -> None
     assert not lazy.should_tune  # what was said was of the weights before
 
 
+def test_an_empty_worker_and_a_newer_batch_are_no_reason_for_a_round() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5))
+    lazy.on_prospects(Prospects(0, 0, 0, 0))
+    lazy.on_batch(new_classes=True)
+    assert not lazy.should_tune
+    lazy.on_prospects(Prospects(0, 0, 0, 0))
+    assert not lazy.should_tune
+    lazy.on_prospects(Prospects(16, 32, 64, 480))
+    assert lazy.should_tune
+    lazy.on_batch()
+    assert not lazy.should_tune, 'what was said is of the labels before'
+
+
 def test_it_says_how_much_is_missing_for_a_round() -> None:
     assert 'of which the head can not explain 6: too few' in thrifty(3, 480).reason
     assert 'takes 12' in thrifty(3, 480).reason

@@ -189,6 +189,22 @@ def test_live_is_compared_without_its_prior_after_a_restart_too(model, frames):
     assert other is not None
 
 
+def test_labels_that_are_said_right_already_move_the_prior_that_is_served(model, frames):
+    learner = robot(model, frames, QUICK, head=HeadConfig(prior=1.0, prior_memory=20.0))
+    ducks = samples(frames, 'duck', name='more')
+    learner.add_samples(ducks[:1])
+    learner.head.is_new = True
+    assert offer(learner)
+    proposed = []
+    for duck in ducks[1:] * 3:
+        learner.head.note_label(f'{duck.sample_id}{len(proposed)}', 'duck')
+        learner.add_samples([duck])
+        assert predictions(learner.live, [duck]) == ['duck']
+        proposed.append(offer(learner))
+    assert any(proposed), 'ducks are likely by now'
+    assert sum(map(bool, proposed)) < 4, 'but not with every label'
+
+
 # Frames that are all the same
 
 

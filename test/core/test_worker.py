@@ -126,6 +126,23 @@ def test_no_head_is_proposed_before_all_labels_have_come(worker):
     assert pipe.said[0]['classes'][-1] == 'tray'
 
 
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_it_tells_once_what_a_round_would_find_and_follows_changes_without_a_round(worker):
+    made, pipe = worker
+    made._tell_prospects()
+    made._tell_prospects()
+    assert [(m['new'], m['judged']) for m in pipe.said if m['op'] == 'prospects'] == [(4, 0)]
+    assert pipe.said[-1]['passes'] > 4
+    for number in (0, 3):
+        made.handle({'op': 'scenarios', 'scenarios': {'eye': number}})
+    assert {s.number for s in made.commands.learner.current} == {3}
+    pipe.said.clear()
+    made.handle(round_message(1))
+    made.handle({'op': 'go_back'})
+    made._tell_prospects()
+    assert pipe.ops()[-1] == 'prospects', 'a round has changed them'
+
+
 def test_an_error_is_told_and_the_message_counts_as_taken(worker):
     made, pipe = worker
     made.handle({'op': 'withdraw', 'serial': 3})

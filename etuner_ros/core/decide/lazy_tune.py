@@ -200,7 +200,7 @@ class LazyTune:
     def _promise(self) -> tuple[float, float]:
         """Labels that the head could not explain at the newest rate, and how many it takes."""
         told = self._prospects
-        if told is None or told.judged < min(LEAST_JUDGED, told.new):
+        if told is None or told.judged < max(min(LEAST_JUDGED, told.new), 1):
             return 0.0, math.inf
         share = told.unexplained / max(told.judged, 1)
         price = self.config.economy * PRICE * math.ldexp(1.0, self._doublings)
@@ -248,6 +248,7 @@ class LazyTune:
             until a round, so no other batch is waited for
         """
         self.waiting += count
+        self._prospects = None  # what was told is of the labels before
         self._errors += count if errors is None else errors
         self._urgent |= new_classes
 

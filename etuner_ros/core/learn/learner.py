@@ -340,7 +340,7 @@ class Learner:
             self.current,
             began,
         )
-        self.head.is_new = False
+        self.head.on_offered()
         return self._offered
 
     @property
@@ -457,6 +457,7 @@ class Learner:
             self.book.on_other_backbone()
             self.head.start_over(self.backbone)
             self._learn_instantly(self.book.newest(self.head_config.max_samples))
+        self.head.on_served(self.live.classes, self._live.head.prior)
         self._learn_late()
 
     def _on_accepted(self, candidate: RoundCandidate) -> None:

@@ -142,7 +142,9 @@ class PlacePrior:
         if self._strength == 0 or not told:
             return 0.0
         now = self.shares(classes)
-        return 0.5 * sum(abs(now.get(c, 0.0) - told.get(c, 0.0)) for c in {*now, *told})
+        # What is said of classes that have no sample any more is no news.
+        total = sum(told.get(c, 0.0) for c in now) or 1.0
+        return 0.5 * sum(abs(share - told.get(c, 0.0) / total) for c, share in now.items())
 
     def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return what to add to calibrated logits, (C,) float32; 0 for equally likely classes."""

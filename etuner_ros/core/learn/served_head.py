@@ -113,8 +113,15 @@ class ServedHead:
     @is_new.setter
     def is_new(self, value: bool) -> None:
         self._live.is_new = value
-        if not value:
-            self._told = self._prior.shares(self.classes())
+
+    def on_offered(self) -> None:
+        """Note that the head is proposed as it is now, with its prior."""
+        self._live.is_new = False
+        self._told = self._prior.shares(self.classes())
+
+    def on_served(self, classes: Sequence[str], prior: Tensor) -> None:
+        """Note the prior, (C,) logarithms, that the live head has, whoever made it."""
+        self._told = dict(zip(classes, torch.softmax(prior, dim=0).tolist()))
 
     @property
     def prior(self) -> PlacePrior:
@@ -182,7 +189,7 @@ class ServedHead:
             del fit.learned[next(k for k, x in fit.learned.items() if x.label == largest)]
         if fit is self._live:
             # What the live head says already need not be sent; it goes with the next update.
-            self.is_new |= self._says(row) != label
+            fit.is_new |= self._says(row) != label
         if fit.head.is_stale:
             self._solve(fit)
 
@@ -201,7 +208,7 @@ class ServedHead:
                 return
             fit.learned = _unsolved(samples, rows)
             self._solve(fit, compute)
-            self.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
+            fit.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
 
     def learn_unlabelled(self, compute: Compute) -> None:
         """Solve the head anew from what it has learned and from frames without a label."""
@@ -294,7 +301,8 @@ class ServedHead:
         """
         fit = self._live
         found = [fit.learned[i] for i in sample_ids if i in fit.learned]
-        items = [x for x in found if fit.head.counts[x.label] >= ESTABLISHED][-JUDGED:]
+        known = fit.head.counts
+        items = [x for x in found if known.get(x.label, 0) >= ESTABLISHED][-JUDGED:]
         if not items:
             return 0, 0
         with counted_as(HEAD):
