@@ -184,7 +184,12 @@ def test_a_params_file_that_is_not_there_is_an_error(composed, tmp_path):
 
 
 def test_what_the_package_configures_is_what_a_renamed_node_has_anyway(repository):
-    """A node of another name does not find its section in config/etuner.yaml."""
+    """
+    A node of another name does not find its section in config/etuner.yaml.
+
+    But for how the tuner learns: that is measured as it stands in the file (docs/howto.md).
+    """
+    measured = ('train.', 'lazy_tune.', 'sim_freeze.', 'head.')
     pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
     config = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
 
@@ -199,6 +204,8 @@ def test_what_the_package_configures_is_what_a_renamed_node_has_anyway(repositor
         name = section.removeprefix('/**/')
         defaults = {parameter: field.default for parameter, field, _ in pages['declared'](name)}
         for parameter, value in flat(values['ros__parameters']):
+            if name == 'tuner' and parameter.startswith(measured):
+                continue
             if parameter != 'autostart':  # without it a node says what it waits for
                 assert value == defaults[parameter], f'{name}: {parameter}'
 
