@@ -276,11 +276,6 @@ class HeadConfig(Checked):
         0.0,
         10.0,
     )
-    reuse: bool = setting(
-        False,
-        'after a round, take the features of samples that it trained on from their last pass '
-        'instead of computing them again',
-    )
     interval_s: float = setting(1.0, 'least time between two updates of the head, in s', 0.0, 1e6)
     max_samples: int = setting(
         1000, 'most samples that the head is rebuilt from after a round', 10, 1000000

@@ -250,6 +250,39 @@ def test_the_gate_is_told_the_truth_without_the_instant_head(model, frames):
     assert len(held) > 5
 
 
+def test_a_label_that_is_held_back_is_learned_and_judges_honestly(model, frames):
+    learner = robot(model, frames, replace(QUICK, validation_share=0.5))
+    shown = samples(frames, 'tray', 'race_car', name='new')
+    learner.add_samples(shown)
+    held = dict(learner.book.held)
+    assert len(held) > 5
+    assert held.keys() <= set(learner.head.learned), 'no label is lost to validation'
+    assert not held.keys() & {s.sample_id for s in learner.pending}, 'but no round trains on it'
+    offered = learner.propose_head()
+    go_live(learner, offered)
+    before = {o.sample_id: o.candidate_correct for o in offered.outcomes}
+    learner.head.is_new = True
+    again = {o.sample_id: o.live_correct for o in learner.propose_head().outcomes}
+    assert again == before, 'the live head counts as what it was without the sample'
+    candidate = finish(learner)
+    assert {o.sample_id for o in candidate.outcomes} == held.keys()
+
+
+def test_a_restart_is_no_evidence_against_a_head(model, frames):
+    """The served head has learned the labels, and nobody knows what it was without them."""
+    train = replace(QUICK, validation_share=0.5)
+    first = robot(model, frames, train)
+    shown = samples(frames, 'tray', 'race_car', name='new')
+    first.add_samples(shown)
+    go_live(first, first.propose_head())
+    again = robot(model, frames, train)
+    again.set_live(first.live_head.state(), first.live.classes, 1)
+    again.add_samples(shown)
+    again.head.is_new = True
+    offered = again.propose_head()
+    assert not any(o.live_correct and not o.candidate_correct for o in offered.outcomes)
+
+
 def test_small_steps_down_are_stopped_by_the_best_version_there_was(model, frames):
     learner = robot(model, frames, replace(QUICK, validation_share=0.5))
     learner.add_samples(samples(frames, *KNOWN, name='new'))
@@ -532,7 +565,7 @@ def test_a_head_whose_evidence_fails_is_offered_again(model, frames, monkeypatch
     learner = robot(model, frames)
     learner.add_samples(samples(frames, 'race_car', name='car'))
     with monkeypatch.context() as patch:
-        patch.setattr(learner._validator, 'outcomes', lambda *_: 1 / 0)
+        patch.setattr(learner._validator, 'of_head', lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             learner.propose_head()
     assert offer(learner)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 import time
 
 from etuner_ros.core.decide.sim_freeze import SimFreeze
@@ -13,7 +14,7 @@ from etuner_ros.core.learn.candidates import HeadCandidate
 from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import ServedHead
-from etuner_ros.core.learn.validator import accuracies, Validator
+from etuner_ros.core.learn.validator import accuracies, Asked, by_rows, Validator
 
 
 def offer_head(
@@ -34,8 +35,9 @@ def offer_head(
     classes = (*had, *(c for c in known if c not in had))
     rows = head.rows(classes)
     fitted = time.perf_counter()
-    outcomes = validator.outcomes(
-        book.held.values(), current, live, rows, classes, live.backbone, live.features
+    served = Asked(live.backbone, live.features, by_rows(live.head, had))
+    outcomes = validator.of_head(
+        book.held.values(), current, served, replace(served, answers=head.answers)
     )
     before, after = accuracies(outcomes, book.outcomes(current), current)
     ended = time.perf_counter()

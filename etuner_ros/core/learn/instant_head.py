@@ -235,20 +235,22 @@ class InstantHead:
         self._grown[label] -= 1
         self._ridge.update(row, self._target(label), -weight)
 
-    def unexplained(
+    def without_each(
         self, features: Tensor, labels: Sequence[str], weights: Sequence[float]
-    ) -> int:
+    ) -> list[str]:
         """
-        Return how many of some samples it would say wrong if it had learned all but each of them.
+        Return what it would say of each of some samples had it learned all but that one.
 
         :param features: (n, D) of samples that it has learned
+        :param labels: n, that it learned them with
         :param weights: n, that it gave them
         """
         rows = self._checked(features, labels)
-        target, hot = self._one_hot(labels)
+        _, hot = self._one_hot(labels)
         weight = torch.tensor(weights, dtype=torch.float64)
         alone = leave_one_out(self._ridge, rows, hot, weight)
-        return int((alone.argmax(dim=1) != target).sum())
+        alone[:, [not self.knows(name) for name in self.classes]] = -math.inf
+        return [self.classes[i] for i in alone.argmax(dim=1).tolist()]
 
     def logits(self, features: Tensor) -> Tensor:
         """Map features (n, D) to calibrated logits (n, C), in the order of `classes`."""

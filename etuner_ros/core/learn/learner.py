@@ -34,7 +34,7 @@ from etuner_ros.core.learn.quantiser import Quantiser
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
-from etuner_ros.core.learn.served_head import HeadRows, ServedHead
+from etuner_ros.core.learn.served_head import HeadRows, MOST_COMPUTED, ServedHead
 from etuner_ros.core.learn.trainer import planned_iterations, Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
@@ -171,8 +171,8 @@ class Learner:
         """
         Take labelled samples.
 
-        A share is held back for validation. The rest is learned by the instant head now and in the
-        next round, or with `new=False` (seen in an earlier life) only replayed.
+        The instant head learns them now. A share is held back for validation, the rest is learned
+        in the next round, or with `new=False` (seen in an earlier life) only replayed.
         """
         if new:
             self._hear_of(samples)
@@ -185,7 +185,8 @@ class Learner:
             if new:
                 self.head.note_label(sample.sample_id, sample.label)
             self.head.frames.discard(sample.sample_id)
-        self._learn_instantly(self.book.add(samples, new))
+        self.book.add(samples, new)
+        self._learn_instantly(samples)
         if new and self.phase is Phase.IDLE:
             self.head.learn_unlabelled(self._features)
 
@@ -246,8 +247,8 @@ class Learner:
         :param feature: (D,)
         :param backbone: digest of what made the feature
         :param scenario: that the frame was seen in
-        :return: False when it is held back for validation, or of another backbone than the live
-            one; it is then learned when its picture comes
+        :return: False when it is of another backbone than the live one; it is then learned when
+            its picture comes
         """
         usable = (
             self.head_config.enabled
@@ -259,16 +260,13 @@ class Learner:
             return False
         self.head.note_label(sample_id, label)
         self.head.frames.discard(sample_id)
-        held = self.book.holds_back(sample_id, label)
+        self.book.holds_back(sample_id, label)
         known = self.book.find(sample_id)
         if known is None:
             self.book.await_picture(sample_id, label)
         elif known.label != label:  # its picture came with an older label
             self._validator.forget([sample_id])
             self.book.add([replace(known, label=label, predicted='')])
-        if held:
-            self._bank.put(backbone, sample_id, feature)
-            return False
         self._late.pop(sample_id, None)  # its picture has an older label
         self.head.teach(sample_id, label, feature.float(), scenario)
         return True
@@ -304,7 +302,7 @@ class Learner:
 
     def _learn_late(self) -> None:
         late, self._late = self._late, {}
-        found = (self.book.find(i) for i in late if i not in self.book.held)
+        found = (self.book.find(i) for i in late)
         self._learn_instantly([s for s in found if s is not None])
 
     # Candidates
@@ -314,7 +312,8 @@ class Learner:
         """What a round would find to mend, and what it would take."""
         new = self.book.pending
         planned = planned_iterations(len(new), self.state.config) if new else 0
-        passes = 3 * planned * self.batch_size + len(self.head.learned)
+        computed = min(len(self.head.learned), len(new) + MOST_COMPUTED)
+        passes = 3 * planned * self.batch_size + computed
         if not self.head_config.enabled:  # then only rounds learn
             return Prospects(len(new), len(new), len(new), passes)
         wrong, judged = self.head.unexplained([s.sample_id for s in new])

@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from etuner_ros.core.cost import counted_as, HEAD, OTHER
 from etuner_ros.core.decide.gate import judge, Outcome
@@ -30,7 +29,7 @@ from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import HeadRows, ServedHead
 from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
-from etuner_ros.core.learn.validator import accuracies, Validator
+from etuner_ros.core.learn.validator import accuracies, Asked, by_rows, Validator
 from etuner_ros.core.models.weights import backbone_of, difference, RANGES, State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
 from etuner_ros.core.serve.networks import Network
@@ -82,7 +81,6 @@ class Round:
     probe_seconds: float = field(default=0.0, init=False)
     _began: float = field(default_factory=time.perf_counter, init=False)
     _waiting: list[Sample] = field(init=False)
-    _passed: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Take what waits."""
@@ -102,7 +100,6 @@ class Round:
         if self.new:
             training = self.training
             frames = self.head.frames.samples if training.simsiam is not None else []
-            passed = self._passed if self.head.config.reuse else None
             since_probe = 0
             for step in train_round(
                 training.model,
@@ -112,7 +109,7 @@ class Round:
                 self.current,
                 training.config,
                 training.rng,
-                lambda chosen: training.logits(chosen, passed),
+                training.logits,
                 (lambda: training.unlabelled_loss(frames)) if len(frames) > 1 else None,
             ):
                 self.iterations, self.loss = step.iteration, step.loss
@@ -220,17 +217,19 @@ class Round:
             features = partial(features_by, network)
         with counted_as(HEAD):
             if self.head.config.enabled:
-                self._fit_head(backbone, features, reuse=network is None)
+                self._fit_head(backbone, features)
         rows = self._head_rows(gone)
         began = time.perf_counter()
-        outcomes = self.validator.outcomes(
+        live, head, made = self.live, self.head, self.training.model.classes
+        known = head.knows(live.model.classes, gone)
+        now = head.answers if known else by_rows(live.head, live.model.classes)
+        known = head.knows(made, gone, candidate=True)
+        then = partial(head.answers, candidate=True) if known else by_rows(rows, made)
+        outcomes = self.validator.of_round(
             self.book.held.values(),
             self.current,
-            self.live,
-            rows,
-            self.training.model.classes,
-            backbone,
-            features,
+            Asked(live.backbone, live.features, now),
+            Asked(backbone, features, then),
         )
         return _Made(rows, backbone, ranges, network, outcomes, time.perf_counter() - began)
 
@@ -275,24 +274,23 @@ class Round:
             else:
                 self.training.add_class(label)
 
-    def _fit_head(self, backbone: str, features: Compute, reuse: bool) -> None:
+    def _fit_head(self, backbone: str, features: Compute) -> None:
         """
         Have the instant head for the new backbone made.
 
         :param features: of that backbone
-        :param reuse: features that training batches gave are of use
         """
-        passed = self._passed if reuse else {}
-        replayed = self.book.newest(self.head.config.max_samples, passed.keys())
+        replayed = self.book.newest(self.head.config.max_samples)
         now = (
             self.book.find(s.sample_id) for s in self._waiting
         )  # not taken back, and by its label now
         samples = {s.sample_id: s for s in [*replayed, *now] if s is not None}
+        judged = self.validator.choose(self.book.held.values(), self.current)
         self.head.fit_candidate(
             backbone,
             list(samples.values()),
             features,
-            passed,
+            {s.sample_id for s in [*self.new, *judged]},
             all_frames=self.training.simsiam is not None,
         )
 

@@ -51,9 +51,10 @@ class SampleBook:
     """
     Keeps the samples of a robot.
 
-    A share is held back for validation, at least two of a class that has six, and never trained
-    on. The name of a sample decides, so that a restart, after which samples come in another order,
-    holds back the same ones but for a few of small classes.
+    A share is held back for validation, at least two of a class that has six: no round trains on
+    it. The instant head learns it, and is asked what it would say without. The name of a sample
+    decides, so that a restart, after which samples come in another order, holds back the same ones
+    but for a few of small classes.
 
     :param config: `validation_share`, `replay_mb` (the budget of all), `seed`
     """
@@ -129,14 +130,12 @@ class SampleBook:
                 del self._decided[next(iter(self._decided))]
         return self._decided[sample_id]
 
-    def add(self, samples: Iterable[Sample], new: bool = True) -> list[Sample]:
+    def add(self, samples: Iterable[Sample], new: bool = True) -> None:
         """
         Take samples; one with a known id replaces the old one: people correct their corrections.
 
         :param new: a round has to train on them; else they are only replayed
-        :return: those that may be learned from, the others are held back
         """
-        learnable = []
         for sample in samples:
             self._awaited.pop(sample.sample_id, None)
             if new and sample.predicted:
@@ -150,15 +149,12 @@ class SampleBook:
                 self._held.pop(sample.sample_id)
                 self._held.put(sample)
                 self._reserved[sample.sample_id] = sample.label
+            elif (new or waits) and sample.sample_id not in self.replay:
+                self._pending.put(sample)
             else:
-                learnable.append(sample)
-                if (new or waits) and sample.sample_id not in self.replay:
-                    self._pending.put(sample)
-                else:
-                    self.replay.add(sample)
+                self.replay.add(sample)
             self.note_label(sample.label)
         self._fit_budget()
-        return learnable
 
     def add_exemplars(self, samples: Iterable[Sample]) -> None:
         """Take samples that the deployed model was fitted to: for replay, never as evidence."""
@@ -261,22 +257,17 @@ class SampleBook:
         found = [ok for scenario, ok in self._outcomes.values() if scenario in current]
         return found[-PREQUENTIAL_WINDOW:]
 
-    def newest(self, limit: int, first: Collection[str] = ()) -> list[Sample]:
+    def newest(self, limit: int) -> list[Sample]:
         """
         Return at most so many samples to fit a head to: of each class equally many where it has
         them, what small classes leave goes to the others; the newest of each.
-
-        :param first: ids that are taken before the newest
         """
         groups: dict[str, list[Sample]] = {}
-        for sample in [*self.replay.samples, *self.pending]:
+        for sample in [*self.replay.samples, *self.pending, *self._held.samples.values()]:
             groups.setdefault(sample.label, []).append(sample)
         quotas = shares({label: len(group) for label, group in groups.items()}, limit)
         return [
-            s
-            for label, group in groups.items()
-            if quotas[label]
-            for s in sorted(group, key=lambda s: s.sample_id in first)[-quotas[label] :]
+            s for label, group in groups.items() if quotas[label] for s in group[-quotas[label] :]
         ]
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+import zlib
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.drift import Drift
 from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.place_prior import PlacePrior
@@ -28,6 +30,7 @@ from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
 MOST_REFRESHED = 20  # frames without a label whose feature a round computes anew
+MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
 ESTABLISHED = 6  # labels of a class, the fewest after which its errors speak of the features
@@ -61,6 +64,7 @@ class _Learned:
     label: str
     weight: float
     scenario: Scenario
+    followed: int = 0  # rounds since the feature was computed; see `Drift`
 
 
 @dataclass
@@ -306,12 +310,24 @@ class ServedHead:
         if not items:
             return 0, 0
         with counted_as(HEAD):
-            wrong = fit.head.unexplained(
-                torch.stack([x.row for x in items]),
-                [x.label for x in items],
-                [x.weight for x in items],
-            )
-        return wrong, len(items)
+            said = _without_each(fit, items)
+        return sum(a != x.label for a, x in zip(said, items)), len(items)
+
+    def answers(
+        self, samples: Sequence[Sample], rows: Tensor, candidate: bool = False
+    ) -> list[str]:
+        """
+        Return what the head makes of samples without its prior: of those that it has learned, what
+        it would say had it learned all the others.
+
+        :param rows: (n, D) their features
+        :param candidate: that of the candidate's backbone
+        """
+        fit = self._candidate if candidate and self._candidate is not None else self._live
+        known = [s.sample_id for s in samples if s.sample_id in fit.learned]
+        said = dict(zip(known, _without_each(fit, [fit.learned[i] for i in known])))
+        best = fit.head.logits(rows).argmax(dim=1).tolist()
+        return [said.get(s.sample_id, fit.head.classes[i]) for s, i in zip(samples, best)]
 
     # Taking back
 
@@ -381,23 +397,36 @@ class ServedHead:
         backbone: str,
         samples: Sequence[Sample],
         compute: Compute,
-        passed: dict[str, Tensor],
+        anew: Collection[str],
         all_frames: bool,
     ) -> None:
         """
         Solve a head for the backbone that a round made.
 
-        :param passed: features that need not be computed: of the samples' last training batch, so
-            they are a little older than the backbone, and kept nowhere else
+        Features are computed of samples that have none, of those in `anew`, and of some others;
+        the rest follows; see `Drift`.
+
+        :param anew: ids of samples
         :param all_frames: learn from all frames without a label; else from a few, as their
             features have to be computed anew
         """
-        unique = list({s.sample_id: s for s in samples}.values())
-        others = [s for s in unique if s.sample_id not in passed]
-        made = dict(zip([s.sample_id for s in others], self._bank.rows(backbone, others, compute)))
-        rows = [passed.get(s.sample_id, made.get(s.sample_id)) for s in unique]
+        unique = {s.sample_id: s for s in samples}
+        old = self._live.learned
+        follow = [i for i in unique if i in old and i not in anew]
+        follow.sort(key=lambda i: (old[i].followed, zlib.crc32(i.encode())))
+        follow = follow[: max(len(follow) - MOST_COMPUTED, 0)]
+        rest = set(follow)
+        chosen = [s for i, s in unique.items() if i not in rest]
+        rows = dict(zip([s.sample_id for s in chosen], self._bank.rows(backbone, chosen, compute)))
+        pairs = [(old[i].row, row) for i, row in rows.items() if i in old]
+        if rest:
+            drift = Drift(*(torch.stack(side) for side in zip(*pairs)))
+            rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
         fit = self._candidate = self._empty(backbone)
-        fit.learned = _unsolved(unique, [r for r in rows if r is not None])
+        fit.learned = {
+            i: _Learned(rows[i], s.label, 0.0, s.scenario, old[i].followed + 1 if i in rest else 0)
+            for i, s in unique.items()
+        }
         frames = None if all_frames else self.frames.some(MOST_REFRESHED)
         if fit.learned:
             self._solve(fit, compute, frames=frames)
@@ -429,6 +458,14 @@ class ServedHead:
         self._live, self._candidate = self._empty(backbone), None
         self._bank.keep_only(backbone)
         self.is_new = False
+
+
+def _without_each(fit: _Fit, items: Sequence[_Learned]) -> list[str]:
+    """Return what a head would say of what it learned, of each by all the others."""
+    if not items:
+        return []
+    rows = torch.stack([x.row for x in items])
+    return fit.head.without_each(rows, [x.label for x in items], [x.weight for x in items])
 
 
 def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, _Learned]:

@@ -193,11 +193,10 @@ class TrainingState:
         with torch.no_grad():
             return self.cuts.run(images, 0, self.cache.border)
 
-    def logits(self, chosen: Chosen, passed: dict[str, Tensor] | None = None) -> Tensor:
+    def logits(self, chosen: Chosen) -> Tensor:
         """
         Run the model on views, with gradient behind the frozen blocks.
 
-        :param passed: takes the feature (D,) of each sample
         :return: (n, C) float32
         """
         start = self.activations(chosen) if self.config.views else self._new_views(chosen)
@@ -207,9 +206,6 @@ class TrainingState:
         with precision(self.config, start.device):
             features = self.cuts.run(start, self.cache.border).flatten(1)
             logits: Tensor = self.model.head(features)
-        if passed is not None:
-            for (sample, _), row in zip(chosen, features.detach().float().cpu()):
-                passed[sample.sample_id] = row
         return logits.to(torch.float32)
 
     def unlabelled_loss(self, frames: Sequence[Sample]) -> Tensor:

@@ -7,7 +7,8 @@ and what the best accepted version got right.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 import math
 
 import numpy as np
@@ -18,13 +19,27 @@ from etuner_ros.core.cost import counted_as, VALIDATION
 from etuner_ros.core.decide.gate import Outcome
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
-from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import shares
 from etuner_ros.core.learn.served_head import HeadRows
 
-VALIDATION_WINDOW = 200  # held-back samples that are looked at
+VALIDATION_WINDOW = 100  # held-back samples that are looked at
 CURRENT_SHARE = 0.5  # of them, for the current scenarios; where one side has fewer, others come
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    Something that predicts held-back samples.
+
+    :ivar backbone: digest of what makes its features
+    :ivar compute: those features, where they are not known
+    :ivar answers: labels of samples with features (n, D)
+    """
+
+    backbone: str
+    compute: Compute
+    answers: Callable[[Sequence[Sample], Tensor], list[str]]
 
 
 class Validator:
@@ -38,6 +53,7 @@ class Validator:
     def __init__(self, bank: FeatureBank) -> None:
         self._bank = bank
         self._anchor: dict[str, bool] = {}  # by sample id
+        self._was: dict[str, bool] = {}  # the same of what is live
 
     def choose(self, held: Iterable[Sample], current: Collection[Scenario]) -> list[Sample]:
         """
@@ -52,38 +68,57 @@ class Validator:
         chosen = _stratified(here, near)
         return _stratified(earlier, VALIDATION_WINDOW - len(chosen)) + chosen
 
-    def outcomes(
+    def of_round(
         self,
         held: Iterable[Sample],
         current: Collection[Scenario],
-        live: LiveState,
-        candidate: HeadRows,
-        classes: Sequence[str],
-        backbone: str,
-        compute: Compute,
+        live: Asked,
+        candidate: Asked,
     ) -> list[Outcome]:
         """
-        Predict held-back samples with what is live and with a candidate, both without their prior,
+        Compare what a round made with what would be served without it, both without their prior,
         which favours some classes on purpose.
 
-        :param classes: of the candidate
-        :param backbone: digest of the candidate's
-        :param compute: features of that backbone, where they are not known
+        A head that has learned a held-back sample is asked what it would say without.
         """
         chosen = self.choose(held, current)
         if not chosen:
             return []
         with counted_as(VALIDATION):
-            before = torch.stack(self._bank.rows(live.backbone, chosen, live.features))
-            after = before
-            if backbone != live.backbone:
-                after = torch.stack(self._bank.rows(backbone, chosen, compute))
-            was = answers(before, live.head, live.model.classes)
-            now = answers(after, candidate, classes)
+            was, now = (self._right(asked, chosen) for asked in (live, candidate))
+        return [self._outcome(s, a, b) for s, a, b in zip(chosen, was, now)]
+
+    def of_head(
+        self,
+        held: Iterable[Sample],
+        current: Collection[Scenario],
+        live: Asked,
+        candidate: Asked,
+    ) -> list[Outcome]:
+        """
+        Compare a head with the one that is served.
+
+        :param live: the served head, which nobody can ask any more what it would say without a
+            sample; so that is remembered from when it was accepted, and where it is not (a new
+            sample, a restart), being right proves nothing: then it counts as the candidate does
+        """
+        chosen = self.choose(held, current)
+        if not chosen:
+            return []
+        with counted_as(VALIDATION):
+            was, now = (self._right(asked, chosen) for asked in (live, candidate))
         return [
-            Outcome(s.sample_id, s.label, s.scenario, a == s.label, b == s.label, self.anchor(s))
+            self._outcome(s, self._was.get(s.sample_id, a and b), b)
             for s, a, b in zip(chosen, was, now)
         ]
+
+    def _right(self, asked: Asked, chosen: Sequence[Sample]) -> list[bool]:
+        rows = torch.stack(self._bank.rows(asked.backbone, chosen, asked.compute))
+        return [a == s.label for s, a in zip(chosen, asked.answers(chosen, rows))]
+
+    def _outcome(self, sample: Sample, was: bool, now: bool) -> Outcome:
+        anchor = self.anchor(sample)
+        return Outcome(sample.sample_id, sample.label, sample.scenario, was, now, anchor)
 
     def anchor(self, sample: Sample) -> bool | None:
         """Return whether the anchor is right on a sample; None when it has not predicted it."""
@@ -99,7 +134,10 @@ class Validator:
         outcomes = [
             o for o in outcomes if o.sample_id in held and held[o.sample_id].label == o.label
         ]
-        self._anchor = {key: right for key, right in self._anchor.items() if key in held}
+        self._was |= {o.sample_id: o.candidate_correct for o in outcomes}
+        for known in (self._anchor, self._was):
+            for key in [k for k in known if k not in held]:
+                del known[key]
         shared = [o for o in outcomes if o.anchor_correct is not None]
         lead = sum(o.candidate_correct - bool(o.anchor_correct) for o in shared)
         if lead >= 0:
@@ -112,10 +150,11 @@ class Validator:
         """Forget samples: their label was taken back or is another one."""
         for sample_id in sample_ids:
             self._anchor.pop(sample_id, None)
+            self._was.pop(sample_id, None)
 
     def restart(self) -> None:
         """Forget the anchor: other weights were made live by hand."""
-        self._anchor = {}
+        self._anchor, self._was = {}, {}
 
 
 def _stratified(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -133,12 +172,18 @@ def _stratified(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[place] for place in sorted(chosen)]
 
 
-def answers(features: Tensor, head: HeadRows, classes: Sequence[str]) -> list[str]:
-    """Return what a head says of features (n, D), without its prior; nothing without classes."""
-    if not len(classes):
-        return [''] * len(features)
-    best = (features @ head.weight.T + head.bias).argmax(dim=1).tolist()
-    return [classes[i] for i in best]
+def by_rows(
+    head: HeadRows, classes: Sequence[str]
+) -> Callable[[Sequence[Sample], Tensor], list[str]]:
+    """Return what gives the answers of a head without its prior; empty ones without classes."""
+
+    def answers(samples: Sequence[Sample], features: Tensor) -> list[str]:
+        if not len(classes):
+            return [''] * len(samples)
+        best = (features @ head.weight.T + head.bias).argmax(dim=1).tolist()
+        return [classes[i] for i in best]
+
+    return answers
 
 
 def accuracies(
