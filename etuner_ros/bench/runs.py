@@ -11,8 +11,9 @@ for the very same one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 import hashlib
@@ -30,6 +31,7 @@ from etuner_ros.bench.shipped import shipped
 from etuner_ros.bench.streams import Setting
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.processes import die_with_parent
 
 KEPT_WORLDS = 12  # streams and deployed models of this process
 
@@ -238,6 +240,10 @@ def execute(job: Job) -> Run:
 
 def _initialise() -> None:
     """Load all code at once, so that what is changed later is not mixed into it."""
+    die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it was gone before that was asked for
+        os._exit(1)
     os.environ['OMP_NUM_THREADS'] = '1'
     import torch
 
@@ -291,7 +297,7 @@ def run_all(
     say(f'{len(keys)} runs, {len(keys) - len(todo)} of them there already')
     began = time.monotonic()
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(processes, context, _initialise) as pool:
+    with ProcessPoolExecutor(processes, context, _initialise) as pool, _given_up():
         waiting: dict[Future[Run], Job] = {}
         queue = list(todo)
         finished = 0
@@ -316,6 +322,17 @@ def run_all(
                     f'{accuracy:.1f} %, {run.wall_s:.0f} s; {left}'
                 )
     return {key: done[key] for key in keys if key in done}
+
+
+@contextmanager
+def _given_up() -> Iterator[None]:
+    """End the processes of runs that nobody waits for any more: Ctrl-C, or one of them failed."""
+    try:
+        yield
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
 
 
 def _time_left(

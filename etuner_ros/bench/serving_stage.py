@@ -37,6 +37,7 @@ from etuner_ros.core.models.weights import (
     read_base,
     sha256,
 )
+from etuner_ros.core.processes import die_with_parent
 from etuner_ros.core.serve.calibrate import calibrate
 from etuner_ros.msg import LabelCorrection, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
@@ -233,7 +234,9 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
     ]
     log = (stage.folder / 'inference.log').open('ab')
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, env=environment, preexec_fn=die_with_parent
+    )
     versions = stage.node.create_publisher(ModelUpdate, f'{namespace}/model'.lstrip('/'), LATCHED)
     versions.publish(stage.quantised())
     try:

@@ -21,6 +21,7 @@ import rclpy
 
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.models.weights import BaseWeights, pack, read_base, sha256, State, unpack
+from etuner_ros.core.processes import die_with_parent
 from etuner_ros.msg import ModelUpdate
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.qos import LATCHED
@@ -76,7 +77,9 @@ def announcing(
     arguments = [str(base), str(first), str(count), str(period_s)]
     arguments += [str(ranges)] if ranges is not None else []
     command = [sys.executable, '-m', 'etuner_ros.bench.swapper', *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -95,5 +95,6 @@ class CollectorClients:
                 self._replay(ask.collector, answer.samples, list(renamed))
         else:
             by_id = {batch.batch_id: batch for batch in answer.batches}
-            for batch_id in self._feed.on_batches(ask, sorted(by_id), answer.last_batch_id):
+            last, samples = answer.last_batch_id, sum(len(b.samples) for b in answer.batches)
+            for batch_id in self._feed.on_batches(ask, sorted(by_id), last, samples):
                 self._take(by_id[batch_id])

@@ -115,6 +115,9 @@ class WorkerSide:
     def _worker_taken(self, _message: dict[str, Any]) -> None:
         self._labels.ask()
 
+    def _worker_alive(self, _message: dict[str, Any]) -> None:
+        """The link has noted it."""
+
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self.ready = message
         count = len(message['units'])

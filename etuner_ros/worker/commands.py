@@ -23,10 +23,11 @@ class Commands:
     Does what messages say; `do` is for all but rounds, which the loop drives.
 
     :param reply: sends a message to the node
+    :param alive: called now and then in what takes long
     """
 
-    def __init__(self, reply: Callable[..., None]) -> None:
-        self._reply = reply
+    def __init__(self, reply: Callable[..., None], alive: Callable[[], None]) -> None:
+        self._reply, self._alive = reply, alive
         self._configs = (TrainConfig(), SimFreezeConfig(), HeadConfig())
         self._engine = EngineSettings(engine='torch')
         self._engines: Engines | None = None
@@ -108,6 +109,7 @@ class Commands:
             head,
             base_sha256=base.sha256,
             engines=self._engines,
+            alive=self._alive,
         )
         size = base.spec.input_size
         learner.add_exemplars(

@@ -23,6 +23,7 @@ from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me
 
 HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
 CALIBRATION_S = 60.0  # least time between two tries to quantise
+ALIVE_S = 0.3  # least time between two messages that say nothing but that it goes on
 ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
 
 
@@ -38,7 +39,8 @@ class Worker:
         self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
         self._next_head = 0.0
         self._next_calibration = 0.0  # when it may be said again that it could be quantised
-        self.commands = Commands(self._reply)
+        self._next_alive = 0.0
+        self.commands = Commands(self._reply, self._say_alive)
 
     def run(self) -> None:
         """Work until the parent goes away."""
@@ -81,6 +83,13 @@ class Worker:
 
     def _reply(self, **message: Any) -> None:
         self._connection.send_bytes(msgpack.packb(message))
+
+    def _say_alive(self) -> None:
+        """Give a sign of life: the node kills a worker that gives none for too long."""
+        now = time.monotonic()
+        if now >= self._next_alive:
+            self._next_alive = now + ALIVE_S
+            self._reply(op='alive')
 
     def handle(self, message: Message) -> None:
         """Work off a message; what goes wrong is told."""

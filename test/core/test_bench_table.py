@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 import json
 import math
+import os
 from pathlib import Path
+import select
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import cv2
@@ -104,6 +110,52 @@ def test_a_run_that_is_told_another_key_is_not_taken(tmp_path: Path) -> None:
 def test_a_job_that_was_planned_with_other_code_does_not_run() -> None:
     with pytest.raises(ConfigError, match='abc1234'):
         execute(_job('ridge'))
+
+
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from etuner_ros.bench import runs
+from etuner_ros.bench.streams import Setting
+
+def endless(job):
+    print(os.getpid(), flush=True)
+    time.sleep(3600)
+
+if __name__ == '__main__':
+    runs.execute = endless
+    source = runs.Source('s', 'recording', 'none', Setting('NI'))
+    runs.run_all([runs.Job(source)], Path(sys.argv[1]), 1, say=lambda text: None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'pidfd_open'), reason='needs Linux')
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_runs_end_with_the_process_that_wants_them(tmp_path: Path, number: int) -> None:
+    script = tmp_path / 'endless.py'
+    script.write_text(ENDLESS)
+    command = [sys.executable, str(script), str(tmp_path / 'runs.jsonl')]
+    path = os.pathsep.join(p for p in sys.path if p)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, 'PYTHONPATH': path},
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        handle = os.pidfd_open(child)
+        try:
+            parent.send_signal(number)
+            gone = select.poll()
+            gone.register(handle, select.POLLIN)
+            assert gone.poll(30_000), 'it runs on'
+            assert parent.wait(30) != 0
+        finally:
+            parent.kill()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
 
 
 def test_what_is_not_committed_is_told_apart(tmp_path: Path, monkeypatch) -> None:

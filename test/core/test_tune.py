@@ -297,6 +297,65 @@ def test_batches_that_a_collector_has_no_more_are_not_waited_for():
     assert feed.on_batch('/c', 10, True)
 
 
+def test_what_waits_is_sent_as_new_only_as_far_as_the_worker_lets_it_wait():
+    """Where rounds do not pay, all labels that there are wait."""
+    feed, _ = fed(room=100)
+    feed.on_batch('/c', 1000, True)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [1, 2], 1000, samples=10) == [], 'there is room for 10 batches'
+    assert feed.cursors == {}, 'no round may say that it has learned them'
+    (ask,) = feed.asks(True)
+    assert (ask.replay, ask.up_to, ask.count, ask.skip) == (True, 990, 100, 0)
+    assert not feed.complete
+    assert feed.on_replay(ask, 100, 100)
+    assert feed.behind == ['/c']
+    new = []
+    while feed.behind:
+        (ask,) = feed.asks(True)
+        ids = list(range(ask.first, min(ask.first + ask.limit, 1001)))
+        new += feed.on_batches(ask, ids, 1000, samples=5 * len(ids))
+    assert new == list(range(991, 1001))
+    assert feed.complete
+    assert feed.on_batch('/c', 1001, True)
+
+
+def test_what_waits_is_sent_whole_where_it_can_not_be_replayed():
+    feed, clock = fed({'/c': 5}, room=100)
+    (ask,) = feed.asks(True)
+    assert feed.on_replay(ask, 7, 7)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [6, 7], 1000, samples=10) == []
+    for _ in range(batch_feed.REPLAY_TRIES):
+        (ask,) = feed.asks(True)
+        assert (ask.replay, ask.up_to, ask.skip) == (True, 990, 0)
+        feed.on_failure(ask)
+        clock.now += 100
+    (ask,) = feed.asks(True)
+    assert (ask.replay, ask.first) == (False, 6)
+    assert feed.on_batches(ask, [6, 7], 1000, samples=10) == [6, 7]
+
+
+def test_what_a_worker_has_room_for_is_sent_as_it_is():
+    feed, _ = fed(room=100)
+    feed.on_batch('/c', 11, True)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [1, 2], 10, samples=10) == [1, 2]
+
+
+def test_a_collector_is_not_let_go_while_it_is_the_worker_that_is_late():
+    """Its head would be proposed from a part of the labels."""
+    feed, clock = fed({'/c': 5})
+    for _ in range(5):
+        clock.now += batch_feed.PATIENCE_S - 1
+        assert feed.asks(False) == []
+        assert feed.behind == ['/c']
+    (ask,) = feed.asks(True)
+    clock.now += batch_feed.PATIENCE_S + 1
+    feed.asks(False)
+    assert feed.behind == [], 'now it was asked'
+    assert not feed.on_replay(ask, 1, 1)
+
+
 # Features
 
 

@@ -4,16 +4,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from torch import Tensor
 
 from etuner_ros.core.images.codec import encode_jpeg
-from etuner_ros.worker import memory
+from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.training_state import TrainingState
+from etuner_ros.worker import loop, memory
+from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.loop import Worker
+
+
+class Silent:
+    """A client that keeps what it is told for itself."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Pipe:
@@ -141,6 +156,46 @@ def test_it_tells_once_what_a_round_would_find_and_follows_changes_without_a_rou
     made.handle({'op': 'go_back'})
     made._tell_prospects()
     assert pipe.ops()[-1] == 'prospects', 'a round has changed them'
+
+
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_a_worker_that_makes_a_candidate_of_many_samples_is_not_taken_to_hang(worker, monkeypatch):
+    made, pipe = worker
+    learner = made.commands.learner
+    learner.head.config = replace(learner.head.config, reuse=False)
+    first = learner.pending
+    learner.add_samples(
+        [replace(s, sample_id=f'{s.sample_id}/{n}') for n in range(32) for s in first]
+    )
+    monkeypatch.setattr(loop, 'ALIVE_S', 0.0)
+    now, hung = 0.0, []
+    link = WorkerLink(lambda _base: Silent(), timeout_s=0.01, clock=lambda: now)
+    link.start()
+    features = TrainingState.features
+
+    def slowly(state: TrainingState, chosen: Sequence[Sample]) -> Tensor:
+        nonlocal now
+        now += 0.009 * -(-len(chosen) // 32)
+        return features(state, chosen)
+
+    def heard(message: dict[str, Any]) -> None:
+        hung.append(link.hangs)
+        link.heard(message)
+
+    monkeypatch.setattr(TrainingState, 'features', slowly)
+    pipe.on_said = heard
+    link.send({'op': 'round'})
+    made.handle(round_message(1))
+    assert 'candidate' in pipe.ops()
+    assert now > 4 * link.timeout_s
+    assert not any(hung)
+
+
+def test_signs_of_life_do_not_flood_the_pipe(worker):
+    made, pipe = worker
+    for _ in range(100):
+        made._say_alive()
+    assert 1 <= pipe.ops().count('alive') < 100
 
 
 def test_an_error_is_told_and_the_message_counts_as_taken(worker):

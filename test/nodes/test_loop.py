@@ -28,7 +28,7 @@ from etuner_ros.action import FineTune
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
-from etuner_ros.core.tune import frame_features
+from etuner_ros.core.tune import batch_feed, frame_features
 from etuner_ros.core.tune.batch_feed import MOST_COLLECTORS
 from etuner_ros.msg import (
     LabelCorrection,
@@ -419,6 +419,29 @@ def test_a_tuner_that_starts_late_gets_the_batches_that_it_missed_once(ros, depl
     assert late._keeper.started == 1, (
         'the first batch, which was learned already, started no round'
     )
+
+
+def test_of_what_no_round_has_learned_a_late_tuner_sends_as_new_only_what_may_wait(
+    ros, deployed, frames, monkeypatch
+):
+    monkeypatch.setattr(batch_feed, 'WAITING_SHARE', 1e-6)  # of the room: one batch at least
+    robot = Robot(ros, deployed, head__enabled=False)
+    ros.remove(robot.tuner)
+    trays, cars = pictures(frames, 'tray'), pictures(frames, 'race_car')
+    for image, label in [(i, 'tray') for i in trays[:8]] + [(i, 'race_car') for i in cars[:4]]:
+        robot.teach(image, label)
+    ros.until(lambda: len(robot.batches) == 3, 'three batches')
+    sent: list[dict] = []
+    real = WorkerClient.send
+    monkeypatch.setattr(WorkerClient, 'send', lambda c, m: (sent.append(m), real(c, m)))
+    settings = {'train__batch_size': 8, 'train__epochs': 2.0, 'head__enabled': False}
+    late = ros.add(TunerNode, model__weights=str(deployed), **settings)
+    ros.until(lambda: any(m['op'] == 'round' for m in sent), 'a round')
+    told = [(m['new'], [s['label'] for s in m['samples']]) for m in sent if m['op'] == 'samples']
+    assert told == [(False, ['tray'] * 8), (True, ['race_car'] * 4)]
+    assert late._keeper.round is not None
+    assert late._keeper.round.batches == 1
+    assert list(late._keeper.round.cursors.values()) == [3]
 
 
 def test_the_instant_head_learns_the_label_that_counts_and_forgets_what_is_taken_back(

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from etuner_ros.core.learn.sample import Sample
 
+CHUNK = 32  # samples between two signs of life
+
 Compute = Callable[[Sequence[Sample]], Tensor]  # n samples to (n, D) float32 on the CPU
 
 
@@ -19,10 +21,11 @@ class FeatureBank:
     Keeps features (D,) by (backbone digest, sample id); the least recently used go first.
 
     :param capacity_bytes: memory of all
+    :param alive: called now and then while many features are computed, which may take minutes
     """
 
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
+    def __init__(self, capacity_bytes: int, alive: Callable[[], None] = lambda: None) -> None:
+        self._capacity, self._alive = capacity_bytes, alive
         self._rows: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         self.bytes = 0
 
@@ -58,8 +61,11 @@ class FeatureBank:
         """
         known = {s.sample_id: self.get(backbone, s.sample_id) for s in samples}
         missing = [s for s in samples if known[s.sample_id] is None]
-        if missing:
-            for sample, row in zip(missing, compute(missing)):
+        for start in range(0, len(missing), CHUNK):
+            if start:
+                self._alive()
+            chunk = missing[start : start + CHUNK]
+            for sample, row in zip(chunk, compute(chunk)):
                 self.put(backbone, sample.sample_id, row)
                 known[sample.sample_id] = row.detach().float().cpu().clone()
         return [row for s in samples if (row := known[s.sample_id]) is not None]

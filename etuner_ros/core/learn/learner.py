@@ -61,6 +61,7 @@ class Learner:
         detector of scenarios needs when it looks through the live model
     :param base_sha256: of the file of the base weights, which backbones are named after
     :param engines: that serve; without any nothing is quantised
+    :param alive: called now and then in what takes long without any step, to say that it goes on
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Learner:
         follow_appearance: bool = True,
         base_sha256: str = '',
         engines: Engines | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         config = train or TrainConfig()
+        self._alive = alive
         self.head_config = head or HeadConfig()
         self._follow_appearance = follow_appearance
         self._current: dict[str, int] = {}  # camera: scenario that it is in
@@ -89,7 +92,7 @@ class Learner:
         self._live = LiveState(base, base_sha256, self.quantiser)
         self.state = TrainingState(base, config, sim_freeze or SimFreezeConfig())
         self.book = SampleBook(config)
-        self._bank = FeatureBank(FEATURES_MB * 1_000_000)
+        self._bank = FeatureBank(FEATURES_MB * 1_000_000, alive)
         frames = UnlabelledFrames(config.unlabelled_frames, config.seed)
         self.head = ServedHead(
             base.feature_size,
@@ -397,6 +400,7 @@ class Learner:
                 self.current,
                 self.quantiser,
                 calibrate,
+                self._alive,
             )
             yield from run.train(cancelled)
             self._proposed = run.close(self._gone, self._follow_appearance)

@@ -75,6 +75,7 @@ class Round:
     current: Collection[Scenario]
     quantiser: Quantiser | None = None
     calibrate: bool = False  # train nothing: only quantise what is live
+    alive: Callable[[], None] = lambda: None  # called between the parts of `close`
     new: list[Sample] = field(init=False)
     iterations: int = field(default=0, init=False)
     loss: float = field(default=math.nan, init=False)
@@ -134,8 +135,10 @@ class Round:
         model, live = self.training.model, self.live
         began = time.perf_counter()
         made = self._plain(gone)
+        self.alive()
         if self.quantiser is not None and self.quantiser.wanted:
             made = self._quantised(made, gone)
+            self.alive()
         if self.calibrate and made.backbone == live.backbone:
             raise NothingMade(self.quantiser.why_not if self.quantiser else '')
         misses = self.head.config.enabled and not self.head.knows(model.classes, gone, True)
@@ -189,6 +192,7 @@ class Round:
             return plain  # the worker will see when there are enough
         try:
             update, network = self.quantiser.quantise(self._change(), pictures)
+            self.alive()
             ranges = {k: v for k, v in update.items() if k.startswith(RANGES)}
             made = self._made(gone, self.live.digest(update), ranges, network)
         except EngineError as error:

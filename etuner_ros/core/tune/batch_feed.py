@@ -3,6 +3,10 @@
 """
 What the worker is sent of the labels that collectors hold, and in which order: first what the live
 weights have learned, for replay, then what they have not, then what comes.
+
+What no round has learned is new to each worker that is started. Where that is more than a worker
+lets wait, which is so where rounds do not pay, the older part is only replayed: as the worker
+would do itself, but without having been sent all.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ MOST_COLLECTORS = 16
 MOST_FAILURES = 6  # of a collector that has never answered, before it is forgotten
 REPLAY_TRIES = 3  # then the feed goes on without what is only replayed
 PIECE = 2  # batches in one answer
+WAITING_SHARE = 0.5  # of the replay's room, for samples that wait, as in the worker's book
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class _Collector:
     since: float  # it is behind, or has answered last
     behind: bool = True
     whole: bool = False  # what the live weights have learned of it is there
+    up_to: int = 0  # last batch that is replayed
+    counted: bool = False  # whether more waits than the worker has room for was looked at
     skip: int = 0
     failures: int = 0
     answered: bool = False
@@ -110,7 +117,7 @@ class BatchFeed:
     def _add(self, name: str) -> _Collector:
         cursor, now = self._learned.get(name, 0), self._clock()
         made = _Collector(cursor, cursor > 0 and self._replay_count > 0, now)
-        made.whole = cursor == 0
+        made.whole, made.up_to = cursor == 0, cursor
         self._collectors[name] = made
         return made
 
@@ -154,15 +161,18 @@ class BatchFeed:
                 self.on_failure(collector.ask)
             idle = name in self._collectors and collector.ask is None
             due = collector.behind and now >= collector.next_at
-            if self._open and has_credit and idle and due:
-                asks.append(self._ask(name, collector))
+            if self._open and idle and due:
+                if has_credit:
+                    asks.append(self._ask(name, collector))
+                else:  # it is the worker that is late
+                    collector.since = now
         return asks
 
     def _ask(self, name: str, collector: _Collector) -> Ask:
         self._tickets += 1
         if collector.replay:
-            up_to = self._learned.get(name, 0)
-            ask = Ask(name, self._tickets, True, up_to, self._replay_count, collector.skip)
+            skip = collector.skip
+            ask = Ask(name, self._tickets, True, collector.up_to, self._replay_count, skip)
         else:
             ask = Ask(name, self._tickets, False, first=collector.cursor + 1)
         collector.ask, collector.asked_at = ask, self._clock()
@@ -201,18 +211,29 @@ class BatchFeed:
         collector.skip += samples
         collector.replay = samples > 0 and collector.skip < total
         collector.whole = not collector.replay
+        if collector.whole:
+            collector.cursor = max(collector.cursor, collector.up_to)
         return True
 
-    def on_batches(self, ask: Ask, batch_ids: list[int], last: int) -> list[int]:
+    def on_batches(self, ask: Ask, batch_ids: list[int], last: int, samples: int = 0) -> list[int]:
         """
         Take an answer with batches.
 
         :param last: newest batch that the collector has
+        :param samples: in these batches
         :return: those that are for the worker
         """
         collector = self._good(ask)
         if collector is None:
             return []
+        if not collector.counted and samples:
+            collector.counted = True
+            room = WAITING_SHARE * self._replay_count * len(batch_ids) / samples
+            oldest = last - max(int(room), 1)
+            if oldest > collector.cursor and room > 0:
+                collector.replay, collector.up_to, collector.skip = True, oldest, 0
+                collector.whole = False
+                return []
         taken = []
         for batch_id in batch_ids:
             if batch_id > collector.cursor:
