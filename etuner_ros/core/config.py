@@ -82,15 +82,11 @@ class LazyTuneConfig(Checked):
     max_batches: int = setting(4, 'most batches that one round waits for', 1, 1000)
     economy: float = setting(
         0.0,
-        'what rounds may cost: 0 = whenever LazyTune says so; more = only where new labels stay '
-        'wrong that the head can not explain, in proportion to what a round takes',
+        'what rounds may cost: 0 = whenever LazyTune says so; more = a first one as a trial, then '
+        'only while they win labels that the deployed network with the instant head gets wrong, '
+        'in proportion to what a round takes',
         0.0,
         1.0,
-    )
-    pays: bool = setting(
-        False,
-        'wait twice as long after each round as long as the last rounds did not make the model '
-        'better on validation samples; rounds without any do not count',
     )
     gain_share: float = setting(
         0.5, 'target gain of the next round as a share of the last one', 0.0, 10.0

@@ -99,16 +99,12 @@ def model_message(update: ModelUpdate) -> dict[str, Any]:
 
 def proposal(message: Mapping[str, Any], prefix: str) -> Proposal:
     """Return what is remembered of a candidate that the worker made."""
-    pairs = [(live, candidate) for _, _, _, live, candidate, _ in message['outcomes']]
     return Proposal(
         candidate_id=f'{prefix}/{sha256(message["weights"])[:12]}',
         parent=message['parent'],
         iterations=message.get('iterations', 0),
         accuracy=message['accuracy'],
         accuracy_before=message['accuracy_before'],
-        gained=sum(candidate and not live for live, candidate in pairs),
-        lost=sum(live and not candidate for live, candidate in pairs),
-        samples=len(pairs),
         move=message.get('appearance_move', ()),
     )
 

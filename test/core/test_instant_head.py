@@ -452,12 +452,14 @@ def test_with_few_labels_the_penalty_stays():
     assert few.ridge == 1000.0
 
 
-def test_what_it_can_not_explain_is_what_others_do_not_tell():
+def test_without_a_sample_it_says_what_the_others_tell():
     features, labels = clusters(3, 8)
     head = InstantHead(SIZE)
     weights = head.rebuild(features, labels)
-    assert head.unexplained(features, labels, weights) == 0
+    assert head.without_each(features, labels, weights) == labels
     odd = features[0]  # of kind0, and somebody says kind1
     weights.append(head.learn(odd, 'kind1'))
-    assert head.unexplained(odd[None], ['kind1'], weights[-1:]) == 1
-    assert head.unexplained(features[1:], labels[1:], weights[1:-1]) <= 1
+    assert head.without_each(odd[None], ['kind1'], weights[-1:]) == ['kind0']
+    head.unlearn(odd, 'kind1', weights[-1])
+    only = head.learn(features[-1], 'kind9')
+    assert head.without_each(features[-1:], ['kind9'], [only]) == ['kind2'], 'it knew no other'

@@ -13,7 +13,14 @@ import pytest
 from scipy.optimize import nnls
 
 from etuner_ros.core.config import LazyTuneConfig, TrainConfig
-from etuner_ros.core.decide.lazy_tune import fit_line_nnls, fit_progress, LazyTune, Prospects
+from etuner_ros.core.decide.lazy_tune import (
+    fit_line_nnls,
+    fit_progress,
+    LazyTune,
+    LEAST_COMPARED,
+    Prospects,
+    RETRY,
+)
 from etuner_ros.core.errors import ConfigError, StateError
 
 
@@ -212,40 +219,9 @@ def test_settings_out_of_range_are_refused_with_name_and_bounds():
         TrainConfig(cache_precision='int4')
 
 
-def test_rounds_that_do_not_pay_make_it_patient_and_those_that_do_take_that_back():
-    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=2, max_batches=4, pays=True))
-    lazy.on_round_end(10, 0.5, gained=0, lost=3)
-    assert lazy.batches_needed == 2, 'one round says little'
-    lazy.on_round_end(10, 0.5, gained=1, lost=1)
-    assert lazy.batches_needed == 4
-    lazy.on_round_end(10, 0.5, samples=20)  # compared, and equal on all
-    assert lazy.batches_needed == 8
-    assert 'not paid' in lazy.reason
-    again = LazyTune(lazy.config)
-    again.load_state_dict(lazy.state_dict())
-    assert again.batches_needed == 8
-    lazy.on_scenario_change()
-    lazy.on_round_start()
-    assert lazy.batches_needed == 8, 'a change of scenario is no reason to forget'
-    lazy.on_round_end(10, math.nan, gained=9, lost=0)
-    lazy.on_round_end(10, math.nan, gained=9, lost=0)
-    assert lazy.batches_needed == 2
-
-
-def test_rounds_without_validation_samples_are_no_evidence_that_tuning_does_not_pay():
-    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=4, max_batches=8, pays=True))
-    for _ in range(7):
-        lazy.on_batch()
-        lazy.on_round_start()
-        lazy.on_round_end(10, math.nan)
-    assert lazy.batches_needed == 4
-
-
 @pytest.mark.parametrize('what', ['surroundings', 'class'])
-def test_new_surroundings_and_a_new_class_start_a_round_however_patient_it_has_become(what):
-    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=4, max_batches=8, pays=True))
-    for _ in range(7):
-        lazy.on_round_end(10, 0.5, samples=20)
+def test_new_surroundings_and_a_new_class_start_a_round_however_much_it_waits_for(what):
+    lazy = LazyTune(LazyTuneConfig(economy=0.0, min_batches=128, max_batches=128))
     assert lazy.batches_needed == 128
     if what == 'surroundings':
         lazy.on_scenario_change()
@@ -257,7 +233,7 @@ def test_new_surroundings_and_a_new_class_start_a_round_however_patient_it_has_b
     lazy.on_round_failed(taken)
     assert lazy.should_tune, 'nothing was learned of it yet'
     lazy.on_round_start()
-    lazy.on_round_end(10, 0.5, samples=20)
+    lazy.on_round_end(10, 0.5)
     assert lazy.batches_needed >= 128
 
 
@@ -310,7 +286,7 @@ def test_other_settings_keep_what_was_seen():
 
 
 def test_it_goes_on_after_a_restart_by_what_was_written_to_a_file():
-    lazy = after_rounds([0.5, 0.7, 0.78, 0.8], pays=True)
+    lazy = after_rounds([0.5, 0.7, 0.78, 0.8])
     lazy.on_request(5000)
     lazy.on_scenario_change()
     lazy.on_batch(2, errors=0)
@@ -330,7 +306,6 @@ def test_it_goes_on_after_a_restart_by_what_was_written_to_a_file():
         ('chosen', 10**400),
         ('points', [[1.0, 0.5], [2.0]]),
         ('points', [[1.0, 1.5]]),
-        ('outcomes', 7),
         ('gain', math.nan),
     ],
 )
@@ -348,72 +323,70 @@ def test_state_that_is_damaged_or_old_is_refused_by_name_and_changes_nothing(key
     assert lazy.state_dict() == before
 
 
-def thrifty(wrong: int, passes: int, economy: float = 0.5, new: int = 64) -> LazyTune:
-    """Return one to which a batch came, and what the worker says: so many wrong of the last 32."""
+def thrifty(
+    gained: int, passes: int = 480, economy: float = 0.5, new: int = 64, lost: int = 0
+) -> LazyTune:
+    """Return one to which a batch came, and what the worker says of 64 labels."""
     lazy = LazyTune(LazyTuneConfig(economy=economy))
     lazy.on_batch()
-    lazy.on_prospects(Prospects(wrong, 32, new, passes))
+    lazy.on_prospects(Prospects(new, passes, True, 64, gained, lost))
     return lazy
 
 
-def test_a_round_needs_something_to_do_in_proportion_to_what_it_takes() -> None:
-    assert thrifty(6, 480).should_tune  # 12 of 64 promised, 12 needed
-    assert not thrifty(5, 480).should_tune
-    assert not thrifty(6, 2 * 480).should_tune
-    assert not thrifty(6, 480, economy=0.6).should_tune
-    assert thrifty(0, 10_000, economy=0.0).should_tune  # the paper's rule alone
+def test_rounds_have_to_bring_something_in_proportion_to_what_they_take() -> None:
+    assert thrifty(2).should_tune  # 2 of 64 won, 1.92 needed
+    assert not thrifty(1).should_tune
+    assert not thrifty(2, passes=520).should_tune
+    assert not thrifty(2, economy=0.6).should_tune
+    assert not thrifty(10, lost=9).should_tune, 'what they lose counts as well'
+    assert thrifty(1, new=128).should_tune, 'one that brings little waits for more labels'
+    assert thrifty(0, 10_000, economy=0.0).should_tune, "the paper's rule alone"
 
 
-def test_where_the_head_is_enough_no_round_runs_however_many_labels_wait() -> None:
-    assert not thrifty(3, 480, new=10_000).should_tune
-    assert thrifty(4, 480, new=10_000).should_tune
+def test_where_they_bring_nothing_it_is_tried_again_after_many_labels() -> None:
+    assert not thrifty(0, lost=3, new=RETRY - 1).should_tune
+    assert thrifty(0, lost=3, new=RETRY).should_tune
 
 
-def test_a_few_labels_are_no_evidence() -> None:
-    lazy = LazyTune(LazyTuneConfig(economy=0.5))
+def test_the_first_round_is_a_trial_and_what_follows_waits_for_what_it_brought() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=1.0))
     lazy.on_batch()
-    lazy.on_prospects(Prospects(8, 8, 64, 100))
-    assert not lazy.should_tune
-
-
-def test_no_round_starts_before_the_worker_has_said_what_it_would_find() -> None:
-    lazy = LazyTune(LazyTuneConfig(economy=0.5))
-    lazy.on_batch()
-    assert not lazy.should_tune
-    lazy.on_prospects(Prospects(16, 32, 64, 480))
+    assert not lazy.should_tune, 'the worker has said nothing'
+    lazy.on_prospects(Prospects(64, 480, False))
     assert lazy.should_tune
     lazy.on_round_start()
     lazy.on_round_end(16, 0.5)
-    lazy.on_batch()
-    assert not lazy.should_tune  # what was said was of the weights before
+    lazy.on_batch(count=4)
+    assert not lazy.should_tune, 'what was said was of the weights before'
+    lazy.on_prospects(Prospects(64, 480, True, LEAST_COMPARED - 1, 20, 0))
+    assert not lazy.should_tune, 'a few labels are no evidence'
+    lazy.on_prospects(Prospects(64, 480, True, LEAST_COMPARED, 20, 0))
+    assert lazy.should_tune
 
 
 def test_an_empty_worker_and_a_newer_batch_are_no_reason_for_a_round() -> None:
     lazy = LazyTune(LazyTuneConfig(economy=0.5))
-    lazy.on_prospects(Prospects(0, 0, 0, 0))
+    lazy.on_prospects(Prospects(0, 0, False))
     lazy.on_batch(new_classes=True)
     assert not lazy.should_tune
-    lazy.on_prospects(Prospects(0, 0, 0, 0))
+    lazy.on_prospects(Prospects(0, 0, False))
     assert not lazy.should_tune
-    lazy.on_prospects(Prospects(16, 32, 64, 480))
+    lazy.on_prospects(Prospects(64, 480, False))
     assert lazy.should_tune
     lazy.on_batch()
     assert not lazy.should_tune, 'what was said is of the labels before'
 
 
-def test_it_says_how_much_is_missing_for_a_round() -> None:
-    assert 'of which the head can not explain 6: too few' in thrifty(3, 480).reason
-    assert 'takes 12' in thrifty(3, 480).reason
-
-
-def test_rounds_that_do_not_pay_have_to_promise_twice_as_much() -> None:
-    lazy = LazyTune(LazyTuneConfig(economy=0.5, pays=True))
-    for _ in range(2):
-        lazy.on_batch()
-        lazy.on_round_start()
-        lazy.on_round_end(16, 0.5, gained=0, lost=3, samples=20)
-    lazy.on_batch(count=4)
-    lazy.on_prospects(Prospects(6, 32, 64, 480))
+def test_with_an_economy_a_new_class_is_no_reason_to_hurry() -> None:
+    """The instant head has learned it already."""
+    lazy = LazyTune(LazyTuneConfig(economy=0.5, min_batches=4))
+    lazy.on_batch(new_classes=True)
+    lazy.on_prospects(Prospects(64, 480, False))
+    assert lazy.batches_needed == 4
     assert not lazy.should_tune
-    lazy.on_prospects(Prospects(12, 32, 64, 480))
-    assert lazy.should_tune
+
+
+def test_it_says_what_rounds_have_brought() -> None:
+    reason = thrifty(3, lost=2).reason
+    assert 'won 3 and lost 2 of 64 labels so far' in reason
+    assert 'one of 480 passes' in reason

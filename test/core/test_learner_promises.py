@@ -21,6 +21,7 @@ from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.phase import Phase
+from etuner_ros.core.learn.rival import LOOK, PER_ROUND
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
@@ -281,6 +282,48 @@ def test_a_restart_is_no_evidence_against_a_head(model, frames):
     again.head.is_new = True
     offered = again.propose_head()
     assert not any(o.live_correct and not o.candidate_correct for o in offered.outcomes)
+
+
+def test_new_labels_tell_what_rounds_have_brought(model, frames):
+    learner = robot(model, frames)
+    labels = ('tray', 'race_car', *KNOWN)
+    learner.add_samples(samples(frames, *labels, name='old')[::2])
+    assert learner.prospects.compared == 0
+    assert not learner.prospects.tuned, 'there is nothing to compare yet'
+    go_live(learner, finish(learner))
+    shown = samples(frames, *labels, scenario=Scenario('eye', 1), name='new')
+    learner.add_samples(shown[:5])
+    assert learner.prospects.compared == 0, 'a few say nothing'
+    learner.add_samples(shown[5:])
+    told = learner.prospects
+    assert told.tuned
+    assert LOOK <= told.compared <= PER_ROUND
+    again = learner.prospects
+    assert (again.compared, again.gained) == (told.compared, told.gained), 'each is asked once'
+
+
+@pytest.mark.parametrize('which', ['live', 'deployed'])
+def test_a_network_that_was_spoiled_loses_the_comparison(model, frames, which):
+    good = {k: v.copy() for k, v in model.state().items()}
+    draw = np.random.default_rng(0)
+    spoiled = {
+        k: draw.permutation(v.ravel()).reshape(v.shape) if v.ndim == 4 else v
+        for k, v in good.items()
+        if k.startswith('backbone')
+    }
+    if which == 'deployed':
+        model.load_state({**good, **spoiled}, model.classes)
+    learner = robot(model, frames)
+    update = good if which == 'deployed' else spoiled
+    backbone = {k: v for k, v in update.items() if k.startswith('backbone')}
+    learner.set_live(backbone, learner.live.classes, 1)
+    learner.add_samples(samples(frames, 'tray', 'race_car', 'duck', 'mug', name='new'))
+    told = learner.prospects
+    assert told.compared >= LOOK
+    if which == 'live':
+        assert told.lost > told.gained + 3
+    else:
+        assert told.gained > told.lost + 3
 
 
 def test_small_steps_down_are_stopped_by_the_best_version_there_was(model, frames):

@@ -63,7 +63,7 @@ def test_a_round_goes_from_its_start_to_the_version_that_it_made():
     kept.clock.now += 20
     assert kept.keeper.on_step(number, 1, 4)
     assert kept.keeper.progress == 0.25
-    assert kept.keeper.on_proposal(number, Proposal('me/1/a', 0, accuracy=0.9, samples=3))
+    assert kept.keeper.on_proposal(number, Proposal('me/1/a', 0, accuracy=0.9))
     kept.clock.now += 3
     assert kept.keeper.on_verdict('me/1/a', True, 'good', 1)
     assert [(e.how, e.seconds, e.version) for e in kept.ends] == [(How.ACCEPTED, 20.0, 1)]
@@ -166,7 +166,7 @@ def test_what_was_learned_of_tuning_survives_a_restart(tmp_path):
     kept.clock.now += 100
     for _ in range(300):
         kept.keeper.scenarios.on_request('front', 1, [0.0, 1.0])
-    kept.keeper.on_proposal(number, Proposal('me/1/a', 0, 10, accuracy=0.5, samples=5))
+    kept.keeper.on_proposal(number, Proposal('me/1/a', 0, 10, accuracy=0.5))
     kept.keeper.on_verdict('me/1/a', True, 'good', 1)
     kept.keeper.lazy.on_batch(7)
     file = tmp_path / 'tuner.json'

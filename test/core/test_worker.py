@@ -146,7 +146,7 @@ def test_it_tells_once_what_a_round_would_find_and_follows_changes_without_a_rou
     made, pipe = worker
     made._tell_prospects()
     made._tell_prospects()
-    assert [(m['new'], m['judged']) for m in pipe.said if m['op'] == 'prospects'] == [(4, 0)]
+    assert [(m['new'], m['tuned']) for m in pipe.said if m['op'] == 'prospects'] == [(4, False)]
     assert pipe.said[-1]['passes'] > 4
     for number in (0, 3):
         made.handle({'op': 'scenarios', 'scenarios': {'eye': number}})
@@ -162,7 +162,6 @@ def test_it_tells_once_what_a_round_would_find_and_follows_changes_without_a_rou
 def test_a_worker_that_makes_a_candidate_of_many_samples_is_not_taken_to_hang(worker, monkeypatch):
     made, pipe = worker
     learner = made.commands.learner
-    learner.head.config = replace(learner.head.config, reuse=False)
     first = learner.pending
     learner.add_samples(
         [replace(s, sample_id=f'{s.sample_id}/{n}') for n in range(32) for s in first]

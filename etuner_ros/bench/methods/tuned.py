@@ -110,9 +110,7 @@ class Lazy(Trigger):
     def on_end(self, result: RoundCandidate, accepted: bool) -> None:
         """Pass on the accuracy that is live now."""
         accuracy = result.accuracy if accepted else result.accuracy_before
-        gained = sum(o.candidate_correct and not o.live_correct for o in result.outcomes)
-        lost = sum(o.live_correct and not o.candidate_correct for o in result.outcomes)
-        self.lazy.on_round_end(result.iterations, accuracy, gained, lost, len(result.outcomes))
+        self.lazy.on_round_end(result.iterations, accuracy)
 
 
 class Policy:

@@ -17,25 +17,24 @@ from etuner_ros.core.config import LazyTuneConfig
 from etuner_ros.core.decide.state import Saved
 
 REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fifth
-LAST_ROUNDS = 3  # whose outcomes on validation samples say whether tuning pays
-MOST_DOUBLINGS = 5
-
-
-# At the economy 1: labels without explanation that a pass of a sample through the network has to
-# be worth, and the share of them below which no round runs, however cheap.
-PRICE = 0.05
-LEAST_SHARE = 0.25
-LEAST_JUDGED = 16  # labels that the share is taken of
+# At the economy 1: labels that a pass of a sample through the network has to win.
+PRICE = 0.008
+LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
+RETRY = 512  # labels since the last round, with which it is tried again whatever rounds brought
 
 
 @dataclass(frozen=True)
 class Prospects:
-    """What speaks for a round, and what it would take."""
+    """What a round would take, and what rounds have brought so far."""
 
-    unexplained: int  # of the labels below, that the instant head gets wrong, told all the others
-    judged: int  # newest labels that no round has seen, of classes that are known a little
     new: int  # labels that no round has seen
     passes: int  # of a sample through what is trained: forward, backward, features for the head
+    tuned: bool  # the live network is another than the deployed one
+    # Newest labels of which it was asked, before any round saw them, whether the live network or
+    # the deployed one gets them right, each with a head that was told all the others.
+    compared: int = 0
+    gained: int = 0  # of these, that only the live network gets right
+    lost: int = 0  # and only the deployed one
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class LazyTune:
     What makes an up-to-date model worth more lowers it, down to 1:
 
     - a change of scenario, or a batch with a class that the model can not say: to 1 at once, until
-      the next round;
+      the next round (with an `economy` above 0 not: the instant head has learned it already);
     - inference requests r served since the last round: to `chosen * (1 + r / 1000) **
       -request_decay`, rounded up. It falls slowly at first, and then by the same factor whenever
       the requests double.
@@ -128,18 +127,13 @@ class LazyTune:
 
     A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
 
-    With an `economy` above 0 a round must also have something to do. The newest labels judge:
-    a share of them the instant head, told all the others, still gets wrong. There the features do
-    not tell things apart, and only training can help. No round runs while that share is below
-    `economy * 0.25`; nor while the share times the labels since the last round is below `economy *
-    0.05` times the passes of a sample through the network that the round takes (gain per cost, as
-    in Dinkelbach's method for ratios). So where the head is enough no round ever runs, and where
-    it is not, rounds become rarer as they become costlier.
-
-    With `pays`, rounds that do not make the model better on validation samples double the
-    patience (both bounds), and those that do halve it again: where the features of the deployed
-    model and the instant head are enough, tuning comes to a rest by itself. That is remembered
-    over changes of scenario. A round without validation samples says nothing about that.
+    With an `economy` above 0 rounds have to pay. The first one is a trial. From then on new labels
+    tell what rounds have brought so far: those that the live network gets right and the deployed
+    one, with the instant head alone, does not, less those where it is the other way round. A round
+    runs when this gain, at the labels since the last round, is at least `economy * 0.008` labels
+    for each pass of a sample through the network that the round takes (gain per cost, as in
+    Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
+    every 512 labels; where they bring much they come as often as batches allow.
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -160,8 +154,6 @@ class LazyTune:
         self._iterations = 0
         self._points: list[tuple[float, float]] = []
         self._gain: float | None = None
-        self._outcomes: list[tuple[int, int]] = []  # gained and lost samples of the last rounds
-        self._doublings = 0
         self._prospects: Prospects | None = None
 
     def configure(self, config: LazyTuneConfig) -> None:
@@ -169,18 +161,11 @@ class LazyTune:
         self.config = config
 
     @property
-    def _limits(self) -> tuple[int, int]:
-        """Fewest and most batches that the progress curve may choose now."""
-        factor = 2**self._doublings
-        least = self.config.min_batches * factor
-        return least, max(self.config.max_batches * factor, least)
-
-    @property
     def batches_needed(self) -> int:
         """Batches that the next round waits for, at least 1."""
-        if self._urgent or not self.config.enabled:
+        if (self._urgent and self.config.economy == 0) or not self.config.enabled:
             return 1
-        least, most = self._limits
+        least, most = self.config.min_batches, self._most
         served = math.pow(1.0 + self._requests / REQUESTS, -self.config.request_decay)
         return max(1, math.ceil(min(max(self._chosen, least), most) * served - 1e-9))
 
@@ -194,26 +179,26 @@ class LazyTune:
         """
         if self.waiting <= 0 or self.waiting < self.batches_needed or not self.is_worth_it:
             return False
-        return self._errors > 0 or self.waiting >= self._limits[1]
+        return self._errors > 0 or self.waiting >= self._most
 
     @property
-    def _promise(self) -> tuple[float, float]:
-        """Labels that the head could not explain at the newest rate, and how many it takes."""
-        told = self._prospects
-        if told is None or told.judged < max(min(LEAST_JUDGED, told.new), 1):
-            return 0.0, math.inf
-        share = told.unexplained / max(told.judged, 1)
-        price = self.config.economy * PRICE * math.ldexp(1.0, self._doublings)
-        least = self.config.economy * LEAST_SHARE * told.new
-        return share * told.new, max(price * told.passes, least)
+    def _most(self) -> int:
+        return max(self.config.max_batches, self.config.min_batches)
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether a round has enough to do for what it takes, as far as that was told."""
+        """Whether a round brings enough for what it takes, as far as that was told."""
+        told = self._prospects
         if self.config.economy == 0 or not self.config.enabled:
             return True
-        promised, needed = self._promise
-        return promised >= needed
+        if told is None or told.new == 0:
+            return False
+        if not told.tuned or told.new >= RETRY:
+            return True
+        if told.compared < LEAST_COMPARED:
+            return False
+        gain = (told.gained - told.lost) / told.compared
+        return gain * told.new >= self.config.economy * PRICE * told.passes
 
     def on_prospects(self, prospects: Prospects) -> None:
         """Note what a round over all that waits would find, and take."""
@@ -226,13 +211,11 @@ class LazyTune:
         right = ', all predicted right' if self.waiting and not self._errors else ''
         if self._urgent:
             right += ', new surroundings or a new class'
-        elif self._doublings:
-            right += f', {2**self._doublings} times as patient since rounds have not paid'
-        if self.waiting and not self.is_worth_it and self._promise[1] < math.inf:
-            promised, needed = self._promise
+        told = self._prospects
+        if self.waiting and told is not None and not self.is_worth_it:
             right += (
-                f', of which the head can not explain {promised:.0f}: too few for a round, which '
-                f'takes {math.ceil(needed)}'
+                f', rounds have won {told.gained} and lost {told.lost} of {told.compared} labels '
+                f'so far: too little for one of {told.passes} passes'
             )
         verb = 'start' if self.should_tune else 'waiting'
         return f'{verb}: {self.waiting} of {self.batches_needed} batches{right}{gain}'
@@ -279,33 +262,20 @@ class LazyTune:
         self._urgent |= self._was_urgent
         self._prospects = None
 
-    def on_round_end(
-        self, iterations: int, accuracy: float, gained: int = 0, lost: int = 0, samples: int = 0
-    ) -> None:
+    def on_round_end(self, iterations: int, accuracy: float) -> None:
         """
         Add a point to the progress curve and choose `batches_needed`.
 
         :param iterations: training iterations of this round
         :param accuracy: of the weights that are live after it, in [0, 1], on validation samples
             of the current scenario that these weights have predicted; NaN when there is none
-        :param gained: validation samples that the round's weights get right and those before did
-            not
-        :param lost: the other way round
-        :param samples: validation samples that both were compared on, equal ones included; a round
-            without any is no evidence for `pays`
         """
         self._requests, self._was_urgent, self._prospects = 0, False, None
-        if self.config.pays and max(samples, gained + lost) > 0:
-            self._outcomes = [*self._outcomes, (gained, lost)][-LAST_ROUNDS:]
-            pays = sum(g for g, _ in self._outcomes) > sum(n for _, n in self._outcomes)
-            if len(self._outcomes) > 1:  # one round says little
-                step = -1 if pays else 1
-                self._doublings = min(max(self._doublings + step, 0), MOST_DOUBLINGS)
         self._iterations += max(iterations, 0)
         if math.isnan(accuracy):
             return
         self._points.append((float(self._iterations), min(max(accuracy, 0.0), 1.0)))
-        least, limit = self._limits
+        least, limit = self.config.min_batches, self._most
         curve = fit_progress(self._points)
         if curve is None:
             if len(self._points) < 3:
@@ -340,8 +310,6 @@ class LazyTune:
             'iterations': self._iterations,
             'points': [list(p) for p in self._points],
             'gain': self._gain,
-            'outcomes': [list(o) for o in self._outcomes],
-            'doublings': self._doublings,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -355,15 +323,11 @@ class LazyTune:
             (saved.as_number(k, 'points', 0.0), saved.as_number(a, 'points', 0.0, 1.0))
             for k, a in saved.rows('points', 2)
         ]
-        outcomes = [
-            (saved.as_whole(g, 'outcomes'), saved.as_whole(n, 'outcomes'))
-            for g, n in saved.rows('outcomes', 2)
-        ]
         gain = None if saved.get('gain') is None else saved.number('gain')
         waiting, errors = saved.whole('waiting'), saved.whole('errors')
         chosen, requests = saved.number('chosen', 1.0), saved.whole('requests')
         urgent, was_urgent = saved.flag('urgent'), saved.flag('was_urgent')
-        iterations, doublings = saved.whole('iterations'), saved.whole('doublings')
+        iterations = saved.whole('iterations')
         self.waiting, self._errors, self._chosen, self._requests = (
             waiting,
             errors,
@@ -372,5 +336,3 @@ class LazyTune:
         )
         self._urgent, self._was_urgent = urgent, was_urgent
         self._iterations, self._points, self._gain = iterations, points, gain
-        self._outcomes = outcomes[-LAST_ROUNDS:]
-        self._doublings = min(doublings, MOST_DOUBLINGS)

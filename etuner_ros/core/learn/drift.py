@@ -43,4 +43,5 @@ class Drift:
     def follow(self, rows: Tensor) -> Tensor:
         """Return where features (m, D) went."""
         charge(4.0 * len(rows) * self._rows.numel(), HEAD)
-        return rows + self._mean + ((rows - self._centre) @ self._rows.T) @ self._dual
+        moved: Tensor = ((rows - self._centre) @ self._rows.T) @ self._dual
+        return rows + self._mean + moved

@@ -31,6 +31,7 @@ from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.prober import Prober
 from etuner_ros.core.learn.quantiser import Quantiser
+from etuner_ros.core.learn.rival import Rival
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
@@ -102,7 +103,9 @@ class Learner:
             frames,
             self._live.says,
         )
-        self._prober = Prober(copy.deepcopy(base).eval())
+        deployed = copy.deepcopy(base).eval()
+        self._prober = Prober(deployed)
+        self._rival = Rival(deployed, self.head_config)
         self._validator = Validator(self._bank)
 
     @property
@@ -263,7 +266,8 @@ class Learner:
             return False
         self.head.note_label(sample_id, label)
         self.head.frames.discard(sample_id)
-        self.book.holds_back(sample_id, label)
+        if self.book.holds_back(sample_id, label):
+            self._bank.put(backbone, sample_id, feature)  # the evidence looks at it, too
         known = self.book.find(sample_id)
         if known is None:
             self.book.await_picture(sample_id, label)
@@ -289,6 +293,7 @@ class Learner:
         ids = list(sample_ids)
         self._bank.discard(ids)
         self.state.forget(ids)
+        self._rival.forget(ids)
 
     def _learn_instantly(self, samples: Sequence[Sample]) -> None:
         """Have the served head learn samples, when the training backbone is the live one."""
@@ -312,15 +317,16 @@ class Learner:
 
     @property
     def prospects(self) -> Prospects:
-        """What a round would find to mend, and what it would take."""
+        """What a round would take, and what rounds have brought so far."""
         new = self.book.pending
         planned = planned_iterations(len(new), self.state.config) if new else 0
         computed = min(len(self.head.learned), len(new) + MOST_COMPUTED)
         passes = 3 * planned * self.batch_size + computed
-        if not self.head_config.enabled:  # then only rounds learn
-            return Prospects(len(new), len(new), len(new), passes)
-        wrong, judged = self.head.unexplained([s.sample_id for s in new])
-        return Prospects(wrong, judged, len(new), passes)
+        # Without the instant head only rounds learn, and there is nothing to compare with.
+        tuned = self.head_config.enabled and self._live.is_tuned
+        if tuned and self.phase is Phase.IDLE:
+            self._rival.look(new, self.head.learned, self.state)
+        return Prospects(len(new), passes, tuned, *self._rival.standing)
 
     def propose_head(self) -> HeadCandidate | None:
         """
@@ -388,6 +394,8 @@ class Learner:
         """
         if self.phase is Phase.IDLE:
             self.state.begin()
+            if not self._live.is_tuned:
+                self._rival.remember(self.head.learned)
         self._move(Phase.IN_ROUND)
         try:
             run = Round(
@@ -468,6 +476,7 @@ class Learner:
         self.state.commit()
         self.sim_freeze.accepted |= candidate.iterations > 0
         self._forget(self.head.on_accepted(candidate.backbone))
+        self._rival.on_round()
         self.book.on_accepted()
         self.head.is_new |= not set(self.head.classes()) <= set(candidate.classes)
         self._validator.on_accepted(candidate.outcomes, self.book.held)

@@ -55,6 +55,11 @@ class LiveState:
         # the float one, until a version in float, or with other ranges, takes its place.
         self.served_elsewise = False
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the live network is another than the deployed one; its head does not count."""
+        return bool(network_of(backbone_of(self.update)))
+
     def digest(self, update: State) -> str:
         """Return the name of the backbone of weights."""
         return backbone_digest(self._base_sha256, update)

@@ -8,7 +8,7 @@ prior of the classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 import zlib
@@ -29,12 +29,9 @@ from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
-MOST_REFRESHED = 20  # frames without a label whose feature a round computes anew
-MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
+MOST_COMPUTED = 128  # samples of earlier rounds whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
-ESTABLISHED = 6  # labels of a class, the fewest after which its errors speak of the features
-JUDGED = 48  # newest labels that say whether a round is worth it
 MOVED = 0.3  # of the probability that the prior gives to other classes since it was served last
 
 
@@ -57,7 +54,7 @@ class HeadRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Learned:
+class Known:
     """How a head learned a sample."""
 
     row: Tensor  # (D,): to take the label back, this very feature is needed
@@ -73,7 +70,7 @@ class _Fit:
 
     backbone: str
     head: InstantHead
-    learned: dict[str, _Learned] = field(default_factory=dict)  # by sample id
+    learned: dict[str, Known] = field(default_factory=dict)  # by sample id
     is_new: bool = False  # it was told something that what is served of it does not say
 
 
@@ -143,9 +140,9 @@ class ServedHead:
         return self._live.head
 
     @property
-    def learned(self) -> Collection[str]:
-        """Ids of the samples that the live backbone's head has learned and can take back."""
-        return self._live.learned.keys()
+    def learned(self) -> Mapping[str, Known]:
+        """What the live backbone's head has learned and can take back, by sample id."""
+        return self._live.learned
 
     @property
     def uses_unlabelled(self) -> bool:
@@ -186,7 +183,7 @@ class ServedHead:
             row = old.row
             fit.head.unlearn(row, old.label, old.weight)
         weight = fit.head.learn(row, label)
-        fit.learned[sample_id] = _Learned(row, label, weight, scenario)
+        fit.learned[sample_id] = Known(row, label, weight, scenario)
         if len(fit.learned) > MOST_LEARNED:  # a robot may run for months without a round
             sizes = Counter(x.label for x in fit.learned.values())
             largest = sizes.most_common(1)[0][0]
@@ -295,24 +292,6 @@ class ServedHead:
                 self._prior.on_frame(posterior, known)
         return self.frames.add(sample)
 
-    def unexplained(self, sample_ids: Sequence[str]) -> tuple[int, int]:
-        """
-        Return how many of the newest samples the live head would say wrong, told all the others,
-        and of how many.
-
-        Only of classes that it has seen a few times: a new one is best helped by more labels.
-        Where those do not help, the features do not tell the classes apart.
-        """
-        fit = self._live
-        found = [fit.learned[i] for i in sample_ids if i in fit.learned]
-        known = fit.head.counts
-        items = [x for x in found if known.get(x.label, 0) >= ESTABLISHED][-JUDGED:]
-        if not items:
-            return 0, 0
-        with counted_as(HEAD):
-            said = _without_each(fit, items)
-        return sum(a != x.label for a, x in zip(said, items)), len(items)
-
     def answers(
         self, samples: Sequence[Sample], rows: Tensor, candidate: bool = False
     ) -> list[str]:
@@ -407,8 +386,8 @@ class ServedHead:
         the rest follows; see `Drift`.
 
         :param anew: ids of samples
-        :param all_frames: learn from all frames without a label; else from a few, as their
-            features have to be computed anew
+        :param all_frames: learn from all frames without a label; else from none, as their
+            features would have to be computed anew, and those of frames to come are free
         """
         unique = {s.sample_id: s for s in samples}
         old = self._live.learned
@@ -424,10 +403,10 @@ class ServedHead:
             rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
         fit = self._candidate = self._empty(backbone)
         fit.learned = {
-            i: _Learned(rows[i], s.label, 0.0, s.scenario, old[i].followed + 1 if i in rest else 0)
+            i: Known(rows[i], s.label, 0.0, s.scenario, old[i].followed + 1 if i in rest else 0)
             for i, s in unique.items()
         }
-        frames = None if all_frames else self.frames.some(MOST_REFRESHED)
+        frames = None if all_frames else ()
         if fit.learned:
             self._solve(fit, compute, frames=frames)
 
@@ -460,7 +439,7 @@ class ServedHead:
         self.is_new = False
 
 
-def _without_each(fit: _Fit, items: Sequence[_Learned]) -> list[str]:
+def _without_each(fit: _Fit, items: Sequence[Known]) -> list[str]:
     """Return what a head would say of what it learned, of each by all the others."""
     if not items:
         return []
@@ -468,6 +447,6 @@ def _without_each(fit: _Fit, items: Sequence[_Learned]) -> list[str]:
     return fit.head.without_each(rows, [x.label for x in items], [x.weight for x in items])
 
 
-def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, _Learned]:
+def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, Known]:
     """Return what a head is about to learn."""
-    return {s.sample_id: _Learned(row, s.label, 0.0, s.scenario) for s, row in zip(samples, rows)}
+    return {s.sample_id: Known(row, s.label, 0.0, s.scenario) for s, row in zip(samples, rows)}

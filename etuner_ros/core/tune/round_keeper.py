@@ -74,9 +74,6 @@ class Proposal:
     iterations: int = 0
     accuracy: float = math.nan
     accuracy_before: float = math.nan
-    gained: int = 0  # validation samples that only the candidate gets right
-    lost: int = 0  # and that only the live weights get right
-    samples: int = 0  # all that both were compared on
     move: Sequence[float] = ()  # of the appearance
 
 
@@ -289,9 +286,7 @@ class RoundKeeper:
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
         if not running.calibrates:
-            self.lazy.on_round_end(
-                proposal.iterations, self.after, proposal.gained, proposal.lost, proposal.samples
-            )
+            self.lazy.on_round_end(proposal.iterations, self.after)
         if accepted:
             self.scenarios.on_version(version, proposal.parent, proposal.move)
             self._awaited = version if self._loaded < version else None
