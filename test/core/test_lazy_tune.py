@@ -390,3 +390,25 @@ def test_it_says_what_rounds_have_brought() -> None:
     reason = thrifty(3, lost=2).reason
     assert 'won 3 and lost 2 of 64 labels so far' in reason
     assert 'one of 480 passes' in reason
+
+
+def test_a_refused_trial_is_not_repeated_with_every_batch() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5))
+    lazy.on_round_end(16, 0.5, accepted=False)
+    again = LazyTune(lazy.config)
+    again.load_state_dict(lazy.state_dict())
+    for each in (lazy, again):
+        each.on_batch(count=4)
+        each.on_prospects(Prospects(64, 480, False))
+        assert not each.should_tune
+        each.on_prospects(Prospects(RETRY, 480, False))
+        assert each.should_tune
+
+
+def test_after_a_refused_round_the_next_one_has_to_bring_more() -> None:
+    for gained, worth in ((7, False), (8, True)):
+        lazy = LazyTune(LazyTuneConfig(economy=0.5))
+        lazy.on_round_end(16, 0.5, accepted=False)
+        lazy.on_batch(count=4)
+        lazy.on_prospects(Prospects(64, 480, True, 64, gained, 0))
+        assert lazy.should_tune == worth

@@ -302,6 +302,48 @@ def test_new_labels_tell_what_rounds_have_brought(model, frames):
     assert (again.compared, again.gained) == (told.compared, told.gained), 'each is asked once'
 
 
+def test_what_was_compared_is_of_the_network_that_is_live(model, frames):
+    learner = robot(model, frames)
+    labels = ('tray', 'race_car', *KNOWN)
+    learner.add_samples(samples(frames, *labels, name='old')[::2])
+    tuned = finish(learner)
+    go_live(learner, tuned)
+    learner.add_samples(samples(frames, *labels, name='new'))
+    assert learner.prospects.compared >= LOOK
+    other = {k: v * 1.01 if v.ndim == 4 else v for k, v in tuned.update.items()}
+    learner.set_live(other, tuned.classes, 9)  # by hand
+    assert learner.prospects.compared == len(learner.pending[:PER_ROUND]), 'compared anew'
+    learner.set_live({}, learner.live.classes[: len(KNOWN)], 10)  # the deployed one
+    assert not learner.prospects.tuned
+
+
+def test_after_a_restart_the_comparison_goes_on_with_what_there_is(model, frames):
+    first = robot(model, frames)
+    labels = ('tray', 'race_car', *KNOWN)
+    old = samples(frames, *labels, name='old')[::2]
+    first.add_samples(old)
+    tuned = finish(first)
+    go_live(first, tuned)
+    again = robot(model, frames)
+    again.set_live(tuned.update, tuned.classes, 1)
+    again.add_samples(old, new=False)
+    again.add_samples(samples(frames, *labels, name='new'))
+    assert LOOK <= again.prospects.compared <= PER_ROUND
+
+
+def test_what_live_was_is_remembered_of_the_last_head_only(model, frames):
+    """A held-back label that was not looked at for a while is no evidence of long ago."""
+    learner = robot(model, frames, replace(QUICK, validation_share=0.5))
+    learner.add_samples(samples(frames, 'tray', 'race_car', name='new'))
+    offered = learner.propose_head()
+    left_out = offered.outcomes[0].sample_id
+    learner._offered = replace(offered, outcomes=offered.outcomes[1:])
+    go_live(learner, offered)
+    learner.head.is_new = True
+    again = {o.sample_id: o for o in learner.propose_head().outcomes}
+    assert again[left_out].live_correct <= again[left_out].candidate_correct
+
+
 @pytest.mark.parametrize('which', ['live', 'deployed'])
 def test_a_network_that_was_spoiled_loses_the_comparison(model, frames, which):
     good = {k: v.copy() for k, v in model.state().items()}

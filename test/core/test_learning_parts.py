@@ -206,7 +206,7 @@ def test_earlier_scenarios_are_looked_at_however_many_samples_the_current_one_ha
     chosen = Validator(FeatureBank(1)).choose(held, [HERE])
     assert len(chosen) == VALIDATION_WINDOW
     counts = Counter(s.scenario for s in chosen)
-    assert counts == {BEFORE: 50, HERE: 150}
+    assert counts == {BEFORE: 50, HERE: VALIDATION_WINDOW - 50}
     assert Counter(s.label for s in chosen if s.scenario == HERE).keys() == {
         'kind 0',
         'kind 1',

@@ -51,8 +51,9 @@ SEARCHED = {
     'slimfit+head': 'none: the paper',
     'ekya+head': 'none: the paper',
     'latent_replay+head': 'none: cut at 0.6 of the blocks',
-    'shipped': 'step size 1e-4, 2e-4, 5e-4; front 0.56, 0.67; reuse on, off; economy 0.3, 0.5; a '
-    'first round in any case; weights drawn to the deployed ones; easy labels less often',
+    'shipped': 'step size 1e-4, 2e-4, 5e-4, falling over rounds; front 0.56, 0.67; BatchNorm '
+    'alone; new share 0.5, 0.75; features of the last pass, of 32, 64, 128, 256 others or of all '
+    'anew; when: labels unexplained, growing intervals, won against the deployed network',
     'ridge': 'none',
     'ncm': 'none',
 }

@@ -110,7 +110,7 @@ class Lazy(Trigger):
     def on_end(self, result: RoundCandidate, accepted: bool) -> None:
         """Pass on the accuracy that is live now."""
         accuracy = result.accuracy if accepted else result.accuracy_before
-        self.lazy.on_round_end(result.iterations, accuracy)
+        self.lazy.on_round_end(result.iterations, accuracy, accepted)
 
 
 class Policy:

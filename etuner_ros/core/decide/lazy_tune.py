@@ -20,7 +20,8 @@ REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fi
 # At the economy 1: labels that a pass of a sample through the network has to win.
 PRICE = 0.008
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
-RETRY = 512  # labels since the last round, with which it is tried again whatever rounds brought
+AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
+RETRY = 400  # labels since the last round, with which it is tried again whatever rounds brought
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ class LazyTune:
     one, with the instant head alone, does not, less those where it is the other way round. A round
     runs when this gain, at the labels since the last round, is at least `economy * 0.008` labels
     for each pass of a sample through the network that the round takes (gain per cost, as in
-    Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
-    every 512 labels; where they bring much they come as often as batches allow.
+    Dinkelbach's method for ratios). So where rounds bring nothing, or the gate refuses the trial,
+    there is one, and another one every 400 labels; where they bring much they come as often as
+    batches allow.
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -154,6 +156,7 @@ class LazyTune:
         self._iterations = 0
         self._points: list[tuple[float, float]] = []
         self._gain: float | None = None
+        self._refused = False  # by the gate, the last round
         self._prospects: Prospects | None = None
 
     def configure(self, config: LazyTuneConfig) -> None:
@@ -193,12 +196,15 @@ class LazyTune:
             return True
         if told is None or told.new == 0:
             return False
-        if not told.tuned or told.new >= RETRY:
+        if told.new >= RETRY:
             return True
+        if not told.tuned:
+            return not self._refused
         if told.compared < LEAST_COMPARED:
             return False
         gain = (told.gained - told.lost) / told.compared
-        return gain * told.new >= self.config.economy * PRICE * told.passes
+        dear = AFTER_REFUSAL if self._refused else 1.0
+        return gain * told.new >= dear * self.config.economy * PRICE * told.passes
 
     def on_prospects(self, prospects: Prospects) -> None:
         """Note what a round over all that waits would find, and take."""
@@ -262,14 +268,16 @@ class LazyTune:
         self._urgent |= self._was_urgent
         self._prospects = None
 
-    def on_round_end(self, iterations: int, accuracy: float) -> None:
+    def on_round_end(self, iterations: int, accuracy: float, accepted: bool = True) -> None:
         """
         Add a point to the progress curve and choose `batches_needed`.
 
         :param iterations: training iterations of this round
         :param accuracy: of the weights that are live after it, in [0, 1], on validation samples
             of the current scenario that these weights have predicted; NaN when there is none
+        :param accepted: by the gate; a refused one makes the next one dearer
         """
+        self._refused = not accepted
         self._requests, self._was_urgent, self._prospects = 0, False, None
         self._iterations += max(iterations, 0)
         if math.isnan(accuracy):
@@ -310,6 +318,7 @@ class LazyTune:
             'iterations': self._iterations,
             'points': [list(p) for p in self._points],
             'gain': self._gain,
+            'refused': self._refused,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -327,6 +336,7 @@ class LazyTune:
         waiting, errors = saved.whole('waiting'), saved.whole('errors')
         chosen, requests = saved.number('chosen', 1.0), saved.whole('requests')
         urgent, was_urgent = saved.flag('urgent'), saved.flag('was_urgent')
+        refused = saved.flag('refused')
         iterations = saved.whole('iterations')
         self.waiting, self._errors, self._chosen, self._requests = (
             waiting,
@@ -334,5 +344,5 @@ class LazyTune:
             chosen,
             requests,
         )
-        self._urgent, self._was_urgent = urgent, was_urgent
+        self._urgent, self._was_urgent, self._refused = urgent, was_urgent, refused
         self._iterations, self._points, self._gain = iterations, points, gain

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import copy
 from dataclasses import replace
+from functools import partial
 import time
 
 import torch
@@ -31,7 +32,7 @@ from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.prober import Prober
 from etuner_ros.core.learn.quantiser import Quantiser
-from etuner_ros.core.learn.rival import Rival
+from etuner_ros.core.learn.rival import Rival, SEEDED
 from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
@@ -39,7 +40,7 @@ from etuner_ros.core.learn.served_head import HeadRows, MOST_COMPUTED, ServedHea
 from etuner_ros.core.learn.trainer import planned_iterations, Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
-from etuner_ros.core.learn.validator import Validator
+from etuner_ros.core.learn.validator import VALIDATION_WINDOW, Validator
 from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
@@ -186,6 +187,7 @@ class Learner:
             known = self.book.find(sample.sample_id)
             if known is not None and known.label != sample.label:
                 self._validator.forget([sample.sample_id])
+                self._rival.forget([sample.sample_id])
             if known is not None and known.jpeg != sample.jpeg:
                 self._forget([sample.sample_id])
             if new:
@@ -273,6 +275,7 @@ class Learner:
             self.book.await_picture(sample_id, label)
         elif known.label != label:  # its picture came with an older label
             self._validator.forget([sample_id])
+            self._rival.forget([sample_id])
             self.book.add([replace(known, label=label, predicted='')])
         self._late.pop(sample_id, None)  # its picture has an older label
         self.head.teach(sample_id, label, feature.float(), scenario)
@@ -320,12 +323,14 @@ class Learner:
         """What a round would take, and what rounds have brought so far."""
         new = self.book.pending
         planned = planned_iterations(len(new), self.state.config) if new else 0
-        computed = min(len(self.head.learned), len(new) + MOST_COMPUTED)
+        judged = min(len(self.book.held), VALIDATION_WINDOW)
+        computed = min(len(self.head.learned), len(new) + judged + MOST_COMPUTED)
         passes = 3 * planned * self.batch_size + computed
         # Without the instant head only rounds learn, and there is nothing to compare with.
         tuned = self.head_config.enabled and self._live.is_tuned
         if tuned and self.phase is Phase.IDLE:
-            self._rival.look(new, self.head.learned, self.state)
+            others = partial(self.book.newest, SEEDED)
+            self._rival.look(new, self.head.learned, self.state, others)
         return Prospects(len(new), passes, tuned, *self._rival.standing)
 
     def propose_head(self) -> HeadCandidate | None:
@@ -394,7 +399,7 @@ class Learner:
         """
         if self.phase is Phase.IDLE:
             self.state.begin()
-            if not self._live.is_tuned:
+            if not self._live.is_tuned and ranges_of(self._live.update) is None:
                 self._rival.remember(self.head.learned)
         self._move(Phase.IN_ROUND)
         try:
@@ -447,24 +452,29 @@ class Learner:
         :raises WeightsError: when they do not fit
         :raises LearnerError: when a round runs and more than the head changes
         """
-        before, proposed = self.backbone, self._proposed
+        before, proposed, version_before = self.backbone, self._proposed, self.version
+        ours = False  # what comes was made here
         was_quantised = ranges_of(self._live.update) is not None
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
             raise LearnerError('other weights can not be taken over while a round runs')
         self._live.take(update, classes, version)
         if proposed is not None and self._live.has_become(proposed):
+            ours = True
             self._on_accepted(proposed)
         elif proposed is not None:
             self._give_up()
         if self._offered is not None and self._live.has_become(self._offered):
             self._validator.on_accepted(self._offered.outcomes, self.book.held)
-            self._offered = None
+            self._offered, ours = None, True
+        if not ours and version != version_before:
+            self._validator.on_other_head()
         if self.backbone not in (before, self.head.backbone):  # a roll-back, or a swap by hand
             if was_quantised and self.quantiser is not None and ranges_of(update) is None:
                 self.quantiser.refuse(self.backbone, 'somebody went back to float')
             self.state.load(self._live.whole(update), classes)
             self._prober.on_other_weights()
             self._validator.restart()
+            self._rival.restart()
             self.book.on_other_backbone()
             self.head.start_over(self.backbone)
             self._learn_instantly(self.book.newest(self.head_config.max_samples))

@@ -8,7 +8,7 @@ that no round has trained on both are asked what they would say of each, told al
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,14 +19,16 @@ from etuner_ros.core.cost import counted_as, HEAD
 from etuner_ros.core.learn.activation_cache import same_values
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.sample_book import shares
 from etuner_ros.core.learn.served_head import Known
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.networks import Classifier
 
 LOOK = 24  # new labels that are compared at once, at least
-PER_ROUND = 64  # labels that are compared after a round; then it is known well enough
+PER_ROUND = 128  # labels that are compared after a round, as long as no other follows
 WINDOW = 128  # newest comparisons that count
+SEEDED = 100  # samples that the rival begins with after a restart
 REMEMBERED = 300  # samples whose feature by the deployed network is kept, 8 KB each
 
 
@@ -59,8 +61,21 @@ class Rival:
 
     def remember(self, known: Mapping[str, Known]) -> None:
         """Keep features while the deployed network is the live one: they are the rival's."""
-        self._rows = OrderedDict((i, x.row) for i, x in list(known.items())[-REMEMBERED:])
+        by_label: dict[str, list[str]] = {}
+        for key, item in known.items():
+            by_label.setdefault(item.label, []).append(key)
+        quotas = shares({label: len(keys) for label, keys in by_label.items()}, REMEMBERED)
+        self._rows = OrderedDict(
+            (key, known[key].row)
+            for label, keys in by_label.items()
+            for key in keys[len(keys) - quotas[label] :]
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was compared: another network is live, and nobody knows what it is worth."""
         self._outcomes.clear()
+        self._asked.clear()
 
     def on_round(self) -> None:
         """Note that a round is live: what comes now says what it was worth."""
@@ -73,19 +88,32 @@ class Rival:
             self._outcomes.pop(sample_id, None)
 
     def look(
-        self, new: Sequence[Sample], known: Mapping[str, Known], state: TrainingState
+        self,
+        new: Sequence[Sample],
+        known: Mapping[str, Known],
+        state: TrainingState,
+        others: Callable[[], Sequence[Sample]],
     ) -> None:
         """
         Compare on new labels, once there are enough that were not compared yet.
 
         :param new: samples that no round has trained on, oldest first
         :param known: what the live head has learned
+        :param others: gives samples of all classes; after a restart nothing is remembered, and a
+            few of them take the place of that
         """
         fresh = [s for s in new if s.sample_id in known and s.sample_id not in self._asked]
         fresh = fresh[: PER_ROUND - len(self._asked)]
         if len(fresh) < min(LOOK, PER_ROUND - len(self._asked)) or not fresh:
             return
         with counted_as(HEAD):
+            if not self._rows:
+                first = {s.sample_id: s for s in others() if s.sample_id in known}
+                for sample in fresh:
+                    first.pop(sample.sample_id, None)
+                if first:
+                    seeds = list(first.values())
+                    self._rows |= zip(first, self._features(seeds, state))
             rows = self._features(fresh, state)
             self.forget([s.sample_id for s in fresh])  # so that they are the last ones
             self._rows |= zip([s.sample_id for s in fresh], rows)

@@ -29,7 +29,7 @@ from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
-MOST_COMPUTED = 128  # samples of earlier rounds whose feature a round computes anew
+MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
 MOVED = 0.3  # of the probability that the prior gives to other classes since it was served last

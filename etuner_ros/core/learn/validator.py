@@ -134,10 +134,8 @@ class Validator:
         outcomes = [
             o for o in outcomes if o.sample_id in held and held[o.sample_id].label == o.label
         ]
-        self._was |= {o.sample_id: o.candidate_correct for o in outcomes}
-        for known in (self._anchor, self._was):
-            for key in [k for k in known if k not in held]:
-                del known[key]
+        self._was = {o.sample_id: o.candidate_correct for o in outcomes}
+        self._anchor = {key: right for key, right in self._anchor.items() if key in held}
         shared = [o for o in outcomes if o.anchor_correct is not None]
         lead = sum(o.candidate_correct - bool(o.anchor_correct) for o in shared)
         if lead >= 0:
@@ -151,6 +149,10 @@ class Validator:
         for sample_id in sample_ids:
             self._anchor.pop(sample_id, None)
             self._was.pop(sample_id, None)
+
+    def on_other_head(self) -> None:
+        """Forget what the live head was: another one was made live by hand."""
+        self._was = {}
 
     def restart(self) -> None:
         """Forget the anchor: other weights were made live by hand."""

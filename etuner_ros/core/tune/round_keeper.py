@@ -286,7 +286,7 @@ class RoundKeeper:
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
         if not running.calibrates:
-            self.lazy.on_round_end(proposal.iterations, self.after)
+            self.lazy.on_round_end(proposal.iterations, self.after, accepted)
         if accepted:
             self.scenarios.on_version(version, proposal.parent, proposal.move)
             self._awaited = version if self._loaded < version else None
