@@ -167,11 +167,20 @@ def openloris(path: Path) -> list[Picture]:
     return found
 
 
+def grocery_products(path: Path) -> list[Picture]:
+    """
+    Read the grocery photographs for searching settings, told apart by product instead of kind:
+    as many labels as the reported kinds are.
+    """
+    return [replace(p, label=p.product) for p in grocery(path, reported=False)]
+
+
 READERS: dict[str, Callable[[Path], list[Picture]]] = {
     'recording': recording,
     'images': image_folder,
     'grocery': grocery,
     'grocery_search': partial(grocery, reported=False),
+    'grocery_products': grocery_products,
     'core50': core50,
     'openloris': openloris,
 }

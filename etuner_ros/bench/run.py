@@ -61,6 +61,8 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
         for kind in ('NC', 'NIC'):
             add_both(f'{reader}_{kind.lower()}', reader, arguments.grocery, kind)
         add(f'{reader}_nc_long', reader, arguments.grocery, replace(long, kind='NC'))
+        if arguments.search:
+            add_both('grocery_products_nc', 'grocery_products', arguments.grocery, 'NC')
     if arguments.recording is not None:
         name = 'sim_search' if arguments.search else 'recording'
         add_both(name, 'recording', arguments.recording, 'NI')

@@ -138,6 +138,7 @@ def test_streams_of_the_command_line(tmp_path: Path, capsys) -> None:
     found = _offered(capsys, *photographs, *rendered, '--search', '--recording', str(tmp_path))
     assert found == {
         *(f'grocery_search{name.removeprefix("grocery")}' for name in shops),
+        *('grocery_products_nc', 'grocery_products_nc_again'),
         *('sim_search', 'sim_search_again', 'sim_search_video'),
     }
     assert main(['bench', '--images', str(tmp_path), '--long', str(tmp_path / 'video')]) == 1
