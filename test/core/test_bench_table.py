@@ -113,7 +113,7 @@ def test_a_job_that_was_planned_with_other_code_does_not_run() -> None:
 
 
 ENDLESS = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from etuner_ros.bench import runs
 from etuner_ros.bench.streams import Setting
@@ -123,6 +123,7 @@ def endless(job):
     time.sleep(3600)
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # off in a shell's background
     runs.execute = endless
     source = runs.Source('s', 'recording', 'none', Setting('NI'))
     runs.run_all([runs.Job(source)], Path(sys.argv[1]), 1, say=lambda text: None)
