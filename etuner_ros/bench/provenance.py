@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 import hashlib
@@ -17,8 +19,10 @@ from typing import Any
 from etuner_ros import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-# What results depend on; a commit that changes something else leaves them as they are.
-PATHS = ('etuner_ros/core', 'etuner_ros/bench', 'config/etuner.yaml')
+# What results depend on: these, and what this module imports of the package, directly or not. A
+# commit that changes something else leaves them as they are.
+ALWAYS = ('config/etuner.yaml',)
+MODULE = 'etuner_ros.bench.runs'
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,34 @@ def git(*arguments: str) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ''
 
 
-def uncommitted() -> str:
-    """Return a digest of what is changed or new in `PATHS`; empty when nothing is."""
-    changed = git('diff', 'HEAD', '--', *PATHS)
-    new = git('ls-files', '--others', '--exclude-standard', '--', *PATHS).splitlines()
+def sources(root: Path, module: str) -> list[str]:
+    """
+    Return the files that a module is made of: its own and those of all modules of the package that
+    it imports, at the top or inside a function, in turn; relative to `root`, sorted.
+    """
+    found: dict[str, Path] = {}
+    open_ = [module]
+    while open_:
+        name = open_.pop()
+        base = root / name.replace('.', '/')
+        path = base / '__init__.py' if base.is_dir() else base.with_suffix('.py')
+        if name in found or not path.is_file():
+            continue  # seen before, or a name in a module
+        found[name] = path
+        open_.append(name.rpartition('.')[0])  # its package runs first
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                open_ += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                open_ += [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
+        open_ = [name for name in open_ if name.partition('.')[0] == module.partition('.')[0]]
+    return sorted(path.relative_to(root).as_posix() for path in found.values())
+
+
+def uncommitted(paths: Sequence[str]) -> str:
+    """Return a digest of what is changed or new in some files; empty when nothing is."""
+    changed = git('diff', 'HEAD', '--', *paths)
+    new = git('ls-files', '--others', '--exclude-standard', '--', *paths).splitlines()
     if not changed and not new:
         return ''
     digest = hashlib.sha256(changed.encode())
@@ -67,8 +95,9 @@ def code() -> Code:
     # Installed below somebody else's repository, git would tell of that one.
     if git('rev-parse', '--show-toplevel') != str(ROOT):
         return Code(f'version {__version__}', '', versions)
-    commit = git('log', '-1', '--format=%h', '--', *PATHS)
-    return Code(commit or f'version {__version__}', uncommitted(), versions)
+    paths = [*ALWAYS, *sources(ROOT, MODULE)]
+    commit = git('log', '-1', '--format=%h', '--', *paths)
+    return Code(commit or f'version {__version__}', uncommitted(paths), versions)
 
 
 def machine() -> dict[str, Any]:

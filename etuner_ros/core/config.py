@@ -257,13 +257,13 @@ class HeadConfig(Checked):
     )
     prior: float = setting(
         0.0,
-        'how much it counts what is likely here and now, by labels and by frames that nobody '
-        'labelled: exponent of the share of a class; 0 = all equally likely',
+        'how much it counts what is likely here and now, by labels, as far as frames that nobody '
+        'labelled bear them out: exponent of the share of a class; 0 = all equally likely',
         0.0,
         2.0,
     )
     prior_memory: float = setting(
-        64.0, 'labels and frames after which what was seen has faded to a third', 1.0, 1e6
+        64.0, 'labels after which what was labelled has faded to a third', 1.0, 1e6
     )
     unlabelled_weight: float = setting(
         0.5,

@@ -212,11 +212,11 @@ class Commands:
         self._untold = True
 
     def tell_prospects(self) -> None:
-        """Tell what a round would find to mend, and what it would take, when that is new."""
+        """Tell what a round would take, and what rounds have brought, when that is new."""
         if not self._untold or not self.ready or self.learner.phase is not Phase.IDLE:
             return
         self._untold = False
-        self._reply(op='prospects', **vars(self.learner.prospects))
+        self._reply(op='prospects', **vars(self.learner.weigh_rounds()))
 
     def propose_round(self, number: int, candidate: Any) -> None:
         """Send what a round has made."""

@@ -133,7 +133,7 @@ class Worker:
             self._head_sent, self._next_head = now, now + self.commands.head_interval_s
 
     def _tell_prospects(self) -> None:
-        """Tell what a round would find, when that is new; what goes wrong is told, too."""
+        """Tell what rounds bring, when that is new; what goes wrong is told, too."""
         try:
             self.commands.tell_prospects()
         except Exception as error:  # labels that come may mend it

@@ -167,21 +167,28 @@ def test_what_is_not_committed_is_told_apart(tmp_path: Path, monkeypatch) -> Non
         subprocess.run(['git', '-C', str(tmp_path), *names, *arguments], check=True)
 
     monkeypatch.setattr(provenance, 'ROOT', tmp_path)
-    core = tmp_path / 'etuner_ros' / 'core'
-    core.mkdir(parents=True)
-    (core / 'a.py').write_text('1')
+    core, bench = tmp_path / 'etuner_ros' / 'core', tmp_path / 'etuner_ros' / 'bench'
+    for folder in (core, bench):
+        folder.mkdir(parents=True)
+        (folder / '__init__.py').touch()
+    (bench / 'runs.py').write_text('def run():\n    from etuner_ros.core.a import rule\n')
+    (core / 'a.py').write_text('import etuner_ros.core.b')
+    (core / 'b.py').write_text('1')
+    (core / 'label.py').write_text('import etuner_ros.core.a')
     git('init', '-q')
     git('add', '.')
     git('commit', '-qm', 'one')
     one = provenance.code.__wrapped__()
     assert not one.dirty
     (tmp_path / 'README').write_text('docs change nothing')
+    (core / 'label.py').write_text('nor does what no run takes')
     git('add', '.')
     git('commit', '-qm', 'two')
     assert provenance.code.__wrapped__() == one
-    (core / 'a.py').write_text('2')
+    (core / 'b.py').write_text('2')
     changed = provenance.code.__wrapped__()
-    (core / 'b.py').write_text('3')
+    (core / 'a.py').write_text('import etuner_ros.core.new')
+    (core / 'new.py').write_text('3')
     more = provenance.code.__wrapped__()
     assert len({'', changed.dirty, more.dirty}) == 3
     assert changed.commit == more.commit == one.commit

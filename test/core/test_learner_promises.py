@@ -288,17 +288,17 @@ def test_new_labels_tell_what_rounds_have_brought(model, frames):
     learner = robot(model, frames)
     labels = ('tray', 'race_car', *KNOWN)
     learner.add_samples(samples(frames, *labels, name='old')[::2])
-    assert learner.prospects.compared == 0
-    assert not learner.prospects.tuned, 'there is nothing to compare yet'
+    assert learner.weigh_rounds().compared == 0
+    assert not learner.weigh_rounds().tuned, 'there is nothing to compare yet'
     go_live(learner, finish(learner))
     shown = samples(frames, *labels, scenario=Scenario('eye', 1), name='new')
     learner.add_samples(shown[:5])
-    assert learner.prospects.compared == 0, 'a few say nothing'
+    assert learner.weigh_rounds().compared == 0, 'a few say nothing'
     learner.add_samples(shown[5:])
-    told = learner.prospects
+    told = learner.weigh_rounds()
     assert told.tuned
     assert LOOK <= told.compared <= PER_ROUND
-    again = learner.prospects
+    again = learner.weigh_rounds()
     assert (again.compared, again.gained) == (told.compared, told.gained), 'each is asked once'
 
 
@@ -309,12 +309,12 @@ def test_what_was_compared_is_of_the_network_that_is_live(model, frames):
     tuned = finish(learner)
     go_live(learner, tuned)
     learner.add_samples(samples(frames, *labels, name='new'))
-    assert learner.prospects.compared >= LOOK
+    assert learner.weigh_rounds().compared >= LOOK
     other = {k: v * 1.01 if v.ndim == 4 else v for k, v in tuned.update.items()}
     learner.set_live(other, tuned.classes, 9)  # by hand
-    assert learner.prospects.compared == len(learner.pending[:PER_ROUND]), 'compared anew'
+    assert learner.weigh_rounds().compared == len(learner.pending[:PER_ROUND]), 'compared anew'
     learner.set_live({}, learner.live.classes[: len(KNOWN)], 10)  # the deployed one
-    assert not learner.prospects.tuned
+    assert not learner.weigh_rounds().tuned
 
 
 def test_after_a_restart_the_comparison_goes_on_with_what_there_is(model, frames):
@@ -328,7 +328,7 @@ def test_after_a_restart_the_comparison_goes_on_with_what_there_is(model, frames
     again.set_live(tuned.update, tuned.classes, 1)
     again.add_samples(old, new=False)
     again.add_samples(samples(frames, *labels, name='new'))
-    assert LOOK <= again.prospects.compared <= PER_ROUND
+    assert LOOK <= again.weigh_rounds().compared <= PER_ROUND
 
 
 def test_what_live_was_is_remembered_of_the_last_head_only(model, frames):
@@ -360,7 +360,7 @@ def test_a_network_that_was_spoiled_loses_the_comparison(model, frames, which):
     backbone = {k: v for k, v in update.items() if k.startswith('backbone')}
     learner.set_live(backbone, learner.live.classes, 1)
     learner.add_samples(samples(frames, 'tray', 'race_car', 'duck', 'mug', name='new'))
-    told = learner.prospects
+    told = learner.weigh_rounds()
     assert told.compared >= LOOK
     if which == 'live':
         assert told.lost > told.gained + 3

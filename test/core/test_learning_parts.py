@@ -184,18 +184,6 @@ def test_two_cameras_share_the_half_that_is_for_now():
     assert Counter(s.scenario for s in kept.samples) == {front: 20, rear: 20}
 
 
-def test_a_few_frames_are_chosen_evenly_without_losing_the_others():
-    kept = UnlabelledFrames(100)
-    for number in range(3):
-        for i in range(20):
-            kept.add(sample(f'{number}/{i}', '', Scenario('eye', number)))
-    some = kept.some(6)
-    assert Counter(s.scenario.number for s in some) == {0: 2, 1: 2, 2: 2}
-    assert {'0/19', '1/19', '2/19'} <= {s.sample_id for s in some}
-    assert len(kept) == 60
-    assert len(kept.keep_only({s.sample_id for s in some})) == 54
-
-
 # Evidence
 
 

@@ -90,9 +90,9 @@ class Lazy(Trigger):
         self.lazy.on_scenario_change()
 
     def on_learned(self, learner: Learner) -> None:
-        """Pass on what a round would find."""
+        """Pass on what rounds bring."""
         if self.lazy.config.economy > 0:
-            self.lazy.on_prospects(learner.prospects)
+            self.lazy.on_prospects(learner.weigh_rounds())
 
     @property
     def due(self) -> bool:

@@ -207,7 +207,7 @@ class LazyTune:
         return gain * told.new >= dear * self.config.economy * PRICE * told.passes
 
     def on_prospects(self, prospects: Prospects) -> None:
-        """Note what a round over all that waits would find, and take."""
+        """Note what a round over all that waits would take, and what rounds have brought."""
         self._prospects = prospects
 
     @property

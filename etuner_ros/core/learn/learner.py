@@ -191,7 +191,7 @@ class Learner:
             if known is not None and known.jpeg != sample.jpeg:
                 self._forget([sample.sample_id])
             if new:
-                self.head.note_label(sample.sample_id, sample.label)
+                self.head.note_label(sample.sample_id, sample.label, sample.scenario.camera)
             self.head.frames.discard(sample.sample_id)
         self.book.add(samples, new)
         self._learn_instantly(samples)
@@ -266,7 +266,7 @@ class Learner:
         )
         if not usable:
             return False
-        self.head.note_label(sample_id, label)
+        self.head.note_label(sample_id, label, scenario.camera)
         self.head.frames.discard(sample_id)
         if self.book.holds_back(sample_id, label):
             self._bank.put(backbone, sample_id, feature)  # the evidence looks at it, too
@@ -318,9 +318,12 @@ class Learner:
 
     # Candidates
 
-    @property
-    def prospects(self) -> Prospects:
-        """What a round would take, and what rounds have brought so far."""
+    def weigh_rounds(self) -> Prospects:
+        """
+        Return what a round would take, and what rounds have brought so far.
+
+        Compares the live network with the deployed one first, where enough labels have come.
+        """
         new = self.book.pending
         planned = planned_iterations(len(new), self.state.config) if new else 0
         judged = min(len(self.book.held), VALIDATION_WINDOW)

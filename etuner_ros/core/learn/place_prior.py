@@ -4,11 +4,12 @@
 How likely each class is here and now: a robot sees much of the same for a while, then something
 else, and comes back.
 
-Learned from labels, and from frames that nobody labelled as what the head takes them for
-(expectation maximisation over recent predictions; Saerens, Latinne & Decaestecker 2002). Where
-every kind is everywhere, such a prior feeds on its own mistakes; so it has to prove itself against
-equal shares, frame by frame, and so has what is remembered of earlier places (mixing of experts
-with a fixed share; Herbster & Warmuth 1998).
+Guesses are made of labels, and judged by labels and by frames that nobody labelled as what the
+head takes them for: equal shares, what was labelled lately and what is remembered of earlier
+places have to prove themselves against each other (mixing of experts with a fixed share; Herbster
+& Warmuth 1998). Frames make no guess: the head would believe its own mistakes, all the more where
+it has learned from such frames. What a video shows again in the next frame proves nothing, nor
+does a person who corrects the same thing several times in a row.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ _UNSEEN = 0.5  # samples that every class counts for on top of its own
 _AFTER_CHANGE = 0.25  # what is left of the counts when the scenario changes
 _SWITCH = 0.02  # chance that another guess is the right one from the next frame on
 _FRAME = 0.5  # what a frame without a label proves, beside 1 of a label
-_COUNT = 0.25  # of a label, that such a frame counts for among what was seen lately
 _MOST_PLACES = 16
 _LEAST_SEEN = 8.0  # samples that a place is remembered by
 
@@ -64,55 +64,63 @@ class PlacePrior:
         self._strength, self._keep = config.prior, 1.0 - 1.0 / config.prior_memory
         self._equal, self._recent = _Guess(trust=0.5), _Guess(trust=0.5)
         self._places: list[_Guess] = []
+        self._label: dict[str, str] = {}  # the last one by camera
+        self._frame: dict[str, dict[str, float]] = {}  # probabilities of the last one by camera
 
     @property
     def _guesses(self) -> list[_Guess]:
         return [self._equal, self._recent, *self._places]
 
-    def on_label(self, label: str, classes: Sequence[str]) -> None:
+    def on_label(self, label: str, classes: Sequence[str], camera: str = '') -> None:
         """
-        Note a label.
+        Note a label; of several in a row that are the same, the first.
 
         :param classes: all that could have been said
         """
+        if self._label.get(camera) == label:
+            return
+        self._label[camera] = label
         if label in classes:
             place = list(classes).index(label)
             self._weigh([float(g.shares(classes)[place]) for g in self._guesses], 1.0)
-        self._count({label: 1.0}, 1.0)
+        counts = self._recent.counts
+        for known in counts:
+            counts[known] *= self._keep
+        counts[label] = counts.get(label, 0.0) + 1.0
 
-    def on_frame(self, posterior: Tensor, classes: Sequence[str]) -> None:
+    def on_frame(self, posterior: Tensor, classes: Sequence[str], camera: str = '') -> None:
         """
-        Note a frame that nobody labelled.
+        Note a frame that nobody labelled: it proves something by how far it differs from the last.
 
         :param posterior: (C,) probabilities of the classes if all are equally likely beforehand
         """
         if len(classes) < 2:
             return
         likelihood = posterior.double()
-        self._weigh([float(g.shares(classes) @ likelihood) for g in self._guesses], _FRAME)
-        here = likelihood * self._mixture(classes)
-        self._count(dict(zip(classes, (_COUNT * here / here.sum()).tolist())), _COUNT)
+        now = dict(zip(classes, likelihood.tolist()))
+        new = _distance(self._frame.get(camera, {}), now)
+        self._frame[camera] = now
+        self._weigh([float(g.shares(classes) @ likelihood) for g in self._guesses], _FRAME, new)
 
-    def _weigh(self, evidence: Sequence[float], power: float) -> None:
-        """Move trust to the guesses that foretold an observation."""
-        guesses = self._guesses
-        weights = [g.trust * max(e, 1e-12) ** power for g, e in zip(guesses, evidence)]
-        total, even = sum(weights), _SWITCH / len(guesses)
+    def _weigh(self, evidence: Sequence[float], power: float, new: float = 1.0) -> None:
+        """
+        Move trust to the guesses that foretold an observation.
+
+        :param power: what it proves, beside 1 of a label
+        :param new: share of it that is no repetition
+        """
+        guesses, switch = self._guesses, _SWITCH * new
+        weights = [g.trust * max(e, 1e-12) ** (power * new) for g, e in zip(guesses, evidence)]
+        total = sum(weights)
         for guess, weight in zip(guesses, weights):
-            guess.trust = (1.0 - _SWITCH) * weight / total + even
-
-    def _count(self, seen: Mapping[str, float], total: float) -> None:
-        counts, keep = self._recent.counts, self._keep**total
-        for known in counts:
-            counts[known] *= keep
-        for label, share in seen.items():
-            counts[label] = counts.get(label, 0.0) + share
+            guess.trust = (1.0 - switch) * weight / total + switch / len(guesses)
 
     def rename(self, label: str, new_label: str) -> None:
         """Call a label otherwise."""
         for counts in (g.counts for g in self._guesses):
             if label in counts:
                 counts[new_label] = counts.get(new_label, 0.0) + counts.pop(label)
+        self._label = {k: new_label if v == label else v for k, v in self._label.items()}
 
     def on_scenario_change(self) -> None:
         """Remember what there was here; trust nothing more than anything else."""
@@ -144,7 +152,7 @@ class PlacePrior:
         now = self.shares(classes)
         # What is said of classes that have no sample any more is no news.
         total = sum(told.get(c, 0.0) for c in now) or 1.0
-        return 0.5 * sum(abs(share - told.get(c, 0.0) / total) for c, share in now.items())
+        return _distance({c: told.get(c, 0.0) / total for c in now}, now)
 
     def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return what to add to calibrated logits, (C,) float32; 0 for equally likely classes."""
@@ -152,3 +160,10 @@ class PlacePrior:
             return torch.zeros(len(classes))
         shares = (self._mixture(classes) * len(classes)).log()
         return (self._strength * shares).float()
+
+
+def _distance(before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    """Return the total variation distance of two distributions; 1 from nothing to something."""
+    if not before:
+        return 1.0
+    return 0.5 * sum(abs(now.get(c, 0.0) - before.get(c, 0.0)) for c in {**before, **now})

@@ -149,12 +149,12 @@ class ServedHead:
         """Whether frames without a label are learned from."""
         return self.config.enabled and self.config.unlabelled_weight > 0
 
-    def note_label(self, sample_id: str, label: str) -> None:
+    def note_label(self, sample_id: str, label: str, camera: str) -> None:
         """Tell the prior of a label, once."""
         if self._noted.get(sample_id) != label:
             self._noted[sample_id] = label
             known = self.classes()
-            self._prior.on_label(label, known if label in known else [*known, label])
+            self._prior.on_label(label, known if label in known else [*known, label], camera)
             while len(self._noted) > MOST_NOTED:
                 del self._noted[next(iter(self._noted))]
 
@@ -289,7 +289,7 @@ class ServedHead:
                     weight, bias = self._live.head.linear(known)
                     charge(2.0 * weight.numel())
                     posterior = torch.softmax(weight @ row.float() + bias, dim=0)
-                self._prior.on_frame(posterior, known)
+                self._prior.on_frame(posterior, known, sample.scenario.camera)
         return self.frames.add(sample)
 
     def answers(

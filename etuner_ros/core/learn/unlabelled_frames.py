@@ -64,16 +64,6 @@ class UnlabelledFrames:
         most = max(side.values(), key=len)
         return list(most)[int(self._rng.integers(len(most)))]
 
-    def some(self, count: int) -> list[Sample]:
-        """Return at most so many frames, evenly from all scenarios, the newest of each."""
-        chosen: list[Sample] = []
-        groups = [list(frames.values()) for frames in self._by_scenario.values()]
-        while len(chosen) < count and any(groups):
-            for group in [g for g in reversed(groups) if g]:
-                if len(chosen) < count:
-                    chosen.append(group.pop())
-        return chosen
-
     def keep_only(self, sample_ids: Collection[str]) -> list[str]:
         """Drop all frames but these; return the ids of the others."""
         gone = [s.sample_id for s in self.samples if s.sample_id not in sample_ids]

@@ -81,12 +81,8 @@ class Validator:
 
         A head that has learned a held-back sample is asked what it would say without.
         """
-        chosen = self.choose(held, current)
-        if not chosen:
-            return []
-        with counted_as(VALIDATION):
-            was, now = (self._right(asked, chosen) for asked in (live, candidate))
-        return [self._outcome(s, a, b) for s, a, b in zip(chosen, was, now)]
+        asked = self._ask(held, current, live, candidate)
+        return [self._outcome(sample, was, now) for sample, was, now in asked]
 
     def of_head(
         self,
@@ -102,15 +98,21 @@ class Validator:
             sample; so that is remembered from when it was accepted, and where it is not (a new
             sample, a restart), being right proves nothing: then it counts as the candidate does
         """
+        asked = self._ask(held, current, live, candidate)
+        return [
+            self._outcome(sample, self._was.get(sample.sample_id, was and now), now)
+            for sample, was, now in asked
+        ]
+
+    def _ask(
+        self, held: Iterable[Sample], current: Collection[Scenario], live: Asked, candidate: Asked
+    ) -> list[tuple[Sample, bool, bool]]:
+        """Return the samples that are looked at, and whether live and candidate are right."""
         chosen = self.choose(held, current)
         if not chosen:
             return []
         with counted_as(VALIDATION):
-            was, now = (self._right(asked, chosen) for asked in (live, candidate))
-        return [
-            self._outcome(s, self._was.get(s.sample_id, a and b), b)
-            for s, a, b in zip(chosen, was, now)
-        ]
+            return list(zip(chosen, self._right(live, chosen), self._right(candidate, chosen)))
 
     def _right(self, asked: Asked, chosen: Sequence[Sample]) -> list[bool]:
         rows = torch.stack(self._bank.rows(asked.backbone, chosen, asked.compute))
