@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 import yaml
 
+from etuner_ros.bench.swapper import announcement
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
@@ -35,13 +36,12 @@ from etuner_ros.core.models.weights import (
     pack_base,
     RANGES,
     read_base,
-    sha256,
+    unpack,
 )
 from etuner_ros.core.processes import die_with_parent
 from etuner_ros.core.serve.calibrate import calibrate
-from etuner_ros.msg import LabelCorrection, ModelUpdate, Prediction
+from etuner_ros.msg import Backbone, LabelCorrection, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
-from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
 from etuner_ros.shared.supervisor import Supervisor
@@ -120,17 +120,10 @@ class Stage:
         layout, values = calibrate(base.spec, base.state, pictures)
         self.ranges.write_bytes(pack({f'{RANGES}{layout}': values}))
 
-    def quantised(self) -> ModelUpdate:
+    def quantised(self) -> tuple[Backbone, ModelUpdate]:
         """Return what the tuner makes of the base weights before any round."""
-        base, data = read_base(self.base), self.ranges.read_bytes()
-        return ModelUpdate(
-            version=1,
-            base_sha256=base.sha256,
-            sha256=sha256(data),
-            architecture=base.spec.architecture,
-            classes=base.spec.classes,
-            weights=to_bytes(data),
-        )
+        base, ranges = read_base(self.base), unpack(self.ranges.read_bytes())
+        return announcement(base, 1, base.spec.classes, ranges)
 
     def add_camera(self, namespace: str) -> None:
         """Add a camera that shows the same pictures."""
@@ -237,8 +230,12 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
     process = subprocess.Popen(
         command, stdout=log, stderr=log, env=environment, preexec_fn=die_with_parent
     )
-    versions = stage.node.create_publisher(ModelUpdate, f'{namespace}/model'.lstrip('/'), LATCHED)
-    versions.publish(stage.quantised())
+    backbone, version = stage.quantised()
+    prefix = f'{namespace}/'.lstrip('/')
+    backbones = stage.node.create_publisher(Backbone, f'{prefix}backbone', LATCHED)
+    versions = stage.node.create_publisher(ModelUpdate, f'{prefix}model', LATCHED)
+    backbones.publish(backbone)
+    versions.publish(version)
     try:
         stage.versions.clear()
         stage.latencies.clear()
@@ -260,6 +257,7 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
         yield counts
     finally:
         stage.node.destroy_publisher(versions)
+        stage.node.destroy_publisher(backbones)
         process.send_signal(signal.SIGINT)
         try:
             process.wait(10.0)

@@ -38,7 +38,7 @@ from etuner_ros.core.files import replace_file
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.images.sources import open_source
 from etuner_ros.core.labels.store import LabelStore
-from etuner_ros.core.models.store import ModelStore
+from etuner_ros.core.models.store import HEAD_FILE, ModelStore
 from etuner_ros.core.models.weights import pack_base
 from etuner_ros.msg import LabelCorrection, LabelReceipt, ModelUpdate, Prediction
 from etuner_ros.nodes.conversions import array_to_image
@@ -251,7 +251,8 @@ def damage(folder: Path, rng: random.Random) -> bool:
     versions = sorted(folder.glob('*/v*'))
     if not versions:
         return False
-    weights, manifest = versions[-1] / 'weights.safetensors', versions[-1] / 'manifest.json'
+    manifest = versions[-1] / 'manifest.json'
+    weights = rng.choice([versions[-1] / HEAD_FILE, *sorted(folder.glob('*/backbones/*'))])
     kind = rng.choice(['flip', 'cut', 'manifest', 'live', 'leftover'])
     try:
         if kind == 'flip':
@@ -267,7 +268,7 @@ def damage(folder: Path, rng: random.Random) -> bool:
         else:  # what a crash in the middle of a write leaves
             aside = versions[-1].parent / '.v99999999.tmp'
             aside.mkdir(exist_ok=True)
-            (aside / 'weights.safetensors').write_bytes(b'half')
+            (aside / HEAD_FILE).write_bytes(b'half')
     except (OSError, ValueError):
         return False
     return True
@@ -383,7 +384,7 @@ def verify(robot: Robot, base: Path) -> None:
         result.labels_lost = len(robot.accepted)
     try:
         models = ModelStore(robot.home / 'etuner' / 'models', base, read_only=True)
-        models.weights(models.live)
+        models.update(models.live)
     except EtunerError:
         result.stores_unloadable += 1
     temporary = [p for p in (robot.home / 'etuner').rglob('*') if '.tmp' in p.name]

@@ -9,7 +9,7 @@ the ranges of activations when versions are quantised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 import subprocess
@@ -20,9 +20,19 @@ import numpy as np
 import rclpy
 
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.models.weights import BaseWeights, pack, read_base, sha256, State, unpack
+from etuner_ros.core.models.store import head_of
+from etuner_ros.core.models.weights import (
+    backbone_digest,
+    backbone_of,
+    BaseWeights,
+    pack,
+    read_base,
+    sha256,
+    State,
+    unpack,
+)
 from etuner_ros.core.processes import die_with_parent
-from etuner_ros.msg import ModelUpdate
+from etuner_ros.msg import Backbone, ModelUpdate
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.qos import LATCHED
 from etuner_ros.nodes.running import use_dds_profile
@@ -30,7 +40,9 @@ from etuner_ros.nodes.running import use_dds_profile
 PERIOD = 70  # versions after which the marks repeat
 
 
-def swap_message(base: BaseWeights, version: int, ranges: State | None = None) -> ModelUpdate:
+def swap_messages(
+    base: BaseWeights, version: int, ranges: State | None = None
+) -> tuple[Backbone, ModelUpdate]:
     """
     Announce weights by which a prediction shows from which version each part of it came.
 
@@ -49,16 +61,27 @@ def swap_message(base: BaseWeights, version: int, ranges: State | None = None) -
         for k, v in base.state.items()
         if v.dtype == np.float32 and v.ndim > 1 and k not in ('head.weight', 'head.bias')
     }
-    state['head.weight'] = np.zeros((len(classes), weight.shape[1]), np.float32)
-    state['head.bias'] = bias
     state.update(ranges or {})
-    data = pack(state)
-    return ModelUpdate(
+    head = {'head.weight': np.zeros((len(classes), weight.shape[1]), np.float32)}
+    return announcement(base, version, classes, {**state, **head, 'head.bias': bias})
+
+
+def announcement(
+    base: BaseWeights, version: int, classes: Sequence[str], update: State
+) -> tuple[Backbone, ModelUpdate]:
+    """Return how `model_manager` announces a version whose backbone is new."""
+    backbone = backbone_of(update)
+    digest = backbone_digest(base.sha256, backbone)
+    data = pack(head_of(update))
+    return Backbone(
+        base_sha256=base.sha256, backbone_sha256=digest, weights=to_bytes(pack(backbone))
+    ), ModelUpdate(
         version=version,
         base_sha256=base.sha256,
+        backbone_sha256=digest,
         sha256=sha256(data),
         architecture=base.spec.architecture,
-        classes=classes,
+        classes=list(classes),
         weights=to_bytes(data),
     )
 
@@ -100,10 +123,11 @@ def main() -> int:
     period = float(sys.argv[4])
     ranges = unpack(Path(sys.argv[5]).read_bytes()) if len(sys.argv) > 5 else None
     numbers = range(first, first + min(count, PERIOD))
-    messages = {n % PERIOD: swap_message(base, n, ranges) for n in numbers}
+    messages = {n % PERIOD: swap_messages(base, n, ranges) for n in numbers}
     use_dds_profile()
     rclpy.init()
     node = rclpy.create_node('swapper')
+    backbones = node.create_publisher(Backbone, 'backbone', LATCHED)
     publisher = node.create_publisher(ModelUpdate, 'model', LATCHED)
     while publisher.get_subscription_count() == 0:
         rclpy.spin_once(node, timeout_sec=0.05)
@@ -112,8 +136,9 @@ def main() -> int:
     began = time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, began + number * period - time.monotonic()))
-        message = messages[(first + number) % PERIOD]
+        backbone, message = messages[(first + number) % PERIOD]
         message.version = first + number
+        backbones.publish(backbone)
         publisher.publish(message)
     time.sleep(period)
     node.destroy_node()

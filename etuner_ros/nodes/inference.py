@@ -32,8 +32,15 @@ from etuner_ros.core.models.weights import read_base
 from etuner_ros.core.serve.devices import needs_torch, serving_device
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.core.serve.swapper import Announced, ModelSwapper
-from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction, TunerStatus
+from etuner_ros.core.serve.swapper import Announced, AnnouncedBackbone, ModelSwapper
+from etuner_ros.msg import (
+    Backbone,
+    FrameFeature,
+    ModelUpdate,
+    PredictedFrame,
+    Prediction,
+    TunerStatus,
+)
 from etuner_ros.nodes.base_fetcher import BaseFetcher
 from etuner_ros.nodes.conversions import array_to_image, image_to_array
 from etuner_ros.nodes.health import guarded
@@ -61,8 +68,9 @@ class InferenceNode(AutostartNode):
     Recognises what the camera sees.
 
     Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins;
-    `model` (ModelUpdate, latched), `tuner/status` (TunerStatus, latched, for the annotated
-    image), with `variants.pixels` `battery` (BatteryState). Publishes `predictions` (Prediction),
+    `model` (ModelUpdate, latched), `backbone` (Backbone, latched), `tuner/status` (TunerStatus,
+    latched, for the annotated image), with `variants.pixels` `battery` (BatteryState). Publishes
+    `predictions` (Prediction),
     `predicted_frame` (PredictedFrame), `exemplar_features` (FrameFeature, latched: of the pictures
     that travel with the base weights, so that nobody is asked about what is known), and only while
     someone listens `frame_feature` (FrameFeature), `annotated` (Image) and, where vision_msgs is
@@ -149,12 +157,16 @@ class InferenceNode(AutostartNode):
             self._images = subscribe(
                 CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS
             )
+        self._backbones = subscribe(
+            Backbone, 'backbone', self._on_backbone, LATCHED, callback_group=TakenByHand()
+        )
         self._updates = subscribe(
             ModelUpdate, 'model', self._on_model, LATCHED, callback_group=TakenByHand()
         )
         built = self.create_guard_condition(self._on_built)
         self.entities += [
             self._images,
+            self._backbones,
             self._updates,
             subscribe(TunerStatus, 'tuner/status', self._on_tuner, LATCHED),
             steady_timer(self, QUIET_S / 2, self._on_idle),
@@ -350,10 +362,20 @@ class InferenceNode(AutostartNode):
             self._look_at_exemplar()
 
     def _take_update(self) -> None:
-        """Take announced weights, if there are any."""
+        """Take announced weights, if there are any: a backbone before the head that is for it."""
+        backbone = take(self._backbones)
+        if backbone is not None:
+            self._on_backbone(backbone)
         message = take(self._updates)
         if message is not None:
             self._on_model(message)
+
+    @guarded
+    def _on_backbone(self, message: Backbone) -> None:
+        if self._swapper is not None:
+            self._swapper.take_backbone(
+                AnnouncedBackbone(message.base_sha256, message.backbone_sha256, message.weights)
+            )
 
     @guarded
     def _on_model(self, message: ModelUpdate) -> None:

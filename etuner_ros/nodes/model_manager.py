@@ -5,8 +5,9 @@
 commits, announces, rolls back.
 
 Subscribes `candidate` (ModelCandidate: of a round) and `head_candidate` (HeadCandidate: a new head
-for the live backbone). Publishes `model` (ModelUpdate, latched), `layers` (LayerStates, latched),
-`verdicts` (ModelVerdict: one for each candidate). Serves `~/set_frozen_layers`, `~/swap`,
+for the live backbone). Publishes `model` (ModelUpdate, latched), `backbone` (Backbone, latched:
+when it is another one), `layers` (LayerStates, latched), `verdicts` (ModelVerdict: one for each
+candidate). Serves `~/set_frozen_layers`, `~/swap`,
 `~/roll_back`, `~/list_versions`, `~/pin_version`, `~/export_version`, `~/get_model`.
 """
 
@@ -26,9 +27,10 @@ from etuner_ros.core.models.base_weights import base_file, intact_file, prepare_
 from etuner_ros.core.models.candidate_check import CandidateCheck, Code, Finding, refused
 from etuner_ros.core.models.export_queue import ExportQueue
 from etuner_ros.core.models.layer_board import LayerBoard
-from etuner_ros.core.models.store import ModelStore
-from etuner_ros.core.models.weights import sha256
+from etuner_ros.core.models.store import head_of, ModelStore
+from etuner_ros.core.models.weights import backbone_of, pack, sha256, State
 from etuner_ros.msg import (
+    Backbone,
     HeadCandidate,
     LayerState,
     LayerStates,
@@ -123,6 +125,8 @@ class ModelManagerNode(AutostartNode):
         self._board = LayerBoard(store.folder / 'layers.json', store.base.units, frozen)
         self._warn(*store.warnings, self._board.problem)
         self._models = self.create_lifecycle_publisher(ModelUpdate, 'model', LATCHED)
+        self._backbones = self.create_lifecycle_publisher(Backbone, 'backbone', LATCHED)
+        self._announced = ''  # digest of the backbone that was published last
         self._layers = self.create_lifecycle_publisher(LayerStates, 'layers', LATCHED)
         self._verdicts = self.create_publisher(ModelVerdict, 'verdicts', reliable(10))
         hear, take = self.create_subscription, self._on_candidate
@@ -131,6 +135,7 @@ class ModelManagerNode(AutostartNode):
         )
         self.entities += [
             self._models,
+            self._backbones,
             self._layers,
             self._verdicts,
             hear(ModelCandidate, 'candidate', take, reliable(2)),
@@ -256,9 +261,10 @@ class ModelManagerNode(AutostartNode):
     def _announce(self, reason: str) -> None:
         """Publish the live weights and the layers."""
         store = self._open
-        data, warnings = store.live_weights()
+        update, warnings = store.live_update()
         self._warn(*warnings)
-        manifest = store.manifests[store.live]
+        manifest, data = store.manifests[store.live], _packed(head_of(update))
+        self._announce_backbone(update)
         message = ModelUpdate(
             version=store.live,
             parent=manifest.parent,
@@ -276,6 +282,20 @@ class ModelManagerNode(AutostartNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._models.publish(message)
         self._announce_layers()
+
+    def _announce_backbone(self, update: State) -> None:
+        """Publish the live backbone when it is another one than before."""
+        store = self._open
+        digest = store.backbone(store.live)
+        if digest != self._announced:
+            message = Backbone(
+                base_sha256=store.base.sha256,
+                backbone_sha256=digest,
+                weights=to_bytes(_packed(backbone_of(update))),
+            )
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._backbones.publish(message)
+            self._announced = digest
 
     def _announce_layers(self) -> None:
         message = LayerStates(model_version=self._open.live)
@@ -308,6 +328,11 @@ class ModelManagerNode(AutostartNode):
         self._announce_layers()
         lost = ', but not on the disk yet' if self._board.unsaved else ''
         return answered(response, response.NONE, f'{len(response.changed)} layers changed{lost}')
+
+
+def _packed(tensors: State) -> bytes:
+    """Return tensors as they travel; nothing for none."""
+    return pack(tensors) if tensors else b''
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ new weights and new heads.
 | `predictions` (Prediction) | load, and changes of scenario |
 | `frame_feature` (FrameFeature), `label_receipts` (LabelReceipt) | for the instant head |
 | `predicted_frame` (PredictedFrame) | frames without a label, where they are learned from |
-| `model` (ModelUpdate), `layers` (LayerStates), `verdicts` (ModelVerdict) | of `model_manager` |
+| `model` (ModelUpdate), `backbone` (Backbone), `layers` (LayerStates) | of `model_manager` |
+| `verdicts` (ModelVerdict) | of `model_manager` |
 | `battery` (BatteryState) | for the budget |
 
 Publishes `candidate` (ModelCandidate), `head_candidate` (HeadCandidate), `scenario_changes`
@@ -48,6 +49,7 @@ from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import End, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
 from etuner_ros.msg import (
+    Backbone,
     FrameFeature,
     HeadCandidate,
     LabelledBatch,
@@ -163,6 +165,7 @@ class TunerNode(Node):
             self.create_subscription(
                 PredictedFrame, 'predicted_frame', self._labels.on_frame, frames
             )
+        self.create_subscription(Backbone, 'backbone', self._on_backbone, LATCHED)
         self.create_subscription(ModelUpdate, 'model', self._on_model, LATCHED)
         self.create_subscription(LayerStates, 'layers', self._on_layers, LATCHED)
         self.create_subscription(ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
@@ -332,6 +335,12 @@ class TunerNode(Node):
     def _on_model(self, message: ModelUpdate) -> None:
         self._worker.update = message
         self._worker.hand_over_model()
+
+    @guarded
+    def _on_backbone(self, message: Backbone) -> None:
+        self._worker.backbone = message
+        if self._worker.awaits(message.backbone_sha256):
+            self._worker.hand_over_model()
 
     @guarded
     def _on_layers(self, message: LayerStates) -> None:

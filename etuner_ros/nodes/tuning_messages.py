@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.identity import Scenario
-from etuner_ros.core.models.weights import sha256
+from etuner_ros.core.models.weights import backbone_digest, sha256
 from etuner_ros.core.tune.round_keeper import Proposal, RoundKeeper, State
 from etuner_ros.msg import (
     HeadCandidate,
@@ -87,13 +87,25 @@ def layers_message(layers: LayerStates) -> dict[str, Any]:
     }
 
 
-def model_message(update: ModelUpdate) -> dict[str, Any]:
-    """Return live weights as the worker takes them."""
+def backbone_name(update: ModelUpdate) -> str:
+    """Return the digest of the backbone that a version is for."""
+    return str(update.backbone_sha256) or backbone_digest(update.base_sha256, {})
+
+
+def model_message(update: ModelUpdate, backbone: bytes) -> dict[str, Any]:
+    """
+    Return live weights as the worker takes them.
+
+    :param backbone: safetensors of their backbone; empty for that of the base weights, and when
+        the worker has it
+    """
     return {
         'op': 'model',
         'version': update.version,
         'classes': list(update.classes),
         'weights': bytes(update.weights),
+        'backbone_sha256': backbone_name(update),
+        'backbone': backbone,
     }
 
 

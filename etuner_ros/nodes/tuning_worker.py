@@ -13,9 +13,10 @@ from typing import Any
 from rclpy.node import Node
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.models.weights import backbone_digest
 from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import RoundKeeper
-from etuner_ros.msg import LayerStates, ModelUpdate
+from etuner_ros.msg import Backbone, LayerStates, ModelUpdate
 from etuner_ros.nodes import tuning_messages as messages
 from etuner_ros.nodes.base_fetcher import BaseFetcher
 from etuner_ros.nodes.health import guarded, Health
@@ -58,6 +59,8 @@ class WorkerSide:
         self._warn, self._loaded = warn, loaded
         self._changed, self._others = changed, others
         self.update: ModelUpdate | None = None  # the version that is live
+        self.backbone: Backbone | None = None  # the newest
+        self._told = ''  # digest of the backbone that the worker was told last
         self.layers: LayerStates | None = None
         self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
@@ -120,6 +123,7 @@ class WorkerSide:
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
         self.ready = message
+        self._told = backbone_digest(message['base_sha256'], {})
         count = len(message['units'])
         self.get_logger().info(f'worker ready: {message["architecture"]}, {count} blocks')
         self.hand_over_model()
@@ -132,9 +136,31 @@ class WorkerSide:
             self._fetcher.fetch(self.update.base_sha256)
         elif self.ready:
             self._fetcher.stop()
-            self._link.send(messages.model_message(self.update))
-            self.hand_over_layers()
-            self.hand_over_scenarios()
+            self._hand_over(self.update)
+
+    def _hand_over(self, update: ModelUpdate) -> None:
+        """Give the worker a version, with its backbone when that is another one than before."""
+        name, backbone = messages.backbone_name(update), b''
+        if name not in (self._told, backbone_digest(update.base_sha256, {})):
+            if self.backbone is None or self.backbone.backbone_sha256 != name:
+                if not self._keeper.ready:
+                    self._keeper.on_starting(f'version {update.version}: no backbone yet')
+                return  # it comes on a topic of its own
+            backbone = bytes(self.backbone.weights)
+        self._told = name
+        self._link.send(messages.model_message(update, backbone))
+        self.hand_over_layers()
+        self.hand_over_scenarios()
+
+    def awaits(self, backbone: str) -> bool:
+        """Return whether the live version waits for a backbone to come."""
+        update = self.update
+        return bool(
+            update is not None
+            and self.ready
+            and update.base_sha256 == self.ready['base_sha256']
+            and messages.backbone_name(update) == backbone != self._told
+        )
 
     def hand_over_scenarios(self) -> None:
         """Tell the worker where cameras are: its prior and what it keeps follow that."""

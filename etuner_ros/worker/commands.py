@@ -33,6 +33,7 @@ class Commands:
         self._engines: Engines | None = None
         self._told = ''  # why nothing is quantised
         self._learner: Any = None
+        self._backbone: tuple[str, Any] = '', {}  # of the weights told last: digest and tensors
         self.knows_labels = False  # all labels that there are have come
         self._untold = False  # what a round would find has changed
 
@@ -119,6 +120,7 @@ class Commands:
             ]
         )
         self._learner = learner
+        self._backbone = learner.backbone, {}
         self._reply(
             op='ready',
             base_sha256=base.sha256,
@@ -131,15 +133,21 @@ class Commands:
     def _on_model(self, message: Message) -> None:
         from etuner_ros.core.models.weights import unpack
 
-        update, classes = unpack(message['weights']), tuple(message['classes'])
-        self.learner.set_live(update, classes, message['version'])
+        name = message['backbone_sha256']
+        if name != self._backbone[0]:  # else it is not sent again
+            self._backbone = name, unpack(message['backbone'])
+        update = {**self._backbone[1], **unpack(message['weights'])}
+        self.learner.set_live(update, tuple(message['classes']), message['version'])
         self._reply(op='model_loaded', version=message['version'])
 
     def is_head_only(self, message: Message) -> bool:
         """Return whether a `model` message changes nothing but the head."""
         from etuner_ros.core.models.weights import unpack
 
-        return bool(self.learner.is_head_only(unpack(message['weights'])))
+        name, tensors = self._backbone
+        if message['backbone_sha256'] != name:
+            return False
+        return bool(self.learner.is_head_only({**tensors, **unpack(message['weights'])}))
 
     def _on_caught_up(self, message: Message) -> None:
         """

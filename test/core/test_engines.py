@@ -17,6 +17,7 @@ from onnxruntime.quantization import (
 )
 import pytest
 import torch
+from versions import travelling
 
 from etuner_ros.core.errors import ConfigError, EngineError, WeightsError
 from etuner_ros.core.images.codec import resize_square
@@ -25,10 +26,8 @@ from etuner_ros.core.models.weights import (
     backbone_digest,
     BaseWeights,
     check_update,
-    pack,
     RANGES,
     read_base,
-    sha256,
 )
 from etuner_ros.core.serve.calibrate import calibrate
 from etuner_ros.core.serve.engines import Engines, EngineSettings, providers_for
@@ -180,8 +179,7 @@ def test_a_quantised_version_is_another_backbone_and_its_head_touches_no_network
     image = frames[0].image
     plain = live.predict(image, 1)
     update = {f'{RANGES}{ranges[0]}': ranges[1]}
-    data = bytearray(pack(update))
-    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    live.swap(live.prepare(1, base.spec.classes, *travelling(base, update)))
     result = live.predict(image, 1)
     assert live.engine == 'onnxruntime-int8'
     assert result.backbone == backbone_digest(base.sha256, update) != plain.backbone
@@ -189,8 +187,7 @@ def test_a_quantised_version_is_another_backbone_and_its_head_touches_no_network
     assert cosine(result.features[None], plain.features[None]) > 0.98
     network = live._slot.network
     rolled = {k: np.roll(v, 1, axis=0) for k, v in base.state.items() if k.startswith('head.')}
-    data = bytearray(pack({**update, **rolled}))
-    live.swap(live.prepare(2, base.spec.classes, data, sha256(data)))
+    live.swap(live.prepare(2, base.spec.classes, *travelling(base, {**update, **rolled})))
     assert live._slot.network is network
     after = live.predict(image, 1)
     assert (after.version, after.backbone) == (2, result.backbone)
@@ -202,8 +199,7 @@ def test_without_onnxruntime_a_quantised_version_is_served_in_float_and_says_so(
 ):
     live = LiveModel(base, Engines(EngineSettings(engine='torch')))
     update = {f'{RANGES}{ranges[0]}': ranges[1]}
-    data = bytearray(pack(update))
-    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    live.swap(live.prepare(1, base.spec.classes, *travelling(base, update)))
     result = live.predict(frames[0].image, 1)
     assert live.engine == 'torch-fp32'
     assert result.backbone == backbone_digest(base.sha256, {}), 'its feature is of the float one'

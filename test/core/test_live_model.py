@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from versions import travelling
 
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.models.learned import learned_version
@@ -24,7 +25,7 @@ from etuner_ros.core.models.weights import (
     State,
 )
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.core.serve.swapper import Announced, Attempt, ModelSwapper
+from etuner_ros.core.serve.swapper import Announced, AnnouncedBackbone, Attempt, ModelSwapper
 
 
 @pytest.fixture(scope='module')
@@ -70,18 +71,25 @@ def test_a_prediction_names_the_backbone_that_its_feature_is_of(base, duck):
     live = LiveModel(base)
     bare = backbone_digest(base.sha256, {})
     assert live.predict(duck, 1).backbone == bare
-    head, both = bytearray(pack(rolled_head(base))), bytearray(pack(other_backbone(base)))
-    live.swap(live.prepare(1, base.spec.classes, head, sha256(head)))
+    both = travelling(base, other_backbone(base))
+    live.swap(live.prepare(1, base.spec.classes, *travelling(base, rolled_head(base))))
     assert live.predict(duck, 1).backbone == bare
-    slot = live.prepare(2, base.spec.classes, both, sha256(both))
+    slot = live.prepare(2, base.spec.classes, *both)
     assert live.predict(duck, 1).backbone == bare, 'what is prepared does not serve yet'
     live.swap(slot)
     result = live.predict(duck, 1)
     expected = backbone_digest(base.sha256, other_backbone(base))
     assert (result.version, result.backbone) == (2, expected)
     assert live.feature(duck)[1:] == (2, expected)
-    live.swap(live.prepare(3, base.spec.classes, both, sha256(both), 'as announced'))
-    assert live.predict(duck, 1).backbone == 'as announced'
+    network = live.slot.network
+    live.swap(live.prepare(3, base.spec.classes, *both[:3]))  # a head for what serves already
+    assert live.slot.network is network
+    assert live.predict(duck, 1).backbone == expected
+    with pytest.raises(WeightsError, match='the backbone of version 4 is damaged'):
+        live.prepare(4, base.spec.classes, both[0], both[1], 'f' * 64, both[3])
+    whole = bytearray(pack(other_backbone(base)))
+    with pytest.raises(WeightsError, match='version 4 has more than a head'):
+        live.prepare(4, base.spec.classes, whole, sha256(whole), expected)
     live.swap(live.prepare(0, base.spec.classes, bytearray(), sha256(b'')))
     assert live.predict(duck, 1).backbone == bare
 
@@ -221,6 +229,41 @@ def test_a_version_that_can_not_be_used_ends_the_wait_and_is_told(base):
     assert 'version 7 is refused' in robot.swapper.why_not()
 
 
+def test_a_version_waits_for_its_backbone_whichever_comes_first(base, duck):
+    _, _, digest, tensors = travelling(base, other_backbone(base))
+    backbone = AnnouncedBackbone(base.sha256, digest, tensors)
+    late, early = Robot(base, learned=2), Robot(base, learned=2)
+    late.announce(2, rolled_head(base), backbone_sha256=digest)
+    assert not late.swapper.ready
+    assert f'version 2 is for backbone {digest[:12]}, which' in late.swapper.why_not()
+    late.swapper.take_backbone(AnnouncedBackbone(base.sha256, 'f' * 64, bytearray()))
+    assert not late.swapper.ready, 'another one'
+    late.swapper.take_backbone(backbone)
+    early.swapper.take_backbone(backbone)
+    early.announce(2, rolled_head(base), backbone_sha256=digest)
+    for robot in (late, early):
+        assert robot.finish().error is None
+        assert not robot.swapper.why_not()
+        result = robot.swapper.live.predict(duck, 1)
+        assert (result.version, result.backbone) == (2, digest)
+
+
+def test_a_head_for_the_live_backbone_needs_no_backbone_again(base, duck):
+    robot = Robot(base)
+    _, _, digest, tensors = travelling(base, other_backbone(base))
+    robot.swapper.take_backbone(AnnouncedBackbone(base.sha256, digest, tensors))
+    robot.announce(1, rolled_head(base), backbone_sha256=digest)
+    robot.finish()
+    robot.swapper.take_backbone(AnnouncedBackbone(base.sha256, 'e' * 64, bytearray(b'next')))
+    robot.announce(2, backbone_sha256=digest)  # the newest is of a version to come
+    assert robot.finish().error is None
+    result = robot.swapper.live.predict(duck, 1)
+    assert (result.version, result.backbone) == (2, digest)
+    robot.announce(3)  # back at the base weights
+    assert robot.finish().error is None
+    assert robot.swapper.live.predict(duck, 1).backbone == backbone_digest(base.sha256, {})
+
+
 def test_a_swapper_that_is_closed_waits_for_its_thread(base):
     live, entered, go_on = LiveModel(base), threading.Event(), threading.Event()
     prepare = live.prepare
@@ -244,9 +287,8 @@ def test_what_was_learned_is_seen_by_names_alone(base, deployed, tmp_path):
     assert learned_version(tmp_path, base.sha256) == 0, 'no store'
     store = ModelStore(tmp_path, deployed)
     assert learned_version(tmp_path, base.sha256) == 0, 'an empty one'
-    data = pack(rolled_head(base))
     for _ in range(2):
-        store.commit(data, store.live, base.spec.classes)
+        store.commit(rolled_head(base), store.live, base.spec.classes)
     assert learned_version(tmp_path, base.sha256) == 2
     (store.folder / 'live').unlink()
     assert learned_version(tmp_path, base.sha256) == 2
@@ -273,10 +315,9 @@ def test_a_version_is_made_in_place_and_what_differed_before_goes_back(deployed,
     }
     fresh = {}
     for version, (update, classes) in versions.items():
-        data = pack(update) if update else b''
-        live.swap(live.prepare(version, classes, bytearray(data), sha256(data)))
+        live.swap(live.prepare(version, classes, *travelling(base, update)))
         again = LiveModel(base)
-        again.swap(again.prepare(version, classes, bytearray(data), sha256(data)))
+        again.swap(again.prepare(version, classes, *travelling(base, update)))
         got, fresh = live.predict(image, 3), again.predict(image, 3)
         assert (got.version, got.labels, got.scores) == (version, fresh.labels, fresh.scores)
         assert np.array_equal(got.features, fresh.features)

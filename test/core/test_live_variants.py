@@ -11,13 +11,13 @@ import threading
 
 import numpy as np
 import pytest
+from versions import travelling
 
 from etuner_ros.core.errors import ConfigError, EngineError
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.models.weights import (
     backbone_digest,
     BaseWeights,
-    pack,
     RANGES,
     read_base,
     sha256,
@@ -72,9 +72,8 @@ class Robot:
         return found[0]
 
     def swap(self, version: int, state: State, classes: tuple[str, ...] = ()) -> None:
-        data = bytearray(pack(state)) if state else bytearray()
         classes = classes or self.base.spec.classes
-        self.live.swap(self.live.prepare(version, classes, data, sha256(data)))
+        self.live.swap(self.live.prepare(version, classes, *travelling(self.base, state)))
 
 
 @pytest.fixture(params=['torch', 'onnxruntime'])

@@ -36,6 +36,7 @@ from etuner_ros.core.models.weights import (
     read_base,
     read_in_place,
     same_bits,
+    sha256,
     unpack,
 )
 
@@ -132,20 +133,20 @@ def test_an_update_may_bring_classes():
 def test_versions_survive_a_restart(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     assert store.live == 0
-    first = store.commit(pack(UPDATE), 0, ('a', 'b'), reason='tuned', learned={'/collector': 4})
+    first = store.commit(UPDATE, 0, ('a', 'b'), reason='tuned', learned={'/collector': 4})
     store.close()
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == first.version == 1
     assert again.manifests[1].learned == {'/collector': 4}
-    assert again.weights(1) == pack(UPDATE)
+    assert pack(again.update(1)) == pack(UPDATE)
     assert not again.warnings
 
 
 def test_a_damaged_version_is_skipped_and_its_number_not_used_again(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
-    store.commit(pack(UPDATE), 0, ('a', 'b'))
-    store.commit(pack(UPDATE), 1, ('a', 'b'))
-    weights = store.folder / 'v00000002' / 'weights.safetensors'
+    store.commit(UPDATE, 0, ('a', 'b'))
+    store.commit(UPDATE, 1, ('a', 'b'))
+    weights = store.folder / 'v00000002' / 'head.safetensors'
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
@@ -153,15 +154,13 @@ def test_a_damaged_version_is_skipped_and_its_number_not_used_again(base, tmp_pa
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == 1
     assert any('version 2 is damaged' in w for w in again.warnings)
-    assert again.commit(pack(UPDATE), 1, ('a', 'b')).version == 3
+    assert again.commit(UPDATE, 1, ('a', 'b')).version == 3
 
 
-@pytest.mark.parametrize(
-    'name', ['live', 'v00000001/manifest.json', 'v00000001/weights.safetensors']
-)
+@pytest.mark.parametrize('name', ['live', 'v00000001/manifest.json', 'v00000001/head.safetensors'])
 def test_the_store_opens_whatever_file_is_cut_short(base, tmp_path, name):
     store = ModelStore(tmp_path / 'models', base)
-    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    store.commit(UPDATE, 0, ('a', 'b'))
     (store.folder / name).write_bytes(b'')
     store.close()
     again = ModelStore(tmp_path / 'models', base)
@@ -172,7 +171,7 @@ def test_the_store_opens_whatever_file_is_cut_short(base, tmp_path, name):
 def test_old_versions_make_room_but_not_the_live_one_and_its_parent(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base, keep=2)
     for parent in range(5):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     assert sorted(store.manifests) == [0, 4, 5]
     assert len(list(store.folder.glob('v*'))) == 2
 
@@ -180,9 +179,9 @@ def test_old_versions_make_room_but_not_the_live_one_and_its_parent(base, tmp_pa
 def test_many_heads_do_not_push_out_what_rounds_made(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base, keep=2)
     for parent in range(3):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     for parent in range(3, 20):
-        store.commit(pack(UPDATE), parent, ('a', 'b'), kind=HEAD)
+        store.commit(UPDATE, parent, ('a', 'b'), kind=HEAD)
     assert sorted(store.manifests) == [0, 2, 3, 18, 19, 20]
     store.close()
     assert ModelStore(tmp_path / 'models', base).manifests[20].kind == HEAD
@@ -197,11 +196,13 @@ def test_a_store_that_can_not_be_written_says_so(base, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from etuner_ros.core.models.store import HEAD, ModelStore
+import numpy as np
+from etuner_ros.core.models.store import ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
 print('begun', flush=True)
 while True:
-    store.commit(bytes(200_000), store.live, ('a', 'b'))
+    update = {'body.weight': np.full(50_000, store.live, np.float32)}
+    store.commit(update, store.live, ('a', 'b'))
 """
 
 
@@ -219,7 +220,9 @@ def test_the_store_opens_after_kill_minus_nine_in_the_middle_of_writing(base, tm
         store = ModelStore(tmp_path / 'models', base)
         assert not store.warnings
         assert store.live >= live
-        assert store.weights(store.live) is not None
+        assert bool(store.update(store.live)) == (store.live > 0)
+        needed = {store.backbone(v) for v in store.manifests} - {store.backbone(0)}
+        assert {p.stem for p in store.folder.glob('backbones/*')} == needed
         live = store.live
         store.close()
 
@@ -703,15 +706,15 @@ def test_a_label_store_that_can_not_be_opened_says_so(tmp_path):
 
 def test_a_pinned_version_is_never_removed(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base, keep=1)
-    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    store.commit(UPDATE, 0, ('a', 'b'))
     store.pin(1, True)
     for parent in range(1, 6):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     assert 1 in store.manifests
     store.close()
     store = ModelStore(tmp_path / 'models', base, keep=1)
     store.pin(1, False)
-    store.commit(pack(UPDATE), 6, ('a', 'b'))
+    store.commit(UPDATE, 6, ('a', 'b'))
     assert 1 not in store.manifests
 
 
@@ -719,9 +722,9 @@ def test_a_pinned_version_is_never_removed(base, tmp_path):
 def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, damage):
     store = ModelStore(tmp_path / 'models', base)
     for parent in range(3):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     folder = store.folder / 'v00000003'
-    weights = folder / 'weights.safetensors'
+    weights = folder / 'head.safetensors'
     if damage == 'flip':
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1
@@ -738,15 +741,15 @@ def test_whatever_is_damaged_the_last_good_version_is_served(base, tmp_path, dam
     again = ModelStore(tmp_path / 'models', base)
     assert again.live == (3 if damage == 'live' else 2)
     assert again.warnings
-    assert again.commit(pack(UPDATE), again.live, ('a', 'b')).version == 4, 'no number twice'
+    assert again.commit(UPDATE, again.live, ('a', 'b')).version == 4, 'no number twice'
 
 
 def test_opening_reads_the_live_version_and_others_when_they_are_used(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base, keep=100)
     for parent in range(20):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     for version in range(1, 20):
-        (store.folder / f'v{version:08d}' / 'weights.safetensors').write_bytes(b'x')
+        (store.folder / f'v{version:08d}' / 'head.safetensors').write_bytes(b'x')
     store.close()
     again = ModelStore(tmp_path / 'models', base, keep=100)
     assert (again.live, again.warnings, again.damaged) == (20, [], {})
@@ -759,8 +762,8 @@ def test_opening_reads_the_live_version_and_others_when_they_are_used(base, tmp_
 def test_rolling_back_skips_what_is_damaged(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     for parent in range(3):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
-    (store.folder / 'v00000002' / 'weights.safetensors').write_bytes(b'x')
+        store.commit(UPDATE, parent, ('a', 'b'))
+    (store.folder / 'v00000002' / 'head.safetensors').write_bytes(b'x')
     skipped = store.roll_back()
     assert store.live == 1
     assert 'version 2 is damaged' in skipped[0]
@@ -777,44 +780,96 @@ def test_a_store_has_one_owner(base, tmp_path):
 
 def test_a_version_that_can_not_be_named_live_leaves_the_store_as_it_was(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
-    store.commit(pack(UPDATE), 0, ('a', 'b'))
+    store.commit(UPDATE, 0, ('a', 'b'))
     name = store.folder / 'live'
     name.unlink()
     name.mkdir()
     with pytest.raises(StoreError, match='version 2 could not be stored'):
-        store.commit(pack(UPDATE), 1, ('a', 'b'))
+        store.commit(UPDATE, 1, ('a', 'b'))
     assert (store.live, sorted(store.manifests)) == (1, [0, 1])
     name.rmdir()
-    assert store.commit(pack(UPDATE), 1, ('a', 'b')).version == store.live == 3
+    assert store.commit(UPDATE, 1, ('a', 'b')).version == store.live == 3
 
 
-def test_manifests_of_earlier_releases_are_read(base, tmp_path):
+def of_version_0_1(store, version: int, update: dict, **fields: object) -> None:
+    """Write a version as the first release did: head and backbone in one file."""
+    folder = store.folder / f'v{version:08d}'
+    folder.mkdir()
+    (folder / 'weights.safetensors').write_bytes(pack(update))
+    manifest = {
+        'version': version,
+        'parent': version - 1,
+        'sha256': sha256(pack(update)),
+        'classes': ['a', 'b'],
+        'frozen_layers': [],
+        **fields,
+    }
+    (folder / 'manifest.json').write_text(json.dumps(manifest))
+    (store.folder / 'live').write_text(str(version))
+
+
+def test_a_store_of_version_0_1_opens_and_goes_on(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
-    update = {**UPDATE, 'backbone.weight': np.zeros((2, 3), np.float32)}
-    store.commit(pack(update), 0, ('a', 'b'))
-    store.commit(pack(update), 1, ('a', 'b'))
-    for version, head in ((1, False), (2, True)):
-        path = store.folder / f'v{version:08d}' / 'manifest.json'
-        raw = json.loads(path.read_text())
-        del raw['kind'], raw['backbone']
-        path.write_text(json.dumps({**raw, 'head_only': head}))
+    whole = {**UPDATE, 'backbone.weight': np.full((2, 3), 7, np.float32)}
+    of_version_0_1(store, 1, whole)
+    of_version_0_1(store, 2, {**whole, 'head.bias': np.zeros(2, np.float32)}, head_only=True)
     store.close()
     again = ModelStore(tmp_path / 'models', base)
+    assert (again.live, again.warnings) == (2, [])
+    assert pack(again.update(1)) == pack(whole)
     assert [again.manifests[v].kind for v in (0, 1, 2)] == ['base', 'round', 'head']
-    assert again.backbone(1) == again.backbone(2) == backbone_digest(again.base.sha256, update)
     assert again.backbone(0) == backbone_digest(again.base.sha256, {})
+    assert again.backbone(1) == again.backbone(2) == backbone_digest(again.base.sha256, whole)
+    head = {'head.bias': np.full(2, 5, np.float32)}
+    again.commit(head, 2, ('a', 'b'), same_backbone=True)
+    assert pack(again.update(3)) == pack({**whole, **head})
+    again.roll_back()
+    assert pack(again.live_update()[0]) == pack({**whole, 'head.bias': np.zeros(2, np.float32)})
+
+
+def test_a_new_head_costs_its_own_size_and_a_backbone_goes_with_its_last_version(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=1)
+    files = store.folder / 'backbones'
+    for round_ in range(3):
+        backbone = {'backbone.weight': np.full((2, 3), round_, np.float32)}
+        store.commit({**UPDATE, **backbone}, store.live, ('a', 'b'))
+        file = files / f'{store.backbone(store.live)}.safetensors'
+        written = file.stat().st_mtime_ns
+        for value in range(4):
+            head = {'head.bias': np.full(2, value, np.float32)}
+            store.commit(head, store.live, ('a', 'b'), same_backbone=True, kind=HEAD)
+            assert pack(store.update(store.live)) == pack({**backbone, **head})
+        assert file.stat().st_mtime_ns == written
+    assert {p.stem for p in files.iterdir()} == {store.backbone(v) for v in store.manifests if v}
+    assert len(list(files.iterdir())) == 1
+
+
+def test_a_damaged_backbone_damages_its_versions_and_an_earlier_one_is_served(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    store.commit({'backbone.weight': np.zeros((2, 3), np.float32)}, 0, ('a', 'b'))
+    store.commit({'backbone.weight': np.ones((2, 3), np.float32)}, 1, ('a', 'b'))
+    store.commit(UPDATE, 2, ('a', 'b'), same_backbone=True)
+    file = store.folder / 'backbones' / f'{store.backbone(3)}.safetensors'
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    store.close()
+    again = ModelStore(tmp_path / 'models', base)
+    assert again.live == 1
+    assert again.damaged.keys() == {2, 3}
+    assert 'its backbone is damaged' in again.warnings[0]
 
 
 def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     for parent in range(3):
-        store.commit(pack(UPDATE), parent, ('a', 'b'))
+        store.commit(UPDATE, parent, ('a', 'b'))
     for version in (2, 3):
-        (store.folder / f'v{version:08d}' / 'weights.safetensors').write_bytes(b'x')
-    data, warnings = store.live_weights()
-    assert (store.live, data, len(warnings)) == (1, pack(UPDATE), 2)
-    (store.folder / 'v00000001' / 'weights.safetensors').unlink()
-    assert store.live_weights()[0] == b'', 'the base weights are always there'
+        (store.folder / f'v{version:08d}' / 'head.safetensors').write_bytes(b'x')
+    update, warnings = store.live_update()
+    assert (store.live, pack(update), len(warnings)) == (1, pack(UPDATE), 2)
+    (store.folder / 'v00000001' / 'head.safetensors').unlink()
+    assert store.live_update()[0] == {}, 'the base weights are always there'
     store.close()
     assert ModelStore(tmp_path / 'models', base).live == 0
 
@@ -836,16 +891,18 @@ def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home)
 FULL = """
 import resource, sys
 from pathlib import Path
+import numpy as np
 from etuner_ros.core.errors import StoreError
-from etuner_ros.core.models.store import HEAD, ModelStore
+from etuner_ros.core.models.store import ModelStore
 store = ModelStore(Path(sys.argv[1]), Path(sys.argv[2]))
-store.commit(bytes(1000), 0, ('a', 'b'))
+bias = {'head.bias': np.ones(2, np.float32)}
+store.commit({**bias, 'body': np.ones(100, np.float32)}, 0, ('a', 'b'))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on the disk is full
 try:
-    store.commit(bytes(200_000), 1, ('a', 'b'))
+    store.commit({**bias, 'body': np.ones(50_000, np.float32)}, 1, ('a', 'b'))
 except StoreError as error:
     print(f'refused: {error}')
-print(store.live, len(store.weights(1)), store.commit(bytes(10), 1, ('a', 'b')).version)
+print(store.live, len(store.update(1)), store.commit(bias, 1, ('a', 'b'), True).version)
 """
 
 
@@ -854,10 +911,11 @@ def test_a_full_disk_refuses_a_version_and_the_store_goes_on(base, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     refused, after = done.stdout.splitlines()
     assert refused.startswith('refused: version 2 could not be stored')
-    assert after == '1 1000 2'
+    assert after == '1 2 2'
     store = ModelStore(tmp_path / 'models', base)
     assert (store.live, store.warnings) == (2, [])
     assert not list(store.folder.rglob('*.tmp')), 'nothing half written is left'
+    assert len(store.update(2)) == 2, 'the new head, and the backbone of before'
 
 
 def test_a_full_disk_refuses_a_label_and_keeps_the_others(tmp_path):

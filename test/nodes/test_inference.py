@@ -19,7 +19,7 @@ from etuner_ros.core.files import models_home
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.core.models.store import ModelStore
-from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256
+from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256, unpack
 from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.msg import FrameFeature, ModelUpdate, PredictedFrame, Prediction
 from etuner_ros.nodes import inference as module
@@ -279,7 +279,7 @@ def learned(deployed: Path, namespace: str) -> ModelUpdate:
     """Leave a learned version in the store of a robot; return how model_manager announces it."""
     announced = update_message(deployed)
     store = ModelStore(models_home(namespace), deployed)
-    store.commit(bytes(announced.weights), 0, tuple(announced.classes))
+    store.commit(unpack(bytes(announced.weights)), 0, tuple(announced.classes))
     return announced
 
 
@@ -342,7 +342,7 @@ def test_the_store_of_another_namespace_or_another_folder_is_looked_at_where_it_
     assert started(ros, deployed)._swapper.ready, 'a store of its own, in which nothing is'
     store = ModelStore(tmp_path / 'here', deployed)
     announced = update_message(deployed)
-    store.commit(bytes(announced.weights), 0, tuple(announced.classes))
+    store.commit(unpack(bytes(announced.weights)), 0, tuple(announced.classes))
     node = started(ros, deployed, models__folder=str(tmp_path / 'here'))
     assert not node._swapper.ready
 

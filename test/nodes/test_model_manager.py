@@ -311,7 +311,7 @@ def test_a_restart_serves_the_last_good_version_and_keeps_the_pins(ros, deployed
         SetFrozenLayers, 'model_manager/set_frozen_layers', names=['top'], frozen=True, pinned=True
     )
     ros.remove(office.node)
-    newest = next(ros_home.rglob('v00000002/weights.safetensors'))
+    newest = next(ros_home.rglob('v00000002/head.safetensors'))
     data = bytearray(newest.read_bytes())
     data[-1] ^= 255
     newest.write_bytes(bytes(data))
@@ -401,7 +401,7 @@ def test_a_pinned_version_outlives_others(office):
 def test_when_the_live_version_is_damaged_meanwhile_the_one_before_is_announced(office, ros_home):
     office.propose(value=1.0)
     office.propose(value=2.0, parent=1)
-    newest = next(ros_home.rglob('v00000002/weights.safetensors'))
+    newest = next(ros_home.rglob('v00000002/head.safetensors'))
     newest.write_bytes(newest.read_bytes()[:-1])
     office.node.trigger_deactivate()
     office.node.trigger_activate()

@@ -16,11 +16,12 @@ from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import BatteryState, Image
 
-from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256
+from etuner_ros.bench.swapper import announcement
+from etuner_ros.core.models.weights import backbone_digest, read_base, sha256
 from etuner_ros.core.serve import live_variants
 from etuner_ros.core.serve.graph_store import GraphStore
 from etuner_ros.core.serve.live_model import LiveModel
-from etuner_ros.msg import FrameFeature, ModelUpdate, Prediction
+from etuner_ros.msg import Backbone, FrameFeature, ModelUpdate, Prediction
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 
@@ -131,23 +132,16 @@ def test_another_backbone_is_served_at_once_and_fewer_pixels_of_it_as_soon_as_th
     )
     ros.until(lambda: node.diagnostics()['active'], 'inference')
     camera = Camera(ros, frames)
+    backbones = ros.speak(Backbone, 'backbone', LATCHED)
     models = ros.speak(ModelUpdate, 'model', LATCHED)
     battery = ros.speak(BatteryState, 'battery', qos_profile_sensor_data)
     battery.publish(BatteryState(percentage=0.1))
     camera.until(lambda d: d['variant'] == '32 px', 'fewer pixels')
     base = read_base(deployed)
     name = next(k for k, v in base.state.items() if v.ndim == 4)
-    data = pack({name: base.state[name] * 1.01})
-    models.publish(
-        ModelUpdate(
-            version=1,
-            base_sha256=base.sha256,
-            sha256=sha256(data),
-            architecture=base.spec.architecture,
-            classes=list(base.spec.classes),
-            weights=data,
-        )
-    )
+    backbone, version = announcement(base, 1, base.spec.classes, {name: base.state[name] * 1.01})
+    backbones.publish(backbone)
+    models.publish(version)
     camera.until(lambda d: d['model version'] == '1', 'the new version')
     camera.until(lambda d: d['variant'] == '32 px', 'fewer pixels of it')
     assert node._swapper.live.predict(frames[0].image, 1).version == 1

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 import math
 
@@ -16,12 +16,11 @@ from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
-    backbone_of,
     check_update,
     HEAD_PRIOR,
     HEAD_TENSORS,
-    pack,
     sha256,
+    State,
     unpack,
 )
 
@@ -67,7 +66,7 @@ class Finding:
 
     code: Code
     verdict: Verdict
-    update: bytes = b''  # when accepted: all tensors that differ from the base weights
+    update: State = field(default_factory=dict)  # checked tensors; a head's own for a head
 
     @property
     def accepted(self) -> bool:
@@ -124,7 +123,7 @@ class CandidateCheck:
         """
         try:
             self._check_envelope(candidate)
-            update = self._full_update(candidate)
+            update = self._checked(candidate)
         except _Refusal as refusal:
             return refused(refusal.code, str(refusal))
         current = set(map(Scenario, candidate.scenario_sources, candidate.scenarios))
@@ -155,11 +154,11 @@ class CandidateCheck:
         if len({o.sample_id for o in candidate.outcomes}) != len(candidate.outcomes):
             raise _Refusal(Code.DAMAGED, 'a validation sample is counted twice')
 
-    def _full_update(self, candidate: Candidate) -> bytes:
-        """Return all tensors that differ from the base weights, once they are checked."""
+    def _checked(self, candidate: Candidate) -> State:
+        """Return the tensors of a candidate, once they are checked."""
         store = self._store
         try:
-            update, data = unpack(candidate.weights), candidate.weights
+            update = unpack(candidate.weights)
             if candidate.kind == HEAD:
                 if update.keys() - {HEAD_PRIOR} != set(HEAD_TENSORS):
                     raise _Refusal(Code.DAMAGED, f'a head has {" and ".join(HEAD_TENSORS)}')
@@ -170,19 +169,18 @@ class CandidateCheck:
             check_update(store.base.state, update, len(candidate.classes))
         except WeightsError as error:
             raise _Refusal(Code.DAMAGED, str(error)) from error
-        if candidate.kind == HEAD:
-            data = pack({**backbone_of(store.update(store.live)), **update})
-        return data
+        return update
 
     def _commit(self, candidate: Candidate, finding: Finding, created_ns: int) -> None:
         store = self._store
-        frozen, backbone = candidate.frozen_layers, candidate.backbone_sha256
+        frozen = candidate.frozen_layers
         if candidate.kind == HEAD:  # the layers were frozen when its backbone was made
             frozen = store.manifests[store.live].frozen_layers
         store.commit(
             finding.update,
             candidate.parent,
             candidate.classes,
+            same_backbone=candidate.kind == HEAD,
             frozen_layers=frozen,
             reason=finding.verdict.reason,
             accuracy=finding.verdict.candidate_accuracy,
@@ -193,7 +191,6 @@ class CandidateCheck:
             created_ns=created_ns,
             learned=dict(zip(candidate.collectors, candidate.batch_ids)),
             kind=candidate.kind,
-            backbone=backbone,
         )
 
 

@@ -40,12 +40,11 @@ def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
 
     from etuner_ros.core.models.networks import from_base
     from etuner_ros.core.models.store import ModelStore
-    from etuner_ros.core.models.weights import unpack
 
     store = ModelStore(folder.parent, folder / 'base.safetensors', read_only=True)
-    data = store.weights(version)
+    update = store.update(version)
     model = from_base(store.base.state, store.base.spec)
-    model.load_state({**store.base.state, **unpack(data)}, store.manifests[version].classes)
+    model.load_state({**store.base.state, **update}, store.manifests[version].classes)
     model.eval()
     size = model.spec.input_size
     example = torch.zeros(1, 3, size, size)

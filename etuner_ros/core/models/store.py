@@ -4,9 +4,11 @@
 Versions of the weights on disk. The store always opens: a version is there whole, or not at all,
 and a damaged one is skipped. Weights are checked when they are used; opening reads the live ones.
 
-Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), and
-one folder `v00000012` for each version with `weights.safetensors`, `manifest.json` and, when it is
-kept for ever, an empty file `pinned`. Version 0 is the base weights.
+Layout: `<root>/<first 16 digits of the base's SHA-256>/base.safetensors`, `live` (a number), one
+folder `v00000012` for each version with `head.safetensors`, `manifest.json` and, when it is kept
+for ever, an empty file `pinned`, and `backbones/<digest>.safetensors` for each backbone that
+versions are of. Version 0 is the base weights. Version 0.1 kept both in `weights.safetensors` of
+the version's folder; that is read as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from etuner_ros.core.errors import EtunerError, StoreError, WeightsError
 from etuner_ros.core.files import replace_file, sync_folder, write_synced
 from etuner_ros.core.models.weights import (
     backbone_digest,
+    backbone_of,
     BaseWeights,
+    pack,
     read_base,
     sha256,
     State,
@@ -35,6 +39,7 @@ from etuner_ros.core.models.weights import (
 
 BASE, ROUND, HEAD = 'base', 'round', 'head'  # kinds of versions: what made them
 PIN = 'pinned'
+HEAD_FILE, WHOLE_FILE = 'head.safetensors', 'weights.safetensors'  # the second: of version 0.1
 KEPT_HEADS = 3  # versions with a new head only, besides what `keep` allows
 
 
@@ -44,7 +49,7 @@ class Manifest:
 
     version: int
     parent: int
-    sha256: str  # of weights.safetensors
+    sha256: str  # of the file with its head
     classes: tuple[str, ...]
     frozen_layers: tuple[str, ...] = ()
     reason: str = ''
@@ -56,7 +61,7 @@ class Manifest:
     created_ns: int = 0  # ROS time
     learned: dict[str, int] = field(default_factory=dict)  # collector: last batch learned
     kind: str = ROUND
-    backbone: str = ''  # its digest; empty in what earlier releases wrote
+    backbone: str = ''  # its digest; empty in what some earlier releases wrote
 
     @staticmethod
     def from_json(text: str) -> Manifest:
@@ -90,7 +95,7 @@ class ModelStore:
         self.base: BaseWeights = read_base(base)
         self.folder = root / self.base.sha256[:16]
         self._lock: int | None = None
-        backbone = backbone_digest(self.base.sha256, {})
+        self._bare = backbone_digest(self.base.sha256, {})
         deployed = Manifest(
             0,
             0,
@@ -98,7 +103,7 @@ class ModelStore:
             self.base.spec.classes,
             reason='deployed',
             kind=BASE,
-            backbone=backbone,
+            backbone=self._bare,
         )
         self.manifests: dict[int, Manifest] = {0: deployed}
         self.damaged: dict[int, str] = {}
@@ -109,6 +114,8 @@ class ModelStore:
                 self._make_ready(base)
             for folder in sorted(self.folder.glob('v*')):
                 self._open_version(folder)
+            if not read_only:
+                self._clear_backbones()
         except OSError as error:
             self.close()
             raise StoreError(
@@ -119,9 +126,9 @@ class ModelStore:
 
     def _make_ready(self, base: Path) -> None:
         """Make the folder, clear what a crash left in the middle of a write, keep the base."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._backbones.mkdir(parents=True, exist_ok=True)
         self._own()
-        for leftover in [*self.folder.glob('.*'), *self.folder.glob('v*/.*')]:
+        for leftover in [*self.folder.glob('.*'), *self.folder.glob('*/.*')]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not self.base_path.exists() or sha256(self.base_path.read_bytes()) != self.base.sha256:
             replace_file(self.base_path, base.read_bytes())
@@ -155,6 +162,13 @@ class ModelStore:
     def base_path(self) -> Path:
         """The base weights in the store."""
         return self.folder / 'base.safetensors'
+
+    @property
+    def _backbones(self) -> Path:
+        return self.folder / 'backbones'
+
+    def _backbone_file(self, digest: str) -> Path:
+        return self._backbones / f'{digest}.safetensors'
 
     def _version_folder(self, version: int) -> Path:
         return self.folder / f'v{version:08d}'
@@ -194,34 +208,34 @@ class ModelStore:
         good = self.manifests.keys() - self.damaged.keys()
         return max((v for v in good if v < version), default=0)
 
-    def _usable(self, version: int) -> tuple[int, bytes, list[str]]:
+    def _usable(self, version: int) -> tuple[int, State, list[str]]:
         """
         Return a version or, when it is damaged, the last good one before it.
 
-        :return: the version, its weights, one warning for each version that was given up
+        :return: the version, its update, one warning for each version that was given up
         """
         warnings: list[str] = []
         while True:
             try:
-                return version, self.weights(version), warnings
+                return version, self.update(version), warnings
             except WeightsError as error:  # version 0 is never damaged: it has no weights
                 version = self._before(version)
                 warnings.append(f'{error}; version {version} is used instead')
 
-    def live_weights(self) -> tuple[bytes, list[str]]:
+    def live_update(self) -> tuple[State, list[str]]:
         """
-        Return the live weights; when they are damaged, those of the last good version, made live.
+        Return the live update; when it is damaged, that of the last good version, made live.
 
-        :return: the weights, and one warning for each thing that went wrong
+        :return: the update, and one warning for each thing that went wrong
         """
-        version, data, warnings = self._usable(self.live)
+        version, update, warnings = self._usable(self.live)
         if version != self.live:
             try:
                 self._note_live(version)
             except StoreError as error:  # the next start finds the same damage
                 warnings.append(str(error))
                 self.live = version
-        return data, warnings
+        return update, warnings
 
     def roll_back(self) -> list[str]:
         """
@@ -248,14 +262,6 @@ class ModelStore:
             self.manifests[version] = replace(self.manifests[version], backbone=digest)
         return self.manifests[version].backbone
 
-    def update(self, version: int) -> State:
-        """
-        Return the tensors of a version that differ from the base weights.
-
-        :raises WeightsError: when there is no such version, or it is damaged
-        """
-        return unpack(self.weights(version))
-
     def pin(self, version: int, pinned: bool) -> None:
         """
         Keep a version for ever, or no longer.
@@ -280,58 +286,101 @@ class ModelStore:
             ) from error
         (self.pinned.add if pinned else self.pinned.discard)(version)
 
-    def weights(self, version: int) -> bytes:
+    def update(self, version: int) -> State:
         """
-        Return the update of a version as safetensors bytes; empty for version 0.
+        Return the tensors of a version that differ from the base weights, head and backbone.
 
         :raises WeightsError: when there is no such version, or it is damaged
         """
         if version not in self.manifests:
             raise WeightsError(f'version {version} is not in the store')
         if version == 0:
-            return b''
+            return {}
         try:
-            data = (self._version_folder(version) / 'weights.safetensors').read_bytes()
-            if sha256(data) != self.manifests[version].sha256:
-                raise WeightsError('the checksum of its weights is wrong')
+            update = self._read(version)
         except (OSError, WeightsError) as error:
             text = getattr(error, 'strerror', None) or str(error)
             self.damaged[version] = text
             raise WeightsError(f'version {version} is damaged: {text}') from error
         self.damaged.pop(version, None)
-        return data
+        return update
 
-    def commit(self, data: bytes, parent: int, classes: tuple[str, ...], **facts: Any) -> Manifest:
+    def _read(self, version: int) -> State:
+        update, is_whole = self._read_head(version)
+        digest = self.manifests[version].backbone
+        if is_whole or digest == self._bare:
+            return update
+        backbone = unpack(self._backbone_file(digest).read_bytes())
+        if backbone_digest(self.base.sha256, backbone) != digest:
+            raise WeightsError('its backbone is damaged')
+        return {**backbone, **update}
+
+    def _read_head(self, version: int) -> tuple[State, bool]:
+        """Return what lies in the folder of a version, and whether that is all of it."""
+        folder = self._version_folder(version)
+        is_whole = (folder / WHOLE_FILE).exists()
+        data = (folder / (WHOLE_FILE if is_whole else HEAD_FILE)).read_bytes()
+        if sha256(data) != self.manifests[version].sha256:
+            raise WeightsError('the checksum of its weights is wrong')
+        return unpack(data), is_whole
+
+    def commit(
+        self,
+        update: State,
+        parent: int,
+        classes: tuple[str, ...],
+        same_backbone: bool = False,
+        **facts: Any,
+    ) -> Manifest:
         """
         Store a new version and make it live.
 
+        :param update: all tensors that differ from the base weights, checked
+        :param same_backbone: the backbone is that of the live version, and `update` a head: it
+            costs its own size
         :param facts: the other fields of its manifest
         :raises StoreError: when the disk does not take it; the store is as before
         """
-        manifest = Manifest(self._highest + 1, parent, sha256(data), classes, **facts)
-        final = self._version_folder(manifest.version)
+        head, number = pack(head_of(update)), self._highest + 1
+        final = self._version_folder(number)
         aside = final.with_name(f'.{final.name}.tmp')
         try:
+            digest = self._keep_backbone(None if same_backbone else update)
+            manifest = Manifest(number, parent, sha256(head), classes, backbone=digest, **facts)
             aside.mkdir(exist_ok=True)  # an earlier failure may have left it
-            write_synced(aside / 'weights.safetensors', data)
+            write_synced(aside / HEAD_FILE, head)
             write_synced(aside / 'manifest.json', json.dumps(asdict(manifest), indent=1).encode())
             sync_folder(aside)
             os.rename(aside, final)
             sync_folder(self.folder)
-            self._highest = manifest.version
-            self.manifests[manifest.version] = manifest
-            self.set_live(manifest.version)
+            self._highest = number
+            self.manifests[number] = manifest
+            self._read_head(number)
+            self._note_live(number)
         except (OSError, EtunerError) as error:
             for folder in (aside, final):
                 shutil.rmtree(folder, ignore_errors=True)
-            self.manifests.pop(manifest.version, None)
-            self.damaged.pop(manifest.version, None)
+            self.manifests.pop(number, None)
             with contextlib.suppress(StoreError):  # it may be named already
                 self._note_live(self.live)
+            self._clear_backbones()
             text = getattr(error, 'strerror', None) or str(error)
-            raise StoreError(f'version {manifest.version} could not be stored: {text}') from error
+            raise StoreError(f'version {number} could not be stored: {text}') from error
         self._prune()
         return manifest
+
+    def _keep_backbone(self, update: State | None) -> str:
+        """Return the digest of a backbone that is on the disk now; None for the live one."""
+        if update is None:
+            digest = self.backbone(self.live)
+            if digest == self._bare or self._backbone_file(digest).exists():
+                return digest
+            update = self.update(self.live)  # version 0.1 kept it with the head
+        backbone = backbone_of(update)
+        digest = backbone_digest(self.base.sha256, backbone)
+        if digest != self._bare:
+            replace_file(self._backbone_file(digest), pack(backbone))
+        return digest
 
     def set_live(self, version: int) -> None:
         """
@@ -340,7 +389,7 @@ class ModelStore:
         :raises WeightsError: when there is no such version, or it is damaged
         :raises StoreError: when the disk does not take it
         """
-        self.weights(version)
+        self.update(version)
         self._note_live(version)
 
     def _note_live(self, version: int) -> None:
@@ -364,3 +413,18 @@ class ModelStore:
             shutil.rmtree(self._version_folder(version), ignore_errors=True)
             del self.manifests[version]
             self.damaged.pop(version, None)
+        self._clear_backbones()
+
+    def _clear_backbones(self) -> None:
+        """Remove the backbones that no version is of."""
+        needed = {self._backbone_file(m.backbone) for m in self.manifests.values()}
+        for path in self._backbones.glob('*'):
+            if path not in needed:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def head_of(update: State) -> State:
+    """Return the tensors of an update that are the head's."""
+    rest = backbone_of(update)
+    return {name: tensor for name, tensor in update.items() if name not in rest}

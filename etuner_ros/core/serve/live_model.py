@@ -48,6 +48,7 @@ class LiveModel:
     set it, at any time: it counts from the next frame on.
 
     :param engines: makes networks; torch on the CPU serves without
+    :ivar bare: digest of the backbone of the base weights
     """
 
     def __init__(self, base: BaseWeights, engines: Engines | None = None) -> None:
@@ -60,8 +61,8 @@ class LiveModel:
         self._novelty = NoveltyScore()
         self.smaller: SmallerSlot | None = None
         self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
-        bare = backbone_digest(base.sha256, {})
-        self._slot = self._make(0, base.spec.classes, base.state, {}, bare)
+        self.bare = backbone_digest(base.sha256, {})
+        self._slot = self._make(0, base.spec.classes, base.state, {}, self.bare)
         self._spare = None
         if isinstance(self._slot.network, TorchNetwork) and not self.engines.warming:
             self._keep(self._network({}))  # the one that the next backbone is written into
@@ -94,23 +95,33 @@ class LiveModel:
         weights: bytearray | array[int],
         digest: str,
         backbone: str = '',
+        tensors: bytearray | array[int] | None = None,
     ) -> Slot:
         """
         Make a version beside the one that serves, run it once and check that it works.
 
         One version at a time: what was prepared and not swapped in is given up.
 
-        :param weights: safetensors of what differs from the base weights
+        :param weights: safetensors of the head, as far as it differs from that of the base weights
         :param digest: SHA-256 of `weights`
-        :param backbone: what `backbone_digest` says of them; worked out when it is empty
+        :param backbone: digest of the backbone that the head is for; '' for that of the base
+        :param tensors: safetensors of that backbone, as far as it differs from the base weights;
+            not needed for the live one and that of the base
         :raises WeightsError: when it may not go live; the live version is as it was
         """
         if sha256(weights) != digest:
             raise WeightsError(f'version {version} is damaged on the way: its checksum is wrong')
-        update = read_in_place(weights) if len(weights) else {}
-        check_update(self.base.state, update, len(classes))
-        backbone = backbone or backbone_digest(self.base.sha256, update)
-        slot = self._make(version, classes, update, backbone_of(update), backbone)
+        head = read_in_place(weights) if len(weights) else {}
+        if backbone_of(head):
+            raise WeightsError(f'version {version} has more than a head: {min(backbone_of(head))}')
+        backbone = backbone or self.bare
+        update: State = {}
+        if backbone not in (self._slot.announced, self.bare):
+            update = read_in_place(tensors) if tensors else {}
+            if backbone_digest(self.base.sha256, update) != backbone:
+                raise WeightsError(f'the backbone of version {version} is damaged on the way')
+        check_update(self.base.state, {**update, **head}, len(classes))
+        slot = self._make(version, classes, head, update, backbone)
         try:
             self._check(slot)
         except WeightsError:

@@ -7,11 +7,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import threading
 import time
 
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.models.weights import backbone_digest
 from etuner_ros.core.serve.live_model import LiveModel
 
 
@@ -21,10 +23,19 @@ class Announced:
 
     version: int
     classes: tuple[str, ...]
-    weights: bytearray | array[int]  # safetensors of what differs from the base weights
+    weights: bytearray | array[int]  # safetensors of its head
     sha256: str  # of `weights`
     base_sha256: str
+    backbone_sha256: str  # that the head is for; '' = that of the base weights
+
+
+@dataclass(frozen=True)
+class AnnouncedBackbone:
+    """A backbone that `model_manager` announced."""
+
+    base_sha256: str
     backbone_sha256: str
+    weights: bytearray | array[int]  # safetensors of what differs from the base weights
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class ModelSwapper:
         self._read, self._fetch, self._built, self._clock = read, fetch, built, clock
         self._files: dict[str, Path] = {}  # base weights that were fetched, by their SHA-256
         self._wanted: Announced | None = None
+        self._backbone: AnnouncedBackbone | None = None  # the newest
         self._thread: threading.Thread | None = None
         self._attempt: Attempt | None = None
 
@@ -92,6 +104,11 @@ class ModelSwapper:
             return (
                 f'version {wanted.version} counts from base weights {wanted.base_sha256[:12]}, '
                 f'which model_manager has not sent yet; {serving} meanwhile'
+            )
+        if wanted is not None and self._lacks(wanted):
+            return (
+                f'version {wanted.version} is for backbone {wanted.backbone_sha256[:12]}, which '
+                f'model_manager has not sent yet; {serving} meanwhile'
             )
         if self._refused:
             return f'{self._refused}; {serving}'
@@ -110,6 +127,11 @@ class ModelSwapper:
     def take(self, announced: Announced) -> None:
         """Begin to build an announced version."""
         self._wanted = announced
+        self._begin()
+
+    def take_backbone(self, backbone: AnnouncedBackbone) -> None:
+        """Note the newest backbone; build the version that waits for it."""
+        self._backbone = backbone
         self._begin()
 
     def fetched(self, digest: str, path: Path) -> None:
@@ -157,6 +179,21 @@ class ModelSwapper:
         digest = announced.base_sha256
         return digest != self.live.base.sha256 and digest not in self._files
 
+    def _lacks(self, announced: Announced) -> bool:
+        """Whether its backbone has to come first."""
+        same_base = announced.base_sha256 == self.live.base.sha256
+        if same_base and announced.backbone_sha256 == self.live.slot.announced:
+            return False
+        bare = backbone_digest(announced.base_sha256, {})
+        return announced.backbone_sha256 not in ('', bare) and self._tensors(announced) is None
+
+    def _tensors(self, announced: Announced) -> bytearray | array[int] | None:
+        """Return the weights of its backbone, when they have come."""
+        known = self._backbone
+        if known is None or known.backbone_sha256 != announced.backbone_sha256:
+            return None
+        return known.weights
+
     def _begin(self) -> None:
         announced = self._wanted
         if announced is None or self._thread is not None:
@@ -164,16 +201,18 @@ class ModelSwapper:
         if self._misses(announced):
             self._fetch(announced.base_sha256)
             return
+        if self._lacks(announced):
+            return
         self._wanted = None
         same_base = announced.base_sha256 == self.live.base.sha256
         if same_base and announced.version == self.live.version:
             self._heard, self._refused = True, ''
             return
         self.preparing = announced.version
-        self._start(self._build, announced)
+        self._start(partial(self._build, announced, self._tensors(announced)))
 
-    def _start(self, work: Callable[..., None], *arguments: Announced) -> None:
-        self._thread = threading.Thread(target=work, args=arguments, name='builder', daemon=True)
+    def _start(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=work, name='builder', daemon=True)
         self._thread.start()
 
     def _renew(self) -> None:
@@ -185,16 +224,16 @@ class ModelSwapper:
         self._attempt = Attempt(self.live.version, self._clock() - began, error, renewed=True)
         self._built()
 
-    def _build(self, announced: Announced) -> None:
+    def _build(self, announced: Announced, tensors: bytearray | array[int] | None) -> None:
         began, error = self._clock(), None
         try:
-            self._swap_in(announced)
+            self._swap_in(announced, tensors)
         except Exception as problem:  # whatever fails, the live version goes on serving
             error = problem
         self._attempt = Attempt(announced.version, self._clock() - began, error)
         self._built()
 
-    def _swap_in(self, announced: Announced) -> None:
+    def _swap_in(self, announced: Announced, tensors: bytearray | array[int] | None) -> None:
         live = self.live
         if live.base.sha256 != announced.base_sha256:
             live = self._read(self._files[announced.base_sha256])
@@ -208,6 +247,7 @@ class ModelSwapper:
                 announced.weights,
                 announced.sha256,
                 announced.backbone_sha256,
+                tensors,
             )
         )
         self.live = live
