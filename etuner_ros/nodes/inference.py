@@ -24,6 +24,7 @@ from etuner_ros.core.images.annotate import annotate, shrunk
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.core.images.frame_keeper import FrameKeeper
+from etuner_ros.core.images.full_pictures import FullPictures
 from etuner_ros.core.images.side_thread import SideThread
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.core.models import base_weights
@@ -54,6 +55,7 @@ from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.variant_switch import VariantSwitch
+from etuner_ros.srv import GetFrame
 
 # Where torch serves it is imported before the node exists, so that no transition has to wait for
 # it (architecture, promise 7). Where onnxruntime does it is not: it takes seconds and 200 MB.
@@ -74,7 +76,7 @@ class InferenceNode(AutostartNode):
     `predicted_frame` (PredictedFrame), `exemplar_features` (FrameFeature, latched: of the pictures
     that travel with the base weights, so that nobody is asked about what is known), and only while
     someone listens `frame_feature` (FrameFeature), `annotated` (Image) and, where vision_msgs is
-    installed, `classification` (vision_msgs/Classification).
+    installed, `classification` (vision_msgs/Classification). Serves `~/get_frame` (GetFrame).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -94,6 +96,7 @@ class InferenceNode(AutostartNode):
         self._fetcher: BaseFetcher | None = None
         self._keeper: FrameKeeper[Predicted] | None = None
         self._painter: SideThread[Predicted] | None = None
+        self._full = FullPictures[CompressedImage](0)
         self._switch: VariantSwitch | None = None
         self._age = ImageAge()
         self._images_come = self.health.expect('image', 5.0, self._why_silent, lambda: self.active)
@@ -171,10 +174,12 @@ class InferenceNode(AutostartNode):
             subscribe(TunerStatus, 'tuner/status', self._on_tuner, LATCHED),
             steady_timer(self, QUIET_S / 2, self._on_idle),
             built,
+            self.create_service(GetFrame, '~/get_frame', self._on_get_frame),
         ]
         self._switch = VariantSwitch(self, live, self._engines)
         self.entities += self._switch.entities
         self._fetcher = BaseFetcher(self, self._on_fetched)
+        self._full = FullPictures(int(settings.full_mb * 1e6))
         self._keeper = FrameKeeper(self._keep, self._not_kept)
         self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
         self._swapper = ModelSwapper(
@@ -197,6 +202,7 @@ class InferenceNode(AutostartNode):
                 part.close()
         self._keeper = self._painter = self._swapper = self._fetcher = self._engines = None
         self._switch = None
+        self._full = FullPictures(0)
         self._exemplars_of = ''
         self._age.forget()
         self.destroy_entities()
@@ -214,6 +220,7 @@ class InferenceNode(AutostartNode):
             'engine': live.engine if live else 'none',
             'warming up': bool(self._engines and self._engines.warming),
             'unreadable frames': self._unreadable,
+            'full pictures MB': self._full.bytes / 1e6,
             'frames before the model came': self._unanswered,
             'frame age ms': 1e3 * self._age.seconds,
             'latency ms': self._latency_ms,
@@ -236,6 +243,7 @@ class InferenceNode(AutostartNode):
         """Take settings that were changed at run time."""
         self.settings = settings
         self._images_come.limit_s = settings.silence_s
+        self._full.most_bytes = int(settings.full_mb * 1e6)
         if self._swapper is not None and self._engines is not None:
             self._swapper.wait = settings.wait_for_model
             if self._engines.threads != settings.threads:
@@ -289,7 +297,8 @@ class InferenceNode(AutostartNode):
         self._latency_ms = (self.get_clock().now().nanoseconds - stamp) / 1e6
         self._inference_ms = 1e3 * result.seconds
         uid, source, wait_ms = next(self._uids), self.settings.source, (now - stamp) / 1e6
-        said = Predicted(header, source, uid, image, encoded, result, wait_ms, read_ms)
+        size = swapper.live.base.spec.input_size
+        said = Predicted(header, source, uid, image, encoded, result, size, wait_ms, read_ms)
         self._predictions.publish(said.prediction(kept, self._latency_ms))
         self._frames += 1
         self._last_frame = time.monotonic()
@@ -308,9 +317,28 @@ class InferenceNode(AutostartNode):
 
     def _keep(self, said: Predicted) -> None:
         """Publish a kept frame; in a thread."""
-        self._kept.publish(said.frame(self.settings.jpeg_quality))
+        settings = self.settings
+        picture = said.small(settings.kept_side(said.input_size), settings.jpeg_quality)
+        if picture is None or settings.full_mb > 0:
+            full = said.full(settings.jpeg_quality)
+            # First, so that whoever hears of the frame can ask for it.
+            self._full.add(said.uid, full, len(full.data))
+            picture = picture or full
+        self._kept.publish(said.frame(picture))
         if self._features.get_subscription_count() > 0:
             self._features.publish(said.feature())
+
+    def _on_get_frame(self, request: GetFrame.Request, response: GetFrame.Response) -> Any:
+        picture = self._full.get(request.frame_uid)
+        if picture is not None:
+            response.image = picture
+            return response
+        response.error_code = GetFrame.Response.GONE
+        response.error_msg = (
+            f'the full picture of frame {request.frame_uid} is gone: it was not kept, or made '
+            f'room for newer ones (full_mb = {self.settings.full_mb:g} MB)'
+        )
+        return response
 
     def _not_kept(self, error: Exception) -> None:
         self.health.problem(f'a frame could not be kept: {error}')

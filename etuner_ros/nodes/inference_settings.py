@@ -14,6 +14,8 @@ LIVE = (
     'threads',
     'top_k',
     'keep_rate_hz',
+    'keep_size',
+    'full_mb',
     'jpeg_quality',
     'annotated_width',
     'wait_for_model',
@@ -37,6 +39,20 @@ class InferenceSettings(Checked):
     keep_rate_hz: float = setting(
         10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0
     )
+    keep_size: int = setting(
+        -1,
+        'short side of kept frames, in px: larger ones are scaled down, never below the input of '
+        'the network; -1 = twice that input, 0 = as the camera has them',
+        -1,
+        16384,
+    )
+    full_mb: float = setting(
+        64.0,
+        'memory for kept frames as the camera has them, in MB, which ~/get_frame hands out; '
+        '0 = none',
+        0.0,
+        1e6,
+    )
     jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
     annotated_width: int = setting(
         640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384
@@ -52,6 +68,17 @@ class InferenceSettings(Checked):
         0.0,
         1e6,
     )
+
+    def kept_side(self, input_size: int) -> int:
+        """
+        Return the most that the short side of a kept frame measures, in px; 0 = no limit.
+
+        :param input_size: side of the network's square input, in px
+        """
+        if self.keep_size < 0:
+            return 2 * input_size
+        # Learning from a picture that has fewer pixels than the network saw would teach a blur.
+        return max(self.keep_size, input_size) if self.keep_size else 0
 
 
 @dataclass(frozen=True)

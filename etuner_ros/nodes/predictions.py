@@ -11,7 +11,7 @@ from typing import Any
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from etuner_ros.core.images.codec import encode_jpeg, Image
+from etuner_ros.core.images.codec import encode_jpeg, Image, reduced
 from etuner_ros.core.serve.graph_file import Floats
 from etuner_ros.core.serve.slot import Result
 from etuner_ros.msg import FrameFeature, PredictedFrame, Prediction
@@ -33,6 +33,7 @@ class Predicted:
     image: Image
     encoded: tuple[str, bytes] | None  # format and code, when it came compressed
     result: Result
+    input_size: int  # side of the input of the network that said it, in px
     wait_ms: float = 0.0  # from image stamp until the node took the image
     convert_ms: float = 0.0  # from the message to a picture
 
@@ -68,9 +69,27 @@ class Predicted:
             resize_ms=1e3 * result.resize_seconds,
         )
 
-    def frame(self, jpeg_quality: int) -> PredictedFrame:
-        """Return the frame as it is kept; it is encoded here, unless it came so."""
+    def full(self, jpeg_quality: int) -> CompressedImage:
+        """Return the picture as the camera has it; it is encoded here, unless it came so."""
         kind, code = self.encoded or ('jpeg', encode_jpeg(self.image, jpeg_quality))
+        return self._picture(kind, code)
+
+    def small(self, side: int, jpeg_quality: int) -> CompressedImage | None:
+        """
+        Return the picture scaled down; None where it is no larger.
+
+        :param side: of its short side, in px; 0 = as the camera has it
+        """
+        image = reduced(self.image, side)
+        if image is self.image:
+            return None
+        return self._picture('jpeg', encode_jpeg(image, jpeg_quality))
+
+    def _picture(self, kind: str, code: bytes) -> CompressedImage:
+        return CompressedImage(header=self.header, format=kind, data=to_bytes(code))
+
+    def frame(self, picture: CompressedImage) -> PredictedFrame:
+        """Return the frame as it is kept."""
         return PredictedFrame(
             header=self.header,
             source=self.source,
@@ -79,7 +98,7 @@ class Predicted:
             confidence=self.confidence,
             novelty=self.result.novelty,
             model_version=self.result.version,
-            image=CompressedImage(header=self.header, format=kind, data=to_bytes(code)),
+            image=picture,
         )
 
     def feature(self) -> FrameFeature:

@@ -30,6 +30,7 @@ from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
+from etuner_ros.nodes.teaching.full_picture import FullPictureClient
 from etuner_ros.nodes.teaching.page import build
 from etuner_ros.nodes.teaching.state import TeachingState
 from etuner_ros.nodes.timers import steady_timer
@@ -46,6 +47,9 @@ class TeacherSettings(Checked):
     token: str = setting('', 'secret that opens the page, http://robot:8090/?token=...')
     author: str = setting('teacher', 'who the labels of this page are from')
     requests: int = setting(24, 'frames on the wall at most', 1, 200)
+    inference: str = setting(
+        'inference', 'nodes that are asked for full pictures, separated by commas'
+    )
 
 
 class TeacherNode(Node):
@@ -54,7 +58,7 @@ class TeacherNode(Node):
 
     Subscribes `label_requests` (LabelRequest), `label_receipts` (LabelReceipt), `predictions`
     (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open, `annotated`
-    (Image). Publishes `labels` (LabelCorrection).
+    (Image). Publishes `labels` (LabelCorrection). Calls `inference/get_frame` (GetFrame).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -63,6 +67,7 @@ class TeacherNode(Node):
         check_access(self.settings.host, self.settings.token)
         self.state = TeachingState(self.settings.author, self.settings.requests)
         self.watchers = 0  # browsers that are open
+        self._full = FullPictureClient(self, self.settings.inference)
         self._live: Any = None
         self._live_s = 0.0
         self.health = Health(self, self._diagnostics)
@@ -117,6 +122,17 @@ class TeacherNode(Node):
     def _on_status(self, message: TunerStatus) -> None:
         self.state.on_status(message)
 
+    def full(self, name: str) -> bytes:
+        """
+        Return the encoded picture of a card as the camera had it; waits, in a thread of the page.
+
+        :raises EtunerError: when it can't be had any more
+        """
+        key = self.state.key(name)
+        if key is None:
+            raise EtunerError('this frame is not on the wall any more')
+        return self._full.fetch(key.uid)
+
     def label(self, name: str, label: str) -> None:
         """Send what a person says of a card; empty takes it back."""
         key = self.state.say(name, label)
@@ -154,7 +170,7 @@ def main() -> int:
     thread = threading.Thread(target=spin, name='executor', daemon=True)
     thread.start()
     settings = node.settings
-    build(node.state, settings.token, node.label, node.watch)
+    build(node.state, settings.token, node.label, node.full, node.watch)
     node.get_logger().info(f'teaching page on http://{settings.host}:{settings.port}/')
     try:
         ui.run(

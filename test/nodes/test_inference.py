@@ -117,7 +117,7 @@ def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
 
 
 def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):
-    started(ros, deployed, image_transport='compressed')
+    started(ros, deployed, image_transport='compressed', keep_size=0)
     predictions = ros.listen(Prediction, 'predictions')
     kept = ros.listen(PredictedFrame, 'predicted_frame')
     images = ros.speak(CompressedImage, 'image_raw/compressed', NEWEST_WINS)

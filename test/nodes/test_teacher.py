@@ -17,15 +17,19 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from ament_index_python.packages import get_package_prefix
+import cv2
 from helpers import Graph
 import pytest
+from rclpy.parameter import Parameter
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from test_kept_frames import Eye
 from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.msg import LabelRequest
+from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.teaching.access import check_access
 
 BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
@@ -132,6 +136,48 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
             browser.set_window_size(width, height)
             ros.until(lambda: robot.show(cars[1]), 'a prediction')
             browser.save_screenshot(str(Path(folder) / f'{name}.png'))
+
+
+def test_a_picture_is_shown_in_full_and_as_it_was_kept_when_that_is_gone(
+    ros, deployed, frames, page, browser
+):
+    eye = Eye(ros, deployed)
+    collector = ros.add(LabelCollectorNode, request_period_s=0.0)
+    browser.get(page)
+    eye.see(cv2.resize(pictures(frames, 'race_car')[0], (640, 480)))
+    ros.until(lambda: len(collector._buffer), 'the frame to be buffered')
+    ros.until(collector._requests.get_subscription_count, 'the page to listen')
+    collector._request_label()
+
+    def script(code: str) -> Any:
+        return browser.execute_script(f'return {code}')
+
+    def shown() -> Any:
+        return script("document.querySelector('[data-testid=full] img')?.naturalWidth")
+
+    def picture() -> Any:
+        return script("document.querySelector('[data-testid=picture] img')?.naturalWidth")
+
+    kept_width = 170  # for a height of 128, twice the input
+    ros.until(lambda: picture() == kept_width, 'the frame on the wall, as it was kept')
+    script("document.querySelector('[data-testid=picture]').click()")
+    ros.until(lambda: shown() == 640, 'the full picture')
+    assert script("document.querySelector('[data-testid=why-small]').innerText") == ''
+    script("document.querySelector('[data-testid=full]').click()")
+    ros.until(lambda: shown() is None, 'the picture to close')
+
+    browser.refresh()  # it remembers the pictures of a page
+    ros.until(lambda: picture() == kept_width, 'the wall again')
+    assert eye.node.set_parameters([Parameter('full_mb', value=0.0)])[0].successful
+    script("document.querySelector('[data-testid=picture]').click()")
+    ros.until(lambda: shown() == kept_width, 'what was kept')
+    ros.until(
+        lambda: 'is gone' in script("document.querySelector('[data-testid=why-small]').innerText"),
+        'the reason',
+    )
+    script("fetch('/full/nothing').then(async a => window.answer = [a.status, await a.text()])")
+    answer = ros.until(lambda: script('window.answer'), 'an answer for no card')
+    assert answer == [404, 'this frame is not on the wall any more']
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])

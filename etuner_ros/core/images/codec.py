@@ -126,6 +126,30 @@ def encode_jpeg(image: Image, quality: int = 90) -> bytes:
     return bytes(code)
 
 
+def reduced(image: Image, side: int) -> Image:
+    """
+    Return a picture whose short side is no longer than `side`, in its own proportions.
+
+    What `resize_square` makes of it is what it makes of the picture itself, up to resampling.
+
+    :param image: RGB uint8, (H, W, 3)
+    :param side: in px; 0 leaves every picture as it is
+    :return: the very same picture where it is no larger
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    if not 0 < side < short:
+        return image
+
+    def scaled(length: int) -> int:
+        # Whole pixels on both sides of the centred square, or it would move by half a pixel.
+        margin: int = round((length - short) * side / short / 2)
+        return side + 2 * margin
+
+    size = (scaled(width), scaled(height))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def resize_square(image: Image, size: int) -> Image:
     """
     Crop the largest centred square and resize it.

@@ -11,19 +11,25 @@ from typing import Any
 from fastapi import Response
 from nicegui import app, ui
 
+from etuner_ros.core.errors import EtunerError
 from etuner_ros.nodes.teaching.access import TokenGuard
 from etuner_ros.nodes.teaching.state import Card, TeachingState
 
 MOST_DRAWN = 300  # points of the timeline
+MOST_WAIT_S = 30.0  # for the reason why there is no full picture
 Say = Callable[[str, str], None]  # name of a card, label
+Full = Callable[[str], bytes]  # name of a card; raises EtunerError when there is none any more
 
 
-def build(state: TeachingState, token: str, say: Say, watch: Callable[[int], None]) -> None:
+def build(
+    state: TeachingState, token: str, say: Say, full: Full, watch: Callable[[int], None]
+) -> None:
     """
     Make the page.
 
     :param token: that opens it; empty for none
     :param say: sends what a person says of a card; an empty label takes it back
+    :param full: gets the picture of a card as the camera had it
     :param watch: is told of a browser that came (1) or went (-1)
     """
     if token:
@@ -40,6 +46,14 @@ def build(state: TeachingState, token: str, say: Say, watch: Callable[[int], Non
         if picture is None:
             return Response(status_code=404)
         return Response(picture, media_type='image/jpeg')
+
+    @app.get('/full/{name}')
+    def whole(name: str) -> Response:
+        headers = {'cache-control': 'no-store'}  # who does not answer now may do so later
+        try:
+            return Response(full(name), media_type='image/jpeg', headers=headers)
+        except EtunerError as error:
+            return Response(str(error), 404, headers, 'text/plain')
 
     app.on_connect(lambda: watch(1))
     app.on_disconnect(lambda: watch(-1))
@@ -83,6 +97,7 @@ class Page:
                 'w-full grid grid-cols-2 md:grid-cols-4 xl:grid-cols-6 gap-3'
             )
         self._dialog, self._choices, self._typed = self._make_dialog()
+        self._zoom, self._picture, self._why_small = self._make_zoom()
         ui.timer(0.25, self._refresh)
 
     def _make_dialog(self) -> tuple[ui.dialog, ui.row, ui.input]:
@@ -102,6 +117,29 @@ class Page:
                 )
         self._open = ''
         return dialog, choices, typed
+
+    def _make_zoom(self) -> tuple[ui.dialog, ui.image, ui.label]:
+        with ui.dialog() as dialog, ui.card().classes('p-2 gap-1 max-w-none'):
+            picture = ui.image('').props('fit=contain no-spinner no-transition data-testid=full')
+            picture.style('width: calc(100vw - 64px); height: 80vh').on('click', dialog.close)
+            picture.on('error', self._show_kept)
+            why = ui.label('').classes('text-sm').props('data-testid=why-small')
+        self._zoomed = ''
+        return dialog, picture, why
+
+    def _show(self, name: str) -> None:
+        """Show the picture of a frame as the camera had it."""
+        self._zoomed = name
+        self._why_small.set_text('')
+        self._picture.set_source(f'/full/{name}')
+        self._zoom.open()
+
+    async def _show_kept(self) -> None:
+        """Show what was kept instead, and why; the browser alone knows that there is no other."""
+        name = self._zoomed
+        self._picture.set_source(f'/frame/{name}')
+        asked = f'fetch("/full/{name}").then(answer => answer.ok ? "" : answer.text())'
+        self._why_small.set_text(str(await ui.run_javascript(asked, timeout=MOST_WAIT_S)))
 
     def _ask(self, name: str) -> None:
         """Open the dialog for a frame."""
@@ -156,7 +194,8 @@ class Page:
 
     def _draw_card(self, card: Card) -> None:
         picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
-        picture.style('aspect-ratio: 4 / 3')
+        picture.style('aspect-ratio: 4 / 3; cursor: zoom-in').props('data-testid=picture')
+        picture.on('click', lambda: self._show(card.name))
         ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
         if card.sent:
             text = f'{card.sent}: {card.answer or "sent"}'

@@ -185,6 +185,12 @@ class TeachingState:
             card = self._cards.get(name)
             return card.picture if card else None
 
+    def key(self, name: str) -> FrameKey | None:
+        """Return the frame of a card."""
+        with self._lock:
+            card = self._cards.get(name)
+            return card.key if card else None
+
     def live(self) -> bytes:
         """Return the newest annotated picture."""
         with self._lock:
