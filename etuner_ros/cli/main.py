@@ -140,6 +140,16 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_traffic(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.traffic import measure, table
+
+    found = measure(arguments.output, arguments.heads, arguments.backbones)
+    answer(arguments.json, table(found), asdict(found))
+    return 0
+
+
 def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.serving import serve, table
     from etuner_ros.demo.run import recorded_stream
@@ -588,6 +598,13 @@ def _add_benches(commands: Any) -> None:
     growth.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     growth.set_defaults(run=_bench_growth)
+    traffic = benches.add_parser(
+        'traffic', help='bytes on the disk and on the topics, of new heads and of new backbones'
+    )
+    traffic.add_argument('--heads', type=int, default=71, help='new heads')
+    traffic.add_argument('--backbones', type=int, default=20, help='new backbones')
+    traffic.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    traffic.set_defaults(run=_bench_traffic)
 
     engines = benches.add_parser(
         'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from torch import Tensor
+from versions import travelling
 
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.training_state import TrainingState
+from etuner_ros.core.models.weights import backbone_digest, BaseWeights, read_base, State
 from etuner_ros.worker import loop, memory
 from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.loop import Worker
@@ -127,6 +130,43 @@ def test_what_comes_in_a_round_is_worked_off_and_acknowledged_after_it(worker):
     assert message is not None
     made.handle(message)
     assert pipe.said[-1] == {'op': 'taken', 'serial': 9}
+
+
+def model_message(base: BaseWeights, version: int, update: State, told: bool) -> dict[str, Any]:
+    """Tell of a version, with or without its backbone."""
+    head, _, digest, tensors = travelling(base, update)
+    names = {'version': version, 'classes': list(base.spec.classes), 'backbone_sha256': digest}
+    return {'op': 'model', 'weights': bytes(head), 'backbone': bytes(told and tensors), **names}
+
+
+def test_a_head_is_put_on_the_backbone_that_was_told_before_also_in_a_round(worker, deployed):
+    made, pipe = worker
+    base, learner = read_base(deployed), made.commands.learner
+    bare = learner.backbone
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    update = {name: base.state[name] * np.float32(1.01)}
+    other = backbone_digest(base.sha256, update)
+    rolled = {**update, 'head.bias': np.roll(base.state['head.bias'], 1)}
+    messages = [model_message(base, 1, update, True), model_message(base, 2, rolled, False)]
+
+    def announce(message: dict[str, Any]) -> None:
+        while message['op'] == 'progress' and messages:
+            made.receive(messages.pop(0))
+
+    pipe.on_said = announce
+    made.handle(round_message(1))
+    assert 'candidate' not in pipe.ops(), 'it would be of weights that are live no more'
+    assert learner.backbone == bare
+    for _ in range(2):
+        message = made._next()
+        assert message is not None
+        made.handle(message)
+    assert [m['version'] for m in pipe.said if m['op'] == 'model_loaded'] == [1, 2]
+    assert learner.backbone == other
+    live = learner.live.head.bias.detach().numpy()
+    assert np.array_equal(live, rolled['head.bias'])
+    made.handle(model_message(base, 3, {}, False))
+    assert learner.backbone == bare
 
 
 @pytest.mark.parametrize('worker', [True], indirect=True)
