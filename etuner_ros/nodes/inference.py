@@ -21,7 +21,7 @@ from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.files import models_home
 from etuner_ros.core.images.age import ImageAge
 from etuner_ros.core.images.annotate import annotate, shrunk
-from etuner_ros.core.images.codec import decode
+from etuner_ros.core.images.codec import decode, encode_jpeg
 from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.core.images.frame_keeper import FrameKeeper
 from etuner_ros.core.images.full_pictures import FullPictures
@@ -47,7 +47,7 @@ from etuner_ros.nodes.conversions import array_to_image, image_to_array
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.inference_settings import InferenceSettings, LIVE, StorePlace
 from etuner_ros.nodes.lifecycle import AutostartNode, transition
-from etuner_ros.nodes.messages import stamp_ns, tuner_state
+from etuner_ros.nodes.messages import stamp_ns, to_bytes, tuner_state
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.predictions import Classification, packed, Predicted
 from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported, take, TakenByHand
@@ -75,7 +75,8 @@ class InferenceNode(AutostartNode):
     `predictions` (Prediction),
     `predicted_frame` (PredictedFrame), `exemplar_features` (FrameFeature, latched: of the pictures
     that travel with the base weights, so that nobody is asked about what is known), and only while
-    someone listens `frame_feature` (FrameFeature), `annotated` (Image) and, where vision_msgs is
+    someone listens `frame_feature` (FrameFeature), `annotated` (Image), `annotated/compressed`
+    (CompressedImage) and, where vision_msgs is
     installed, `classification` (vision_msgs/Classification). Serves `~/get_frame` (GetFrame).
     """
 
@@ -143,12 +144,14 @@ class InferenceNode(AutostartNode):
         self._features = publish(FrameFeature, 'frame_feature', reliable(30))
         self._exemplars = publish(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
         self._annotated = publish(Image, 'annotated', reliable(2))
+        self._annotated_jpeg = publish(CompressedImage, 'annotated/compressed', reliable(2))
         self.entities += [
             self._predictions,
             self._kept,
             self._features,
             self._exemplars,
             self._annotated,
+            self._annotated_jpeg,
         ]
         if Classification is not None:
             self._classification = publish(Classification, 'classification', reliable(10))
@@ -304,7 +307,7 @@ class InferenceNode(AutostartNode):
         self._last_frame = time.monotonic()
         if kept:
             keeper.keep(said)
-        if self._annotated.get_subscription_count() > 0:
+        if any(self._viewers()):
             painter.give(said)
         if Classification is not None and self._classification.get_subscription_count() > 0:
             self._classification.publish(said.classification())
@@ -343,14 +346,27 @@ class InferenceNode(AutostartNode):
     def _not_kept(self, error: Exception) -> None:
         self.health.problem(f'a frame could not be kept: {error}')
 
+    def _viewers(self) -> tuple[int, int]:
+        """Return how many listen to the annotated image, raw and as JPEG."""
+        publishers = self._annotated, self._annotated_jpeg
+        raw, jpeg = (publisher.get_subscription_count() for publisher in publishers)
+        return raw, jpeg
+
     def _paint(self, said: Predicted) -> None:
-        """Publish the annotated image; in a thread."""
+        """Publish the annotated image, as it is listened to; in a thread."""
         small = shrunk(said.image, self.settings.annotated_width)
         result = said.result
         drawn = annotate(
             small, said.label, said.confidence, result.novelty, result.version, self._tuner_state
         )
-        self._annotated.publish(array_to_image(drawn, said.header))
+        raw, jpeg = self._viewers()
+        if raw:
+            self._annotated.publish(array_to_image(drawn, said.header))
+        if jpeg:
+            data = encode_jpeg(drawn, self.settings.jpeg_quality)
+            self._annotated_jpeg.publish(
+                CompressedImage(header=said.header, format='jpeg', data=to_bytes(data))
+            )
 
     def _not_painted(self, error: Exception) -> None:
         self.health.problem(f'the annotated image could not be drawn: {error}')

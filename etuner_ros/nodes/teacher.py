@@ -17,13 +17,11 @@ from nicegui import ui
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage
 
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Prediction, TunerStatus
-from etuner_ros.nodes.conversions import image_to_array
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import header_of
 from etuner_ros.nodes.parameters import declare
@@ -57,8 +55,9 @@ class TeacherNode(Node):
     Serves the teaching page.
 
     Subscribes `label_requests` (LabelRequest), `label_receipts` (LabelReceipt), `predictions`
-    (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open, `annotated`
-    (Image). Publishes `labels` (LabelCorrection). Calls `inference/get_frame` (GetFrame).
+    (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open,
+    `annotated/compressed` (CompressedImage). Publishes `labels` (LabelCorrection). Calls
+    `inference/get_frame` (GetFrame).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -95,16 +94,18 @@ class TeacherNode(Node):
     def _follow_watchers(self) -> None:
         """Listen to the annotated image only while somebody looks: it is drawn only then."""
         if self.watchers > 0 and self._live is None:
-            self._live = self.create_subscription(Image, 'annotated', self._on_live, reliable(1))
+            self._live = self.create_subscription(
+                CompressedImage, 'annotated/compressed', self._on_live, reliable(1)
+            )
         elif self.watchers <= 0 and self._live is not None:
             self.destroy_subscription(self._live)
             self._live = None
 
     @guarded
-    def _on_live(self, message: Image) -> None:
+    def _on_live(self, message: CompressedImage) -> None:
         if time.monotonic() - self._live_s >= LIVE_PERIOD_S:
             self._live_s = time.monotonic()
-            self.state.on_live(encode_jpeg(image_to_array(message), 80))
+            self.state.on_live(bytes(message.data))
 
     @guarded
     def _on_request(self, message: LabelRequest) -> None:

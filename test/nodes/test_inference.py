@@ -397,6 +397,21 @@ def test_an_annotated_image_as_wide_as_the_camera_has_it(ros, deployed, duck):
     assert (pictures[0].height, pictures[0].width) == duck.shape[:2]
 
 
+def test_who_looks_over_a_radio_has_the_annotated_image_as_jpeg(ros, deployed, duck):
+    started(ros, deployed, annotated_width=100)
+    pictures = ros.listen(CompressedImage, 'annotated/compressed')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+
+    def drawn() -> bool:
+        images.publish(image_message(duck, header(7)))
+        return bool(pictures)
+
+    ros.until(drawn, 'an annotated image')
+    assert pictures[0].format == 'jpeg'
+    assert pictures[0].header == header(7)
+    assert decode(bytes(pictures[0].data)).shape[1] == 100
+
+
 def test_without_a_clock_no_image_is_from_another_time_and_weights_are_taken(ros, deployed, duck):
     """`use_sim_time`, and nobody publishes /clock yet."""
 
