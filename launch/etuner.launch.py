@@ -31,6 +31,19 @@ ARGUMENTS = {
         'image_raw',
         "the robot's image topic that inference listens to, when it is not image_raw",
     ),
+    'image_transport': (
+        '',
+        'raw or compressed: listen to the image topic, or to it with /compressed; empty: see the '
+        'params file (raw)',
+    ),
+    'battery': (
+        'battery',
+        "the robot's topic of sensor_msgs/BatteryState, for the budget and for variants",
+    ),
+    'device': (
+        '',
+        'what predicts and trains: auto, cpu, cuda, cuda:1; empty: see the params file (auto)',
+    ),
     'model': (
         '',
         'network: efficientnet_lite0 or a torchvision classification model; empty takes that of '
@@ -115,11 +128,14 @@ def compose(context):
     }
     autostart = given({'autostart': 'autostart'}, bool)
     name = given({'camera_name': 'source'}, str)
+    seeing = given({'image_transport': 'image_transport', 'device': 'device'}, str)
+    training = given({'device': 'train.device'}, str)
 
     images = [
         ('image_raw', LaunchConfiguration('image_topic')),
         ('image_raw/compressed', [LaunchConfiguration('image_topic'), '/compressed']),
     ]
+    battery = [('battery', LaunchConfiguration('battery'))]
 
     def node(executable, own=None, **options):
         return Node(
@@ -138,12 +154,12 @@ def compose(context):
         node('model_manager', autostart),
         node(
             'inference',
-            {**autostart, **name},
-            remappings=images,
+            {**autostart, **name, **seeing},
+            remappings=[*images, *battery],
         ),
         # Its matrices are small: a second thread would mostly wait for a core that is busy.
         node('label_collector', name, additional_env={'OPENBLAS_NUM_THREADS': '1'}),
-        node('tuner'),
+        node('tuner', training, remappings=battery),
         node('teacher', condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]

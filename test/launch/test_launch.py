@@ -30,6 +30,9 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
     )
     assert {
         'source',
+        'image_transport',
+        'battery',
+        'device',
         'model',
         'params_file',
         'namespace',
@@ -176,6 +179,13 @@ def test_arguments_win_over_the_params_file_and_empty_ones_leave_it_alone(ros, c
     assert values['autostart'] is True
     assert values['model.weights'] == 'given'
     assert received(ros, composed, tmp_path, 'inference')['autostart'] is True, 'by default'
+
+
+def test_device_and_image_transport_reach_the_nodes_that_have_them(ros, composed, tmp_path):
+    arguments = {'device': 'cpu', 'image_transport': 'compressed'}
+    values = received(ros, composed, tmp_path, 'inference', **arguments)
+    assert (values['device'], values['image_transport']) == ('cpu', 'compressed')
+    assert received(ros, composed, tmp_path, 'tuner', **arguments)['train.device'] == 'cpu'
 
 
 def test_a_params_file_that_is_not_there_is_an_error(composed, tmp_path):
