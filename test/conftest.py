@@ -14,6 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers.py
 
+# Networks here are so small that threads of torch mostly wait for each other, busily; with
+# pytest-xdist on all cores, and beside the processes that tests start, even more so.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # The same examples in every run, so that CI fails for a reason; HYPOTHESIS_PROFILE=explore looks further.
 settings.register_profile('repeatable', derandomize=True, deadline=None)
 settings.register_profile('explore', max_examples=1000, deadline=None)
