@@ -14,6 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers.py
 
+# Networks here are so small that threads of torch mostly wait for each other, busily; with
+# pytest-xdist on all cores, and beside the processes that tests start, even more so.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # The same examples in every run, so that CI fails for a reason; HYPOTHESIS_PROFILE=explore looks further.
 settings.register_profile('repeatable', derandomize=True, deadline=None)
 settings.register_profile('explore', max_examples=1000, deadline=None)
@@ -65,7 +69,12 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, frames: list) -> Path:
 @pytest.fixture(scope='session')
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of graphs that all tests share: making one takes seconds."""
-    return tmp_path_factory.mktemp('graphs')
+    base = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent  # of all processes
+    folder = base / 'graphs'
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -78,15 +87,19 @@ def ros_home(tmp_path: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Return a ROS graph with a domain of its own, whose nodes tell their state more often."""
+    """Return a ROS graph with a domain of its own, whose nodes look after things more often."""
     from helpers import Graph
 
-    from etuner_ros.nodes import health
+    from etuner_ros.nodes import base_fetcher, health, lifecycle, tuner
     from etuner_ros.nodes.timers import steady_timer
 
-    monkeypatch.setattr(
-        health, 'steady_timer', lambda node, period_s, tell: steady_timer(node, period_s / 5, tell)
-    )
+    for module in (base_fetcher, health, tuner):  # what a robot may wait for adds up in tests
+        monkeypatch.setattr(
+            module,
+            'steady_timer',
+            lambda node, period_s, look: steady_timer(node, period_s / 5, look),
+        )
+    monkeypatch.setattr(lifecycle, 'TICK_S', lifecycle.TICK_S / 5)
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     graph = Graph()
     yield graph

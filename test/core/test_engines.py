@@ -55,9 +55,16 @@ def engines(ros_home: Path) -> Engines:
     made.close()
 
 
-@pytest.fixture
-def ranges(base, pictures, engines) -> tuple[str, np.ndarray]:
-    return calibrate(base.spec, base.state, pictures, engines)
+@pytest.fixture(scope='module')
+def ranges(base, pictures, graphs) -> tuple[str, np.ndarray]:
+    """Return the ranges of the deployed network on all pictures: measuring them takes a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ETUNER_GRAPHS', str(graphs))
+        made = Engines()
+        try:
+            return calibrate(base.spec, base.state, pictures, made)
+        finally:
+            made.close()
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

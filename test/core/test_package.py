@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a whole: layers, executables, parameters, and the API of Humble."""
+"""The package as a whole: layers, executables, pages, and the API of Humble."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import sysconfig
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 import pytest
-import yaml
 
 NODES = (
     'camera',
@@ -300,62 +299,6 @@ def test_the_code_is_python_3_10(repository):
         *(repository / 'launch').glob('*.py'),
     ]:
         ast.parse(path.read_text(), feature_version=(3, 10))
-
-
-def test_config_and_reference_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
-    import numpy as np
-
-    from etuner_ros.core.images.codec import encode_jpeg
-
-    (tmp_path / 'a.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
-    classes = {name: importlib.import_module(f'etuner_ros.nodes.{name}') for name in NODES}
-    made = {}
-    for name, module in classes.items():
-        kind = next(
-            v for k, v in vars(module).items() if k.lower() == f'{name.replace("_", "")}node'
-        )
-        extra = {'source': str(tmp_path)} if name == 'camera' else {}
-        if name in ('inference', 'model_manager', 'tuner'):
-            extra['model__weights'] = str(deployed)
-        made[name] = ros.add(kind, **extra)
-        if hasattr(made[name], 'trigger_configure'):
-            ros.until(lambda n=name: made[n].may_configure, 'the base weights')
-            made[name].trigger_configure()
-    own = {
-        name: {
-            p: v
-            for p, v in node._parameters.items()
-            if p != 'use_sim_time' and 'start_type_description' not in p
-        }
-        for name, node in made.items()
-    }
-    config = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
-
-    def flat(values: dict, prefix: str = '') -> dict:
-        items: dict = {}
-        for key, value in values.items():
-            items.update(
-                flat(value, f'{prefix}{key}.')
-                if isinstance(value, dict)
-                else {prefix + key: value}
-            )
-        return items
-
-    for pattern, section in config.items():
-        name = pattern.rpartition('/')[2]
-        nodes = ['inference', 'tuner', 'model_manager'] if name == '**' else [name]
-        for parameter, value in flat(section['ros__parameters']).items():
-            for node in nodes:
-                assert parameter in own[node], f'{pattern}: {parameter} is not declared by {node}'
-                assert isinstance(value, type(own[node][parameter].value)), (
-                    f'{pattern}: {parameter}'
-                )
-    pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
-    text = pages['parameters']()
-    for name, parameters in own.items():
-        on_page = {parameter for parameter, _, _ in pages['declared'](name)}
-        assert on_page == set(parameters) - {'autostart'}, f'reference page of {name}'
-        assert all(f'`{parameter}`' in text for parameter in on_page)
 
 
 def test_the_environment_is_that_of_the_pins(repository):

@@ -1,12 +1,14 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters at run time, silence that is explained, energy and battery in the tuner."""
+"""Parameters as declared and at run time, silence that is explained, energy and battery."""
 
 from __future__ import annotations
 
 from array import array
+import importlib
 import math
 import os
+import runpy
 import signal
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -20,6 +22,7 @@ from rclpy.parameter import Parameter
 from rclpy.time import Time
 from sensor_msgs.msg import BatteryState, CompressedImage, Image
 from std_msgs.msg import Header
+import yaml
 
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.msg import LabelCorrection, LabelReceipt, PredictedFrame, Prediction, TunerStatus
@@ -27,6 +30,16 @@ from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 from etuner_ros.nodes.tuner import TunerNode
+
+NODES = (
+    'camera',
+    'inference',
+    'label_collector',
+    'model_manager',
+    'operator',
+    'teacher',
+    'tuner',
+)
 
 
 def set_parameter(ros: object, node: object, name: str, value: object) -> object:
@@ -210,3 +223,55 @@ def test_a_topic_of_another_type_is_named(ros, deployed):
     finally:
         camera.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def test_config_and_reference_agree_with_what_is_declared(repository, deployed, ros, tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    classes = {name: importlib.import_module(f'etuner_ros.nodes.{name}') for name in NODES}
+    made = {}
+    for name, module in classes.items():
+        kind = next(
+            v for k, v in vars(module).items() if k.lower() == f'{name.replace("_", "")}node'
+        )
+        extra = {'source': str(tmp_path)} if name == 'camera' else {}
+        if name in ('inference', 'model_manager', 'tuner'):
+            extra['model__weights'] = str(deployed)
+        made[name] = ros.add(kind, **extra)
+        if hasattr(made[name], 'trigger_configure'):
+            ros.until(lambda n=name: made[n].may_configure, 'the base weights')
+            made[name].trigger_configure()
+    own = {
+        name: {
+            p: v
+            for p, v in node._parameters.items()
+            if p != 'use_sim_time' and 'start_type_description' not in p
+        }
+        for name, node in made.items()
+    }
+    config = yaml.safe_load((repository / 'config' / 'etuner.yaml').read_text())
+
+    def flat(values: dict, prefix: str = '') -> dict:
+        items: dict = {}
+        for key, value in values.items():
+            items.update(
+                flat(value, f'{prefix}{key}.')
+                if isinstance(value, dict)
+                else {prefix + key: value}
+            )
+        return items
+
+    for pattern, section in config.items():
+        name = pattern.rpartition('/')[2]
+        nodes = ['inference', 'tuner', 'model_manager'] if name == '**' else [name]
+        for parameter, value in flat(section['ros__parameters']).items():
+            for node in nodes:
+                assert parameter in own[node], f'{pattern}: {parameter} is not declared by {node}'
+                assert isinstance(value, type(own[node][parameter].value)), (
+                    f'{pattern}: {parameter}'
+                )
+    pages = runpy.run_path(str(repository / 'tools' / 'docs_pages.py'))
+    text = pages['parameters']()
+    for name, parameters in own.items():
+        on_page = {parameter for parameter, _, _ in pages['declared'](name)}
+        assert on_page == set(parameters) - {'autostart'}, f'reference page of {name}'
+        assert all(f'`{parameter}`' in text for parameter in on_page)

@@ -1,0 +1,84 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `etuner` says of a graph: `doctor`, `watch`, and `models` where no robot is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+import json
+import os
+import subprocess
+import sys
+import time
+
+from helpers import Graph, header, image_message
+import numpy as np
+import pytest
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from etuner_ros.cli import doctor
+from etuner_ros.cli.doctor import ERROR, OK
+from etuner_ros.cli.main import main as cli
+from etuner_ros.msg import LabelReceipt, Prediction
+
+
+def examined(ros: Graph, meanwhile: Callable[[], object] = lambda: None) -> list[doctor.Finding]:
+    """Let the doctor look at the graph of a test."""
+    with ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ROS_DOMAIN_ID', str(ros.domain))
+        answer = pool.submit(doctor.check_graph, f'{ros.namespace}/image_raw', 1.0)
+
+        def done() -> bool:
+            meanwhile()
+            return answer.done()
+
+        ros.until(done, 'the doctor')
+        return answer.result()
+
+
+def test_qos_that_can_not_match_is_found_in_the_graph(ros):
+    ros.probe.create_publisher(Prediction, 'predictions', qos_profile_sensor_data)
+    ros.listen(Prediction, 'predictions', 10)
+    ros.probe.create_publisher(LabelReceipt, 'label_receipts', 10)
+    ros.listen(LabelReceipt, 'label_receipts', qos_profile_sensor_data)
+    found = [f for f in examined(ros) if f.check == 'qos']
+    assert [f.state for f in found] == [ERROR]
+    assert f'{ros.namespace}/predictions' in found[0].text
+    assert 'does not reach' in found[0].text
+
+
+def test_a_camera_that_stands_still_is_found_in_the_graph(ros):
+    ros.probe.create_publisher(Image, 'image_raw', 1)
+    found = {f.check: f for f in examined(ros)}
+    assert found['images'].state == ERROR
+    assert 'no image came' in found['images'].text
+
+
+@pytest.mark.parametrize(('late_s', 'state'), [(0.0, OK), (30.0, ERROR)])
+def test_clocks_that_are_apart_are_found_in_the_graph(ros, late_s, state):
+    images = ros.probe.create_publisher(Image, 'image_raw', 1)
+    picture = np.zeros((8, 8, 3), np.uint8)
+
+    def show() -> None:
+        images.publish(image_message(picture, header(time.time_ns() - int(late_s * 1e9))))
+
+    found = {f.check: f for f in examined(ros, show)}
+    assert found['images'].state == state, found['images'].text
+
+
+def test_watch_prints_lines_for_programs(ros):
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'watch', '--json', '--count', '1']
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[0])
+    assert facts['labels_accepted'] == 0
+    assert facts['label'] is None, 'what was not heard is not made up'
+
+
+def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
+    monkeypatch.setattr('etuner_ros.cli.remote.ANSWER_S', 0.2)
+    assert cli(['models', 'list', '--node', '/nobody']) == 1
+    assert 'is not there' in capsys.readouterr().err
