@@ -10,7 +10,16 @@ Jetson.
 
 from setuptools import find_packages, setup
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
+NODES = (
+    'camera',
+    'inference',
+    'label_collector',
+    'metrics',
+    'model_manager',
+    'operator',
+    'teacher',
+    'tuner',
+)
 
 setup(
     name='etuner_ros',
@@ -28,6 +37,7 @@ setup(
         'numpy',
         'onnx',
         'onnxruntime',
+        'prometheus_client',
         'pyyaml',
         'rich',
         'rosbags',

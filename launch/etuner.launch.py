@@ -73,6 +73,11 @@ ARGUMENTS = {
         'name of the camera pipeline in predictions and labels; empty: see the params file',
     ),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
+    'metrics': (
+        '0',
+        'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
+        '9464; 0 = off',
+    ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': (
         '',
@@ -84,7 +89,16 @@ ARGUMENTS = {
 }
 
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
+NODES = (
+    'camera',
+    'inference',
+    'label_collector',
+    'metrics',
+    'model_manager',
+    'operator',
+    'teacher',
+    'tuner',
+)
 # A section of a params file, by a node's name alone or in any namespace.
 SECTION = re.compile(rf'^(["\']?)(?:/\*\*/)?({"|".join(NODES)})\b', re.MULTILINE)
 
@@ -166,6 +180,8 @@ def compose(context):
     if LaunchConfiguration('source').perform(context):
         playing = {**given({'source': 'source'}, str), **given({'autoplay': 'autoplay'}, bool)}
         nodes.append(node('camera', playing, remappings=images))
+    if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
+        nodes.append(node('metrics', given({'metrics': 'port'}, int)))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
 
 

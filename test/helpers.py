@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import itertools
 import os
+import socket
 import time
 from typing import Any
 
@@ -109,6 +110,12 @@ class Graph:
             self.remove(node)
         self.executor.shutdown()
         rclpy.shutdown(context=self.context)
+
+
+def free_port() -> int:
+    """Return a TCP port of this computer that nobody uses."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def header(stamp_ns: int, frame_id: str = 'eye') -> Header:

@@ -29,6 +29,7 @@ NODES = (
     'model_manager',
     'teacher',
     'operator',
+    'metrics',
 )
 PAGES = {
     'README.md': 'index.md',

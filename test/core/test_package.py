@@ -22,12 +22,13 @@ NODES = (
     'camera',
     'inference',
     'label_collector',
+    'metrics',
     'model_manager',
     'operator',
     'teacher',
     'tuner',
 )
-LIGHT = ('camera', 'label_collector', 'model_manager', 'operator', 'tuner')
+LIGHT = ('camera', 'label_collector', 'metrics', 'model_manager', 'operator', 'tuner')
 
 BLOCKED = """
 import sys

@@ -36,6 +36,7 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
         'model',
         'params_file',
         'namespace',
+        'metrics',
         'operator',
         'autostart',
     } <= arguments.keys()
@@ -186,6 +187,12 @@ def test_device_and_image_transport_reach_the_nodes_that_have_them(ros, composed
     values = received(ros, composed, tmp_path, 'inference', **arguments)
     assert (values['device'], values['image_transport']) == ('cpu', 'compressed')
     assert received(ros, composed, tmp_path, 'tuner', **arguments)['train.device'] == 'cpu'
+
+
+def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):
+    assert 'metrics' not in composed()
+    assert 'metrics' not in composed(metrics='')
+    assert received(ros, composed, tmp_path, 'metrics', metrics='9464')['port'] == 9464
 
 
 def test_a_params_file_that_is_not_there_is_an_error(composed, tmp_path):

@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import Any
 
-from helpers import Graph
+from helpers import free_port, Graph
 from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
@@ -21,6 +21,7 @@ from rosidl_parser.definition import AbstractString, BasicType, NamespacedType
 from etuner_ros.nodes.camera import CameraNode
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
 from etuner_ros.nodes.running import SteadyExecutor
@@ -70,6 +71,8 @@ def value(kind: Any) -> st.SearchStrategy[Any]:
         return message(getattr(module, kind.name))
     if kind.typename == 'boolean':
         return st.booleans()
+    if kind.typename == 'octet':
+        return st.binary(min_size=1, max_size=1)
     return FLOATS if kind.typename in ('float', 'double') else integers(kind.typename)
 
 
@@ -85,6 +88,8 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         return ros.add(CameraNode, source=str(stream), autoplay=False)
     if name == 'label_collector':
         return ros.add(LabelCollectorNode, join_wait_s=0.05)
+    if name == 'metrics':
+        return ros.add(MetricsNode, port=free_port())
     if name == 'operator':
         return ros.add(OperatorNode)
     if name == 'teacher':
@@ -102,7 +107,16 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
 
 @pytest.mark.parametrize(
     'name',
-    ['camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner'],
+    [
+        'camera',
+        'inference',
+        'label_collector',
+        'metrics',
+        'model_manager',
+        'operator',
+        'teacher',
+        'tuner',
+    ],
 )
 def test_no_message_and_no_call_ends_a_node(ros, deployed, stream, name):
     node = made(ros, name, deployed, stream)

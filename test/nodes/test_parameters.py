@@ -12,7 +12,7 @@ import runpy
 import signal
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from helpers import header, image_message
+from helpers import free_port, header, image_message
 import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
@@ -35,6 +35,7 @@ NODES = (
     'camera',
     'inference',
     'label_collector',
+    'metrics',
     'model_manager',
     'operator',
     'teacher',
@@ -233,7 +234,9 @@ def test_config_and_reference_agree_with_what_is_declared(repository, deployed, 
         kind = next(
             v for k, v in vars(module).items() if k.lower() == f'{name.replace("_", "")}node'
         )
-        extra = {'source': str(tmp_path)} if name == 'camera' else {}
+        extra: dict = {'source': str(tmp_path)} if name == 'camera' else {}
+        if name == 'metrics':
+            extra['port'] = free_port()
         if name in ('inference', 'model_manager', 'tuner'):
             extra['model__weights'] = str(deployed)
         made[name] = ros.add(kind, **extra)

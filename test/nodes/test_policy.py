@@ -7,19 +7,29 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from helpers import Graph
+from helpers import free_port, Graph
 import pytest
 from rclpy.node import Node
 
 from etuner_ros.nodes.camera import CameraNode
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
 
-NODES = ('camera', 'inference', 'label_collector', 'model_manager', 'operator', 'teacher', 'tuner')
+NODES = (
+    'camera',
+    'inference',
+    'label_collector',
+    'metrics',
+    'model_manager',
+    'operator',
+    'teacher',
+    'tuner',
+)
 # Elements, what may stand in them, and their attributes, as in the format's schema (version 0.2.0).
 FORM = {
     'policy': ({'enclaves'}, {'version'}),
@@ -83,6 +93,7 @@ def test_every_node_may_do_what_it_does(ros, deployed, stream, policy, name):
         'camera': lambda: ros.add(CameraNode, source=str(stream), autoplay=False),
         'inference': lambda: ros.add(InferenceNode, **model),
         'label_collector': lambda: ros.add(LabelCollectorNode),
+        'metrics': lambda: ros.add(MetricsNode, port=free_port()),
         'model_manager': lambda: ros.add(ModelManagerNode, **model),
         'operator': lambda: ros.add(OperatorNode),
         'teacher': lambda: watched(ros.add(TeacherNode)),
