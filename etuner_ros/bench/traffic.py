@@ -164,7 +164,9 @@ def measure(output: Path, heads: int, backbones: int, seed: int = 0) -> Traffic:
     """
     rng = np.random.default_rng(seed)
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as name:
+    output.mkdir(parents=True, exist_ok=True)
+    # Beside the results: a file system in memory counts no bytes.
+    with tempfile.TemporaryDirectory(prefix='.traffic.', dir=output) as name:
         folder = Path(name)
         base = folder / 'base.safetensors'
         model = build(pretrained_spec('efficientnet_lite0', INPUT_SIZE), 'pretrained')
@@ -183,9 +185,9 @@ def measure(output: Path, heads: int, backbones: int, seed: int = 0) -> Traffic:
                 }
             )
         )
+        proposer = Proposer(base)
         os.environ['ROS_HOME'] = str(folder)
         supervisor = Supervisor([folder / 'params.yaml'], folder / 'log')
-        proposer = Proposer(base)
         try:
             supervisor.start('model_manager')
             proposer.until(lambda: proposer.live is not None, 'the base weights')
@@ -215,7 +217,6 @@ def measure(output: Path, heads: int, backbones: int, seed: int = 0) -> Traffic:
             proposer.close()
             os.environ.clear()
             os.environ.update(before)
-    output.mkdir(parents=True, exist_ok=True)
     content = {**asdict(found), 'sent_bytes': found.sent_bytes, 'whole_bytes': found.whole_bytes}
     (output / 'traffic.json').write_text(json.dumps(content, indent=1) + '\n')
     return found

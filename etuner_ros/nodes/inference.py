@@ -418,7 +418,7 @@ class InferenceNode(AutostartNode):
     def _on_backbone(self, message: Backbone) -> None:
         if self._swapper is not None:
             self._swapper.take_backbone(
-                AnnouncedBackbone(message.base_sha256, message.backbone_sha256, message.weights)
+                AnnouncedBackbone(message.backbone_sha256, message.weights)
             )
 
     @guarded

@@ -172,6 +172,7 @@ class ModelManagerNode(AutostartNode):
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Announce weights and layers; take changes from now on."""
         result = super().on_activate(state)
+        self._announced = ''
         self._announce('live at start')
         return result
 

@@ -114,6 +114,11 @@ class TunerNode(Node):
             'the worker was started again',
             DiagnosticStatus.ERROR,
         )
+        self.health.watch(
+            lambda: self._worker.why_not(),
+            'the worker has the live weights',
+            DiagnosticStatus.WARN,
+        )
         self._labels = LabelSide(
             self,
             self.health,
@@ -231,7 +236,7 @@ class TunerNode(Node):
         self._maybe_start_round()
 
     def _maybe_start_round(self, forced: bool = False) -> bool:
-        if self._labels.feed.behind:
+        if self._labels.feed.behind or self._worker.awaited:
             return False
         started = self._keeper.start(self._labels.feed.cursors, forced)
         if started is None and not forced:
@@ -338,8 +343,8 @@ class TunerNode(Node):
 
     @guarded
     def _on_backbone(self, message: Backbone) -> None:
-        self._worker.backbone = message
-        if self._worker.awaits(message.backbone_sha256):
+        awaited, self._worker.backbone = self._worker.awaited, message
+        if awaited == message.backbone_sha256:
             self._worker.hand_over_model()
 
     @guarded

@@ -101,6 +101,7 @@ class WorkerSide:
 
     def _worker_lost(self, text: str, least_delay_s: float = 0.0) -> None:
         self._warn(f'{text}; it is started again')
+        self.ready = {}
         self._labels.feed.stop()
         self._keeper.on_down(text)
         self._link.died(least_delay_s)
@@ -141,25 +142,35 @@ class WorkerSide:
     def _hand_over(self, update: ModelUpdate) -> None:
         """Give the worker a version, with its backbone when that is another one than before."""
         name, backbone = messages.backbone_name(update), b''
-        if name not in (self._told, backbone_digest(update.base_sha256, {})):
-            if self.backbone is None or self.backbone.backbone_sha256 != name:
-                if not self._keeper.ready:
-                    self._keeper.on_starting(f'version {update.version}: no backbone yet')
-                return  # it comes on a topic of its own
+        if self.awaited:  # it comes on a topic of its own
+            if not self._keeper.ready:
+                self._keeper.on_starting(self.why_not())
+            return
+        if self.backbone is not None and self.backbone.backbone_sha256 == name != self._told:
             backbone = bytes(self.backbone.weights)
         self._told = name
         self._link.send(messages.model_message(update, backbone))
         self.hand_over_layers()
         self.hand_over_scenarios()
 
-    def awaits(self, backbone: str) -> bool:
-        """Return whether the live version waits for a backbone to come."""
+    @property
+    def awaited(self) -> str:
+        """Digest of the backbone that the live version waits for; '' for none."""
         update = self.update
-        return bool(
-            update is not None
-            and self.ready
-            and update.base_sha256 == self.ready['base_sha256']
-            and messages.backbone_name(update) == backbone != self._told
+        if update is None or update.base_sha256 != self.ready.get('base_sha256'):
+            return ''
+        name = messages.backbone_name(update)
+        here = self.backbone.backbone_sha256 if self.backbone is not None else ''
+        bare = backbone_digest(update.base_sha256, {})
+        return '' if name in (self._told, bare, here) else name
+
+    def why_not(self) -> str:
+        """Return why the worker has not got the live weights; nothing when it has."""
+        if self.update is None or not self.awaited:
+            return ''
+        return (
+            f'version {self.update.version} is for backbone {self.awaited[:12]}, which '
+            f'model_manager has not sent yet: does topic `backbone` come through?'
         )
 
     def hand_over_scenarios(self) -> None:
@@ -192,6 +203,8 @@ class WorkerSide:
             self._worker_lost(message['text'], 10.0)
         else:
             self._warn(f'worker: {message["during"]}: {message["text"]}')
+            if message['during'] == 'model':
+                self._told = ''  # with the next version its backbone is sent again
 
     def _worker_shrunk(self, message: dict[str, Any]) -> None:
         self._shrink(message['batch_size'], message['text'])

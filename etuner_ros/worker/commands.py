@@ -33,6 +33,7 @@ class Commands:
         self._engines: Engines | None = None
         self._told = ''  # why nothing is quantised
         self._learner: Any = None
+        self._base_sha256 = ''
         self._backbone: tuple[str, Any] = '', {}  # of the weights told last: digest and tensors
         self.knows_labels = False  # all labels that there are have come
         self._untold = False  # what a round would find has changed
@@ -120,6 +121,7 @@ class Commands:
             ]
         )
         self._learner = learner
+        self._base_sha256 = base.sha256
         self._backbone = learner.backbone, {}
         self._reply(
             op='ready',
@@ -131,11 +133,14 @@ class Commands:
         )
 
     def _on_model(self, message: Message) -> None:
-        from etuner_ros.core.models.weights import unpack
+        from etuner_ros.core.models.weights import backbone_digest, unpack
 
         name = message['backbone_sha256']
         if name != self._backbone[0]:  # else it is not sent again
-            self._backbone = name, unpack(message['backbone'])
+            tensors = unpack(message['backbone'])
+            if backbone_digest(self._base_sha256, tensors) != name:
+                raise LearnerError('the backbone of the live weights is missing or damaged')
+            self._backbone = name, tensors
         update = {**self._backbone[1], **unpack(message['weights'])}
         self.learner.set_live(update, tuple(message['classes']), message['version'])
         self._reply(op='model_loaded', version=message['version'])

@@ -112,6 +112,20 @@ def test_a_head_goes_live_on_the_backbone_of_the_live_version(office):
     assert office.store.manifests[1].kind == ROUND
 
 
+def test_no_head_is_accepted_upon_a_backbone_that_can_not_be_read_any_more(office):
+    """It would be live in name, and the base weights would serve."""
+    office.check.admit(office.round(7.0), 0)
+    file = next(office.store.folder.glob('backbones/*'))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    finding = office.check.admit(office.head(3.0), 0)
+    assert finding.code == Code.DISK
+    assert 'its backbone is damaged' in finding.verdict.reason
+    assert office.store.live == 1
+    file.write_bytes(whole)
+    assert office.check.admit(office.head(3.0), 0).accepted
+
+
 def test_a_head_for_another_backbone_is_refused(office):
     before = office.head()
     office.check.admit(office.round(7.0), 0)

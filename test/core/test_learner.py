@@ -653,14 +653,13 @@ def test_other_front_weights_are_not_taken_for_the_same(model, frames):
 
 
 def test_the_prior_is_served_and_left_out_of_the_comparison(model, frames):
-    """Many labels of one class move what is said, not how a candidate is judged."""
+    """Many labels of one class, among others, move what is said, not how it is judged."""
     head = HeadConfig(prior=1.0, prior_memory=20.0)
     learner = Learner(model, TrainConfig(views=1, validation_share=0.3), head=head)
     learner.add_exemplars(samples(frames, model.classes))
-    again = [
-        Sample(f'new {s.sample_id}', s.label, HERE, s.jpeg)
-        for s in samples(frames, ('duck',)) + samples(frames, ('tray',))[:1]
-    ]
+    others = [samples(frames, (kind,)) for kind in ('mug', 'tray', 'table')]
+    pairs = zip(samples(frames, ('duck',)), (s for three in zip(*others) for s in three))
+    again = [Sample(f'new {s.sample_id}', s.label, HERE, s.jpeg) for pair in pairs for s in pair]
     learner.add_samples(again)
     result = learner.propose_head()
     if result is None:  # the live head says all of it already

@@ -198,11 +198,12 @@ def test_labels_that_are_said_right_already_move_the_prior_that_is_served(model,
     assert offer(learner)
     proposed = []
     for duck in ducks[1:] * 3:
-        learner.head.note_label(f'{duck.sample_id}{len(proposed)}', 'duck')
+        for label in ('mug', 'duck'):
+            learner.head.note_label(f'{duck.sample_id}{len(proposed)}{label}', label, 'eye')
         learner.add_samples([duck])
         assert predictions(learner.live, [duck]) == ['duck']
         proposed.append(offer(learner))
-    assert any(proposed), 'ducks are likely by now'
+    assert any(proposed), 'ducks and mugs are likely by now'
     assert sum(map(bool, proposed)) < 4, 'but not with every label'
 
 

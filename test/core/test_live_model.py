@@ -231,12 +231,12 @@ def test_a_version_that_can_not_be_used_ends_the_wait_and_is_told(base):
 
 def test_a_version_waits_for_its_backbone_whichever_comes_first(base, duck):
     _, _, digest, tensors = travelling(base, other_backbone(base))
-    backbone = AnnouncedBackbone(base.sha256, digest, tensors)
+    backbone = AnnouncedBackbone(digest, tensors)
     late, early = Robot(base, learned=2), Robot(base, learned=2)
     late.announce(2, rolled_head(base), backbone_sha256=digest)
     assert not late.swapper.ready
     assert f'version 2 is for backbone {digest[:12]}, which' in late.swapper.why_not()
-    late.swapper.take_backbone(AnnouncedBackbone(base.sha256, 'f' * 64, bytearray()))
+    late.swapper.take_backbone(AnnouncedBackbone('f' * 64, bytearray()))
     assert not late.swapper.ready, 'another one'
     late.swapper.take_backbone(backbone)
     early.swapper.take_backbone(backbone)
@@ -251,10 +251,10 @@ def test_a_version_waits_for_its_backbone_whichever_comes_first(base, duck):
 def test_a_head_for_the_live_backbone_needs_no_backbone_again(base, duck):
     robot = Robot(base)
     _, _, digest, tensors = travelling(base, other_backbone(base))
-    robot.swapper.take_backbone(AnnouncedBackbone(base.sha256, digest, tensors))
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, tensors))
     robot.announce(1, rolled_head(base), backbone_sha256=digest)
     robot.finish()
-    robot.swapper.take_backbone(AnnouncedBackbone(base.sha256, 'e' * 64, bytearray(b'next')))
+    robot.swapper.take_backbone(AnnouncedBackbone('e' * 64, bytearray(b'next')))
     robot.announce(2, backbone_sha256=digest)  # the newest is of a version to come
     assert robot.finish().error is None
     result = robot.swapper.live.predict(duck, 1)

@@ -860,6 +860,23 @@ def test_a_damaged_backbone_damages_its_versions_and_an_earlier_one_is_served(ba
     assert 'its backbone is damaged' in again.warnings[0]
 
 
+def test_a_version_whose_manifest_can_be_mended_keeps_its_backbone(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    store.commit({'backbone.weight': np.zeros((2, 3), np.float32)}, 0, ('a', 'b'))
+    update = {'backbone.weight': np.ones((2, 3), np.float32)}
+    store.commit(update, 1, ('a', 'b'))
+    manifest = store.folder / 'v00000002' / 'manifest.json'
+    text = manifest.read_text()
+    manifest.write_text(text[:20])
+    store.close()
+    other = ModelStore(tmp_path / 'models', base)
+    assert other.live == 1
+    other.commit(UPDATE, 1, ('a', 'b'))
+    other.close()
+    manifest.write_text(text)
+    assert pack(ModelStore(tmp_path / 'models', base).update(2)) == pack(update)
+
+
 def test_when_several_versions_are_damaged_meanwhile_the_last_good_one_is_served(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     for parent in range(3):

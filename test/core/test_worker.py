@@ -169,6 +169,22 @@ def test_a_head_is_put_on_the_backbone_that_was_told_before_also_in_a_round(work
     assert learner.backbone == bare
 
 
+def test_a_head_whose_backbone_never_came_is_not_put_on_another_one(worker, deployed):
+    made, pipe = worker
+    base, learner = read_base(deployed), made.commands.learner
+    bare = learner.backbone
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    update = {name: base.state[name] * np.float32(1.01)}
+    made.handle({**model_message(base, 1, update, True), 'backbone': b'damaged'})
+    made.handle(model_message(base, 2, update, False))
+    texts = [m['text'] for m in pipe.said if m['op'] == 'error' and m['during'] == 'model']
+    assert len(texts) == 2
+    assert 'missing or damaged' in texts[1]
+    assert (learner.backbone, learner.version) == (bare, 0)
+    made.handle(model_message(base, 2, update, True))
+    assert learner.version == 2
+
+
 @pytest.mark.parametrize('worker', [True], indirect=True)
 def test_no_head_is_proposed_before_all_labels_have_come(worker):
     """After a restart it knows a part of what the live head was made from."""

@@ -21,8 +21,9 @@ import torch
 from etuner_ros.core.models.candidate_check import Code
 from etuner_ros.core.models.export import export_version
 from etuner_ros.core.models.networks import from_base
-from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256
+from etuner_ros.core.models.weights import backbone_digest, pack, read_base, sha256, unpack
 from etuner_ros.msg import (
+    Backbone,
     HeadCandidate,
     LayerStates,
     ModelCandidate,
@@ -386,6 +387,38 @@ def test_an_external_lifecycle_manager_is_in_charge(ros, deployed):
         now = ros.call(GetState, 'model_manager/get_state').current_state.label
         assert now == state
     assert models[0].version == 0
+
+
+def test_a_backbone_is_announced_once_for_all_heads_and_again_when_it_comes_back(office):
+    ros, base = office.ros, office.base
+    backbones = ros.listen(Backbone, 'backbone', LATCHED)
+    bare = backbone_digest(base.sha256, {})
+    ros.until(lambda: backbones, 'that of the base weights')
+    assert [(b.backbone_sha256, len(b.weights)) for b in backbones] == [(bare, 0)]
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    update = {name: base.state[name] + 1, 'head.bias': base.state['head.bias'] + 1}
+    data, digest = pack(update), backbone_digest(base.sha256, update)
+    office.propose(weights=data, sha256=sha256(data), backbone_sha256=digest)
+    for parent in (1, 2):
+        office.propose(head=office.head(parent, float(parent)))
+    ros.until(lambda: office.models[-1].version == 3 and len(backbones) == 2, 'two heads on it')
+    assert backbones[-1].backbone_sha256 == digest
+    assert unpack(bytes(backbones[-1].weights)).keys() == {name}
+    assert {m.backbone_sha256 for m in office.models if m.version} == {digest}
+    assert all(
+        unpack(bytes(m.weights)).keys() <= {'head.weight', 'head.bias'} for m in office.models
+    )
+    late, late_models = (
+        ros.listen(Backbone, 'backbone', LATCHED),
+        ros.listen(ModelUpdate, 'model', LATCHED),
+    )
+    ros.until(lambda: late and late_models, 'what a late joiner needs')
+    assert (late[-1].backbone_sha256, late_models[-1].version) == (digest, 3)
+    ros.call(SwapModel, 'model_manager/swap', version=0)
+    ros.until(lambda: backbones[-1].backbone_sha256 == bare, 'the backbone of the base again')
+    ros.call(SwapModel, 'model_manager/swap', version=2)
+    ros.until(lambda: backbones[-1].backbone_sha256 == digest, 'and the other one')
+    assert len(backbones) == 4
 
 
 def test_a_pinned_version_outlives_others(office):

@@ -157,6 +157,8 @@ class CandidateCheck:
     def _checked(self, candidate: Candidate) -> State:
         """Return the tensors of a candidate, once they are checked."""
         store = self._store
+        if candidate.kind == HEAD:  # it is worth nothing upon a backbone that can not be read
+            store.update(store.live)
         try:
             update = unpack(candidate.weights)
             if candidate.kind == HEAD:

@@ -13,6 +13,7 @@ the version's folder; that is read as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import contextlib
 from dataclasses import asdict, dataclass, field, fields, replace
 import errno
@@ -114,8 +115,11 @@ class ModelStore:
                 self._make_ready(base)
             for folder in sorted(self.folder.glob('v*')):
                 self._open_version(folder)
-            if not read_only:
-                self._clear_backbones()
+            # What a version needs whose manifest can't be read just now stays.
+            if not read_only and not self.warnings:
+                self._clear_backbones(
+                    {path.stem for path in self._backbones.glob('*.safetensors')}
+                )
         except OSError as error:
             self.close()
             raise StoreError(
@@ -341,7 +345,7 @@ class ModelStore:
         :param facts: the other fields of its manifest
         :raises StoreError: when the disk does not take it; the store is as before
         """
-        head, number = pack(head_of(update)), self._highest + 1
+        head, number, digest = pack(head_of(update)), self._highest + 1, ''
         final = self._version_folder(number)
         aside = final.with_name(f'.{final.name}.tmp')
         try:
@@ -363,7 +367,7 @@ class ModelStore:
             self.manifests.pop(number, None)
             with contextlib.suppress(StoreError):  # it may be named already
                 self._note_live(self.live)
-            self._clear_backbones()
+            self._clear_backbones([digest])
             text = getattr(error, 'strerror', None) or str(error)
             raise StoreError(f'version {number} could not be stored: {text}') from error
         self._prune()
@@ -409,19 +413,18 @@ class ModelStore:
         # A head is made with every correction; they must not push out what rounds made.
         kept = {*rounds[-self.keep :], *heads[-KEPT_HEADS:], *self.pinned}
         kept |= {0, self.live, self.manifests[self.live].parent}
+        dropped = [self.manifests[v].backbone for v in self.manifests if v not in kept]
         for version in [v for v in self.manifests if v not in kept]:
             shutil.rmtree(self._version_folder(version), ignore_errors=True)
             del self.manifests[version]
             self.damaged.pop(version, None)
-        self._clear_backbones()
+        self._clear_backbones(dropped)
 
-    def _clear_backbones(self) -> None:
-        """Remove the backbones that no version is of."""
-        needed = {self._backbone_file(m.backbone) for m in self.manifests.values()}
-        for path in self._backbones.glob('*'):
-            if path not in needed:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    def _clear_backbones(self, digests: Iterable[str]) -> None:
+        """Remove those backbones that no version is of."""
+        for digest in set(digests) - {m.backbone for m in self.manifests.values()}:
+            with contextlib.suppress(OSError):
+                self._backbone_file(digest).unlink(missing_ok=True)
 
 
 def head_of(update: State) -> State:

@@ -33,7 +33,6 @@ class Announced:
 class AnnouncedBackbone:
     """A backbone that `model_manager` announced."""
 
-    base_sha256: str
     backbone_sha256: str
     weights: bytearray | array[int]  # safetensors of what differs from the base weights
 
