@@ -8,11 +8,13 @@ import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
+import os
 from pathlib import Path
 import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -311,6 +313,41 @@ def test_silence_is_not_healthy_and_another_robot_is_not_meant(ros, capsys):
         patch.setattr(ros, 'namespace', 'rear')
         assert asked(ros, '--timeout-s', '60', '--json') == 0
     ros.probe.destroy_timer(timer)
+
+
+ALONE = """
+from rclpy.node import Node
+from etuner_ros.nodes.health import Health
+from etuner_ros.nodes.running import run
+
+class Inference(Node):
+    def __init__(self):
+        super().__init__('inference', namespace='/front')
+        self.health = Health(self, dict)
+
+raise SystemExit(run(Inference))
+"""
+
+
+def test_a_process_that_hangs_is_not_healthy_as_seen_from_another_process(ros):
+    names = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'healthy', '--namespace', 'front']
+
+    def ask(timeout_s: int) -> int:
+        words = [*command, '--timeout-s', str(timeout_s)]
+        return subprocess.run(words, env=names, capture_output=True, timeout=150).returncode
+
+    process = subprocess.Popen([sys.executable, '-c', ALONE], env=names)
+    try:
+        assert ask(90) == 0
+        process.send_signal(signal.SIGSTOP)
+        assert ask(3) == 1
+        process.send_signal(signal.SIGCONT)
+        assert ask(90) == 0, 'and it is again'
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(60)
 
 
 # The backup
