@@ -471,6 +471,12 @@ def test_a_backup_of_a_robot_that_works_opens_and_fits_together(
     assert (ros_home / 'etuner.before' / 'labels' / 'label_collector.db').is_file()
 
 
+def test_labels_are_backed_up_after_the_versions_that_learned_them(repository):
+    text = (repository / 'docs' / 'months.md').read_text()
+    script = text.partition('# back up, while it runs\n')[2].partition('```')[0]
+    assert 0 < script.index('cp -al') < script.index('VACUUM INTO')
+
+
 def test_sqlite3_copies_labels_of_a_robot_that_works(working, ros_home, tmp_path, repository):
     if shutil.which('sqlite3') is None:
         pytest.skip('sqlite3 is not on this machine')
