@@ -14,6 +14,6 @@ RUN source /opt/ros/${ROS_DISTRO}/setup.bash && apt-get update && rosdep update 
     && python3 -m pip install --no-deps -r src/etuner_ros/requirements-robot.txt \
     && (python3 -c 'import torch' || python3 -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu) \
     && colcon build --packages-select etuner_ros
-# Room for pictures in shared memory: run with --shm-size=512m (config/fastdds.xml is left out below 256 MB).
+# Room for pictures in shared memory: run with --shm-size=512m, as compose.yaml does (config/fastdds.xml is left out below 256 MB).
 ENTRYPOINT ["/bin/bash", "-c", "source install/setup.bash && exec \"$@\"", "--"]
 CMD ["ros2", "launch", "etuner_ros", "etuner.launch.py"]

@@ -320,6 +320,12 @@ def _watch(arguments: argparse.Namespace) -> int:
     return watch(arguments.namespace, arguments.json, arguments.count)
 
 
+def _healthy(arguments: argparse.Namespace) -> int:
+    from etuner_ros.cli.healthy import healthy
+
+    return healthy(arguments.namespace, arguments.node, arguments.timeout_s, arguments.json)
+
+
 def _bench_labels(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.datasets import grocery, recording
     from etuner_ros.bench.label_savings import measure, table
@@ -423,6 +429,14 @@ def _add_everyday(commands: Any) -> None:
     watch.add_argument('--namespace', default='', help='namespace of the robot')
     watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
     watch.set_defaults(run=_watch)
+
+    healthy = commands.add_parser(
+        'healthy', help='is inference alive, for programs that start it anew; 1 = it is not'
+    )
+    healthy.add_argument('--namespace', default='', help='namespace of the robot')
+    healthy.add_argument('--node', default='inference', help='name of the node')
+    healthy.add_argument('--timeout-s', type=float, default=10.0, help='wait so long, in s')
+    healthy.set_defaults(run=_healthy)
 
     soak = commands.add_parser(
         'soak', help='kill nodes, damage files and swap weights by the hundred; 1 = a loss'

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 import json
 import math
 from pathlib import Path
@@ -15,10 +13,9 @@ import sys
 import time
 from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from etuner_ros.cli.visiting import visitor
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import models_home
 from etuner_ros.core.models.export import export_version
@@ -29,22 +26,6 @@ from etuner_ros.shared.answers import answer
 from etuner_ros.srv import ListVersions, PinVersion, RollBack, SetFrozenLayers, SwapModel
 
 ANSWER_S = 5.0
-
-
-@contextmanager
-def visitor(namespace: str = '') -> Iterator[tuple[Node, SingleThreadedExecutor]]:
-    """Give a node in the graph, for a while."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node('etuner_cli', context=context, namespace=namespace or None)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    try:
-        yield node, executor
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def ask(kind: Any, name: str, **fields: Any) -> Any:

@@ -1,0 +1,28 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A node in the graph for the time of one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+
+@contextmanager
+def visitor(namespace: str = '') -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """Give a node in the graph, for a while."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('etuner_cli', context=context, namespace=namespace or None)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    try:
+        yield node, executor
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
