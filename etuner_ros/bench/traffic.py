@@ -210,7 +210,8 @@ def measure(output: Path, heads: int, backbones: int, seed: int = 0) -> Traffic:
                 len(pack({k: proposer.base.state[k] for k in trained})),
                 dict(proposer.sent),
                 _written(pid) - written,
-                git('log', '-1', '--format=%h') + ('+' if git('status', '--porcelain') else ''),
+                git('log', '-1', '--format=%h')
+                + ('+' if git('status', '--porcelain', '-uno') else ''),
             )
         finally:
             supervisor.stop()
