@@ -42,6 +42,7 @@ from etuner_ros.core.config import HeadConfig, INPUT_SIZE, SimFreezeConfig, Trai
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.models.weights import (
+    backbone_digest,
     pack,
     read_base,
     sha256,
@@ -136,8 +137,10 @@ def bare_model(stage: Stage, frames: int) -> Measured:
     engines.network(base.spec, base.state, wait=True)  # the graph is there from now on
     live = LiveModel(base, engines)
     data = bytearray(stage.ranges.read_bytes())
-    engines.network(base.spec, base.state, ranges_of(unpack(bytes(data))), wait=True)
-    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    update = unpack(bytes(data))
+    engines.network(base.spec, base.state, ranges_of(update), wait=True)
+    backbone = backbone_digest(base.sha256, update)
+    live.swap(live.prepare(1, base.spec.classes, bytearray(), sha256(b''), backbone, data))
     latencies = []
     begin = time.monotonic()
     for number in range(frames):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from versions import travelling
 
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.errors import EngineError
@@ -24,10 +25,8 @@ from etuner_ros.core.models.networks import from_base
 from etuner_ros.core.models.weights import (
     backbone_digest,
     BaseWeights,
-    pack,
     RANGES,
     read_base,
-    sha256,
 )
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.graph_file import ranges_of
@@ -101,8 +100,7 @@ def test_the_head_is_solved_on_the_features_that_inference_serves(base, frames, 
     candidate = calibrated(learner)
     go_live(learner, candidate)
     live = LiveModel(base, engines)
-    data = bytearray(pack(candidate.update))
-    live.swap(live.prepare(1, candidate.classes, data, sha256(data)))
+    live.swap(live.prepare(1, candidate.classes, *travelling(base, candidate.update)))
     deadline = 2000
     while live.engine.startswith('torch') and deadline:
         live.renew()
