@@ -43,7 +43,6 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.models.weights import (
     backbone_digest,
-    pack,
     read_base,
     sha256,
     unpack,
@@ -92,7 +91,9 @@ class Training:
             'op': 'model',
             'version': 0,
             'classes': list(base.spec.classes),
-            'weights': pack({}),
+            'weights': b'',
+            'backbone_sha256': backbone_digest(base.sha256, {}),
+            'backbone': b'',
         }
         if not self._ready.wait(60.0):
             raise EtunerError('the worker did not load the model')

@@ -139,7 +139,12 @@ class Page:
         name = self._zoomed
         self._picture.set_source(f'/frame/{name}')
         asked = f'fetch("/full/{name}").then(answer => answer.ok ? "" : answer.text())'
-        self._why_small.set_text(str(await ui.run_javascript(asked, timeout=MOST_WAIT_S)))
+        try:
+            why = str(await ui.run_javascript(asked, timeout=MOST_WAIT_S))
+        except TimeoutError:  # the tab was closed
+            return
+        if name == self._zoomed:
+            self._why_small.set_text(why)
 
     def _ask(self, name: str) -> None:
         """Open the dialog for a frame."""
