@@ -25,16 +25,19 @@ from sensor_msgs.msg import Image
 import torch
 
 from etuner_ros.action import FineTune
+from etuner_ros.bench.swapper import announcement
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
 from etuner_ros.core.tune import batch_feed, frame_features
 from etuner_ros.core.tune.batch_feed import MOST_COLLECTORS
 from etuner_ros.msg import (
+    Backbone,
     LabelCorrection,
     LabelledBatch,
     LabelReceipt,
     ModelCandidate,
+    ModelUpdate,
     ModelVerdict,
     Prediction,
     ScenarioChange,
@@ -381,6 +384,38 @@ def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
     )
     assert len(tuner._labels.feed.collectors) <= MOST_COLLECTORS
     assert len(tuner._labels._clients) <= 2 * MOST_COLLECTORS
+
+
+def test_the_tuner_says_which_backbone_it_waits_for_and_goes_on_when_it_has_come(ros, deployed):
+    """A bridge, or an old SROS2 policy, may let `model` through alone."""
+    base = read_base(deployed)
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    update = {name: base.state[name] * np.float32(1.01)}
+    head = {'head.bias': base.state['head.bias'] + 1}
+    backbone, version = announcement(base, 1, base.spec.classes, update)
+    _, next_version = announcement(base, 2, base.spec.classes, {**update, **head})
+    tuner = ros.add(TunerNode, model__weights=str(deployed))
+    models = ros.speak(ModelUpdate, 'model', LATCHED)
+    backbones = ros.speak(Backbone, 'backbone', LATCHED)
+    told = ros.listen(DiagnosticArray, '/diagnostics')
+    statuses = ros.listen(TunerStatus, 'tuner/status', LATCHED)
+    loaded: list[int] = []
+    take = tuner._worker._worker_model_loaded
+    tuner._worker._worker_model_loaded = lambda m: (loaded.append(m['version']), take(m))
+
+    def waits() -> bool:
+        words = f'is for backbone {backbone.backbone_sha256[:12]}, which'
+        return any(words in s.message for m in told[-1:] for s in m.status)
+
+    models.publish(version)
+    ros.until(waits, 'what it waits for')
+    assert statuses[-1].state == TunerStatus.STARTING
+    assert loaded == []
+    backbones.publish(backbone)
+    ros.until(lambda: statuses[-1].state == TunerStatus.WAITING, 'the worker to have both')
+    models.publish(next_version)
+    ros.until(lambda: loaded == [1, 2], 'a head for the backbone that is there')
+    ros.until(lambda: not waits(), 'the end of the waiting')
 
 
 def test_the_tuner_remembers_how_it_tuned_over_a_restart(ros, deployed, ros_home):
