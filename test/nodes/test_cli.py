@@ -82,3 +82,18 @@ def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
     monkeypatch.setattr('etuner_ros.cli.remote.ANSWER_S', 0.2)
     assert cli(['models', 'list', '--node', '/nobody']) == 1
     assert 'is not there' in capsys.readouterr().err
+
+
+def test_new_heads_cost_their_own_size_on_the_topics_and_on_the_disk(ros, tmp_path):
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'bench', 'traffic']
+    command += ['--heads', '3', '--backbones', '1', '--output', str(tmp_path)]
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'traffic.json').read_text())
+    heads, backbone = 4 * found['head_bytes'], found['backbone_bytes']
+    assert backbone > 10 * heads
+    assert heads < found['sent_by_topic']['model'] < 1.1 * heads
+    assert backbone < found['sent_by_topic']['backbone'] < 1.01 * backbone
+    assert found['written_bytes'] < 1.1 * (heads + backbone)
+    assert not list(tmp_path.glob('.traffic*')), 'it leaves nothing behind'
