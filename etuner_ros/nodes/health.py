@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import functools
 import time
 import traceback
@@ -140,9 +140,15 @@ class Health:
         self._concerns.append(silence)
         return silence
 
-    def watch(self, look: Callable[[], str], over: str, level: bytes) -> None:
+    def watch(self, look: Callable[[], str], over: str, level: bytes) -> Concern:
         """Watch a state, see `Concern`."""
-        self._concerns.append(Concern(self._node.get_logger(), level, look, over))
+        concern = Concern(self._node.get_logger(), level, look, over)
+        self._concerns.append(concern)
+        return concern
+
+    def forget(self, concerns: Collection[Concern]) -> None:
+        """Watch no longer what is of something that is gone."""
+        self._concerns = [c for c in self._concerns if c not in concerns]
 
     def problem(self, text: str) -> None:
         """Note a problem: the status is WARN for the next second, the text stays."""

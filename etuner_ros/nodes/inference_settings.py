@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import re
 
 from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.errors import ConfigError
 
+PART_OF_TOPIC = re.compile('[A-Za-z_][A-Za-z0-9_]*')
 # What may be set at run time.
 LIVE = (
     'source',
@@ -27,7 +30,22 @@ LIVE = (
 class InferenceSettings(Checked):
     """Parameters of the inference node."""
 
-    source: str = setting('camera', 'name of this camera pipeline in predictions and labels')
+    source: str = setting(
+        'camera', 'name of this camera pipeline in predictions and labels; without `cameras`'
+    )
+    cameras: tuple[str, ...] = setting(
+        (),
+        "several cameras by one process and one copy of the network: ['front', 'rear'] listens to "
+        'front/image_raw and rear/image_raw, and messages say source front and rear; empty = one '
+        'camera, image_raw',
+    )
+    batch: int = setting(
+        0,
+        'images of several cameras that go through the network together; 0 = all that wait where '
+        'a GPU predicts, one after the other on a CPU, where a batch takes as long as its images',
+        0,
+        64,
+    )
     image_transport: str = setting(
         'raw',
         "'raw' subscribes image_raw, 'compressed' image_raw/compressed",
@@ -37,7 +55,10 @@ class InferenceSettings(Checked):
     threads: int = setting(1, 'CPU threads of a prediction', 1, 256)
     top_k: int = setting(3, 'labels in a prediction', 1, 1000)
     keep_rate_hz: float = setting(
-        10.0, 'predicted frames kept for labelling, per second; 0 = none', 0.0, 1000.0
+        10.0,
+        'predicted frames kept for labelling, per second; several cameras share it; 0 = none',
+        0.0,
+        1000.0,
     )
     keep_size: int = setting(
         -1,
@@ -68,6 +89,22 @@ class InferenceSettings(Checked):
         0.0,
         1e6,
     )
+
+    def __post_init__(self) -> None:
+        """
+        Check the names of cameras, too.
+
+        :raises ConfigError: when one can not be a part of a topic's name, or stands twice
+        """
+        super().__post_init__()
+        for name in self.cameras:
+            if not PART_OF_TOPIC.fullmatch(name):
+                raise ConfigError(
+                    f'cameras: {name!r} can not be a part of a topic: letters, digits and _ '
+                    f'alone, no digit at the beginning'
+                )
+            if self.cameras.count(name) > 1:
+                raise ConfigError(f'cameras: {name!r} stands there twice')
 
     def kept_side(self, input_size: int) -> int:
         """

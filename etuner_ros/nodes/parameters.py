@@ -50,8 +50,9 @@ def declare(
     """
     Declare a parameter for each field of a settings dataclass and read them.
 
-    An integer given for a float is taken. Values are checked by the parameter's range and again by
-    the dataclass.
+    An integer given for a float is taken, and for several names a list of strings as well as one
+    string with commas between them, in brackets or not. Values are checked by the parameter's
+    range and again by the dataclass.
 
     :param prefix: put before each name, as `prefix.field`; empty for none
     :param apply: takes new settings when a parameter is set at run time; without it all are
@@ -66,7 +67,7 @@ def declare(
         descriptor = ParameterDescriptor(
             description=field.metadata['help'],
             read_only=apply is None or (live is not None and field.name not in live),
-            dynamic_typing=isinstance(field.default, float),
+            dynamic_typing=isinstance(field.default, (float, tuple)),
         )
         if (
             isinstance(field.default, int)
@@ -86,7 +87,9 @@ def declare(
             ]
         if not node.has_parameter(name):
             try:
-                node.declare_parameter(name, field.default, descriptor)
+                default = field.default
+                # An empty list has no type of its own; an empty string says the same.
+                node.declare_parameter(name, '' if default == () else default, descriptor)
             except rclpy.exceptions.ParameterException as error:
                 raise ConfigError(
                     f'parameter {name} is refused: {error} ({descriptor.description})'
@@ -146,6 +149,23 @@ def _typed(name: str, like: Any, value: Any) -> Any:
     """
     if isinstance(like, float) and type(value) is int:
         value = float(value)
+    if isinstance(like, tuple):
+        return _names(name, value)
     if type(value) is not type(like):
         raise ConfigError(f'parameter {name} must be a {type(like).__name__}, got {value!r}')
     return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    """
+    Return names that are given as a list, or as one string such as 'front,rear' or '[front,rear]'.
+
+    :raises ConfigError: when they are neither
+    """
+    if isinstance(value, str):
+        parts = [part.strip(' \'"') for part in value.strip().strip('[]').split(',')]
+    elif isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        parts = [part.strip() for part in value]
+    else:
+        raise ConfigError(f'parameter {name} must be a list of names, got {value!r}')
+    return tuple(part for part in parts if part)

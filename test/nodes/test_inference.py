@@ -104,7 +104,7 @@ def test_pictures_of_one_stamp_have_names_of_their_own_also_after_a_restart(ros,
 def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
     base = read_base(deployed)
     node = started(ros, deployed)
-    ros.until(lambda: not node._exemplars_left, 'all exemplars to be looked at')
+    ros.until(lambda: not node._weights.exemplars_left, 'all exemplars to be looked at')
     features = ros.listen(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
     ros.until(lambda: len(features) == len(base.exemplars), 'all features')
     assert len(base.exemplars) > 10
@@ -339,12 +339,12 @@ def test_the_store_of_another_namespace_or_another_folder_is_looked_at_where_it_
     ros, deployed, tmp_path
 ):
     learned(deployed, '/somebody_else')
-    assert started(ros, deployed)._swapper.ready, 'a store of its own, in which nothing is'
+    assert started(ros, deployed)._weights.ready, 'a store of its own, in which nothing is'
     store = ModelStore(tmp_path / 'here', deployed)
     announced = update_message(deployed)
     store.commit(unpack(bytes(announced.weights)), 0, tuple(announced.classes))
     node = started(ros, deployed, models__folder=str(tmp_path / 'here'))
-    assert not node._swapper.ready
+    assert not node._weights.ready
 
 
 def test_predictions_do_not_wait_for_the_annotated_image(ros, deployed, duck, monkeypatch):
@@ -361,7 +361,7 @@ def test_predictions_do_not_wait_for_the_annotated_image(ros, deployed, duck, mo
     predictions = ros.listen(Prediction, 'predictions')
     pictures = ros.listen(Image, 'annotated')
     images = ros.speak(Image, 'image_raw', NEWEST_WINS)
-    ros.until(lambda: node._annotated.get_subscription_count(), 'a viewer')
+    ros.until(lambda: node._cameras[0].watched, 'a viewer')
     number = 0
 
     def seen(count: int) -> bool:

@@ -47,7 +47,9 @@ class Eye:
         topic = 'image_raw/compressed' if compressed else 'image_raw'
         kind = CompressedImage if compressed else Image
         self._images = ros.speak(kind, topic, NEWEST_WINS)
-        ros.until(lambda: self.node._kept.get_subscription_count(), 'who hears of kept frames')
+        ros.until(
+            lambda: self.node._kept._frames.get_subscription_count(), 'who hears of kept frames'
+        )
 
     def see(self, image: np.ndarray) -> PredictedFrame:
         """Show a picture until it is seen: best effort may lose large ones. Return a kept frame."""

@@ -144,7 +144,7 @@ def test_another_backbone_is_served_at_once_and_fewer_pixels_of_it_as_soon_as_th
     models.publish(version)
     camera.until(lambda d: d['model version'] == '1', 'the new version')
     camera.until(lambda d: d['variant'] == '32 px', 'fewer pixels of it')
-    assert node._swapper.live.predict(frames[0].image, 1).version == 1
+    assert node._weights.live.predict(frames[0].image, 1).version == 1
     assert [p.model_version for p in camera.predictions] == sorted(
         p.model_version for p in camera.predictions
     )
@@ -155,8 +155,8 @@ def test_without_variants_nothing_is_subscribed_or_told(ros, deployed):
     ros.until(lambda: node.diagnostics()['active'], 'inference')
     assert 'variant' not in node.diagnostics()
     assert ros.probe.count_subscribers('battery') == 0
-    assert isinstance(node._swapper.live, LiveModel)
-    assert node._swapper.live.smaller is None
+    assert isinstance(node._weights.live, LiveModel)
+    assert node._weights.live.smaller is None
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ SLACK = 0.1  # of a period that a frame may come early; cameras are not punctual
 
 class FrameKeeper(Generic[Frame]):
     """
-    Keeps so many frames per second, and encodes them off the hot path: that takes longer than a
-    frame may wait.
+    Keeps so many frames of each camera per second, and encodes them off the hot path: that takes
+    longer than a frame may wait.
 
     The rate counts from when frames come, not from their stamps, which may stand still.
 
@@ -35,19 +35,20 @@ class FrameKeeper(Generic[Frame]):
         most: int = MOST_WAITING,
     ) -> None:
         self._clock = clock
-        self._due = clock()
+        self._began = clock()
+        self._due: dict[str, float] = {}  # when the next frame of a camera is wanted
         self._side = SideThread('keeper', write, failed, most)
 
-    def wants(self, rate_hz: float) -> bool:
+    def wants(self, rate_hz: float, camera: str = '') -> bool:
         """
         Return whether the frame that came now is kept; it then counts, and `keep` has to follow.
 
-        :param rate_hz: frames per second; 0 = none
+        :param rate_hz: frames of this camera per second; 0 = none
         """
-        now = self._clock()
-        if rate_hz <= 0 or self._side.full or now < self._due - SLACK / rate_hz:
+        now, due = self._clock(), self._due.get(camera, self._began)
+        if rate_hz <= 0 or self._side.full or now < due - SLACK / rate_hz:
             return False
-        self._due = max(self._due, now - 1.0 / rate_hz) + 1.0 / rate_hz
+        self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
         return True
 
     def keep(self, frame: Frame) -> None:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 import threading
 import time
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +33,8 @@ from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.graph_file import Floats, ranges_of
 from etuner_ros.core.serve.networks import Network, TorchNetwork
 from etuner_ros.core.serve.slot import next_number, Result, Slot, SmallerSlot
+
+Answer = TypeVar('Answer')
 
 
 class LiveModel:
@@ -58,7 +62,7 @@ class LiveModel:
         self._making = threading.Lock()
         self._serving: Network | None = None  # in use by a prediction right now
         self._spare: Network | None = None  # that may be written over
-        self._novelty = NoveltyScore()
+        self._novelty: defaultdict[str, NoveltyScore] = defaultdict(NoveltyScore)
         self.smaller: SmallerSlot | None = None
         self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
         self.bare = backbone_digest(base.sha256, {})
@@ -201,16 +205,34 @@ class LiveModel:
                 self._slot = slot
                 self._keep(live.network)
 
-    def predict(self, image: Image, top_k: int) -> Result:
+    def predict(self, image: Image, top_k: int, camera: str = '') -> Result:
         """
         Predict one image, with one version from beginning to end.
 
         :param image: RGB uint8, (H, W, 3)
+        :param camera: among whose frames its novelty is judged
         """
+        return self.predict_all([image], top_k, [camera])[0]
+
+    def predict_all(
+        self, images: Sequence[Image], top_k: int, cameras: Sequence[str]
+    ) -> list[Result]:
+        """
+        Predict images in one batch, with one version for all of them.
+
+        :param images: RGB uint8, (H, W, 3) each, of any sizes
+        :param cameras: among whose frames the novelty of each is judged
+        """
+        return self._with_slot(
+            lambda slot, smaller: self._predict(slot, smaller, images, top_k, cameras)
+        )
+
+    def _with_slot(self, look: Callable[[Slot, SmallerSlot | None], Answer]) -> Answer:
+        """Have the live version look at something; by the next best engine where one fails."""
         while True:
             with self._serve() as (slot, smaller):
                 try:
-                    return self._predict(slot, smaller, image, top_k)
+                    return look(slot, smaller)
                 except EngineError as error:
                     if smaller is None:
                         self.engines.give_up(str(error))
@@ -244,37 +266,40 @@ class LiveModel:
             self._serving = None
 
     def _predict(
-        self, slot: Slot, smaller: SmallerSlot | None, image: Image, top_k: int
-    ) -> Result:
+        self,
+        slot: Slot,
+        smaller: SmallerSlot | None,
+        images: Sequence[Image],
+        top_k: int,
+        cameras: Sequence[str],
+    ) -> list[Result]:
         began = time.perf_counter()
         pixels = smaller.pixels if smaller else self.base.spec.input_size
-        square = resize_square(image, pixels)
+        squares = [resize_square(image, pixels) for image in images]
         resized = time.perf_counter()
-        features, appearance = (smaller or slot).network.look([square])
+        features, appearance = (smaller or slot).network.look(squares)
         aligned = features
         if smaller:
             aligned, appearance = smaller.features(features), smaller.appearance(appearance)
-        labels, scores, energy, novelty = [], [], 0.0, 0.5
-        if slot.classes:
-            logits = slot.logits(aligned)[0]
-            powers = np.exp(logits - logits.max())
-            total = float(powers.sum())
-            best = np.argsort(-logits, kind='stable')[:top_k]
-            labels = [slot.classes[i] for i in best]
-            scores = (powers[best] / total).tolist()
-            energy = -float(np.log(total) + logits.max())
-            novelty = self._novelty.update(energy, (slot.version, pixels))
+        named = slot.name(aligned, top_k)
+        novelty = [
+            self._novelty[camera].update(n.energy, (slot.version, pixels)) if n.labels else 0.5
+            for camera, n in zip(cameras, named)
+        ]
         ended = time.perf_counter()
-        return Result(
-            labels,
-            scores,
-            energy,
-            novelty,
-            appearance[0].tolist(),
-            features[0],
-            slot.version,
-            (smaller or slot).backbone,
-            resized - began,
-            ended - began,
-            pixels,
-        )
+        return [
+            Result(
+                n.labels,
+                n.scores,
+                n.energy,
+                novelty[i],
+                appearance[i].tolist(),
+                features[i],
+                slot.version,
+                (smaller or slot).backbone,
+                resized - began,
+                ended - began,
+                pixels,
+            )
+            for i, n in enumerate(named)
+        ]

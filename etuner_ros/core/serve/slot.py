@@ -34,6 +34,15 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Named:
+    """What a head says of one feature; nothing while it knows no class."""
+
+    labels: list[str]  # best first
+    scores: list[float]  # softmax, in [0, 1]
+    energy: float  # -logsumexp of the logits
+
+
+@dataclass(frozen=True)
 class Slot:
     """A version that is ready to serve."""
 
@@ -53,6 +62,24 @@ class Slot:
         """Return the logits (n, C) of features (n, D)."""
         logits: Floats = features @ self.weight.T + self.bias
         return logits
+
+    def name(self, features: Floats, top_k: int) -> list[Named]:
+        """Return what each of features (n, D) is taken for."""
+        if not self.classes:
+            return [Named([], [], 0.0)] * len(features)
+        found = []
+        for logits in self.logits(features):
+            powers = np.exp(logits - logits.max())
+            total = float(powers.sum())
+            best = np.argsort(-logits, kind='stable')[:top_k]
+            found.append(
+                Named(
+                    [self.classes[i] for i in best],
+                    (powers[best] / total).tolist(),
+                    -float(np.log(total) + logits.max()),
+                )
+            )
+        return found
 
 
 def next_number() -> int:

@@ -1,0 +1,90 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames that `inference` keeps so that they can be labelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensor_msgs.msg import CompressedImage
+
+from etuner_ros.core.images.frame_keeper import FrameKeeper
+from etuner_ros.core.images.full_pictures import FullPictures
+from etuner_ros.msg import FrameFeature, PredictedFrame
+from etuner_ros.nodes.inference_settings import InferenceSettings
+from etuner_ros.nodes.lifecycle import AutostartNode
+from etuner_ros.nodes.predictions import Predicted
+from etuner_ros.nodes.qos import reliable
+from etuner_ros.srv import GetFrame
+
+
+class KeptFrames:
+    """
+    Publishes `predicted_frame` (PredictedFrame) and, while someone listens, `frame_feature`
+    (FrameFeature), in a thread; serves `~/get_frame` (GetFrame).
+
+    :param cameras: that share `keep_rate_hz`, each by the same part
+    """
+
+    def __init__(self, node: AutostartNode, settings: InferenceSettings, cameras: int) -> None:
+        self._health, self._cameras = node.health, cameras
+        self._full = FullPictures[CompressedImage](0)
+        self.apply(settings)
+        self._frames = node.create_lifecycle_publisher(
+            PredictedFrame, 'predicted_frame', reliable(30)
+        )
+        self._features = node.create_lifecycle_publisher(
+            FrameFeature, 'frame_feature', reliable(30)
+        )
+        service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
+        self.entities: list[Any] = [self._frames, self._features, service]
+        self._keeper = FrameKeeper[Predicted](self._publish, self._not_kept)
+
+    @property
+    def full_mb(self) -> float:
+        """What full pictures take, in MB."""
+        return self._full.bytes / 1e6
+
+    def apply(self, settings: InferenceSettings) -> None:
+        """Take settings."""
+        self._settings = settings
+        self._full.most_bytes = int(settings.full_mb * 1e6)
+
+    def wants(self, camera: str) -> bool:
+        """Return whether the frame that came now is kept; then `keep` has to follow."""
+        return self._keeper.wants(self._settings.keep_rate_hz / self._cameras, camera)
+
+    def keep(self, said: Predicted) -> None:
+        """Keep a frame that was wanted."""
+        self._keeper.keep(said)
+
+    def close(self) -> None:
+        """Publish what waits, and end."""
+        self._keeper.close()
+
+    def _publish(self, said: Predicted) -> None:
+        settings = self._settings
+        picture = said.small(settings.kept_side(said.input_size), settings.jpeg_quality)
+        if picture is None or settings.full_mb > 0:
+            full = said.full(settings.jpeg_quality)
+            # First, so that whoever hears of the frame can ask for it.
+            self._full.add(said.uid, full, len(full.data))
+            picture = picture or full
+        self._frames.publish(said.frame(picture))
+        if self._features.get_subscription_count() > 0:
+            self._features.publish(said.feature())
+
+    def _not_kept(self, error: Exception) -> None:
+        self._health.problem(f'a frame could not be kept: {error}')
+
+    def _on_get_frame(self, request: GetFrame.Request, response: GetFrame.Response) -> Any:
+        picture = self._full.get(request.frame_uid)
+        if picture is not None:
+            response.image = picture
+            return response
+        response.error_code = GetFrame.Response.GONE
+        response.error_msg = (
+            f'the full picture of frame {request.frame_uid} is gone: it was not kept, or made '
+            f'room for newer ones (full_mb = {self._settings.full_mb:g} MB)'
+        )
+        return response
