@@ -29,7 +29,13 @@ ARGUMENTS = {
     ),
     'image_topic': (
         'image_raw',
-        "the robot's image topic that inference listens to, when it is not image_raw",
+        "the robot's image topic that inference listens to, when it is not image_raw; with "
+        'cameras below the name of each: color/image_raw is front/color/image_raw',
+    ),
+    'cameras': (
+        '',
+        'several cameras by one inference node: [front,rear] listens to front/image_raw and '
+        'rear/image_raw; empty: one camera',
     ),
     'image_transport': (
         '',
@@ -117,6 +123,24 @@ def addressed(params_file, namespace):
     return copy.name
 
 
+def heard(context):
+    """Return the names of several cameras, and remappings of the topics that are listened to."""
+    topic = LaunchConfiguration('image_topic').perform(context)
+    several = LaunchConfiguration('cameras').perform(context).strip('[] ')
+    cameras = [part.strip() for part in several.split(',') if part.strip()]
+    if cameras and topic.startswith('/'):
+        raise ValueError(
+            f'image_topic:={topic} can not be below the name of each of cameras:=[{several}]: '
+            f'give it without the first slash'
+        )
+    images = [
+        (f'{camera}{name}', f'{camera}{topic}{kind}')
+        for camera in ([f'{camera}/' for camera in cameras] or [''])
+        for name, kind in (('image_raw', ''), ('image_raw/compressed', '/compressed'))
+    ]
+    return cameras, images
+
+
 def compose(context):
     """Put the nodes together; arguments are declared outside, so that --show-args lists them."""
 
@@ -141,14 +165,15 @@ def compose(context):
         **given({'engine': 'engine', 'precision': 'precision'}, str),
     }
     autostart = given({'autostart': 'autostart'}, bool)
+    cameras, images = heard(context)
     name = given({'camera_name': 'source'}, str)
+    if cameras and not name:
+        # That corrections without one are about.
+        name = {'source': ParameterValue(cameras[0], value_type=str)}
+    watching = {'cameras': ParameterValue(','.join(cameras), value_type=str)} if cameras else {}
     seeing = given({'image_transport': 'image_transport', 'device': 'device'}, str)
     training = given({'device': 'train.device'}, str)
 
-    images = [
-        ('image_raw', LaunchConfiguration('image_topic')),
-        ('image_raw/compressed', [LaunchConfiguration('image_topic'), '/compressed']),
-    ]
     battery = [('battery', LaunchConfiguration('battery'))]
 
     def node(executable, own=None, **options):
@@ -168,18 +193,20 @@ def compose(context):
         node('model_manager', autostart),
         node(
             'inference',
-            {**autostart, **name, **seeing},
+            {**autostart, **name, **seeing, **watching},
             remappings=[*images, *battery],
         ),
         # Its matrices are small: a second thread would mostly wait for a core that is busy.
         node('label_collector', name, additional_env={'OPENBLAS_NUM_THREADS': '1'}),
         node('tuner', training, remappings=battery),
-        node('teacher', condition=IfCondition(LaunchConfiguration('teacher'))),
+        node('teacher', watching, condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]
     if LaunchConfiguration('source').perform(context):
         playing = {**given({'source': 'source'}, str), **given({'autoplay': 'autoplay'}, bool)}
-        nodes.append(node('camera', playing, remappings=images))
+        first = f'{cameras[0]}/' if cameras else ''
+        seen = [(heard.removeprefix(first), topic) for heard, topic in images[:2]]
+        nodes.append(node('camera', playing, remappings=seen))
     if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
         nodes.append(node('metrics', given({'metrics': 'port'}, int)))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]

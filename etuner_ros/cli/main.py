@@ -140,6 +140,20 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_cameras(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.cameras import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    rows = measure(
+        arguments.output, stream, arguments.cameras, arguments.separate, arguments.seconds
+    )
+    answer(arguments.json, table(rows), [asdict(row) for row in rows])
+    return 0
+
+
 def _bench_traffic(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -612,6 +626,15 @@ def _add_benches(commands: Any) -> None:
     growth.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     growth.set_defaults(run=_bench_growth)
+    cameras = benches.add_parser(
+        'cameras', help='rate, latency and memory of several cameras, by one inference and by many'
+    )
+    cameras.add_argument('--cameras', type=int, nargs='*', default=[1, 2, 4, 6], help='by one')
+    cameras.add_argument('--separate', type=int, nargs='*', default=[2], help='all nodes for each')
+    cameras.add_argument('--seconds', type=float, default=30.0, help='that each is measured')
+    cameras.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
+    cameras.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    cameras.set_defaults(run=_bench_cameras)
     traffic = benches.add_parser(
         'traffic', help='bytes on the disk and on the topics, of new heads and of new backbones'
     )

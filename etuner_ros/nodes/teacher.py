@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
+import math
 import threading
 import time
 from typing import Any
@@ -45,6 +47,9 @@ class TeacherSettings(Checked):
     token: str = setting('', 'secret that opens the page, http://robot:8090/?token=...')
     author: str = setting('teacher', 'who the labels of this page are from')
     requests: int = setting(24, 'frames on the wall at most', 1, 200)
+    cameras: tuple[str, ...] = setting(
+        (), "cameras to look at, as in `inference`: ['front', 'rear']; empty = the only one"
+    )
     inference: str = setting(
         'inference', 'nodes that are asked for full pictures, separated by commas'
     )
@@ -56,8 +61,8 @@ class TeacherNode(Node):
 
     Subscribes `label_requests` (LabelRequest), `label_receipts` (LabelReceipt), `predictions`
     (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open,
-    `annotated/compressed` (CompressedImage). Publishes `labels` (LabelCorrection). Calls
-    `inference/get_frame` (GetFrame).
+    `annotated/compressed` (CompressedImage) of each camera. Publishes `labels` (LabelCorrection).
+    Calls `inference/get_frame` (GetFrame).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -67,8 +72,8 @@ class TeacherNode(Node):
         self.state = TeachingState(self.settings.author, self.settings.requests)
         self.watchers = 0  # browsers that are open
         self._full = FullPictureClient(self, self.settings.inference)
-        self._live: Any = None
-        self._live_s = 0.0
+        self._live: list[Any] = []  # subscriptions, one for each camera
+        self._live_s: dict[str, float] = {}  # when a picture was taken last
         self.health = Health(self, self._diagnostics)
         self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
         hear = self.create_subscription
@@ -93,19 +98,26 @@ class TeacherNode(Node):
     @guarded
     def _follow_watchers(self) -> None:
         """Listen to the annotated image only while somebody looks: it is drawn only then."""
-        if self.watchers > 0 and self._live is None:
-            self._live = self.create_subscription(
-                CompressedImage, 'annotated/compressed', self._on_live, reliable(1)
-            )
-        elif self.watchers <= 0 and self._live is not None:
-            self.destroy_subscription(self._live)
-            self._live = None
+        if self.watchers > 0 and not self._live:
+            self._live = [
+                self.create_subscription(
+                    CompressedImage,
+                    f'{camera}/annotated/compressed' if camera else 'annotated/compressed',
+                    partial(self._on_live, camera),
+                    reliable(1),
+                )
+                for camera in self.settings.cameras or ('',)
+            ]
+        elif self.watchers <= 0:
+            while self._live:
+                self.destroy_subscription(self._live.pop())
 
     @guarded
-    def _on_live(self, message: CompressedImage) -> None:
-        if time.monotonic() - self._live_s >= LIVE_PERIOD_S:
-            self._live_s = time.monotonic()
-            self.state.on_live(bytes(message.data))
+    def _on_live(self, camera: str, message: CompressedImage) -> None:
+        now = time.monotonic()
+        if now - self._live_s.get(camera, -math.inf) >= LIVE_PERIOD_S:
+            self._live_s[camera] = now
+            self.state.on_live(bytes(message.data), camera)
 
     @guarded
     def _on_request(self, message: LabelRequest) -> None:
@@ -171,7 +183,7 @@ def main() -> int:
     thread = threading.Thread(target=spin, name='executor', daemon=True)
     thread.start()
     settings = node.settings
-    build(node.state, settings.token, node.label, node.full, node.watch)
+    build(node.state, settings.token, node.label, node.full, node.watch, settings.cameras)
     node.get_logger().info(f'teaching page on http://{settings.host}:{settings.port}/')
     try:
         ui.run(

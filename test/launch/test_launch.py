@@ -98,10 +98,20 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
         if isinstance(parameters, str):
             return parameters
         return {
-            name: value.options['value_type'](yaml.safe_load(value.arguments[0].perform(context)))
+            name: value.options['value_type'](yaml.safe_load(text(value.arguments[0], context)))
             for name, value in parameters.items()
         }
 
+    def text(value: Any, context: Any) -> str:
+        return value if isinstance(value, str) else value.perform(context)
+
+    def remappings(executable: str, **arguments: str) -> list[tuple[str, str]]:
+        compose(**arguments)
+        return next(n for n in nodes if n.options['executable'] == executable).options[
+            'remappings'
+        ]
+
+    compose.remappings = remappings  # type: ignore[attr-defined]
     return compose
 
 
@@ -187,6 +197,23 @@ def test_device_and_image_transport_reach_the_nodes_that_have_them(ros, composed
     values = received(ros, composed, tmp_path, 'inference', **arguments)
     assert (values['device'], values['image_transport']) == ('cpu', 'compressed')
     assert received(ros, composed, tmp_path, 'tuner', **arguments)['train.device'] == 'cpu'
+
+
+def test_several_cameras_are_heard_below_their_names(ros, composed, tmp_path):
+    arguments = {'cameras': '[front, rear]', 'image_topic': 'color/image'}
+    values = received(ros, composed, tmp_path, 'inference', **arguments)
+    assert values['cameras'] == 'front,rear'
+    assert received(ros, composed, tmp_path, 'label_collector', **arguments)['source'] == 'front'
+    topics = dict(composed.remappings('inference', **arguments))
+    assert topics['front/image_raw'] == 'front/color/image'
+    assert topics['rear/image_raw/compressed'] == 'rear/color/image/compressed'
+    assert 'image_raw' not in topics
+    played = dict(composed.remappings('camera', source='a.mp4', **arguments))
+    assert played['image_raw'] == 'front/color/image', 'a recording plays as the first camera'
+    alone = dict(composed.remappings('camera', source='a.mp4', image_topic='/usb/image'))
+    assert alone['image_raw'] == '/usb/image'
+    with pytest.raises(ValueError, match='first slash'):
+        composed(cameras='front', image_topic='/color')
 
 
 def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 from typing import Any
 
@@ -22,7 +22,12 @@ Full = Callable[[str], bytes]  # name of a card; raises EtunerError when there i
 
 
 def build(
-    state: TeachingState, token: str, say: Say, full: Full, watch: Callable[[int], None]
+    state: TeachingState,
+    token: str,
+    say: Say,
+    full: Full,
+    watch: Callable[[int], None],
+    cameras: Sequence[str] = (),
 ) -> None:
     """
     Make the page.
@@ -31,14 +36,15 @@ def build(
     :param say: sends what a person says of a card; an empty label takes it back
     :param full: gets the picture of a card as the camera had it
     :param watch: is told of a browser that came (1) or went (-1)
+    :param cameras: among which one chooses; none for a robot's only camera
     """
     if token:
         app.add_middleware(TokenGuard, token=token)
 
     @app.get('/live.jpg')
-    def live() -> Response:
+    def live(camera: str = '') -> Response:
         headers = {'cache-control': 'no-store'}
-        return Response(state.live(), media_type='image/jpeg', headers=headers)
+        return Response(state.live(camera), media_type='image/jpeg', headers=headers)
 
     @app.get('/frame/{name}')
     def frame(name: str) -> Response:
@@ -62,14 +68,15 @@ def build(
     def page() -> None:
         ui.dark_mode(None)
         ui.colors(primary='#2c7be5')
-        Page(state, say).make()
+        Page(state, say, cameras).make()
 
 
 class Page:
     """One browser's view."""
 
-    def __init__(self, state: TeachingState, say: Say) -> None:
-        self._state, self._send = state, say
+    def __init__(self, state: TeachingState, say: Say, cameras: Sequence[str]) -> None:
+        self._state, self._send, self._cameras = state, say, list(cameras)
+        self._camera = self._cameras[0] if self._cameras else ''  # that is looked at
         self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
         self._ticks = 0
 
@@ -81,6 +88,9 @@ class Page:
                 self._line = ui.label('').classes('text-sm opacity-70').props('data-testid=line')
             with ui.element('div').classes('w-full grid grid-cols-1 lg:grid-cols-3 gap-3'):
                 with ui.card().classes('p-2 lg:col-span-1 gap-2'):
+                    if len(self._cameras) > 1:
+                        choice = ui.toggle(self._cameras).bind_value(self, '_camera')
+                        choice.props('no-caps dense data-testid=cameras')
                     self._live = (
                         ui.image('')
                         .classes('w-full rounded bg-black')
@@ -164,10 +174,10 @@ class Page:
             self._dialog.close()
 
     def _refresh(self) -> None:
-        shown = self._state.overview()
+        shown = self._state.overview(self._camera)
         self._ticks += 1
         if shown.has_live:
-            self._live.set_source(f'/live.jpg?{self._ticks}')
+            self._live.set_source(f'/live.jpg?camera={self._camera}&{self._ticks}')
         nothing = 'No prediction comes: does inference run, and the camera?'
         self._now.set_text(shown.seen or nothing)
         self._why.set_text(shown.doing)

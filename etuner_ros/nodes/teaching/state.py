@@ -18,6 +18,7 @@ from etuner_ros.nodes.messages import short, tuner_state
 
 MOST_POINTS = 2000  # of the timeline
 MOST_CLASSES = 500
+MOST_CAMERAS = 32
 SILENT_S = 3.0  # without a prediction
 POINT_MIN = 1 / 60  # between two points of the timeline
 LAST_LABELS = 50  # of which it is shown how many the robot had right
@@ -80,12 +81,11 @@ class TeachingState:
         self._classes: set[str] = set()
         self._points: deque[Point] = deque(maxlen=MOST_POINTS)
         self._right: deque[bool] = deque(maxlen=LAST_LABELS)
-        self._prediction: Prediction | None = None
-        self._seen_s = -math.inf
+        self._predictions: dict[str, tuple[Prediction, float]] = {}  # newest of each camera
         self._status: TunerStatus | None = None
         self._energy_j = math.nan
         self._accepted = 0
-        self._live = b''
+        self._live: dict[str, bytes] = {}  # by camera
 
     # From the robot
 
@@ -125,7 +125,11 @@ class TeachingState:
     def on_prediction(self, message: Prediction) -> None:
         """Note what the robot sees."""
         with self._lock:
-            self._prediction, self._seen_s = message, self._clock()
+            source = short(message.source)
+            self._predictions.pop(source, None)
+            self._predictions[source] = message, self._clock()
+            while len(self._predictions) > MOST_CAMERAS:
+                del self._predictions[next(iter(self._predictions))]
             for label in message.labels:
                 self._know(short(label))
 
@@ -150,10 +154,10 @@ class TeachingState:
                 )
             )
 
-    def on_live(self, picture: bytes) -> None:
-        """Take the newest annotated picture, as JPEG."""
+    def on_live(self, picture: bytes, camera: str = '') -> None:
+        """Take the newest annotated picture of a camera, as JPEG."""
         with self._lock:
-            self._live = picture
+            self._live[camera] = picture
 
     def _know(self, label: str) -> None:
         if label and len(self._classes) < MOST_CLASSES:
@@ -191,10 +195,10 @@ class TeachingState:
             card = self._cards.get(name)
             return card.key if card else None
 
-    def live(self) -> bytes:
-        """Return the newest annotated picture."""
+    def live(self, camera: str = '') -> bytes:
+        """Return the newest annotated picture of a camera; empty while there is none."""
         with self._lock:
-            return self._live
+            return self._live.get(camera, b'')
 
     def classes(self) -> list[str]:
         """Return the labels that are known, by name."""
@@ -206,13 +210,19 @@ class TeachingState:
         with self._lock:
             return list(self._points)
 
-    def overview(self) -> Overview:
-        """Return what stands beside the wall."""
+    def overview(self, camera: str = '') -> Overview:
+        """
+        Return what stands beside the wall.
+
+        :param camera: that is looked at; '' is the only one, or the one that spoke last
+        """
         with self._lock:
-            seen, status = self._prediction, self._status
-            if self._clock() - self._seen_s > SILENT_S:
+            spoke = camera or next(reversed(self._predictions), '')
+            seen, at = self._predictions.get(spoke, (None, -math.inf))
+            status = self._status
+            if self._clock() - at > SILENT_S:
                 seen = None
-            accepted, has_live = self._accepted, bool(self._live)
+            accepted, has_live = self._accepted, bool(self._live.get(camera))
         words = doing = source = ''
         line = f'{accepted} labels · {status.rounds if status else 0} rounds'
         if seen is not None:
