@@ -342,7 +342,7 @@ def test_taught_boxes_name_things_in_other_frames_and_leave_the_ground_out():
         proposed,
         proposals,
         SIZE,
-        head.refiner(),
+        head.refiner,
         head.least_evidence,
     )
     named = {p: n[0] for p, n, u in zip(found.places, found.labels, found.unknown) if not u}

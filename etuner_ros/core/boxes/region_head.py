@@ -17,6 +17,7 @@ from etuner_ros.core.boxes.box_regressor import BoxRefiner, BoxRegressor
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
 from etuner_ros.core.boxes.readout import BACKGROUND, evidence_of
 from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.cost import charge, HEAD
 from etuner_ros.core.learn.instant_head import InstantHead
 
 FOLDS = 4  # of what is held back
@@ -101,6 +102,7 @@ class RegionHead:
     :param features: length D of a feature
     :ivar head: names
     :ivar regressor: boxes
+    :ivar refiner: what it has learned
     :ivar least_evidence: below it a thing is unknown
     """
 
@@ -113,6 +115,7 @@ class RegionHead:
         self.settings = settings or RegionSettings()
         self.head = InstantHead(features, config)
         self.regressor = BoxRegressor(features)
+        self.refiner = BoxRefiner.identity(features)
         self.least_evidence = -np.inf
 
     def fit(self, frames: Sequence[Regions], groups: Sequence[int]) -> None:
@@ -121,20 +124,19 @@ class RegionHead:
 
         :param frames: with one thing or more in all
         :param groups: of each frame; frames of one group show the same things, so what is known
-            of one by another tells nothing
+            of one by another tells nothing; those below 0 are no measure of what a name needs
         """
         self._solve(frames)
         self.regressor = BoxRegressor(self.head.features)
         for frame in frames:
             self.regressor.add(frame.paired, frame.proposals, frame.boxes)
+        self.refiner = self.regressor.refiner()
+        width, pairs = self.head.features + 1, sum(len(f.paired) for f in frames)
+        charge(2.0 * pairs * width**2 + 2.0 / 3.0 * width**3, HEAD)
         evidence = self._held_back(frames, groups)
         self.least_evidence = (
             float(np.quantile(evidence, 1.0 - self.settings.recall)) if len(evidence) else -np.inf
         )
-
-    def refiner(self) -> BoxRefiner:
-        """Return what refines boxes."""
-        return self.regressor.refiner()
 
     def logits(self, features: Floats) -> Floats:
         """Return logits (n, C) of features (n, D)."""
@@ -150,7 +152,10 @@ class RegionHead:
 
     def _held_back(self, frames: Sequence[Regions], groups: Sequence[int]) -> Floats:
         """Return the evidence of things by what was learned of other groups alone, (m,)."""
-        folds = [[f for f, g in zip(frames, groups) if g % FOLDS == fold] for fold in range(FOLDS)]
+        folds = [
+            [f for f, g in zip(frames, groups) if g >= 0 and g % FOLDS == fold]
+            for fold in range(FOLDS)
+        ]
         found = [np.zeros(0, np.float32)]
         for fold, held in enumerate(folds):
             others = [f for i, rest in enumerate(folds) if i != fold for f in rest]
