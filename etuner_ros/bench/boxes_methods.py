@@ -1,0 +1,248 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ours and its rivals on frames with things: what each learns from labels, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from etuner_ros.bench.boxes_score import Answer, Truth
+from etuner_ros.core.boxes.box_regressor import moved, offsets
+from etuner_ros.core.boxes.geometry import Boxes, Floats
+from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
+from etuner_ros.core.boxes.region_head import RegionHead, Regions, regions_of, RegionSettings
+from etuner_ros.core.learn.instant_head import InstantHead
+
+TOGETHER = 30  # frames in which mostly the same things are in view
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame, its truth and what the deployed network makes of it; k things, p proposals."""
+
+    number: int
+    stamp: float  # s
+    place: str
+    visit: int
+    size: tuple[int, int]  # width and height, px
+    boxes: Boxes  # (k, 4) of things in view
+    names: tuple[str, ...]  # k
+    hidden: Boxes  # (h, 4) of what is hardly in view
+    features: Floats  # (k, D) of the boxes
+    whole: Floats  # (D,) of the whole image
+    proposals: Boxes  # (p, 4), best first
+    proposal_scores: Floats  # (p,)
+    proposal_names: tuple[str, ...]  # p, the proposer's own; '' where it has none
+    proposed: Floats  # (p, D), features
+
+    def truth(self) -> Truth:
+        """Return what answers are compared with."""
+        return Truth(self.boxes, self.names, self.hidden)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A labelled frame: which of its things somebody put a box around and named."""
+
+    shot: Shot
+    taught: tuple[int, ...]  # places in its boxes
+
+
+def taught(lesson: Lesson, settings: RegionSettings) -> Regions:
+    """Return what a labelled frame teaches."""
+    shot, rows = lesson.shot, list(lesson.taught)
+    return regions_of(
+        shot.boxes[rows],
+        [shot.names[i] for i in rows],
+        shot.features[rows],
+        shot.proposals,
+        shot.proposed,
+        settings,
+    )
+
+
+class Method(Protocol):
+    """Learns from labelled frames, once, and answers frames."""
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Learn from all lessons."""
+
+    def answer(self, shot: Shot) -> Answer:
+        """Say what is in a frame, by its proposals."""
+
+
+def _answer(objects: Objects) -> Answer:
+    """Return what is deployed; names are forced where it would say "unknown"."""
+    scores = np.array([s[0] for s in objects.scores], np.float32)
+    return Answer(objects.boxes, [names[0] for names in objects.labels], scores, objects.evidence)
+
+
+@dataclass
+class Ours:
+    """
+    The head of regions, or parts of it.
+
+    :param background: whether there is a class for what shows no thing
+    :param regressor: whether boxes are refined
+    """
+
+    settings: RegionSettings = field(default_factory=RegionSettings)
+    background: bool = True
+    regressor: bool = True
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Learn from all lessons, without any chance."""
+        frames = self._frames(lessons)
+        if not self.background:
+            frames = [_without_background(frame) for frame in frames]
+        self.head = RegionHead(lessons[0].shot.whole.shape[0], self.settings)
+        groups = [lesson.shot.number // TOGETHER for lesson in lessons]
+        self.head.fit(frames, groups + [-1] * (len(frames) - len(groups)))
+        self.refiner = self.head.refiner if self.regressor else None
+
+    def _frames(self, lessons: Sequence[Lesson]) -> list[Regions]:
+        """Return what labels teach."""
+        return [taught(lesson, self.settings) for lesson in lessons]
+
+    def answer(self, shot: Shot) -> Answer:
+        """Read the proposals."""
+        return _answer(
+            read(
+                self.head.head.classes,
+                self.head.logits(shot.proposed),
+                shot.proposed,
+                shot.proposals,
+                shot.size,
+                self.refiner,
+                self.head.least_evidence,
+            )
+        )
+
+
+def _without_background(frame: Regions) -> Regions:
+    rows = [i for i, name in enumerate(frame.labels) if name != BACKGROUND]
+    return replace(
+        frame,
+        features=frame.features[rows],
+        labels=[frame.labels[i] for i in rows],
+        weights=frame.weights[rows],
+    )
+
+
+class WholeImages:
+    """
+    Names of whole frames teach the head; it then names proposals.
+
+    :ivar crops: whether it answers by proposals; else by one name for the frame, with its border
+        for a box
+    """
+
+    def __init__(self, crops: bool) -> None:
+        self.crops = crops
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Learn each name of a frame, without its box."""
+        rows = [(x.shot.whole, x.shot.names[i], len(x.taught)) for x in lessons for i in x.taught]
+        self.head = InstantHead(len(rows[0][0]))
+        self.head.rebuild(
+            torch.from_numpy(np.stack([r[0] for r in rows])),
+            [r[1] for r in rows],
+            torch.tensor([1.0 / r[2] for r in rows]),
+        )
+
+    def answer(self, shot: Shot) -> Answer:
+        """Name the proposals, or the frame."""
+        boxes = np.array([[0, 0, *shot.size]], np.float32)
+        features = shot.whole[None]
+        if self.crops:
+            boxes, features = shot.proposals, shot.proposed
+        logits = self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
+        return _answer(read(self.head.classes, logits, features, boxes, shot.size))
+
+
+class ProposersOwn:
+    """
+    The proposer's own names, where it has one for a kind.
+
+    :param names: of the proposer's classes: the kind of the stream that is meant
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Learn nothing."""
+
+    def answer(self, shot: Shot) -> Answer:
+        """Say what it says."""
+        names = [self.names.get(name, name) for name in shot.proposal_names]
+        return Answer(shot.proposals, names, shot.proposal_scores, shot.proposal_scores)
+
+
+class ByGradient:
+    """
+    The head of Fast R-CNN (arXiv 1504.08083) on the same features: softmax over kinds and
+    background, smooth L1 on the offsets of boxes, trained by Adam on the same samples.
+
+    :param hidden: width of a hidden layer; 0 for none
+    """
+
+    def __init__(self, hidden: int = 0, epochs: int = 60, step: float = 1e-3) -> None:
+        self.hidden, self.epochs, self.step = hidden, epochs, step
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Train from the start."""
+        torch.manual_seed(seed)
+        frames = [taught(lesson, RegionSettings()) for lesson in lessons]
+        labels = [name for frame in frames for name in frame.labels]
+        self.classes = list(dict.fromkeys(labels))
+        features = torch.from_numpy(np.concatenate([f.features for f in frames]))
+        paired = torch.from_numpy(np.concatenate([f.paired for f in frames]))
+        wanted = torch.from_numpy(np.concatenate([offsets(f.proposals, f.boxes) for f in frames]))
+        target = torch.tensor([self.classes.index(name) for name in labels])
+        self.mean, self.scale = features.mean(dim=0), features.std(dim=0) + 1e-3
+        width, out = features.shape[1], len(self.classes) + 4
+        self.model: torch.nn.Module = torch.nn.Linear(width, out)
+        if self.hidden:
+            self.model = torch.nn.Sequential(
+                torch.nn.Linear(width, self.hidden),
+                torch.nn.ReLU(),
+                torch.nn.Linear(self.hidden, out),
+            )
+        optimiser = torch.optim.AdamW(self.model.parameters(), self.step, weight_decay=0.01)
+        # A quarter of each batch shows things, as there.
+        odds = torch.where(target == self._background(), 3.0, 1.0) / torch.bincount(target)[target]
+        per = 64
+        rounds = self.epochs * max(len(features) // per, 1)
+        for _ in range(rounds):
+            some = torch.multinomial(odds, per, replacement=True)
+            loss = torch.nn.functional.cross_entropy(
+                self._out(features[some])[:, :-4], target[some]
+            )
+            if len(paired):
+                pairs = torch.randint(len(paired), (per // 2,))
+                loss = loss + torch.nn.functional.smooth_l1_loss(
+                    self._out(paired[pairs])[:, -4:], wanted[pairs], beta=0.1
+                )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    def _background(self) -> int:
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else -1
+
+    def _out(self, features: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model((features - self.mean) / self.scale)
+        return found
+
+    def answer(self, shot: Shot) -> Answer:
+        """Read the proposals as ours are read."""
+        with torch.no_grad():
+            out = self._out(torch.from_numpy(shot.proposed)).numpy()
+        boxes = moved(shot.proposals, out[:, -4:])
+        return _answer(read(self.classes, out[:, :-4], shot.proposed, boxes, shot.size))

@@ -1,0 +1,123 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a version of the head says of the regions of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from etuner_ros.core.boxes.box_regressor import BoxRefiner
+from etuner_ros.core.boxes.geometry import Boxes, clip, distinct, Floats
+
+BACKGROUND = 'background'  # label of a region that shows no thing
+
+
+@dataclass(frozen=True)
+class ReadoutSettings:
+    """What is said of regions."""
+
+    most_overlap: float = 0.45  # of two objects; above it they are one, and the surer one stays
+    by_class: bool = False  # objects of different names may lie upon each other
+    top_k: int = 3  # names of an object
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is in an image, the surest first; n objects."""
+
+    places: npt.NDArray[np.intp]  # (n,) of each in the proposals
+    boxes: Boxes  # (n, 4), refined and clipped
+    labels: list[tuple[str, ...]]  # best first
+    scores: list[tuple[float, ...]]  # softmax over all classes, background too
+    evidence: Floats  # (n,) see `evidence_of`
+    unknown: npt.NDArray[np.bool_]  # (n,) the evidence is too weak for a name
+    energy: Floats  # (n,) -logsumexp(logits) (arXiv 2010.03759)
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.places)
+
+
+def probabilities(logits: Floats) -> Floats:
+    """Return the softmax of logits (n, C)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def evidence_of(logits: Floats, classes: Sequence[str]) -> Floats:
+    """
+    Return how much speaks for the best name of each region, (n,): its logit.
+
+    :param logits: (n, C)
+    """
+    best: Floats = logits[:, _things(classes)].max(axis=1)
+    return best
+
+
+def _things(classes: Sequence[str]) -> list[int]:
+    return [i for i, name in enumerate(classes) if name != BACKGROUND]
+
+
+def read(
+    classes: Sequence[str],
+    logits: Floats,
+    features: Floats,
+    proposals: Boxes,
+    size: tuple[int, int],
+    refiner: BoxRefiner | None = None,
+    least_evidence: float = -np.inf,
+    settings: ReadoutSettings | None = None,
+) -> Objects:
+    """
+    Say what is in the regions of an image: names, refined boxes, each thing once.
+
+    Regions that are background most likely are left out.
+
+    :param logits: (n, C) of the features
+    :param features: (n, D)
+    :param proposals: (n, 4)
+    :param size: width and height of the image, in px
+    :param refiner: None leaves boxes as they were proposed
+    :param least_evidence: below it an object is unknown
+    """
+    settings = settings or ReadoutSettings()
+    things = _things(classes)
+    if not len(proposals) or not things:
+        return _nothing()
+    shares = probabilities(logits)
+    best = shares.argmax(axis=1)
+    shown = np.flatnonzero(np.isin(best, things))
+    boxes = proposals if refiner is None else refiner.refine(features, proposals)
+    boxes = clip(boxes[shown], *size)
+    kept = distinct(
+        boxes,
+        shares[shown, best[shown]],
+        settings.most_overlap,
+        best[shown] if settings.by_class else None,
+    )
+    places = shown[kept]
+    order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
+    evidence = evidence_of(logits, classes)[places]
+    largest = logits[places].max(axis=1, initial=-np.inf)
+    energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
+    return Objects(
+        places,
+        boxes[kept],
+        [tuple(classes[things[i]] for i in order[p]) for p in places],
+        [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
+        evidence,
+        evidence < least_evidence,
+        energy.astype(np.float32),
+    )
+
+
+def _nothing() -> Objects:
+    none = np.zeros(0, np.float32)
+    return Objects(
+        np.zeros(0, np.intp), np.zeros((0, 4), np.float32), [], [], none, none > 0, none
+    )

@@ -1,0 +1,129 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The same thing in one frame after the other: boxes followed by overlap and by look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from etuner_ros.core.boxes.geometry import Boxes, centres, Floats, overlaps
+
+_SMOOTHING = 0.5  # share of the newest step in the velocity of a track
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """When two boxes show the same thing."""
+
+    least_overlap: float = 0.2  # intersection over union with where the thing is expected
+    least_likeness: float = 0.5  # cosine of features, from what all regions have in common
+    look: float = 0.5  # share of the likeness in what tells pairs apart; the rest is the overlap
+    patience_s: float = 0.7  # a thing that was not seen for so long is another one
+
+
+@dataclass
+class _Track:
+    number: int
+    box: Boxes  # (4,)
+    feature: Floats  # (D,)
+    velocity: Floats  # (2,), px/s
+    stamp: float
+
+    def at(self, stamp: float) -> Boxes:
+        """Return where it is expected, (4,)."""
+        step = (stamp - self.stamp) * self.velocity
+        return np.concatenate([self.box[:2] + step, self.box[2:]], dtype=np.float32)
+
+
+class Tracker:
+    """
+    Gives regions of one camera numbers that stay with their things; they count from 1.
+
+    Pairs are taken best first. A thing is expected where its own motion takes it, a new one where
+    that of all others would, as it is mostly the camera that moves.
+    """
+
+    def __init__(self, settings: TrackerSettings | None = None) -> None:
+        self.settings = settings or TrackerSettings()
+        self._tracks: list[_Track] = []
+        self._last = 0
+        self._common: Floats = np.zeros(0, np.float32)  # (D,), the running mean of features
+        self._stamp = -np.inf
+
+    def update(self, stamp: float, boxes: Boxes, features: Floats) -> npt.NDArray[np.int64]:
+        """
+        Return the track of each region of a frame, (n,).
+
+        A stamp that goes back (a restarted simulator) ends all tracks.
+
+        :param stamp: of the image, in s
+        :param boxes: (n, 4), each thing once
+        :param features: (n, D)
+        """
+        if stamp < self._stamp:
+            self._tracks = []
+        self._stamp = stamp
+        patience = self.settings.patience_s
+        self._tracks = [t for t in self._tracks if stamp - t.stamp <= patience]
+        numbers = np.zeros(len(boxes), np.int64)
+        if not len(boxes):
+            return numbers
+        mean = features.mean(axis=0)
+        self._common = 0.95 * self._common + 0.05 * mean if self._common.size else mean
+        before = list(self._tracks)
+        for track, region in self._pairs(stamp, boxes, features):
+            self._follow(before[track], stamp, boxes[region], features[region])
+            numbers[region] = before[track].number
+        moving = [t.velocity for t in before if t.stamp == stamp]
+        drift = np.median(moving, axis=0) if moving else np.zeros(2)
+        for region in np.flatnonzero(numbers == 0).tolist():
+            self._last += 1
+            numbers[region] = self._last
+            self._tracks.append(
+                _Track(
+                    self._last,
+                    boxes[region].copy(),
+                    features[region].copy(),
+                    drift.astype(np.float32),
+                    stamp,
+                )
+            )
+        return numbers
+
+    def _pairs(self, stamp: float, boxes: Boxes, features: Floats) -> list[tuple[int, int]]:
+        """Return which tracks go on in which regions, each once."""
+        if not self._tracks:
+            return []
+        expected = np.stack([t.at(stamp) for t in self._tracks])
+        overlap = overlaps(expected, boxes)
+        likeness = self._likeness(np.stack([t.feature for t in self._tracks]), features)
+        rules = self.settings
+        score = (1.0 - rules.look) * overlap + rules.look * likeness
+        score[(overlap < rules.least_overlap) | (likeness < rules.least_likeness)] = -np.inf
+        found = []
+        while np.isfinite(score).any():
+            track, region = np.unravel_index(int(score.argmax()), score.shape)
+            found.append((int(track), int(region)))
+            score[track], score[:, region] = -np.inf, -np.inf
+        return found
+
+    def _likeness(self, ours: Floats, others: Floats) -> Floats:
+        """Return the cosine of each pair, (n, m), without what all regions have in common."""
+        a, b = ours - self._common, others - self._common
+        lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]
+        found: Floats = (a @ b.T) / np.maximum(lengths, 1e-9)
+        # A single region is the mean itself: then the overlap alone decides.
+        return np.where(lengths > 1e-6, found, 1.0).astype(np.float32)
+
+    @staticmethod
+    def _follow(track: _Track, stamp: float, box: Boxes, feature: Floats) -> None:
+        passed = stamp - track.stamp
+        if passed > 0:
+            step = (centres(box[None]) - centres(track.box[None]))[0] / passed
+            track.velocity = (_SMOOTHING * step + (1.0 - _SMOOTHING) * track.velocity).astype(
+                np.float32
+            )
+        track.box, track.feature, track.stamp = box.copy(), feature.copy(), stamp

@@ -1,0 +1,361 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things in boxes: what is cut out, named, refined and followed, and what labels of boxes teach."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from etuner_ros.core.boxes.box_regressor import BoxRefiner, BoxRegressor
+from etuner_ros.core.boxes.crops import cut, features_of
+from etuner_ros.core.boxes.geometry import (
+    as_boxes,
+    BoxError,
+    checked_box,
+    distinct,
+    overlaps,
+    squares,
+    usable,
+)
+from etuner_ros.core.boxes.readout import BACKGROUND, read, ReadoutSettings
+from etuner_ros.core.boxes.region_head import RegionHead, regions_of, RegionSettings, shares
+from etuner_ros.core.boxes.track_labels import Sighting, TrackLabels, TrackLabelSettings
+from etuner_ros.core.boxes.tracker import Tracker
+from etuner_ros.core.errors import WeightsError
+
+SIZE = (320, 240)
+
+
+def boxes(*values: tuple[float, float, float, float]) -> np.ndarray:
+    return as_boxes(list(values))
+
+
+def test_overlap_is_the_shared_area_of_all_area():
+    found = overlaps(boxes((0, 0, 10, 10)), boxes((0, 0, 10, 10), (5, 0, 10, 10), (20, 0, 5, 5)))
+    assert found.tolist() == [pytest.approx([1.0, 1 / 3, 0.0])]
+
+
+def test_a_box_that_reaches_over_the_border_is_clipped():
+    assert checked_box([-10, 200, 30, 100], *SIZE).tolist() == [0, 200, 20, 40]
+
+
+@pytest.mark.parametrize(
+    ('box', 'words'),
+    [
+        ((math.nan, 0, 10, 10), 'not finite'),
+        ((0, 0, math.inf, 10), 'not finite'),
+        ((0, 0, 1e300, 10), 'not finite'),
+        ((10, 10, 0, 20), 'no area'),
+        ((10, 10, 20, -3), 'no area'),
+        ((400, 10, 20, 20), 'outside of the image of 320 x 240'),
+        ((317, 10, 20, 20), '3 x 20 px are in the image'),
+        ((1, 2, 3), 'has x, y, width and height'),
+    ],
+)
+def test_a_box_that_can_not_be_used_is_refused_in_words(box, words):
+    with pytest.raises(BoxError, match=words):
+        checked_box(box, *SIZE)
+
+
+def test_of_thousands_of_boxes_those_that_can_be_used_are_told_at_once():
+    rng = np.random.default_rng(0)
+    many = np.concatenate([rng.uniform(0, 200, (5000, 4)), np.full((3, 4), np.nan)])
+    good = usable(as_boxes(many), *SIZE)
+    assert not good[-3:].any()
+    for index in range(0, 5003, 500):
+        if good[index]:
+            checked_box(many[index].tolist(), *SIZE)
+        else:
+            with pytest.raises(BoxError):
+                checked_box(many[index].tolist(), *SIZE)
+
+
+def test_the_surest_of_boxes_on_one_thing_stays_and_other_kinds_may():
+    found = boxes((0, 0, 10, 10), (1, 0, 10, 10), (50, 50, 10, 10))
+    scores = np.array([0.5, 0.9, 0.1], np.float32)
+    assert distinct(found, scores, 0.5).tolist() == [1, 2]
+    assert distinct(found, scores, 0.5, ['cup', 'ball', 'cup']).tolist() == [1, 0, 2]
+
+
+def test_a_square_keeps_the_thing_in_the_middle_also_at_the_border():
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[100:120, 0:40] = 255  # at the left border
+    (crop,) = cut(image, boxes((0, 100, 40, 20)), 64, margin=0.0)
+    assert crop.shape == (64, 64, 3)
+    lit = np.flatnonzero(crop[:, 32, 0] > 128)
+    assert abs(lit.mean() - 31.5) < 1
+    assert squares(boxes((0, 100, 40, 20)), 0.25).tolist() == [[-10, 80, 60, 60]]
+
+
+@pytest.mark.parametrize('box', [(-50, -50, 60, 60), (300, 230, 100, 100), (0, 0, 320, 240)])
+def test_a_crop_has_the_size_of_the_input_wherever_the_box_lies(box):
+    image = np.full((240, 320, 3), 7, np.uint8)
+    (crop,) = cut(image, boxes(box), 32)
+    assert crop.shape == (32, 32, 3)
+    assert (crop == 7).all()
+
+
+def test_all_regions_of_an_image_are_one_batch():
+    calls = []
+
+    def look(images):
+        calls.append(len(images))
+        return np.ones((len(images), 3), np.float32), np.ones((len(images), 2), np.float32)
+
+    image = np.zeros((240, 320, 3), np.uint8)
+    assert features_of(image, boxes((0, 0, 9, 9), (5, 5, 50, 20)), look, 32).shape == (2, 3)
+    assert calls == [2]
+
+
+def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features (n, 8) that tell how far proposals are from their boxes, and both."""
+    rng = np.random.default_rng(seed)
+    taught = np.concatenate([rng.uniform(0, 200, (count, 2)), rng.uniform(20, 90, (count, 2))], 1)
+    off = rng.uniform(-0.25, 0.25, (count, 4))
+    proposals = taught.copy()
+    proposals[:, :2] += off[:, :2] * taught[:, 2:]
+    proposals[:, 2:] *= 1 + off[:, 2:]
+    features = np.concatenate([off, rng.normal(size=(count, 4))], axis=1)
+    return features.astype(np.float32), as_boxes(proposals), as_boxes(taught)
+
+
+def mean_overlap(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.diag(overlaps(found, wanted)).mean())
+
+
+def test_boxes_that_were_taught_make_proposals_of_other_things_better():
+    regressor = BoxRegressor(8, ridge=1.0)
+    regressor.add(*pairs(200, 0))
+    features, proposals, taught = pairs(50, 1)
+    refined = regressor.refiner().refine(features, proposals)
+    assert mean_overlap(proposals, taught) < 0.75
+    assert mean_overlap(refined, taught) > 0.9
+
+
+def test_pairs_that_are_taken_back_leave_no_trace():
+    regressor, other = BoxRegressor(8), BoxRegressor(8)
+    regressor.add(*pairs(30, 0))
+    regressor.add(*pairs(20, 1), weight=0.5)
+    regressor.take_back(*pairs(20, 1), weight=0.5)
+    other.add(*pairs(30, 0))
+    assert np.allclose(regressor.refiner().weight, other.refiner().weight, atol=1e-5)
+    regressor.take_back(*pairs(30, 0))
+    assert not regressor.refiner().weight.any()
+
+
+def test_a_regressor_travels_as_two_tensors():
+    regressor = BoxRegressor(8)
+    regressor.add(*pairs(30, 0))
+    sent = regressor.refiner()
+    features, proposals, _ = pairs(5, 1)
+    came = BoxRefiner.of(sent.tensors(), 8)
+    assert np.array_equal(came.refine(features, proposals), sent.refine(features, proposals))
+    assert np.allclose(BoxRefiner.of({}, 8).refine(features, proposals), proposals, atol=1e-3)
+    broken = {**sent.tensors(), 'boxes.bias': np.full(4, np.nan, np.float32)}
+    with pytest.raises(WeightsError, match='boxes.bias'):
+        BoxRefiner.of(broken, 8)
+    with pytest.raises(WeightsError, match='boxes.weight'):
+        BoxRefiner.of(sent.tensors(), 9)
+
+
+def test_a_regressor_refuses_what_is_no_pair():
+    features, proposals, taught = pairs(3, 0)
+    regressor = BoxRegressor(8)
+    with pytest.raises(ValueError, match='finite'):
+        regressor.add(features * np.nan, proposals, taught)
+    with pytest.raises(ValueError, match='features must be'):
+        regressor.add(features[:2], proposals, taught)
+    assert not regressor.refiner().weight.any()
+
+
+CLASSES = ('cup', BACKGROUND, 'ball')
+
+
+def test_background_is_left_out_duplicates_are_merged_and_weak_names_are_unknown():
+    proposals = boxes((0, 0, 50, 50), (5, 0, 50, 50), (100, 100, 40, 40), (200, 0, 40, 40))
+    logits = np.array([[4, 0, 0], [5, 0, 0], [0, 5, 0], [0, 0.1, 0.6]], np.float32)
+    found = read(CLASSES, logits, np.zeros((4, 2), np.float32), proposals, SIZE, least_evidence=1)
+    assert found.places.tolist() == [1, 3]
+    assert [names[0] for names in found.labels] == ['cup', 'ball']
+    assert all(BACKGROUND not in names for names in found.labels)
+    assert found.unknown.tolist() == [False, True]
+    assert found.scores[0][0] > found.scores[1][0]
+
+
+def test_boxes_are_refined_into_the_image():
+    refiner = BoxRefiner(np.zeros((4, 2), np.float32), np.array([0.5, 0, 0, 0], np.float32))
+    found = read(
+        ('cup',),
+        np.ones((1, 1), np.float32),
+        np.zeros((1, 2), np.float32),
+        boxes((280, 0, 40, 40)),
+        SIZE,
+        refiner,
+    )
+    assert found.boxes.tolist() == [[300, 0, 20, 40]]
+
+
+@pytest.mark.parametrize('classes', [(), (BACKGROUND,)])
+def test_a_model_that_knows_no_thing_finds_none(classes):
+    logits = np.zeros((1, len(classes)), np.float32)
+    found = read(classes, logits, np.zeros((1, 2), np.float32), boxes((0, 0, 9, 9)), SIZE)
+    assert len(found) == 0
+
+
+def test_several_names_may_lie_upon_each_other_where_that_is_set():
+    proposals = boxes((0, 0, 50, 50), (2, 0, 50, 50))
+    logits = np.array([[4, 0, 0], [0, 0, 4]], np.float32)
+    features = np.zeros((2, 2), np.float32)
+    assert len(read(CLASSES, logits, features, proposals, SIZE)) == 1
+    both = read(
+        CLASSES, logits, features, proposals, SIZE, settings=ReadoutSettings(by_class=True)
+    )
+    assert len(both) == 2
+
+
+def drive(seconds: float, speed: float, jitter: float = 1.0) -> list[tuple[float, np.ndarray]]:
+    """Return boxes of three things in frames at 10 Hz, the camera driving by at px/s."""
+    rng = np.random.default_rng(0)
+    things = np.array([[40, 60, 50, 50], [110, 70, 40, 60], [190, 50, 60, 60]], float)
+    frames = []
+    for number in range(int(seconds * 10)):
+        moved = things + [number * speed / 10, 0, 0, 0] + rng.normal(0, jitter, things.shape)
+        frames.append((number / 10, as_boxes(moved)))
+    return frames
+
+
+LOOKS = np.eye(3, 16, dtype=np.float32)
+
+
+def test_things_keep_their_numbers_while_the_camera_drives_by():
+    tracker = Tracker()
+    for number, (stamp, found) in enumerate(drive(3, 120)):
+        order = np.roll(np.arange(3), number)  # detectors sort as they like
+        assert tracker.update(stamp, found[order], LOOKS[order]).tolist() == (order + 1).tolist()
+
+
+def test_a_thing_that_was_hidden_for_some_frames_comes_back_with_its_number():
+    tracker = Tracker()
+    frames = drive(2, 60)
+    for number, (stamp, found) in enumerate(frames):
+        seen = [0, 2] if 8 <= number < 12 else [0, 1, 2]
+        tracks = tracker.update(stamp, found[seen], LOOKS[seen])
+    assert tracks.tolist() == [1, 2, 3]
+
+
+def test_another_thing_in_the_same_place_is_another_track():
+    tracker = Tracker()
+    spot = boxes((10, 10, 50, 50), (200, 10, 50, 50))
+    assert tracker.update(0.0, spot, LOOKS[:2]).tolist() == [1, 2]
+    assert tracker.update(0.1, spot, LOOKS[[2, 1]]).tolist() == [3, 2]
+
+
+def test_tracks_end_after_a_while_and_when_time_goes_back():
+    tracker = Tracker()
+    spot = boxes((10, 10, 50, 50))
+    assert tracker.update(5.0, spot, LOOKS[:1]).tolist() == [1]
+    assert tracker.update(5.5, spot, LOOKS[:1]).tolist() == [1]
+    assert tracker.update(9.0, spot, LOOKS[:1]).tolist() == [2]
+    assert tracker.update(1.0, spot, LOOKS[:1]).tolist() == [3]
+    assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
+
+
+def sighting(key: int, stamp: float) -> Sighting[int]:
+    return Sighting(key, stamp, np.full(2, key, np.float32))
+
+
+def test_a_label_speaks_for_its_track_less_the_longer_ago_and_is_taken_back_as_one():
+    labels = TrackLabels[int](TrackLabelSettings(interval_s=0.0))
+    for key in range(5):
+        assert labels.see(7, sighting(key, key / 2)) == []
+    learned = labels.label(7, 2, 1.0, 'cup')
+    weights = {x.sighting.key: x.weight for x in learned}
+    assert weights.keys() == {0, 1, 3, 4}
+    assert weights[1] == weights[3] > weights[4] == weights[0]
+    (later,) = labels.see(7, sighting(5, 2.5))
+    assert (later.label, later.sighting.key) == ('cup', 5)
+    assert later.weight < weights[4]
+    taken = labels.withdraw(7)
+    assert {x.sighting.key: x.weight for x in taken} == {**weights, 5: later.weight}
+    assert labels.see(7, sighting(6, 3.0)) == []
+    assert labels.withdraw(7) == []
+
+
+def test_a_track_is_asked_about_once():
+    labels = TrackLabels[int]()
+    assert labels.may_ask(1)
+    labels.asked(1)
+    assert not labels.may_ask(1)
+    labels.label(2, 0, 0.0, 'cup')
+    assert not labels.may_ask(2)
+    labels.withdraw(2)
+    assert not labels.may_ask(2)
+
+
+def test_frames_that_show_nothing_new_of_a_track_are_not_kept_and_memory_is_bounded():
+    labels = TrackLabels[int](TrackLabelSettings(interval_s=0.3, most_tracks=3, most_sightings=4))
+    for key in range(100):
+        labels.see(1, sighting(key, key / 10))
+    assert len(labels.label(1, -1, 9.5, 'cup')) == 4
+    for track in range(2, 5):
+        labels.see(track, sighting(0, 0.0))
+    assert labels.withdraw(1) == []
+
+
+def scene(rng: np.random.Generator, names: list[str]) -> tuple[np.ndarray, ...]:
+    """Return boxes, proposals and their features: of things by kind, of ground all alike."""
+    kinds = {'cup': 0, 'ball': 1, 'hat': 2}
+    taught = as_boxes([[20 + 90 * i, 60, 60, 60] for i in range(len(names))])
+    ground = as_boxes([[20 + 70 * i, 170, 50, 50] for i in range(4)])
+    looks = 3.0 * np.eye(4, 12)
+
+    def noisy(rows: np.ndarray) -> np.ndarray:
+        return (rows + 0.3 * rng.normal(size=rows.shape)).astype(np.float32)
+
+    things = np.stack([looks[kinds[name]] for name in names])
+    proposals = np.concatenate([taught + np.float32(3.0), ground])
+    return (
+        taught,
+        noisy(things),
+        proposals,
+        np.concatenate([noisy(things), noisy(np.repeat(looks[3:], 4, axis=0))]),
+    )
+
+
+def test_taught_boxes_name_things_in_other_frames_and_leave_the_ground_out():
+    rng = np.random.default_rng(0)
+    settings = RegionSettings()
+    frames = []
+    for number in range(12):
+        names = ['cup', 'ball'] if number % 2 else ['ball', 'cup']
+        taught, features, proposals, proposed = scene(rng, names)
+        frames.append(regions_of(taught, names, features, proposals, proposed, settings))
+    head = RegionHead(12, settings)
+    head.fit(frames, range(12))
+    taught, _, proposals, proposed = scene(rng, ['ball', 'hat', 'cup'])
+    found = read(
+        head.head.classes,
+        head.logits(proposed),
+        proposed,
+        proposals,
+        SIZE,
+        head.refiner,
+        head.least_evidence,
+    )
+    named = {p: n[0] for p, n, u in zip(found.places, found.labels, found.unknown) if not u}
+    assert named == {0: 'ball', 2: 'cup'}  # the hat has no name yet
+    assert mean_overlap(
+        found.boxes[found.places != 1], taught[found.places[found.places != 1]]
+    ) > (mean_overlap(proposals[[0, 2]], taught[[0, 2]]))
+
+
+def test_a_track_of_many_sightings_counts_as_much_as_one_label():
+    weights = np.array([1, 1, 0.1, 0.1, 0.1, 1], np.float32)
+    labels = ['cup', 'ball', 'ball', 'ball', 'ball', BACKGROUND]
+    found = shares(labels, weights, 0.25)
+    assert found[0] == 1.0
+    assert math.isclose(found[1:5].mean(), 1.0, rel_tol=1e-6)
+    assert found[5] == 0.25
