@@ -37,6 +37,7 @@ from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.predictions import Classification, Predicted
 from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported
 from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.region_naming import RegionNaming
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.variant_switch import VariantSwitch
@@ -56,8 +57,9 @@ class InferenceNode(AutostartNode):
 
     Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins, of
     each of `cameras` below its name; `model` (ModelUpdate, latched), `backbone` (Backbone,
-    latched), `tuner/status` (TunerStatus, latched, for the annotated image), with
-    `variants.pixels` `battery` (BatteryState). Publishes `predictions` (Prediction),
+    latched), `tuner/status` (TunerStatus, latched, for the annotated image), `regions` (Regions),
+    `detections` (vision_msgs/Detection2DArray, of each camera), with `variants.pixels` `battery`
+    (BatteryState). Publishes `predictions` (Prediction), `objects` (Objects),
     `predicted_frame` (PredictedFrame), `exemplar_features` (FrameFeature, latched), and only while
     someone listens `frame_feature` (FrameFeature), `annotated` (Image) and `annotated/compressed`
     (CompressedImage), of each camera below its name, and, where vision_msgs is installed,
@@ -79,6 +81,7 @@ class InferenceNode(AutostartNode):
         self._weights: WeightsIntake | None = None
         self._kept: KeptFrames | None = None
         self._switch: VariantSwitch | None = None
+        self._regions: RegionNaming | None = None
         self.health.watch(
             lambda: self._engines.why_not() if self._engines else '',
             'the engine that was asked for serves',
@@ -125,8 +128,10 @@ class InferenceNode(AutostartNode):
         self._weights = WeightsIntake(
             self, first, live, learned, settings.wait_for_model, self._read
         )
+        self._regions = RegionNaming(self, cameras, settings, self._weights, self._kept.features)
         self.entities += [
             *self._weights.entities,
+            *self._regions.entities,
             self.create_subscription(TunerStatus, 'tuner/status', self._on_tuner, LATCHED),
             steady_timer(self, QUIET_S / 2, self._on_idle),
         ]
@@ -139,7 +144,7 @@ class InferenceNode(AutostartNode):
         for part in (*self._cameras, *parts):
             if part is not None:
                 part.close()
-        self._kept = self._weights = self._switch = self._engines = None
+        self._kept = self._weights = self._switch = self._engines = self._regions = None
         self._cameras = []
         self.destroy_entities()
 
@@ -172,6 +177,9 @@ class InferenceNode(AutostartNode):
             'model version': live.version if live else 'none',
             'classes': len(live.classes) if live else 0,
             'swaps': weights.swaps if weights else 0,
+            'images with objects': self._regions.images if self._regions else 0,
+            'regions too late': self._regions.late if self._regions else 0,
+            'regions left out': self._regions.left_out if self._regions else 0,
             'active': self.active,
             'preparing': (weights and weights.preparing) or 'nothing',
             **(several if len(cameras) > 1 else {}),
@@ -191,6 +199,8 @@ class InferenceNode(AutostartNode):
             camera.apply(settings)
         if self._kept is not None:
             self._kept.apply(settings)
+        if self._regions is not None:
+            self._regions.apply(settings)
         if self._weights is not None and self._engines is not None:
             self._weights.wait_for_model(settings.wait_for_model)
             if before.threads != settings.threads:
@@ -240,9 +250,10 @@ class InferenceNode(AutostartNode):
 
     def _publish(self, one: Arrived, image: Array, read_ms: float, result: Result) -> None:
         """Publish what is known of a frame."""
-        weights, kept, switch = self._weights, self._kept, self._switch
+        weights, kept, switch, regions = self._weights, self._kept, self._switch, self._regions
         assert weights is not None
         assert kept is not None
+        assert regions is not None
         camera, header = one.camera, one.header
         keep = kept.wants(camera.name)
         latency_ms = (self.get_clock().now().nanoseconds - stamp_ns(header)) / 1e6
@@ -264,6 +275,7 @@ class InferenceNode(AutostartNode):
         camera.frames += 1
         self._last_frame = time.monotonic()
         if keep:
+            kept.regions_come = regions.wanted
             kept.keep(said)
         if camera.watched:
             camera.show(header, image, partial(self._draw, said))
@@ -272,6 +284,7 @@ class InferenceNode(AutostartNode):
         if switch is not None and switch.on:
             trusted = not camera.age.why_wrong()
             switch.saw(weights.live, image, result, latency_ms if trusted else None)
+        regions.saw(said, keep)
 
     def _draw(self, said: Predicted, image: Array) -> Array:
         """Return a picture with what is said of it."""

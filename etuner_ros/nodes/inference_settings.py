@@ -23,6 +23,9 @@ LIVE = (
     'annotated_width',
     'wait_for_model',
     'silence_s',
+    'regions_wait_s',
+    'most_regions',
+    'unknown_below',
 )
 
 
@@ -63,7 +66,8 @@ class InferenceSettings(Checked):
     keep_size: int = setting(
         -1,
         'short side of kept frames, in px: larger ones are scaled down, never below the input of '
-        'the network; -1 = twice that input, 0 = as the camera has them',
+        'the network; -1 = twice that input, or as the camera has them while regions come; 0 = '
+        'as the camera has them',
         -1,
         16384,
     )
@@ -75,6 +79,16 @@ class InferenceSettings(Checked):
         1e6,
     )
     jpeg_quality: int = setting(90, 'quality of kept frames', 1, 100)
+    regions_wait_s: float = setting(
+        1.0,
+        'how long an image is kept for regions of it that a detector may still send, in s',
+        0.05,
+        10.0,
+    )
+    most_regions: int = setting(16, 'regions of an image that are named, the best first', 1, 256)
+    unknown_below: float = setting(
+        0.4, 'score below which the thing in a region is called unknown', 0.0, 1.0
+    )
     annotated_width: int = setting(
         640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384
     )
@@ -106,14 +120,15 @@ class InferenceSettings(Checked):
             if self.cameras.count(name) > 1:
                 raise ConfigError(f'cameras: {name!r} stands there twice')
 
-    def kept_side(self, input_size: int) -> int:
+    def kept_side(self, input_size: int, regions: bool = False) -> int:
         """
         Return the most that the short side of a kept frame measures, in px; 0 = no limit.
 
         :param input_size: side of the network's square input, in px
+        :param regions: things in it may be cut out
         """
         if self.keep_size < 0:
-            return 2 * input_size
+            return 0 if regions else 2 * input_size
         # Learning from a picture that has fewer pixels than the network saw would teach a blur.
         return max(self.keep_size, input_size) if self.keep_size else 0
 

@@ -28,16 +28,17 @@ class KeptFrames:
 
     def __init__(self, node: AutostartNode, settings: InferenceSettings, cameras: int) -> None:
         self._health, self._cameras = node.health, cameras
+        self.regions_come = False  # things may be cut out of frames: they are kept as they are
         self._full = FullPictures[CompressedImage](0)
         self.apply(settings)
         self._frames = node.create_lifecycle_publisher(
             PredictedFrame, 'predicted_frame', reliable(30)
         )
-        self._features = node.create_lifecycle_publisher(
+        self.features = node.create_lifecycle_publisher(
             FrameFeature, 'frame_feature', reliable(30)
         )
         service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
-        self.entities: list[Any] = [self._frames, self._features, service]
+        self.entities: list[Any] = [self._frames, self.features, service]
         self._keeper = FrameKeeper[Predicted](self._publish, self._not_kept)
 
     @property
@@ -64,15 +65,16 @@ class KeptFrames:
 
     def _publish(self, said: Predicted) -> None:
         settings = self._settings
-        picture = said.small(settings.kept_side(said.input_size), settings.jpeg_quality)
+        side = settings.kept_side(said.input_size, self.regions_come)
+        picture = said.small(side, settings.jpeg_quality)
         if picture is None or settings.full_mb > 0:
             full = said.full(settings.jpeg_quality)
             # First, so that whoever hears of the frame can ask for it.
             self._full.add(said.uid, full, len(full.data))
             picture = picture or full
         self._frames.publish(said.frame(picture))
-        if self._features.get_subscription_count() > 0:
-            self._features.publish(said.feature())
+        if self.features.get_subscription_count() > 0:
+            self.features.publish(said.feature())
 
     def _not_kept(self, error: Exception) -> None:
         self._health.problem(f'a frame could not be kept: {error}')

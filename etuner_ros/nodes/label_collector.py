@@ -29,6 +29,7 @@ from etuner_ros.core.labels.renaming import rename
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
 from etuner_ros.core.labels.settings import CollectorSettings, LIVE, names
 from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.things import Things
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.nodes import label_messages
 from etuner_ros.nodes.answering import answering
@@ -47,11 +48,11 @@ class LabelCollectorNode(Node):
     """
     Collects labels.
 
-    Subscribes `predicted_frame` (PredictedFrame), `labels` (LabelCorrection), `frame_feature` and
-    `exemplar_features` (FrameFeature), `scenario_changes` (ScenarioChange), `verdicts`
-    (ModelVerdict). Publishes `label_receipts` (LabelReceipt), `label_requests` (LabelRequest),
-    `labelled_batches` (LabelledBatch, latched). Serves `~/get_batches` (GetBatches),
-    `~/get_replay` (GetReplay), `~/rename_label` (RenameLabel), `~/get_statistics`
+    Subscribes `predicted_frame` (PredictedFrame), `objects` (Objects), `labels` (LabelCorrection),
+    `frame_feature` and `exemplar_features` (FrameFeature), `scenario_changes` (ScenarioChange),
+    `verdicts` (ModelVerdict). Publishes `label_receipts` (LabelReceipt), `label_requests`
+    (LabelRequest), `labelled_batches` (LabelledBatch, latched). Serves `~/get_batches`
+    (GetBatches), `~/get_replay` (GetReplay), `~/rename_label` (RenameLabel), `~/get_statistics`
     (GetLabelStatistics).
     """
 
@@ -64,7 +65,8 @@ class LabelCollectorNode(Node):
         )
         self._store = LabelStore(path, int(settings.budget_mb * 1e6))
         self._buffer = FrameBuffer(settings.keep_s, int(settings.keep_mb * 1e6))
-        self._desk = LabelDesk(self._store, self._buffer, settings.rules)
+        self._things = Things(self._store)
+        self._desk = LabelDesk(self._store, self._buffer, settings.rules, things=self._things)
         self._joiner = Joiner[msg.LabelCorrection](self._buffer, self._store, settings.join_wait_s)
         self._maker = BatchMaker(self._store, settings.batch_size, settings.batch_timeout_s)
         value = declare(self, 'requests', LabelValueConfig)
@@ -88,6 +90,7 @@ class LabelCollectorNode(Node):
         self._batches = self.create_publisher(msg.LabelledBatch, 'labelled_batches', LATCHED)
         hear, serve = self.create_subscription, self.create_service
         hear(msg.PredictedFrame, 'predicted_frame', self._on_frame, reliable(30))
+        hear(msg.Objects, 'objects', self._on_objects, reliable(30))
         hear(msg.LabelCorrection, 'labels', self._on_label, reliable(100))
         hear(msg.ScenarioChange, 'scenario_changes', self._on_scenario, reliable(10))
         hear(msg.ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
@@ -155,6 +158,12 @@ class LabelCollectorNode(Node):
             self._answer(correction)
 
     @guarded
+    def _on_objects(self, message: msg.Objects) -> None:
+        """Note what the robot takes the things in a frame for."""
+        if message.kept:
+            self._things.see(message.frame_uid, label_messages.seen_of(message))
+
+    @guarded
     def _on_label(self, message: msg.LabelCorrection) -> None:
         """Answer at once, or wait a moment for a frame that is still on its way."""
         correction = label_messages.correction_of(message, self.settings.source)
@@ -168,7 +177,7 @@ class LabelCollectorNode(Node):
         receipt = self._desk.answer(correction, now_ns, self._scenarios.of)
         self._receipts.publish(label_messages.receipt_message(message, correction.key, receipt))
         if receipt.code is Code.ACCEPTED and receipt.frame is not None:
-            self._asker.note_labelled(receipt.frame.key)
+            self._asker.note_labelled(receipt.frame.key.whole)
             self._hand_out()
             return
         text = f'a label is refused: {short(receipt.text, 500)}'
@@ -206,7 +215,7 @@ class LabelCollectorNode(Node):
     @guarded
     def _on_feature(self, message: msg.FrameFeature) -> None:
         feature = label_messages.feature_of(message)
-        if feature.size:
+        if feature.size and not message.box.width:
             key = label_messages.key_of(message)
             self._asker.offer(key, feature, message.backbone_sha256)
 

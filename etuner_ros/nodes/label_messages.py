@@ -11,17 +11,21 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
+from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.errors import MessageError
 from etuner_ros.core.labels.desk import Correction, Receipt
-from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import Batch, StoredSample
+from etuner_ros.core.labels.things import Seen
 from etuner_ros.msg import (
+    Box,
     FrameFeature,
     LabelCorrection,
     LabelledBatch,
     LabelledSample,
     LabelReceipt,
     LabelRequest,
+    Objects,
     PredictedFrame,
 )
 from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
@@ -68,7 +72,30 @@ def frame_of(message: PredictedFrame, most_mb: float) -> Frame:
         message.confidence,
         message.novelty,
         message.model_version,
+        (message.width, message.height),
     )
+
+
+def box_of(box: Box) -> tuple[float, float, float, float] | None:
+    """Return a box, unchecked; None for that of the whole image."""
+    values = (box.x, box.y, box.width, box.height)
+    return values if any(values) else None
+
+
+def box_message(place: Place | None) -> Box:
+    """Return the box of a thing; without one that of the whole image."""
+    if place is None:
+        return Box()
+    x, y, width, height = map(float, place.box)
+    return Box(x=x, y=y, width=width, height=height)
+
+
+def seen_of(message: Objects) -> Seen:
+    """Return what the robot named in a frame."""
+    found = message.objects
+    boxes = as_boxes([(b.x, b.y, b.width, b.height) for b in (o.box for o in found)])
+    labels = [short(o.labels[0]) if o.labels else '' for o in found]
+    return Seen(boxes, labels, [o.confidence for o in found])
 
 
 def feature_of(message: FrameFeature) -> npt.NDArray[np.float16]:
@@ -83,7 +110,8 @@ def correction_of(message: LabelCorrection, source: str) -> Correction:
     :param source: camera that is meant when the message names none
     """
     key = key_of(message, source)
-    return Correction.of(key, message.label, message.author, message.withdraw)
+    box = box_of(message.box)
+    return Correction.of(key, message.label, message.author, message.withdraw, box)
 
 
 def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -> LabelReceipt:
@@ -93,6 +121,7 @@ def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -
         header=Header(stamp=message.header.stamp, frame_id=short(message.header.frame_id)),
         source=short(key.source),
         frame_uid=frame.key.uid if frame else 0,
+        box=box_message(frame.key.place) if frame and frame.key.place else message.box,
         label='' if message.withdraw else short(message.label.strip()),
         author=short(message.author),
         code=int(receipt.code),
@@ -110,6 +139,7 @@ def request_message(frame: Frame, reason: str) -> LabelRequest:
         header=header,
         source=frame.key.source,
         frame_uid=frame.key.uid,
+        box=box_message(frame.key.place),
         predicted_label=frame.label,
         confidence=frame.confidence,
         reason=short(reason, 200),
@@ -136,6 +166,7 @@ def sample_message(sample: StoredSample) -> LabelledSample:
         source=sample.source,
         frame_uid=sample.uid,
         sample_id=sample.sample_id,
+        box=box_message(sample.place),
         label=sample.label,
         predicted_label=sample.predicted,
         author=sample.author,

@@ -98,6 +98,8 @@ class Predicted:
             confidence=self.confidence,
             novelty=self.result.novelty,
             model_version=self.result.version,
+            width=self.image.shape[1],
+            height=self.image.shape[0],
             image=picture,
         )
 

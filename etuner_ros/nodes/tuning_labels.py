@@ -24,6 +24,7 @@ from etuner_ros.msg import (
 from etuner_ros.nodes import tuning_messages as messages
 from etuner_ros.nodes.collector_clients import CollectorClients
 from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.label_messages import box_of
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.tuning_messages import frame_name, learned_of
 from etuner_ros.worker.link import WorkerLink
@@ -120,14 +121,20 @@ class LabelSide:
     def on_feature(self, message: FrameFeature) -> None:
         """Keep the feature of a frame for when it is labelled."""
         name = frame_name(message.source, message.header, message.frame_uid)
-        self.features.add(name, message.backbone_sha256, bytes(message.feature))
+        feature, box = bytes(message.feature), box_of(message.box)
+        if box is not None:
+            self.features.add_region(name, box, message.backbone_sha256, feature)
+            return
+        self.features.add(name, message.backbone_sha256, feature)
         self.pass_on_frame()
 
     @guarded
     def on_receipt(self, message: LabelReceipt) -> None:
         """Have the instant head learn a label at once; its picture comes with a batch."""
-        name = frame_name(message.source, message.header, message.frame_uid)
-        kept = self.features.of(name)
+        box = box_of(message.box)
+        frame = frame_name(message.source, message.header, message.frame_uid)
+        name = frame_name(message.source, message.header, message.frame_uid, message.box)
+        kept = self.features.of(frame) if box is None else self.features.of_box(frame, box)
         if message.code != LabelReceipt.ACCEPTED or not self._keeper.ready:
             return
         if not message.counting_label:  # taken back, or people disagree

@@ -15,6 +15,7 @@ from etuner_ros.core.identity import Scenario
 from etuner_ros.core.models.weights import backbone_digest, sha256
 from etuner_ros.core.tune.round_keeper import Proposal, RoundKeeper, State
 from etuner_ros.msg import (
+    Box,
     HeadCandidate,
     LabelledSample,
     LayerStates,
@@ -35,9 +36,12 @@ STATES = {
 }
 
 
-def frame_name(source: str, header: Header, uid: int) -> str:
-    """Return what a frame is called in the worker."""
-    return f'{source}/{stamp_ns(header)}/{header.frame_id}/{uid:x}'
+def frame_name(source: str, header: Header, uid: int, box: Box | None = None) -> str:
+    """Return what a frame, or a thing in one, is called in the worker."""
+    name = f'{source}/{stamp_ns(header)}/{header.frame_id}/{uid:x}'
+    if box is None or not box.width:
+        return name
+    return f'{name}@{box.x:.0f},{box.y:.0f},{box.width:.0f},{box.height:.0f}'
 
 
 def learned_of(update: ModelUpdate | None) -> dict[str, int]:
@@ -56,7 +60,7 @@ def samples_message(
 
     def name(sample: LabelledSample) -> str:
         if sample.source:
-            return frame_name(sample.source, sample.header, sample.frame_uid)
+            return frame_name(sample.source, sample.header, sample.frame_uid, sample.box)
         return f'{collector}/{sample.sample_id}'
 
     return {

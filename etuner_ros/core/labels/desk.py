@@ -11,10 +11,12 @@ from enum import IntEnum
 import sqlite3
 import time
 
-from etuner_ros.core.errors import StoreError
+from etuner_ros.core.boxes.geometry import BoxError
+from etuner_ros.core.errors import ImageError, StoreError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.records import Stored
 from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.things import Things
 
 AHEAD_NS = 10**9  # by which a stamp may lie in the future
 BURST = 20  # corrections that an author may send at once
@@ -38,6 +40,7 @@ class Code(IntEnum):
     FUTURE_STAMP = 8
     TOO_MANY = 9
     NOTHING_TO_WITHDRAW = 10
+    INVALID_BOX = 11
 
 
 GONE = (Code.UNKNOWN_FRAME, Code.TOO_OLD, Code.FUTURE_STAMP)  # the frame is not there
@@ -51,11 +54,18 @@ class Correction:
     label: str  # empty to withdraw
     author: str
     withdraw: bool = False
+    box: tuple[float, ...] | None = None  # of a thing in it: x, y, width, height; unchecked
 
     @staticmethod
-    def of(key: FrameKey, label: str, author: str, withdraw: bool) -> Correction:
+    def of(
+        key: FrameKey,
+        label: str,
+        author: str,
+        withdraw: bool,
+        box: tuple[float, ...] | None = None,
+    ) -> Correction:
         """Make one of what was received."""
-        return Correction(key, '' if withdraw else label.strip(), author.strip(), withdraw)
+        return Correction(key, '' if withdraw else label.strip(), author.strip(), withdraw, box)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class LabelDesk:
     Takes corrections: checks them, finds their frame, stores them.
 
     :param clock: returns seconds that only grow
+    :param things: finds the thing that a box means
     """
 
     def __init__(
@@ -92,8 +103,10 @@ class LabelDesk:
         buffer: FrameBuffer,
         rules: DeskRules | None = None,
         clock: Callable[[], float] = time.monotonic,
+        things: Things | None = None,
     ) -> None:
         self._store, self._buffer, self._clock = store, buffer, clock
+        self._things = things or Things(store)
         self.rules = rules or DeskRules()
         self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._gone: deque[tuple[float, Code]] = deque(maxlen=50)  # when
@@ -150,7 +163,14 @@ class LabelDesk:
                 return Receipt(*refusal, frame)
             if frame is None:
                 return Receipt(*self._why_gone(correction.key, now_ns))
-            return self._store_it(correction, frame, now_ns, scenario_of)
+            if correction.box is None:
+                return self._store_it(correction, frame, now_ns, scenario_of)
+            thing = self._things.of(frame, correction.box)
+            return self._store_it(correction, thing, now_ns, scenario_of, frame)
+        except BoxError as error:
+            return Receipt(Code.INVALID_BOX, str(error), frame)
+        except ImageError as error:
+            return Receipt(Code.UNKNOWN_FRAME, f'the frame can not be read: {error}', frame)
         except (StoreError, sqlite3.Error) as error:
             return Receipt(Code.DISK_FULL, str(error))
 
@@ -160,7 +180,14 @@ class LabelDesk:
         frame: Frame,
         now_ns: int,
         scenario_of: Callable[[FrameKey], int],
+        whole: Frame | None = None,
     ) -> Receipt:
+        """
+        Store what is said.
+
+        :param frame: or a thing in one
+        :param whole: of a thing, the frame that it is in
+        """
         label, author = correction.label, correction.author
         if not (frame.image or correction.withdraw or self._buffer.get(frame.key)):
             text = 'the picture of this frame made room for others, so nothing can be learned'
@@ -171,7 +198,8 @@ class LabelDesk:
             return Receipt(Code.NOTHING_TO_WITHDRAW, text, frame)
         if said == label:
             return Receipt(Code.DUPLICATE, 'this frame has this label already', frame)
-        stored = self._store.add(frame, label, author, now_ns, scenario_of(frame.key))
+        scenario = scenario_of(frame.key)
+        stored = self._store.add(frame, label, author, now_ns, scenario, whole)
         return Receipt(Code.ACCEPTED, outcome(stored, label, frame), frame, stored)
 
     def _refusal(self, correction: Correction) -> tuple[Code, str] | None:

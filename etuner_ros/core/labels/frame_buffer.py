@@ -6,20 +6,52 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import time
+from typing import NamedTuple
 
 MOST_SOURCES = 1000  # of which it is remembered what was forgotten
 
 
+class Place(NamedTuple):
+    """A box in an image, in whole px of the image as the camera has it."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    image_width: int  # of that image: its stored picture may be smaller
+    image_height: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The box alone."""
+        return self[:4]
+
+    def __str__(self) -> str:
+        """Return it as text, from which `of` makes it again."""
+        return ','.join(map(str, self))
+
+    @classmethod
+    def of(cls, text: str) -> Place | None:
+        """Return the place of a text; None for an empty one, which is the whole image."""
+        return cls(*map(int, text.split(','))) if text else None
+
+
 @dataclass(frozen=True)
 class FrameKey:
-    """What names a frame."""
+    """What names a frame, or a thing in one."""
 
     source: str
     stamp_ns: int
     frame_id: str
     uid: int = 0  # names the very picture, also where stamps repeat; 0 = not known
+    place: Place | None = None  # of the thing; None = the whole image
+
+    @property
+    def whole(self) -> FrameKey:
+        """What names the frame that the thing is in."""
+        return self if self.place is None else replace(self, place=None)
 
     @property
     def moment(self) -> tuple[str, int, str]:
@@ -42,6 +74,7 @@ class Frame:
     confidence: float
     novelty: float
     model_version: int
+    size: tuple[int, int] = (0, 0)  # width, height as the camera has it, in px; 0 = not known
 
 
 @dataclass(frozen=True)

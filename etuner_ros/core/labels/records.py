@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.core.labels.frame_buffer import FrameKey, Place
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,12 @@ class StoredSample:
     image_format: str
     image: bytes
     scenario: int
+    place: Place | None = None  # of a thing, which the image shows with a margin around it
 
     @property
     def key(self) -> FrameKey:
-        """What names the frame."""
-        return FrameKey(self.source, self.stamp_ns, self.frame_id, self.uid)
+        """What names the frame, or the thing in it."""
+        return FrameKey(self.source, self.stamp_ns, self.frame_id, self.uid, self.place)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 The tables of the labels, and how a file of them is opened: looked at, brought to this schema, or
 set aside when it is damaged.
 
-Three tables. `frames` holds each labelled picture once, with the label that counts. `votes` holds
+Three tables. `frames` holds each labelled picture once, with the label that counts; of a thing in
+a frame the square around it, and beside it the whole frame without a label. `votes` holds
 what each person said of it, in order; the last word of each counts. `items` is what goes out to
 tuners, in numbered batches: a frame with its label at that time (empty when it must not be learned
 from any more), or a label that is called otherwise from then on. A tuner that takes the batches in
@@ -23,7 +24,7 @@ from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.voting import put_frame, put_vote, settle
 
-VERSION = 3
+VERSION = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,9 +39,10 @@ CREATE TABLE IF NOT EXISTS frames (
     learned_by INTEGER,             -- first version that has learned it
     format TEXT NOT NULL,
     uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
-    image BLOB                      -- NULL: evicted; last, so that no query has to pass it
+    image BLOB,                     -- NULL: evicted; after what queries read most often
+    place TEXT NOT NULL DEFAULT ''  -- of a thing: x,y,width,height,image width,image height in px
 );
-CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid);
+CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid, place);
 -- Sizes and counts are read from this index alone: once a second, and with every label.
 CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
 CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
@@ -166,6 +168,10 @@ def _migrate(database: Database) -> None:
                 database.execute('DROP INDEX IF EXISTS frames_by_label')
                 database.execute('DROP INDEX IF EXISTS frames_disputed')
                 database.execute('ALTER TABLE frames RENAME TO old_frames')
+        elif 'place' not in [column[1] for column in columns]:
+            with database.transaction():
+                database.execute("ALTER TABLE frames ADD COLUMN place TEXT NOT NULL DEFAULT ''")
+                database.execute('DROP INDEX IF EXISTS frames_by_key')
     database.script(SCHEMA)
     if database.has_table('old_frames'):
         _take_over_second_schema(database)

@@ -14,11 +14,18 @@ from pathlib import Path
 import sqlite3
 
 from etuner_ros.core.labels.database import unsigned
-from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import Batch, ClassStatistics, Replay, Stored, StoredSample
 from etuner_ros.core.labels.room import make_room, stored_bytes
 from etuner_ros.core.labels.schema import open_database
-from etuner_ros.core.labels.voting import key_values, put_frame, put_vote, settle, settle_renamed
+from etuner_ros.core.labels.voting import (
+    key_values,
+    put_frame,
+    put_vote,
+    settle,
+    settle_renamed,
+    THIS,
+)
 
 
 class LabelStore:
@@ -57,16 +64,16 @@ class LabelStore:
         if key.uid:
             return self.exact(key)
         row = self._database.execute(
-            'SELECT MAX(id), uid FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ?',
-            key.moment,
+            'SELECT MAX(id), uid FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ? '
+            'AND place = ?',
+            (*key.moment, str(key.place or '')),
         ).fetchone()
         return None if row[0] is None else self.exact(replace(key, uid=unsigned(row[1])))
 
     def exact(self, key: FrameKey) -> Frame | None:
         """Return the stored frame that has this very key, or None when there is none."""
         row = self._database.execute(
-            'SELECT id, format, predicted, confidence, model_version FROM frames WHERE '
-            'source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
+            f'SELECT id, format, predicted, confidence, model_version FROM frames WHERE {THIS}',
             key_values(key),
         ).fetchone()
         if row is None:
@@ -74,6 +81,15 @@ class LabelStore:
         number, kind, predicted, confidence, version = row
         image = self._picture(number) or b''
         return Frame(key, image, kind, predicted, confidence, 0.0, version)
+
+    def things(self, key: FrameKey) -> list[FrameKey]:
+        """Return the things in a frame that somebody named, oldest first."""
+        rows = self._database.execute(
+            'SELECT place FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND '
+            "uid = ? AND place != '' ORDER BY id",
+            key_values(key.whole)[:-1],
+        )
+        return [replace(key, place=Place.of(text)) for (text,) in rows]
 
     def _picture(self, number: int) -> bytes | None:
         """Return the picture of a frame; None when it was evicted or is damaged."""
@@ -91,8 +107,8 @@ class LabelStore:
     def said(self, key: FrameKey) -> dict[str, str]:
         """Return the last word of each author on the frame that has this very key."""
         rows = self._database.execute(
-            'SELECT v.author, v.label FROM votes v JOIN frames f ON f.id = v.frame WHERE '
-            'f.source = ? AND f.stamp_ns = ? AND f.frame_id = ? AND f.uid = ? ORDER BY v.id',
+            'SELECT author, label FROM votes WHERE frame IN (SELECT id FROM frames WHERE '
+            f'{THIS}) ORDER BY id',
             key_values(key),
         )
         return {author: label for author, label in dict(rows.fetchall()).items() if label}
@@ -102,7 +118,13 @@ class LabelStore:
         return self.said(key).get(author) == label
 
     def add(
-        self, frame: Frame, label: str, author: str, received_ns: int, scenario: int = 0
+        self,
+        frame: Frame,
+        label: str,
+        author: str,
+        received_ns: int,
+        scenario: int = 0,
+        whole: Frame | None = None,
     ) -> Stored:
         """
         Store what an author says of a frame; when this returns, it is on the disk.
@@ -110,10 +132,14 @@ class LabelStore:
         The label that most authors say counts. As long as two are said equally often the frame is
         disputed, and goes out as one that must not be learned from.
 
+        :param frame: or a thing in one
         :param label: empty to take back what the author said before
+        :param whole: of a thing, the frame that it is in; kept without a label
         :raises StoreError: when it could not be written; nothing is changed then
         """
         with self._database.transaction():
+            if whole is not None:
+                put_frame(self._database, whole, scenario, received_ns)
             number = put_frame(self._database, frame, scenario, received_ns)
             put_vote(self._database, number, author, label, received_ns)
             counts = settle(self._database, number, author)
@@ -161,11 +187,14 @@ class LabelStore:
     def disputed(self, limit: int = 10) -> list[FrameKey]:
         """Return the newest frames that people disagree about and whose picture is kept."""
         rows = self._database.execute(
-            'SELECT source, stamp_ns, frame_id, uid FROM frames WHERE disputed AND size > 0 '
-            'ORDER BY id DESC LIMIT ?',
+            'SELECT source, stamp_ns, frame_id, uid, place FROM frames WHERE disputed AND '
+            'size > 0 ORDER BY id DESC LIMIT ?',
             (limit,),
         )
-        return [FrameKey(s, stamp, frame, unsigned(uid)) for s, stamp, frame, uid in rows]
+        return [
+            FrameKey(source, stamp, frame_id, unsigned(uid), Place.of(place))
+            for source, stamp, frame_id, uid, place in rows
+        ]
 
     # Room on the disk
     @property
@@ -230,14 +259,16 @@ class LabelStore:
                 (number, label),
             ).fetchone()
             author = row[0] if row else ''
-        source, stamp, frame_id, uid, predicted, version, kind, scenario = self._database.execute(
-            'SELECT source, stamp_ns, frame_id, uid, predicted, model_version, format, scenario '
-            'FROM frames WHERE id = ?',
-            (number,),
-        ).fetchone()
-        uid = unsigned(uid)
-        moment = (number, source, stamp, frame_id, uid)
-        return StoredSample(*moment, label, predicted, author, version, kind, image, scenario)
+        source, stamp, frame_id, uid, predicted, version, kind, scenario, place = (
+            self._database.execute(
+                'SELECT source, stamp_ns, frame_id, uid, predicted, model_version, format, '
+                'scenario, place FROM frames WHERE id = ?',
+                (number,),
+            ).fetchone()
+        )
+        moment = (number, source, stamp, frame_id, unsigned(uid))
+        said = (label, predicted, author, version)
+        return StoredSample(*moment, *said, kind, image, scenario, Place.of(place))
 
     def replay(self, up_to_batch: int, count: int, skip: int, most_bytes: int) -> Replay:
         """
@@ -289,7 +320,7 @@ class LabelStore:
 
     def count(self) -> int:
         """Return the number of labelled frames, disputed ones and those taken back included."""
-        return self._database.one('SELECT COUNT(*) FROM frames')
+        return self._database.one('SELECT COUNT(DISTINCT frame) FROM votes')
 
     def statistics(self) -> list[ClassStatistics]:
         """Return what is stored of each class, by name."""

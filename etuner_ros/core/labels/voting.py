@@ -14,19 +14,21 @@ from collections import Counter
 from etuner_ros.core.labels.database import Database, signed
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 
+THIS = 'source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ? AND place = ?'
 
-def key_values(key: FrameKey) -> tuple[str, int, str, int]:
-    """Return what names a frame as the columns source, stamp_ns, frame_id, uid hold it."""
-    return *key.moment, signed(key.uid)
+
+def key_values(key: FrameKey) -> tuple[str, int, str, int, str]:
+    """Return what names a frame as the columns of `THIS` hold it."""
+    return *key.moment, signed(key.uid), str(key.place or '')
 
 
 def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int) -> int:
     """Put a frame there unless it is; return its number."""
     key = key_values(frame.key)
     database.execute(
-        'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, label, predicted, '
+        'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, place, label, predicted, '
         'confidence, model_version, scenario, format, image, size, received_ns) '
-        "VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *key,
             frame.label,
@@ -39,10 +41,7 @@ def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int)
             received_ns,
         ),
     )
-    number = database.one(
-        'SELECT id FROM frames WHERE source = ? AND stamp_ns = ? AND frame_id = ? AND uid = ?',
-        *key,
-    )
+    number = database.one(f'SELECT id FROM frames WHERE {THIS}', *key)
     if frame.image:  # a picture that was evicted, and is at hand once more
         database.execute(
             'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND id = ?',

@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from etuner_ros.core.boxes.crops import features_of
+from etuner_ros.core.boxes.geometry import Boxes
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import EngineError, WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
@@ -32,7 +34,7 @@ from etuner_ros.core.models.weights import (
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.graph_file import Floats, ranges_of
 from etuner_ros.core.serve.networks import Network, TorchNetwork
-from etuner_ros.core.serve.slot import next_number, Result, Slot, SmallerSlot
+from etuner_ros.core.serve.slot import next_number, RegionResult, Result, Slot, SmallerSlot
 
 Answer = TypeVar('Answer')
 
@@ -240,6 +242,26 @@ class LiveModel:
                         self.smaller, self.smaller_failed = None, (smaller, str(error))
             if smaller is None:
                 self.renew()  # by the next best engine, now: no frame may be lost
+
+    def look_at(self, image: Image, boxes: Boxes) -> RegionResult:
+        """
+        Look at parts of an image in one batch, with one version for all of them.
+
+        Always at the version's own pixels: parts have few enough.
+
+        :param image: RGB uint8, (H, W, 3)
+        :param boxes: (n, 4), in the image at least in part
+        """
+
+        def look(slot: Slot, _: SmallerSlot | None) -> RegionResult:
+            features = np.zeros((0, slot.weight.shape[1]), np.float32)
+            if len(boxes):
+                size = self.base.spec.input_size
+                features = features_of(image, boxes, slot.network.look, size)
+            logits = slot.logits(features)
+            return RegionResult(features, logits, slot.classes, slot.version, slot.backbone)
+
+        return self._with_slot(look)
 
     def feature(self, image: Image) -> tuple[Floats, int, str]:
         """

@@ -34,6 +34,17 @@ class Result:
 
 
 @dataclass(frozen=True)
+class RegionResult:
+    """What one version makes of n regions of an image."""
+
+    features: Floats  # (n, D)
+    logits: Floats  # (n, C)
+    classes: tuple[str, ...]  # C
+    version: int
+    backbone: str  # digest of what made the features
+
+
+@dataclass(frozen=True)
 class Named:
     """What a head says of one feature; nothing while it knows no class."""
 

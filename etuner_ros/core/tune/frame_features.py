@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque, OrderedDict
 from collections.abc import Callable
 import time
 from typing import Any
 
+from etuner_ros.core.boxes.geometry import as_boxes, overlaps
+
 MOST_FEATURES = 2000  # 5 MB at 1,280 values
+SAME = 0.6  # overlap from which on a label of a box is one of a region
 UNLABELLED_PERIOD_S = 0.5
 
 
@@ -24,6 +27,9 @@ class FrameFeatures:
     def __init__(self, wanted: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._wanted, self._clock = wanted, clock
         self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._regions: deque[tuple[str, tuple[float, ...], str, bytes]] = deque(
+            maxlen=MOST_FEATURES
+        )
         self._frame: dict[str, Any] | None = None  # waits for its feature
         self._next = 0.0
         self.passed_on = 0
@@ -34,14 +40,34 @@ class FrameFeatures:
         while len(self._kept) > MOST_FEATURES:
             self._kept.popitem(last=False)
 
+    def add_region(
+        self, frame: str, box: tuple[float, ...], backbone: str, feature: bytes
+    ) -> None:
+        """
+        Keep the feature of a region of a frame.
+
+        :param box: x, y, width, height
+        """
+        self._regions.append((frame, box, backbone, feature))
+
     def of(self, name: str) -> tuple[str, bytes] | None:
         """Return backbone and feature of a frame."""
         return self._kept.get(name)
 
+    def of_box(self, frame: str, box: tuple[float, ...]) -> tuple[str, bytes] | None:
+        """Return those of the region of a frame that a box lies on."""
+        regions = [region for region in self._regions if region[0] == frame]
+        if not regions:
+            return None
+        overlap = overlaps(as_boxes([box]), as_boxes([r[1] for r in regions]))[0]
+        best = int(overlap.argmax())
+        return regions[best][2:] if overlap[best] >= SAME else None
+
     @property
     def wants_frame(self) -> bool:
         """Whether it is time for another frame without a label."""
-        return self._clock() >= self._next
+        # A frame full of things is no example of any one of them.
+        return not self._regions and self._clock() >= self._next
 
     def put(self, frame: dict[str, Any]) -> None:
         """Take a frame without a label; it replaces one that still waits."""

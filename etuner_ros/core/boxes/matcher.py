@@ -1,0 +1,73 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Joins what was found in an image with the image itself, by its stamp."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+import time
+from typing import Generic, TypeVar
+
+Frame = TypeVar('Frame')
+Found = TypeVar('Found')
+
+MOST_FRAMES = 16  # that wait; some 15 MB at 640 x 480
+
+
+class Matcher(Generic[Frame, Found]):
+    """
+    Keeps frames of one camera for a moment, and finds the one that something was found in. What is
+    found comes after its frame, as a detector takes its time, or just before it; newest wins.
+
+    >>> matcher = Matcher[str, str](1.0)
+    >>> matcher.frame(5, 'image'), matcher.found(5, 'boxes')
+    (None, 'image')
+    >>> matcher.found(6, 'more boxes'), matcher.frame(6, 'next image')
+    (None, 'more boxes')
+
+    :param wait_s: how long a frame is kept, by the clock
+    :param clock: returns seconds that only grow
+    :ivar late: how often the frame was gone
+    """
+
+    def __init__(self, wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.wait_s, self._clock = wait_s, clock
+        self.late = 0
+        self._frames: OrderedDict[int, tuple[float, Frame]] = OrderedDict()  # by stamp
+        self._waiting: tuple[float, int, Found] | None = None  # the newest, without a frame yet
+
+    def frame(self, stamp_ns: int, frame: Frame) -> Found | None:
+        """Keep a frame; return what was found in it already."""
+        now = self._clock()
+        self._frames.pop(stamp_ns, None)
+        self._frames[stamp_ns] = now, frame
+        self._forget(now)
+        if self._waiting is not None:
+            since, wanted, found = self._waiting
+            if wanted == stamp_ns:
+                self._waiting = None
+                return found
+            if now - since > self.wait_s:
+                self._waiting = None
+                self.late += 1
+        return None
+
+    def found(self, stamp_ns: int, found: Found) -> Frame | None:
+        """Return the frame that something was found in; None while it is not there."""
+        now = self._clock()
+        self._forget(now)
+        known = self._frames.get(stamp_ns)
+        if known is not None:
+            return known[1]
+        if self._waiting is not None:
+            self.late += 1
+        self._waiting = now, stamp_ns, found
+        return None
+
+    def _forget(self, now: float) -> None:
+        while self._frames:
+            stamp, (since, _) = next(iter(self._frames.items()))
+            if len(self._frames) <= MOST_FRAMES and now - since <= self.wait_s:
+                return
+            del self._frames[stamp]

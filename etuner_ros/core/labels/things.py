@@ -1,0 +1,111 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things in frames: which one a box means, what it was taken for, and its picture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from etuner_ros.core.boxes.crops import cut, MARGIN
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, checked_box, overlaps, squares
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.codec import decode, encode_jpeg
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
+from etuner_ros.core.labels.store import LabelStore
+
+SAME = 0.6  # overlap from which on two boxes of a frame mean the same thing
+SEEN = 0.3  # overlap with what the robot named there
+MOST_FRAMES = 512  # of which it is remembered what was named in them
+LARGEST = 320  # px of the side of a stored picture; networks look at fewer
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the robot named in a frame."""
+
+    boxes: Boxes  # (n, 4)
+    labels: Sequence[str]  # n; empty while it knows no class
+    confidences: Sequence[float]  # n
+
+
+class Things:
+    """
+    Finds or makes the thing that a box means.
+
+    :param store: of labels
+    """
+
+    def __init__(self, store: LabelStore) -> None:
+        self._store = store
+        self._seen: OrderedDict[int, Seen] = OrderedDict()  # by uid of the frame
+
+    def see(self, uid: int, seen: Seen) -> None:
+        """Note what the robot named in a frame."""
+        self._seen[uid] = seen
+        while len(self._seen) > MOST_FRAMES:
+            self._seen.popitem(last=False)
+
+    def of(self, frame: Frame, box: Sequence[float]) -> Frame:
+        """
+        Return the thing that a box means: one that was named before, when it lies there.
+
+        :param frame: that it is in
+        :param box: x, y, width, height, in px of the image as the camera has it
+        :raises BoxError: when it can not be of this frame
+        :raises ImageError: when the picture of the frame can not be read
+        """
+        image = decode(frame.image) if frame.image else None
+        width, height = frame.size
+        if not (width and height):
+            known = next((k.place for k in self._store.things(frame.key) if k.place), None)
+            if known is not None:
+                width, height = known.image_width, known.image_height
+            elif image is not None:
+                height, width = image.shape[:2]
+            else:
+                raise ImageError('its picture made room for others')
+        checked = checked_box(box, width, height)
+        before = self._named(frame.key, checked)
+        if before is not None:
+            return before
+        if image is None:
+            raise ImageError('its picture made room for others')
+        x, y, wide, high = (int(round(float(v))) for v in checked)
+        place = Place(x, y, max(wide, 1), max(high, 1), width, height)
+        label, confidence = self._taken_for(frame.key, checked)
+        scale = np.float32(image.shape[1] / width)
+        scaled = checked[None] * scale
+        side = int(np.ceil(float(squares(scaled, MARGIN)[0, 2])))
+        picture = cut(image, scaled, max(min(side, LARGEST), 1))[0]
+        return replace(
+            frame,
+            key=replace(frame.key, place=place),
+            image=encode_jpeg(picture, 95),
+            image_format='jpeg',
+            label=label,
+            confidence=confidence,
+        )
+
+    def _named(self, key: FrameKey, box: Boxes) -> Frame | None:
+        """Return the thing that somebody named where a box (4,) lies."""
+        known = [k for k in self._store.things(key) if k.place is not None]
+        if not known:
+            return None
+        overlap = overlaps(box[None], as_boxes([k.place.box for k in known if k.place]))[0]
+        best = int(overlap.argmax())
+        return self._store.exact(known[best]) if overlap[best] >= SAME else None
+
+    def _taken_for(self, key: FrameKey, box: Boxes) -> tuple[str, float]:
+        """Return what the robot takes a box (4,) for, and how sure it is; '' for nothing."""
+        seen = self._seen.get(key.uid)
+        if seen is None or not len(seen.boxes):
+            return '', 0.0
+        overlap = overlaps(box[None], seen.boxes)[0]
+        best = int(overlap.argmax())
+        if overlap[best] < SEEN:
+            return '', 0.0
+        return seen.labels[best], seen.confidences[best]

@@ -1,0 +1,291 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `inference` says of regions of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+import time
+from typing import Any
+
+import numpy as np
+
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats, usable
+from etuner_ros.core.boxes.matcher import Matcher
+from etuner_ros.core.boxes.readout import Objects as Read
+from etuner_ros.core.boxes.readout import read, ReadoutSettings
+from etuner_ros.core.boxes.tracker import Tracker
+from etuner_ros.core.decide.scenario import NoveltyScore
+from etuner_ros.core.errors import MessageError
+from etuner_ros.core.serve.slot import RegionResult
+from etuner_ros.msg import Box, DetectedObject, FrameFeature, Objects, Region, Regions
+from etuner_ros.nodes.health import guarded
+from etuner_ros.nodes.inference_settings import InferenceSettings
+from etuner_ros.nodes.lifecycle import AutostartNode
+from etuner_ros.nodes.messages import short, stamp_ns
+from etuner_ros.nodes.predictions import packed, Predicted
+from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.weights_intake import WeightsIntake
+
+try:  # optional on a robot; not on PyPI
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+except ImportError:
+    Detection2DArray = None
+
+LATELY_S = 10.0  # so long after the last regions frames are kept for more
+
+
+@dataclass
+class _Eye:
+    """One camera."""
+
+    matcher: Matcher[tuple[Predicted, bool], Regions]
+    tracker: Tracker = field(default_factory=Tracker)
+    novelty: NoveltyScore = field(default_factory=NoveltyScore)
+    newest_ns: int = 0  # stamp of the frame whose objects were named last
+
+
+class RegionNaming:
+    """
+    Subscribes `regions` (Regions; `source` names the camera) and, where vision_msgs is installed,
+    `detections` (vision_msgs/Detection2DArray) of each camera; publishes `objects` (Objects),
+    `object_detections` (vision_msgs/Detection2DArray) of each camera, and, while someone listens,
+    the features of the regions of kept frames on `frame_feature`.
+
+    :param cameras: name and prefix of each
+    :param features: publisher of `frame_feature`
+    """
+
+    def __init__(
+        self,
+        node: AutostartNode,
+        cameras: list[tuple[str, str]],
+        settings: InferenceSettings,
+        weights: WeightsIntake,
+        features: Any,
+    ) -> None:
+        self._node, self._settings, self._weights, self._features = (
+            node,
+            settings,
+            weights,
+            features,
+        )
+        self.health, self.get_logger = node.health, node.get_logger
+        self._single = len(cameras) == 1
+        self._eyes = {name: _Eye(Matcher(settings.regions_wait_s)) for name, _ in cameras}
+        self._asked_s = -np.inf  # when regions came last
+        self.images = self.left_out = 0
+        self._objects = node.create_lifecycle_publisher(
+            Objects, 'objects', reliable(10 * len(cameras))
+        )
+        self._detections: dict[str, Any] = {}  # publishers of vision_msgs
+        self.entities: list[Any] = [
+            self._objects,
+            node.create_subscription(
+                Regions, 'regions', self._on_regions, reliable(2 * len(cameras))
+            ),
+        ]
+        if Detection2DArray is not None:
+            for name, prefix in cameras:
+                self._detections[name] = node.create_lifecycle_publisher(
+                    Detection2DArray, f'{prefix}object_detections', reliable(10)
+                )
+                heard = node.create_subscription(
+                    Detection2DArray,
+                    f'{prefix}detections',
+                    partial(self._on_detections, name),
+                    reliable(2),
+                )
+                self.entities += [self._detections[name], heard]
+
+    @property
+    def late(self) -> int:
+        """How often regions came whose image was gone."""
+        return sum(eye.matcher.late for eye in self._eyes.values())
+
+    @property
+    def wanted(self) -> bool:
+        """Whether regions came lately."""
+        return time.monotonic() - self._asked_s < LATELY_S
+
+    def apply(self, settings: InferenceSettings) -> None:
+        """Take settings."""
+        self._settings = settings
+        for eye in self._eyes.values():
+            eye.matcher.wait_s = settings.regions_wait_s
+        if self._single and settings.source not in self._eyes:
+            self._eyes = {settings.source: next(iter(self._eyes.values()))}
+
+    def saw(self, said: Predicted, kept: bool) -> None:
+        """Take a frame that was predicted; its regions may have come, or come later."""
+        if not self.wanted:
+            return
+        eye = self._eyes[said.source]
+        regions = eye.matcher.frame(stamp_ns(said.header), (said, kept))
+        if regions is not None:
+            self._name(eye, said, kept, regions)
+
+    @guarded
+    def _on_regions(self, message: Regions) -> None:
+        """Name what is in the regions of a frame that is there; else wait for it."""
+        self._asked_s = time.monotonic()
+        if not self._node.active:
+            return
+        name = message.source or (next(iter(self._eyes)) if self._single else '')
+        eye = self._eyes.get(name)
+        if eye is None:
+            known = ', '.join(self._eyes)
+            raise MessageError(
+                f'regions of camera {short(message.source)!r} are ignored: the cameras are {known}'
+            )
+        found = eye.matcher.found(stamp_ns(message.header), message)
+        if found is not None:
+            self._name(eye, *found, message)
+
+    @guarded
+    def _on_detections(self, name: str, message: Any) -> None:
+        self._on_regions(regions_of(message, name))
+
+    def _name(self, eye: _Eye, said: Predicted, kept: bool, regions: Regions) -> None:
+        stamp = stamp_ns(said.header)
+        if stamp < eye.newest_ns and eye.newest_ns - stamp < 10**9:
+            return  # a newer frame was named meanwhile
+        eye.newest_ns = stamp
+        height, width = said.image.shape[:2]
+        proposals = self._usable(regions, width, height)
+        boxes = boxes_of(proposals)
+        began = time.perf_counter()
+        live, top_k = self._weights.live, self._settings.top_k
+        result = live.look_at(said.image, boxes)
+        objects = read(
+            result.classes,
+            result.logits,
+            result.features,
+            boxes,
+            (width, height),
+            settings=ReadoutSettings(top_k=top_k),
+        )
+        tracks = eye.tracker.update(1e-9 * stamp, objects.boxes, result.features[objects.places])
+        message = Objects(
+            header=said.header,
+            source=said.source,
+            frame_uid=said.uid,
+            model_version=result.version,
+            kept=kept,
+            objects=[
+                self._object(eye, objects, i, int(tracks[i]), proposals, result.version)
+                for i in range(len(objects))
+            ],
+            width=width,
+            height=height,
+            latency_ms=(self._node.get_clock().now().nanoseconds - stamp) / 1e6,
+            inference_ms=1e3 * (time.perf_counter() - began),
+        )
+        self._objects.publish(message)
+        self.images += 1
+        publisher = self._detections.get(said.source)
+        if publisher is not None and publisher.get_subscription_count() > 0:
+            publisher.publish(detections_of(message))
+        if kept and self._features.get_subscription_count() > 0:
+            self._publish_features(said, boxes, result)
+
+    def _usable(self, regions: Regions, width: int, height: int) -> list[Region]:
+        """Return the best regions that lie in the image."""
+        most = self._settings.most_regions
+        found = list(regions.regions)
+        fits = usable(boxes_of(found), width, height)
+        good = [region for region, fit in zip(found, fits) if fit]
+        good.sort(key=lambda region: -region.score if region.score == region.score else 0.0)
+        if len(good) < len(found):
+            self.health.problem(
+                f'{len(found) - len(good)} of {len(found)} regions are left out: not finite, of '
+                f'no area, or not in the image of {width} x {height} px'
+            )
+        self.left_out += len(found) - min(len(good), most)
+        return good[:most]
+
+    def _object(
+        self,
+        eye: _Eye,
+        objects: Read,
+        place: int,
+        track: int,
+        proposals: list[Region],
+        version: int,
+    ) -> DetectedObject:
+        scores, energy = objects.scores[place], float(objects.energy[place])
+        confidence = scores[0] if scores else 0.0
+        return DetectedObject(
+            box=box_message(objects.boxes[place]),
+            labels=list(objects.labels[place]),
+            scores=list(scores),
+            confidence=confidence,
+            unknown=bool(objects.unknown[place]) or confidence < self._settings.unknown_below,
+            energy=energy,
+            novelty=eye.novelty.update(energy, version),
+            track=track,
+            proposal=proposals[int(objects.places[place])],
+        )
+
+    def _publish_features(self, said: Predicted, boxes: Boxes, result: RegionResult) -> None:
+        for box, feature in zip(boxes, result.features):
+            self._features.publish(
+                FrameFeature(
+                    header=said.header,
+                    source=said.source,
+                    frame_uid=said.uid,
+                    box=box_message(box),
+                    model_version=result.version,
+                    backbone_sha256=result.backbone,
+                    feature=packed(feature),
+                )
+            )
+
+
+def boxes_of(regions: list[Region]) -> Boxes:
+    """Return the boxes of regions, (n, 4); unchecked."""
+    return as_boxes([(r.box.x, r.box.y, r.box.width, r.box.height) for r in regions])
+
+
+def box_message(box: Floats) -> Box:
+    """Return a box (4,)."""
+    x, y, width, height = map(float, box)
+    return Box(x=x, y=y, width=width, height=height)
+
+
+def regions_of(message: Any, source: str) -> Regions:
+    """Return regions that a detector published as vision_msgs/Detection2DArray."""
+    regions = []
+    for detection in message.detections:
+        centre, width, height = detection.bbox.center, detection.bbox.size_x, detection.bbox.size_y
+        place = getattr(centre, 'position', centre)  # Humble's Pose2D has x and y in another place
+        best = max((r.hypothesis for r in detection.results), key=lambda h: h.score, default=None)
+        box = Box(x=place.x - 0.5 * width, y=place.y - 0.5 * height, width=width, height=height)
+        regions.append(
+            Region(
+                box=box,
+                score=best.score if best else 0.0,
+                label=short(best.class_id) if best else '',
+            )
+        )
+    return Regions(header=message.header, source=source, regions=regions)
+
+
+def detections_of(message: Objects) -> Any:
+    """Return objects as vision_msgs/Detection2DArray; unknown ones without a name."""
+    found = []
+    for thing in message.objects:
+        detection = Detection2D(header=message.header, id=str(thing.track))
+        box = thing.box
+        centre = detection.bbox.center
+        place = getattr(centre, 'position', centre)
+        place.x, place.y = box.x + 0.5 * box.width, box.y + 0.5 * box.height
+        detection.bbox.size_x, detection.bbox.size_y = box.width, box.height
+        if not thing.unknown:
+            for label, score in zip(thing.labels, thing.scores):
+                hypothesis = ObjectHypothesisWithPose()
+                hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = label, score
+                detection.results.append(hypothesis)
+        found.append(detection)
+    return Detection2DArray(header=message.header, detections=found)

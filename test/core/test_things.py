@@ -1,0 +1,176 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things in frames: which one a box means, what is stored of it, which image regions are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import sqlite3
+
+import numpy as np
+import pytest
+from test_frame_buffer import Clock
+from test_label_desk import NOW
+
+from etuner_ros.core.boxes.geometry import as_boxes
+from etuner_ros.core.boxes.matcher import Matcher
+from etuner_ros.core.images.codec import decode, encode_jpeg
+from etuner_ros.core.labels.desk import Code, Correction, LabelDesk, Receipt
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey, Place
+from etuner_ros.core.labels.schema import VERSION
+from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.things import Seen, Things
+from etuner_ros.core.tune.frame_features import FrameFeatures
+
+KEY = FrameKey('camera', NOW, 'eye', 5)
+RED = (100, 60, 80, 40)  # x, y, width, height in px of the camera
+
+
+def picture(scale: float = 1.0) -> bytes:
+    """Return a grey picture of 320 x 240 px with a red thing in it, scaled."""
+    image = np.full((240, 320, 3), 128, np.uint8)
+    x, y, width, height = RED
+    image[y : y + height, x : x + width] = (220, 20, 20)
+    step = round(1 / scale)
+    return encode_jpeg(np.ascontiguousarray(image[::step, ::step]), 95)
+
+
+class Office:
+    """A desk behind which a frame is kept, at half of the size that the camera has it in."""
+
+    def __init__(self, folder: Path, scale: float = 0.5) -> None:
+        self.store = LabelStore(folder / 'labels.db')
+        self.buffer = FrameBuffer(120.0, 10_000_000, Clock())
+        self.things = Things(self.store)
+        self.desk = LabelDesk(self.store, self.buffer, clock=Clock(), things=self.things)
+        self.buffer.add(Frame(KEY, picture(scale), 'jpeg', 'desk', 0.5, 0.5, 3, (320, 240)))
+
+    def say(self, box: tuple[float, ...], label: str = 'cup', author: str = 'ann') -> Receipt:
+        said = Correction.of(KEY, label, author, not label, box)
+        return self.desk.answer(said, NOW, lambda key: 0)
+
+
+def test_a_thing_is_stored_as_the_square_around_it_beside_its_whole_frame(tmp_path):
+    office = Office(tmp_path)
+    boxes = as_boxes([RED])
+    office.things.see(KEY.uid, Seen(boxes, ['mug'], [0.7]))
+    receipt = office.say(RED)
+    assert (receipt.code, receipt.text) == (Code.ACCEPTED, 'corrected')
+    (sample,) = office.store.labelled()
+    assert (sample.label, sample.predicted) == ('cup', 'mug'), 'what the robot named there'
+    assert sample.place == Place(*RED, 320, 240)
+    square = decode(sample.image)
+    assert square.shape[0] == square.shape[1]
+    middle = square[square.shape[0] // 2, square.shape[1] // 2].astype(int)
+    assert middle[0] > 180, 'the thing is in the middle'
+    assert middle[1] < 60
+    assert abs(int(square[2, 2, 0]) - 128) < 20, 'with a margin around it'
+    whole = office.store.exact(KEY)
+    assert decode(whole.image).shape == (120, 160, 3)
+    assert office.store.count() == 1, 'the frame itself has no label'
+
+
+def test_a_box_that_lies_on_a_named_thing_means_that_thing(tmp_path):
+    office = Office(tmp_path)
+    first = office.say(RED)
+    near = (103.0, 62.0, 80.0, 40.0)
+    again = office.say(near, 'cup')
+    assert again.code is Code.DUPLICATE
+    other = office.say(near, 'bowl', author='bob')
+    assert 'disputed' in other.text, 'two names for one thing'
+    assert other.frame.key == first.frame.key
+    far = office.say((200, 100, 60, 60), 'bowl')
+    assert far.frame.key.place.box == (200, 100, 60, 60)
+    assert office.say(RED, '', author='bob').text == 'withdrawn'
+    assert {s.label for s in office.store.labelled()} == {'cup', 'bowl'}
+
+
+@pytest.mark.parametrize(
+    ('box', 'words'),
+    [
+        ((float('nan'), 0, 10, 10), 'not finite'),
+        ((10, 10, 0.0, 5), 'no area'),
+        ((10, 10, -5, 5), 'no area'),
+        ((400, 10, 50, 50), 'outside'),
+        ((318, 10, 50, 50), 'at least'),
+        ((1e30, 1e30, 1e30, 1e30), 'outside'),
+    ],
+)
+def test_a_box_that_can_not_be_gets_a_reason_and_changes_nothing(tmp_path, box, words):
+    office = Office(tmp_path)
+    receipt = office.say(box)
+    assert receipt.code is Code.INVALID_BOX
+    assert words in receipt.text
+    assert office.store.count() == 0
+    assert office.say((300, 200, 50, 90)).code is Code.ACCEPTED, 'a box may leave the image'
+
+
+def test_a_thing_can_be_corrected_after_its_frame_has_left_the_memory(tmp_path):
+    office = Office(tmp_path)
+    office.say(RED)
+    later = LabelDesk(office.store, FrameBuffer(clock=Clock()), clock=Clock())
+    for box in (RED, (200, 100, 60, 60)):
+        said = Correction.of(KEY, 'vase', 'ann', False, tuple(map(float, box)))
+        assert later.answer(said, NOW, lambda key: 0).code is Code.ACCEPTED
+    places = {s.place.box: s.label for s in office.store.labelled()}
+    assert places == {RED: 'vase', (200, 100, 60, 60): 'vase'}
+
+
+def test_a_frame_that_can_not_be_read_is_said(tmp_path):
+    office = Office(tmp_path)
+    office.buffer.add(Frame(KEY, b'no picture', 'jpeg', '', 0.5, 0.5, 3, (320, 240)))
+    receipt = office.say(RED)
+    assert receipt.code is Code.UNKNOWN_FRAME
+    assert 'can not be read' in receipt.text
+
+
+def test_a_store_of_the_schema_before_opens_and_takes_things(tmp_path):
+    office = Office(tmp_path)
+    said = Correction.of(KEY, 'desk', 'ann', False)
+    office.desk.answer(said, NOW, lambda key: 0)
+    office.store.close()
+    before = sqlite3.connect(tmp_path / 'labels.db')
+    before.executescript(
+        'DROP INDEX frames_by_key; ALTER TABLE frames DROP COLUMN place; CREATE UNIQUE INDEX '
+        'frames_by_key ON frames (source, stamp_ns, frame_id, uid); PRAGMA user_version = 3;'
+    )
+    before.close()
+    again = Office(tmp_path)
+    assert [s.label for s in again.store.labelled()] == ['desk']
+    assert again.say(RED).code is Code.ACCEPTED
+    assert [(s.label, s.place is None) for s in again.store.labelled()] == [
+        ('desk', True),
+        ('cup', False),
+    ]
+    assert again.store._database.one('PRAGMA user_version') == VERSION
+
+
+def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
+    clock = Clock()
+    matcher: Matcher[str, str] = Matcher(1.0, clock)
+    assert matcher.frame(1, 'first') is None
+    assert matcher.found(1, 'boxes') == 'first'
+    assert matcher.found(2, 'early') is None
+    assert matcher.found(3, 'earlier still') is None
+    assert matcher.frame(2, 'second') is None, 'newer boxes took its place'
+    assert matcher.frame(3, 'third') == 'earlier still'
+    clock.now += 1.5
+    assert matcher.found(3, 'too late') is None
+    assert matcher.late == 1
+    clock.now += 1.5
+    assert matcher.frame(4, 'fourth') is None
+    assert matcher.late == 2, 'what waited in vain is late, too'
+    for stamp in range(5, 40):
+        matcher.frame(stamp, 'many')
+    assert matcher.found(5, 'of a frame that made room') is None
+
+
+def test_a_label_of_a_box_finds_the_feature_of_the_region_that_it_lies_on():
+    features = FrameFeatures(wanted=False, clock=Clock())
+    assert features.wants_frame
+    features.add_region('frame', (0.0, 0.0, 10.0, 10.0), 'backbone', b'left')
+    features.add_region('frame', (20.0, 0.0, 10.0, 10.0), 'backbone', b'right')
+    assert features.of_box('frame', (19.0, 0.0, 10.0, 10.0)) == ('backbone', b'right')
+    assert features.of_box('frame', (40.0, 0.0, 10.0, 10.0)) is None
+    assert features.of_box('other', (0.0, 0.0, 10.0, 10.0)) is None
+    assert not features.wants_frame, 'a whole frame is no example where regions are named'

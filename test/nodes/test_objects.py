@@ -1,0 +1,173 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Regions in, objects out, things named by their box, over real DDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray
+from helpers import Graph, header, image_message
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+
+from etuner_ros.core.images.codec import decode
+from etuner_ros.msg import (
+    Box,
+    FrameFeature,
+    LabelCorrection,
+    LabelledBatch,
+    LabelReceipt,
+    Objects,
+    PredictedFrame,
+    Region,
+    Regions,
+)
+from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
+
+DUCK, MUG = (40, 120, 160, 160), (400, 200, 160, 160)  # x, y, width, height in px
+
+
+@pytest.fixture
+def table(frames: list) -> np.ndarray:
+    """Return a picture of 640 x 480 px in which a duck and a mug lie."""
+    image = np.full((480, 640, 3), 90, np.uint8)
+    for kind, (x, y, width, height) in (('duck', DUCK), ('mug', MUG)):
+        thing = next(f.image for f in frames if f.label == kind)
+        image[y : y + height, x : x + width] = cv2.resize(thing, (width, height))
+    return image
+
+
+def region(box: tuple[int, ...], score: float = 0.5) -> Region:
+    x, y, width, height = map(float, box)
+    return Region(box=Box(x=x, y=y, width=width, height=height), score=score)
+
+
+class Eye:
+    """`inference` before a camera and a detector."""
+
+    def __init__(self, ros: Graph, deployed: Path, **parameters: object) -> None:
+        self.ros, self._stamp = ros, ros.probe.get_clock().now().nanoseconds
+        values = {'autostart': True, 'keep_rate_hz': 1000.0, **parameters}
+        self.node = ros.add(InferenceNode, model__weights=str(deployed), **values)
+        ros.until(lambda: self.node.diagnostics()['active'], 'inference to be active')
+        self.objects: list[Objects] = ros.listen(Objects, 'objects')
+        self.kept: list[PredictedFrame] = ros.listen(PredictedFrame, 'predicted_frame')
+        self._images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+        self._regions = ros.speak(Regions, 'regions')
+
+    def see(self, image: np.ndarray, boxes: list[Region], early: bool = False) -> Objects:
+        """Show a picture and where things are in it, until something is said of it."""
+        first = self._stamp
+
+        def said() -> Objects | None:
+            self._stamp += 10**7
+            regions = Regions(header=header(self._stamp), regions=boxes)
+            if early:
+                self._regions.publish(regions)
+            self._images.publish(image_message(image, header(self._stamp)))
+            if not early:
+                self._regions.publish(regions)
+            known = (o for o in self.objects if stamp(o) > first)
+            return next(known, None)
+
+        return self.ros.until(said, 'objects')
+
+
+def stamp(message: Objects | PredictedFrame) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+@pytest.mark.parametrize('early', [False, True])
+def test_regions_become_named_objects_of_their_image(ros, deployed, table, early):
+    eye = Eye(ros, deployed, unknown_below=0.0)
+    said = eye.see(table, [region(DUCK, 0.4), region(MUG, 0.9)], early)
+    assert (said.source, said.width, said.height) == ('camera', 640, 480)
+    names = {o.labels[0]: o for o in said.objects}
+    assert set(names) == {'duck', 'mug'}
+    assert (names['duck'].box.x, names['duck'].box.width) == (40.0, 160.0)
+    assert names['duck'].proposal.score == pytest.approx(0.4)
+    assert names['duck'].track != names['mug'].track
+    assert not any(o.unknown for o in said.objects)
+    again = eye.see(table, [region(MUG), region(DUCK)])
+    tracks = {o.labels[0]: o.track for o in again.objects}
+    assert tracks == {name: o.track for name, o in names.items()}, 'the same things'
+    ros.until(lambda: any(k.frame_uid == said.frame_uid for k in eye.kept), 'the kept frame')
+    frame = next(k for k in eye.kept if k.frame_uid == said.frame_uid)
+    assert (frame.width, frame.height) == (640, 480)
+
+
+def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros, deployed, table):
+    eye = Eye(ros, deployed, most_regions=2)
+    reports = ros.listen(DiagnosticArray, '/diagnostics')
+    nan = float('nan')
+    bad = [
+        region((700, 10, 50, 50), 0.9),
+        region((10, 10, 0, 0), 0.9),
+        Region(box=Box(x=nan, y=nan, width=nan, height=nan), score=nan),
+    ]
+    said = eye.see(table, [*bad, region(DUCK), region(MUG), *[region(DUCK, 0.1)] * 2000])
+    assert len(said.objects) <= 2
+    assert eye.node.diagnostics()['regions left out'] >= 2003
+    assert eye.see(table, []).objects == []
+
+    def named() -> bool:
+        eye._regions.publish(Regions(header=header(1), source='nobody', regions=[region(DUCK)]))
+        return any("'nobody'" in s.message for r in reports for s in r.status)
+
+    ros.until(named, 'a word on the unknown camera')
+    assert eye.see(table, [region(DUCK)]).objects, 'and it goes on'
+
+
+def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
+    ros, deployed, table, tmp_path
+):
+    ros.add(
+        LabelCollectorNode, batch_size=1, request_period_s=0.0, store=str(tmp_path / 'labels.db')
+    )
+    receipts = ros.listen(LabelReceipt, 'label_receipts')
+    batches = ros.listen(LabelledBatch, 'labelled_batches', LATCHED)
+    features = ros.listen(FrameFeature, 'frame_feature')
+    eye = Eye(ros, deployed)
+    eye.see(table, [region(DUCK)])  # from now on frames are kept as the camera has them
+    said = eye.see(table, [region(DUCK), region(MUG)])
+    assert said.kept
+    ros.until(lambda: any(k.frame_uid == said.frame_uid for k in eye.kept), 'the kept frame')
+    ros.until(
+        lambda: sum(f.frame_uid == said.frame_uid and f.box.width > 0 for f in features) == 2,
+        'a feature of each region',
+    )
+    labels = ros.speak(LabelCorrection, 'labels')
+    duck = region(DUCK).box
+    labels.publish(
+        LabelCorrection(
+            header=said.header,
+            frame_uid=said.frame_uid,
+            box=duck,
+            label='rubber duck',
+            author='me',
+        )
+    )
+    ros.until(lambda: receipts and batches, 'the receipt and the batch')
+    assert (receipts[0].code, receipts[0].box) == (LabelReceipt.ACCEPTED, duck)
+    assert receipts[0].predicted_label == 'duck'
+    sample = batches[0].samples[0]
+    assert (sample.label, sample.box, sample.frame_uid) == ('rubber duck', duck, said.frame_uid)
+    height, width = decode(bytes(sample.image.data)).shape[:2]
+    assert height == width == 192, 'the square around it, with a margin'
+    labels.publish(
+        LabelCorrection(
+            header=said.header,
+            frame_uid=said.frame_uid,
+            box=region((900, 900, 10, 10)).box,
+            label='cup',
+            author='me',
+        )
+    )
+    ros.until(lambda: len(receipts) == 2, 'a receipt of the impossible box')
+    assert receipts[1].code == LabelReceipt.INVALID_BOX
+    assert '640 x 480' in receipts[1].message
