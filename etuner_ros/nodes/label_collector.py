@@ -70,7 +70,7 @@ class LabelCollectorNode(Node):
         self._joiner = Joiner[msg.LabelCorrection](self._buffer, self._store, settings.join_wait_s)
         self._maker = BatchMaker(self._store, settings.batch_size, settings.batch_timeout_s)
         value = declare(self, 'requests', LabelValueConfig)
-        self._asker = LabelAsker(self._buffer, self._store, value)
+        self._asker = LabelAsker(self._buffer, self._store, value, self._things)
         self._scenarios = ScenarioTimes()
         self._sources = names(settings.sources)
         self._asked_s = -math.inf  # steady time of the last request
@@ -161,7 +161,7 @@ class LabelCollectorNode(Node):
     def _on_objects(self, message: msg.Objects) -> None:
         """Note what the robot takes the things in a frame for."""
         if message.kept:
-            self._things.see(message.frame_uid, label_messages.seen_of(message))
+            self._asker.see(label_messages.key_of(message), label_messages.seen_of(message))
 
     @guarded
     def _on_label(self, message: msg.LabelCorrection) -> None:
@@ -177,7 +177,7 @@ class LabelCollectorNode(Node):
         receipt = self._desk.answer(correction, now_ns, self._scenarios.of)
         self._receipts.publish(label_messages.receipt_message(message, correction.key, receipt))
         if receipt.code is Code.ACCEPTED and receipt.frame is not None:
-            self._asker.note_labelled(receipt.frame.key.whole)
+            self._asker.note_labelled(receipt.frame.key)
             self._hand_out()
             return
         text = f'a label is refused: {short(receipt.text, 500)}'

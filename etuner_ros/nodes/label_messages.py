@@ -95,7 +95,13 @@ def seen_of(message: Objects) -> Seen:
     found = message.objects
     boxes = as_boxes([(b.x, b.y, b.width, b.height) for b in (o.box for o in found)])
     labels = [short(o.labels[0]) if o.labels else '' for o in found]
-    return Seen(boxes, labels, [o.confidence for o in found])
+    return Seen(
+        boxes,
+        labels,
+        [o.confidence for o in found],
+        [o.unknown for o in found],
+        [o.track for o in found],
+    )
 
 
 def feature_of(message: FrameFeature) -> npt.NDArray[np.float16]:

@@ -1,8 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-`teacher`: a web page on the robot. What it sees, the frames whose label would help most, one touch
-to confirm or correct, and how it gets on.
+`teacher`: a web page on the robot. What it sees, the frames and things whose label would help
+most, one touch to confirm or correct, and how it gets on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ from sensor_msgs.msg import CompressedImage
 
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.msg import (
+    Box,
+    LabelCorrection,
+    LabelReceipt,
+    LabelRequest,
+    Objects,
+    PredictedFrame,
+    Prediction,
+    TunerStatus,
+)
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import header_of
 from etuner_ros.nodes.parameters import declare
@@ -32,6 +42,7 @@ from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
 from etuner_ros.nodes.teaching.page import build
+from etuner_ros.nodes.teaching.scenes import Rectangle, Scene
 from etuner_ros.nodes.teaching.state import TeachingState
 from etuner_ros.nodes.timers import steady_timer
 
@@ -60,9 +71,10 @@ class TeacherNode(Node):
     Serves the teaching page.
 
     Subscribes `label_requests` (LabelRequest), `label_receipts` (LabelReceipt), `predictions`
-    (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open,
-    `annotated/compressed` (CompressedImage) of each camera. Publishes `labels` (LabelCorrection).
-    Calls `inference/get_frame` (GetFrame).
+    (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open, `objects`
+    (Objects) and `predicted_frame` (PredictedFrame), and of each camera of which no objects come
+    `annotated/compressed` (CompressedImage). Publishes `labels` (LabelCorrection). Calls
+    `inference/get_frame` (GetFrame).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -72,7 +84,8 @@ class TeacherNode(Node):
         self.state = TeachingState(self.settings.author, self.settings.requests)
         self.watchers = 0  # browsers that are open
         self._full = FullPictureClient(self, self.settings.inference)
-        self._live: list[Any] = []  # subscriptions, one for each camera
+        self._live: dict[str, Any] = {}  # subscriptions, by camera
+        self._things: list[Any] = []  # subscriptions
         self._live_s: dict[str, float] = {}  # when a picture was taken last
         self.health = Health(self, self._diagnostics)
         self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
@@ -97,20 +110,32 @@ class TeacherNode(Node):
 
     @guarded
     def _follow_watchers(self) -> None:
-        """Listen to the annotated image only while somebody looks: it is drawn only then."""
-        if self.watchers > 0 and not self._live:
-            self._live = [
-                self.create_subscription(
+        """
+        Listen to pictures only while somebody looks.
+
+        The annotated one is drawn only then, and not wanted where boxes are drawn here.
+        """
+        looked_at = self.watchers > 0
+        if looked_at and not self._things:
+            hear = self.create_subscription
+            self._things = [
+                hear(Objects, 'objects', self._on_objects, reliable(10)),
+                hear(PredictedFrame, 'predicted_frame', self._on_frame, reliable(10)),
+            ]
+        elif not looked_at:
+            while self._things:
+                self.destroy_subscription(self._things.pop())
+        for camera in self.settings.cameras or ('',):
+            wanted = looked_at and self.state.scenes.newest(camera) is None
+            if wanted and camera not in self._live:
+                self._live[camera] = self.create_subscription(
                     CompressedImage,
                     f'{camera}/annotated/compressed' if camera else 'annotated/compressed',
                     partial(self._on_live, camera),
                     reliable(1),
                 )
-                for camera in self.settings.cameras or ('',)
-            ]
-        elif self.watchers <= 0:
-            while self._live:
-                self.destroy_subscription(self._live.pop())
+            elif not wanted and camera in self._live:
+                self.destroy_subscription(self._live.pop(camera))
 
     @guarded
     def _on_live(self, camera: str, message: CompressedImage) -> None:
@@ -118,6 +143,14 @@ class TeacherNode(Node):
         if now - self._live_s.get(camera, -math.inf) >= LIVE_PERIOD_S:
             self._live_s[camera] = now
             self.state.on_live(bytes(message.data), camera)
+
+    @guarded
+    def _on_frame(self, message: PredictedFrame) -> None:
+        self.state.scenes.on_frame(message)
+
+    @guarded
+    def _on_objects(self, message: Objects) -> None:
+        self.state.on_objects(message)
 
     @guarded
     def _on_request(self, message: LabelRequest) -> None:
@@ -148,18 +181,34 @@ class TeacherNode(Node):
 
     def label(self, name: str, label: str) -> None:
         """Send what a person says of a card; empty takes it back."""
-        key = self.state.say(name, label)
-        if key is not None:
-            self._labels.publish(
-                LabelCorrection(
-                    header=header_of(key),
-                    source=key.source,
-                    frame_uid=key.uid,
-                    label=label,
-                    author=self.settings.author,
-                    withdraw=not label,
-                )
+        card = self.state.say(name, label)
+        if card is not None:
+            self._publish(card.key, card.box, label)
+
+    def label_thing(self, scene: Scene, box: Rectangle, label: str) -> None:
+        """Send what a person says of a thing, by its box in px of the camera's image."""
+        word = self.state.scenes.say(scene, box, label)
+        self._publish(word.key, word.box, label)
+
+    def take_back(self, number: int) -> None:
+        """Take back what was said of a thing."""
+        word = self.state.scenes.take_back(number)
+        if word is not None:
+            self._publish(word.key, word.box, '')
+
+    def _publish(self, key: FrameKey, box: Rectangle | None, label: str) -> None:
+        x, y, width, height = map(float, box or (0, 0, 0, 0))
+        self._labels.publish(
+            LabelCorrection(
+                header=header_of(key),
+                source=key.source,
+                frame_uid=key.uid,
+                box=Box(x=x, y=y, width=width, height=height),
+                label=label,
+                author=self.settings.author,
+                withdraw=not label,
             )
+        )
 
 
 def main() -> int:
@@ -183,7 +232,7 @@ def main() -> int:
     thread = threading.Thread(target=spin, name='executor', daemon=True)
     thread.start()
     settings = node.settings
-    build(node.state, settings.token, node.label, node.full, node.watch, settings.cameras)
+    build(node, settings.token, settings.cameras)
     node.get_logger().info(f'teaching page on http://{settings.host}:{settings.port}/')
     try:
         ui.run(

@@ -47,7 +47,7 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
     for uid in (1, 2):
         state.on_request(request(5, uid))
     first, second = state.cards()
-    assert state.say(second.name, 'duck').uid == 2
+    assert state.say(second.name, 'duck').key.uid == 2
     state.on_receipt(receipt(5, 'duck', uid=2))
     first, second = state.cards()
     assert (first.answer, second.answer, second.sent) == ('', 'corrected', 'duck')

@@ -1,10 +1,13 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which frame people are asked about next."""
+"""Which frame, or which thing in one, people are asked about next."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+import math
+import time
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +15,35 @@ import numpy.typing as npt
 from etuner_ros.core.config import LabelValueConfig
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.things import Seen, Things
+from etuner_ros.core.labels.unknown_things import UnknownThings
 from etuner_ros.core.labels.value import LabelValue
 
 MOST_OPEN = 100  # requests whose frames are kept for their label
+LATELY_S = 10.0  # so long after the last objects no whole frame is asked about
 
 
 class LabelAsker:
     """
-    Asks about a frame that people disagree about, else about the one whose label is worth most,
-    else, as long as no features come, about the one that the robot is least certain of.
+    Asks about a frame or a thing that people disagree about, else about a thing that the robot has
+    no name for, else about the frame whose label is worth most, else, as long as no features come,
+    about the one that the robot is least certain of.
 
+    While objects come no whole frame is asked about: one with several things in it is no question.
     Frames that may be asked about or were, and have no label yet, are pinned in the buffer.
     """
 
     def __init__(
-        self, buffer: FrameBuffer, store: LabelStore, config: LabelValueConfig | None = None
+        self,
+        buffer: FrameBuffer,
+        store: LabelStore,
+        config: LabelValueConfig | None = None,
+        things: Things | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._buffer, self._store = buffer, store
+        self._buffer, self._store, self._clock = buffer, store, clock
+        self._unknown = UnknownThings(buffer, things or Things(store))
+        self._objects_s = -math.inf  # when objects came last
         self._value = LabelValue(config)
         self._open: deque[FrameKey] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
         self._disputes: set[FrameKey] = set()  # that were asked about
@@ -52,8 +67,16 @@ class LabelAsker:
             return
         confidence = min(max(frame.confidence, 0.0), 1.0)
         self._value.offer(frame.key, confidence, feature, backbone)
+        self._pin()
+
+    def _pin(self) -> None:
         wanted = {*self._value.keys, *self._open}
         self._buffer.pinned = {k for k in self._buffer if k in wanted}
+
+    def see(self, key: FrameKey, seen: Seen) -> None:
+        """Note what the robot named in a frame that is kept."""
+        self._objects_s = self._clock()
+        self._unknown.see(key, seen)
 
     def know(self, feature: npt.ArrayLike, backbone: str) -> None:
         """Take a feature (D,) as spoken for: the model was deployed with its picture."""
@@ -62,18 +85,27 @@ class LabelAsker:
             self._value.know(row, backbone)
 
     def note_labelled(self, key: FrameKey) -> None:
-        """Note that a frame got a label, asked for or not."""
-        self._value.note_labelled(key)
-        if key in self._open:
-            self._open.remove(key)
+        """Note that a frame, or a thing in one, got a label, asked for or not."""
+        if key.place is None:
+            self._value.note_labelled(key)
+        else:
+            self._unknown.note_labelled(key)
+        if key.whole in self._open:
+            self._open.remove(key.whole)
 
     def new_scene(self) -> None:
         """Note that the surroundings changed."""
         self._value.new_scene()
 
     def next(self) -> tuple[Frame, str] | None:
-        """Return the frame to ask about now and why; None when no label is worth the trouble."""
-        return self._disputed() or self._worth_most() or self._least_certain()
+        """
+        Return the frame or the thing to ask about now and why; None when no label is worth the
+        trouble.
+        """
+        found = self._disputed() or self._unknown_thing()
+        if found is not None or self._clock() - self._objects_s < LATELY_S:
+            return found
+        return self._worth_most() or self._least_certain()
 
     def _disputed(self) -> tuple[Frame, str] | None:
         disputed = self._store.disputed()
@@ -85,6 +117,14 @@ class LabelAsker:
                 said = sorted(set(self._store.said(key).values()))
                 return frame, f'people disagree: {" or ".join(said)}'
         return None
+
+    def _unknown_thing(self) -> tuple[Frame, str] | None:
+        thing = self._unknown.next()
+        if thing is None:
+            return None
+        self._open.append(thing.key.whole)
+        self._pin()
+        return thing, 'a thing that the robot has no name for'
 
     def _worth_most(self) -> tuple[Frame, str] | None:
         for gone in [k for k in self._value.keys if k not in self._buffer]:

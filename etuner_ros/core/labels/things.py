@@ -30,6 +30,8 @@ class Seen:
     boxes: Boxes  # (n, 4)
     labels: Sequence[str]  # n; empty while it knows no class
     confidences: Sequence[float]  # n
+    unknown: Sequence[bool] = ()  # n, or none: the evidence is too weak for a name
+    tracks: Sequence[int] = ()  # n, or none: the same for the same thing in later frames
 
 
 class Things:
@@ -48,6 +50,10 @@ class Things:
         self._seen[uid] = seen
         while len(self._seen) > MOST_FRAMES:
             self._seen.popitem(last=False)
+
+    def seen(self, uid: int) -> Seen | None:
+        """Return what the robot named in a frame; None when that is not known any more."""
+        return self._seen.get(uid)
 
     def of(self, frame: Frame, box: Sequence[float]) -> Frame:
         """

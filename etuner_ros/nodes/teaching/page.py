@@ -4,40 +4,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 import math
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Response
 from nicegui import app, ui
 
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.nodes.teaching.access import TokenGuard
-from etuner_ros.nodes.teaching.state import Card, TeachingState
+from etuner_ros.nodes.teaching.boxed_view import BoxedView, ThingDesk
+from etuner_ros.nodes.teaching.naming_dialog import NamingDialog
+from etuner_ros.nodes.teaching.state import Card
 
 MOST_DRAWN = 300  # points of the timeline
 MOST_WAIT_S = 30.0  # for the reason why there is no full picture
-Say = Callable[[str, str], None]  # name of a card, label
-Full = Callable[[str], bytes]  # name of a card; raises EtunerError when there is none any more
 
 
-def build(
-    state: TeachingState,
-    token: str,
-    say: Say,
-    full: Full,
-    watch: Callable[[int], None],
-    cameras: Sequence[str] = (),
-) -> None:
+class Desk(ThingDesk, Protocol):
+    """What the page shows, and where what is said there goes."""
+
+    def label(self, name: str, label: str) -> None:
+        """Send what a person says of a card; an empty label takes it back."""
+
+    def full(self, name: str) -> bytes:
+        """
+        Get the picture of a card as the camera had it.
+
+        :raises EtunerError: when there is none any more
+        """
+
+    def watch(self, change: int) -> None:
+        """Hear of a browser that came (1) or went (-1)."""
+
+
+def build(desk: Desk, token: str, cameras: Sequence[str] = ()) -> None:
     """
     Make the page.
 
     :param token: that opens it; empty for none
-    :param say: sends what a person says of a card; an empty label takes it back
-    :param full: gets the picture of a card as the camera had it
-    :param watch: is told of a browser that came (1) or went (-1)
     :param cameras: among which one chooses; none for a robot's only camera
     """
+    state = desk.state
     if token:
         app.add_middleware(TokenGuard, token=token)
 
@@ -57,25 +66,25 @@ def build(
     def whole(name: str) -> Response:
         headers = {'cache-control': 'no-store'}  # who does not answer now may do so later
         try:
-            return Response(full(name), media_type='image/jpeg', headers=headers)
+            return Response(desk.full(name), media_type='image/jpeg', headers=headers)
         except EtunerError as error:
             return Response(str(error), 404, headers, 'text/plain')
 
-    app.on_connect(lambda: watch(1))
-    app.on_disconnect(lambda: watch(-1))
+    app.on_connect(lambda: desk.watch(1))
+    app.on_disconnect(lambda: desk.watch(-1))
 
     @ui.page('/', title='Teach the robot')
     def page() -> None:
         ui.dark_mode(None)
         ui.colors(primary='#2c7be5')
-        Page(state, say, cameras).make()
+        Page(desk, cameras).make()
 
 
 class Page:
     """One browser's view."""
 
-    def __init__(self, state: TeachingState, say: Say, cameras: Sequence[str]) -> None:
-        self._state, self._send, self._cameras = state, say, list(cameras)
+    def __init__(self, desk: Desk, cameras: Sequence[str]) -> None:
+        self._desk, self._state, self._cameras = desk, desk.state, list(cameras)
         self._camera = self._cameras[0] if self._cameras else ''  # that is looked at
         self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
         self._ticks = 0
@@ -97,6 +106,7 @@ class Page:
                         .props('no-spinner no-transition fit=contain data-testid=live')
                     )
                     self._live.style('aspect-ratio: 4 / 3')
+                    self._boxed = BoxedView(self._desk)
                     self._now = ui.label('').classes('text-sm').props('data-testid=now')
                     self._why = ui.label('').classes('text-xs opacity-70')
                 with ui.card().classes('p-2 lg:col-span-2'):
@@ -106,27 +116,9 @@ class Page:
             self._wall = ui.element('div').classes(
                 'w-full grid grid-cols-2 md:grid-cols-4 xl:grid-cols-6 gap-3'
             )
-        self._dialog, self._choices, self._typed = self._make_dialog()
+        self._dialog = NamingDialog(self._state, lambda: None)
         self._zoom, self._picture, self._why_small = self._make_zoom()
         ui.timer(0.25, self._refresh)
-
-    def _make_dialog(self) -> tuple[ui.dialog, ui.row, ui.input]:
-        with ui.dialog() as dialog, ui.card().classes('w-full'):
-            ui.label('What is it?').classes('text-lg')
-            choices = ui.row().classes('gap-2')
-            typed = (
-                ui.input('something new', on_change=None)
-                .classes('w-full')
-                .props('outlined clearable data-testid=typed')
-            )
-            typed.on('keydown.enter', lambda: self._say(typed.value or ''))
-            with ui.row().classes('w-full justify-end'):
-                ui.button('cancel', on_click=dialog.close).props('flat')
-                ui.button('send', on_click=lambda: self._say(typed.value or '')).props(
-                    'data-testid=send'
-                )
-        self._open = ''
-        return dialog, choices, typed
 
     def _make_zoom(self) -> tuple[ui.dialog, ui.image, ui.label]:
         with ui.dialog() as dialog, ui.card().classes('p-2 gap-1 max-w-none'):
@@ -156,27 +148,16 @@ class Page:
         if name == self._zoomed:
             self._why_small.set_text(why)
 
-    def _ask(self, name: str) -> None:
-        """Open the dialog for a frame."""
-        self._open = name
-        self._typed.set_value('')
-        self._choices.clear()
-        with self._choices:
-            for label in self._state.classes()[:60]:
-                ui.button(label, on_click=lambda label=label: self._say(label)).props(
-                    'outline no-caps'
-                )
-        self._dialog.open()
-
-    def _say(self, label: str) -> None:
-        if label.strip():
-            self._send(self._open, label.strip())
-            self._dialog.close()
+    def _ask(self, card: Card) -> None:
+        """Open the dialog for a frame, or for a thing."""
+        self._dialog.ask(partial(self._desk.label, card.name), thing=card.box is not None)
 
     def _refresh(self) -> None:
         shown = self._state.overview(self._camera)
         self._ticks += 1
-        if shown.has_live:
+        boxed = self._boxed.refresh(self._camera)
+        self._live.set_visibility(not boxed)
+        if shown.has_live and not boxed:
             self._live.set_source(f'/live.jpg?camera={self._camera}&{self._ticks}')
         nothing = 'No prediction comes: does inference run, and the camera?'
         self._now.set_text(shown.seen or nothing)
@@ -216,7 +197,7 @@ class Page:
             text = f'{card.sent}: {card.answer or "sent"}'
             colour = 'text-positive' if card.accepted else 'text-warning'
             ui.label(text).classes(f'text-sm {colour}').props('data-testid=answer')
-            ui.button('undo', on_click=lambda: self._send(card.name, '')).props(
+            ui.button('undo', on_click=lambda: self._desk.label(card.name, '')).props(
                 'flat dense no-caps data-testid=undo'
             )
             return
@@ -226,9 +207,9 @@ class Page:
             if card.predicted:
                 ui.button(
                     f'✓ {card.predicted}',
-                    on_click=lambda: self._send(card.name, card.predicted),
+                    on_click=lambda: self._desk.label(card.name, card.predicted),
                 ).classes('grow').props('no-caps data-testid=confirm')
-            ui.button('other', on_click=lambda: self._ask(card.name)).classes('grow').props(
+            ui.button('other', on_click=lambda: self._ask(card)).classes('grow').props(
                 'outline no-caps data-testid=other'
             )
 

@@ -11,10 +11,12 @@ import math
 import threading
 import time
 
+from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.labels.frame_buffer import FrameKey
-from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
-from etuner_ros.nodes.label_messages import key_of
+from etuner_ros.msg import LabelReceipt, LabelRequest, Objects, Prediction, TunerStatus
+from etuner_ros.nodes.label_messages import box_of, key_of
 from etuner_ros.nodes.messages import short, tuner_state
+from etuner_ros.nodes.teaching.scenes import Rectangle, Scenes
 
 MOST_POINTS = 2000  # of the timeline
 MOST_CLASSES = 500
@@ -26,10 +28,11 @@ LAST_LABELS = 50  # of which it is shown how many the robot had right
 
 @dataclass(frozen=True)
 class Card:
-    """A frame on the wall."""
+    """A frame on the wall, or a thing in one."""
 
     name: str
     key: FrameKey
+    box: Rectangle | None  # of the thing; None = the whole frame
     predicted: str
     confidence: float
     reason: str
@@ -75,6 +78,7 @@ class TeachingState:
         self, author: str, most_cards: int = 24, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._author, self._most_cards, self._clock = author, most_cards, clock
+        self.scenes = Scenes(author, clock)  # has a lock of its own
         self._lock = threading.Lock()
         self._began = clock()
         self._cards: OrderedDict[str, Card] = OrderedDict()  # by name
@@ -91,8 +95,8 @@ class TeachingState:
 
     def on_request(self, message: LabelRequest) -> None:
         """Put a frame on the wall; answered ones make room first, then the oldest."""
-        key = key_of(message)
-        name = f'{key.stamp_ns}-{abs(hash(key))}'
+        key, box = key_of(message), box_of(message.box)
+        name = f'{key.stamp_ns}-{abs(hash((key, box)))}'
         reason = short(message.reason)
         picture = bytes(message.image.data)
         label = short(message.predicted_label)
@@ -101,14 +105,15 @@ class TeachingState:
             if name in cards:
                 cards[name] = replace(cards[name], reason=reason)
                 return
-            cards[name] = Card(name, key, label, message.confidence, reason, picture)
+            cards[name] = Card(name, key, box, label, message.confidence, reason, picture)
             while len(cards) > self._most_cards:
                 gone = next((n for n, c in cards.items() if c.accepted), next(iter(cards)))
                 del cards[gone]
 
     def on_receipt(self, message: LabelReceipt) -> None:
         """Note what became of a label, of this page or of others."""
-        key = key_of(message)
+        key, box = key_of(message), box_of(message.box)
+        self.scenes.on_receipt(message)
         accepted = message.code == LabelReceipt.ACCEPTED and bool(message.label)
         with self._lock:
             if accepted:
@@ -116,7 +121,8 @@ class TeachingState:
                 self._right.append(message.label == message.predicted_label)
                 self._know(message.label)
             for name, card in self._cards.items():
-                if message.author == self._author and _same(key, card.key):
+                about = box == card.box and _same(key, card.key)
+                if message.author == self._author and about:
                     sent = card.sent if message.label else ''
                     self._cards[name] = replace(
                         card, sent=sent, answer=message.message, accepted=accepted
@@ -132,6 +138,14 @@ class TeachingState:
                 del self._predictions[next(iter(self._predictions))]
             for label in message.labels:
                 self._know(short(label))
+
+    def on_objects(self, message: Objects) -> None:
+        """Note what the robot sees in regions of a frame."""
+        self.scenes.on_objects(message)
+        with self._lock:
+            for thing in message.objects:
+                for label in thing.labels:
+                    self._know(short(label))
 
     def on_status(self, message: TunerStatus) -> None:
         """Note what the tuner does; a point of the timeline once a second."""
@@ -160,14 +174,14 @@ class TeachingState:
             self._live[camera] = picture
 
     def _know(self, label: str) -> None:
-        if label and len(self._classes) < MOST_CLASSES:
+        if label and label != BACKGROUND and len(self._classes) < MOST_CLASSES:
             self._classes.add(label)
 
     # From the page
 
-    def say(self, name: str, label: str) -> FrameKey | None:
+    def say(self, name: str, label: str) -> Card | None:
         """
-        Note that a person said something of a card; return its frame, None when it is gone.
+        Note that a person said something of a card; return it, None when it is gone.
 
         :param label: empty to take it back
         """
@@ -176,7 +190,7 @@ class TeachingState:
             if card is None:
                 return None
             self._cards[name] = replace(card, sent=label, answer='')
-            return card.key
+            return self._cards[name]
 
     def cards(self) -> list[Card]:
         """Return the wall, oldest first."""

@@ -1,0 +1,94 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things that the robot has no name for: each is asked about once, the strangest first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from etuner_ros.core.boxes.geometry import as_boxes, BoxError, overlaps
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
+from etuner_ros.core.labels.things import SEEN, Seen, Things
+
+MOST_WAITING = 200  # things that may be asked about
+MOST_SETTLED = 2000  # things of which it is remembered that they were asked about or named
+Track = tuple[str, int, int]  # camera, run of inference, number of the thing there
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """One view of a thing."""
+
+    key: FrameKey
+    box: tuple[float, ...]  # x, y, width, height in px
+    confidence: float
+
+
+class UnknownThings:
+    """
+    Chooses the thing to ask about.
+
+    Of each thing the view is kept in which it is the strangest, as long as its frame is there.
+
+    :param buffer: of frames
+    :param things: makes the picture of a thing
+    """
+
+    def __init__(self, buffer: FrameBuffer, things: Things) -> None:
+        self._buffer, self._things = buffer, things
+        self._waiting: OrderedDict[Track, _Sight] = OrderedDict()
+        self._settled: OrderedDict[Track, None] = OrderedDict()
+
+    def see(self, key: FrameKey, seen: Seen) -> None:
+        """Note what the robot named in a frame that is kept."""
+        self._things.see(key.uid, seen)
+        sights = zip(seen.boxes, seen.confidences, seen.unknown, seen.tracks)
+        for box, confidence, unknown, number in sights:
+            track = _track(key, number)
+            if not unknown:
+                self._waiting.pop(track, None)  # it has got a name meanwhile
+                continue
+            if not number or track in self._settled:
+                continue
+            before = self._waiting.get(track)
+            if before is None or before.key not in self._buffer or confidence < before.confidence:
+                sight = _Sight(key, tuple(float(v) for v in box), confidence)
+                self._waiting[track] = sight
+                while len(self._waiting) > MOST_WAITING:
+                    self._waiting.popitem(last=False)
+
+    def note_labelled(self, key: FrameKey) -> None:
+        """Note that somebody named a thing: it needs no question in other frames either."""
+        seen = self._things.seen(key.uid)
+        if key.place is None or seen is None or not len(seen.boxes) or not seen.tracks:
+            return
+        overlap = overlaps(as_boxes([key.place.box]), seen.boxes)[0]
+        best = int(overlap.argmax())
+        if overlap[best] >= SEEN and seen.tracks[best]:
+            self._settle(_track(key, seen.tracks[best]))
+
+    def next(self) -> Frame | None:
+        """Return the thing to ask about now, with its picture; None when there is none."""
+        for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].confidence):
+            frame = self._buffer.get(sight.key)
+            if frame is None:
+                continue  # still on its way, or gone; the thing may be seen again
+            self._settle(track)
+            try:
+                return self._things.of(frame, sight.box)
+            except (BoxError, ImageError):
+                continue  # nothing that could be looked at
+        return None
+
+    def _settle(self, track: Track) -> None:
+        self._waiting.pop(track, None)
+        self._settled[track] = None
+        while len(self._settled) > MOST_SETTLED:
+            self._settled.popitem(last=False)
+
+
+def _track(key: FrameKey, number: int) -> Track:
+    """Return what names a thing: tracks are counted anew when inference starts again."""
+    return key.source, key.uid >> 32, number

@@ -1,0 +1,181 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames with things on the teaching page, without a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helpers import header
+import pytest
+from sensor_msgs.msg import CompressedImage
+
+from etuner_ros.msg import Box, DetectedObject, LabelReceipt, LabelRequest, Objects, PredictedFrame
+from etuner_ros.nodes.teaching.drawing import cut_out, drawn
+from etuner_ros.nodes.teaching.scenes import Scene, Scenes
+from etuner_ros.nodes.teaching.state import TeachingState
+
+RUN = 7 << 32
+MUG, DUCK = (100.0, 100.0, 200.0, 200.0), (150.0, 150.0, 50.0, 50.0)
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture
+def scenes(now: list[float]) -> Scenes:
+    return Scenes('ann', lambda: now[0])
+
+
+def box(values: tuple[float, ...]) -> Box:
+    x, y, width, height = values
+    return Box(x=x, y=y, width=width, height=height)
+
+
+def frame(number: int, source: str = 'front') -> PredictedFrame:
+    picture = CompressedImage(format='jpeg', data=b'picture')
+    return PredictedFrame(
+        header=header(number), source=source, frame_uid=RUN + number, image=picture
+    )
+
+
+def thing(values: tuple[float, ...], label: str = 'mug', track: int = 1) -> DetectedObject:
+    return DetectedObject(
+        box=box(values), labels=[label], confidence=0.5, track=track, unknown=not label
+    )
+
+
+def objects(number: int, *things: DetectedObject, **fields: Any) -> Objects:
+    found = {'source': 'front', 'kept': True, 'width': 640, 'height': 480, **fields}
+    return Objects(header=header(number), frame_uid=RUN + number, objects=list(things), **found)
+
+
+def shown(scenes: Scenes, number: int, *things: DetectedObject) -> Scene:
+    scenes.on_frame(frame(number))
+    scenes.on_objects(objects(number, *things))
+    found = scenes.newest()
+    assert found is not None
+    return found
+
+
+def receipt(number: int, values: tuple[float, ...], label: str, **fields: Any) -> LabelReceipt:
+    return LabelReceipt(
+        header=header(number),
+        source='front',
+        box=box(values),
+        label=label,
+        **{'author': 'ann', 'message': 'corrected', 'frame_uid': RUN + number, **fields},
+    )
+
+
+def test_boxes_are_shown_on_the_frame_that_they_belong_to(scenes, now):
+    scenes.on_frame(frame(1))
+    assert scenes.newest() is None
+    scenes.on_objects(objects(2, thing(MUG)))
+    scenes.on_objects(objects(1, thing(DUCK)))
+    assert scenes.newest().key.uid == RUN + 1
+    assert scenes.newest('front').things[0].box == DUCK
+    scenes.on_frame(frame(2))
+    assert scenes.newest().things[0].box == MUG
+    shown(scenes, 1, thing(DUCK))
+    assert scenes.newest().key.uid == RUN + 2, 'a late one does not go before'
+    scenes.on_frame(frame(3))
+    scenes.on_objects(objects(3, kept=False))
+    assert scenes.newest().key.uid == RUN + 2, 'nobody could speak of it'
+    assert scenes.newest('rear') is None
+    scenes.on_frame(frame(9, 'rear'))
+    scenes.on_objects(objects(9, source='rear'))
+    assert scenes.newest('rear').key.source == 'rear'
+    assert scenes.newest('front').key.source == 'front'
+    now[0] += 10.0
+    assert scenes.newest('front') is None, 'no objects come any more'
+    assert scenes.get(RUN + 2) is not None, 'but that frame can still be spoken of'
+
+
+def test_a_finger_means_the_smallest_thing_under_it_and_forgives_a_little(scenes):
+    scene = shown(scenes, 1, thing(MUG, 'mug', 1), thing(DUCK, 'duck', 2))
+    assert scene.at(160, 160).label == 'duck'
+    assert scene.at(290, 290).label == 'mug'
+    assert scene.at(310, 200).label == 'mug', 'just beside it'
+    assert scene.at(500, 400) is None
+    assert scene.inside((-20.0, -20.0, 60.0, 50.0)) == (0.0, 0.0, 40.0, 30.0)
+    assert scene.inside((10.0, 10.0, 1.0, 90.0)) is None
+
+
+def test_what_was_said_is_answered_and_can_be_taken_back_when_the_view_went_on(scenes):
+    first = shown(scenes, 1, thing(MUG, '', 4), thing(DUCK, 'duck', 5))
+    word = scenes.say(first, MUG, 'cup')
+    later = shown(scenes, 2, thing((110.0, 100.0, 200.0, 200.0), 'cup', 4))
+    near = (103.0, 100.0, 200.0, 200.0)  # the collector knew the thing by another box
+    scenes.on_receipt(receipt(1, near, 'cup', author='bob'))
+    assert scenes.words()[0].answer == ''
+    scenes.on_receipt(receipt(1, DUCK, 'duck'))
+    assert scenes.words()[0].answer == '', 'the receipt of another thing'
+    scenes.on_receipt(receipt(1, near, 'cup'))
+    assert [(w.label, w.answer, w.accepted) for w in scenes.words()] == [
+        ('cup', 'corrected', True)
+    ]
+    assert scenes.word_of(later, later.things[0].box, 4) == scenes.words()[0], 'the same track'
+    assert scenes.word_of(later, DUCK, 5) is None
+    taken = scenes.take_back(word.number)
+    assert (taken.key.uid, taken.box) == (RUN + 1, MUG)
+    scenes.on_receipt(receipt(1, near, '', code=LabelReceipt.TOO_MANY, message='too many'))
+    assert [(w.label, w.answer) for w in scenes.words()] == [('cup', 'too many')]
+    scenes.on_receipt(receipt(1, near, '', message='withdrawn'))
+    assert [(w.label, w.answer) for w in scenes.words()] == [('', 'withdrawn')]
+    assert scenes.take_back(word.number) is None
+    assert scenes.word_of(later, later.things[0].box, 4) is None
+
+
+def test_a_thing_that_is_named_twice_has_one_word_and_a_refusal_is_shown(scenes):
+    scene = shown(scenes, 1, thing(MUG))
+    scenes.say(scene, MUG, 'cup')
+    scenes.say(scene, (102.0, 101.0, 200.0, 200.0), 'bowl')
+    assert [w.label for w in scenes.words()] == ['bowl']
+    scenes.on_receipt(
+        receipt(1, MUG, 'bowl', frame_uid=0, code=LabelReceipt.TOO_OLD, message='too old')
+    )
+    assert [(w.answer, w.accepted) for w in scenes.words()] == [('too old', False)]
+    for number in range(2, 30):
+        scenes.say(shown(scenes, number), DUCK, 'duck')
+    assert len(scenes.words()) < 10
+
+
+def test_odd_objects_are_left_out(scenes):
+    nan = float('nan')
+    odd = [(nan, nan, nan, nan), (0.0, 0.0, 0.0, 0.0), (900.0, 0.0, 50.0, 50.0)]
+    scene = shown(scenes, 1, *[thing(o) for o in odd], thing(MUG), *[thing(DUCK)] * 2000)
+    assert 1 <= len(scene.things) <= 256
+    assert scene.things[0].box == MUG
+    scenes.on_frame(frame(2))
+    scenes.on_objects(objects(2, width=0))
+    assert scenes.newest() is scene
+
+
+def test_names_are_drawn_as_text_and_unknown_things_otherwise(scenes):
+    scene = shown(scenes, 1, thing(MUG, '<script>', 1), thing(DUCK, '', 2))
+    picture = drawn(scene, DUCK)
+    assert '<script>' not in picture
+    assert '&lt;script&gt; 50%' in picture
+    assert '>?</text>' in picture
+    assert picture.count('stroke-dasharray') == 1
+    assert f'data-uid="{RUN + 1}"' in picture
+    assert 'viewBox="140.0 140.0 70.0 70.0"' in cut_out(scene, DUCK)
+
+
+def test_a_card_of_a_thing_is_answered_with_its_box(now):
+    state = TeachingState('ann', 5, lambda: now[0])
+    for values in ((0.0, 0.0, 0.0, 0.0), MUG, DUCK):
+        state.on_request(
+            LabelRequest(header=header(1), source='front', frame_uid=RUN + 1, box=box(values))
+        )
+    whole, mug, duck = state.cards()
+    assert (whole.box, mug.box, duck.box) == (None, MUG, DUCK)
+    assert state.say(duck.name, 'duck').box == DUCK
+    state.on_receipt(receipt(1, DUCK, 'duck'))
+    assert [c.answer for c in state.cards()] == ['', '', 'corrected']
+    state.on_objects(objects(2, thing(MUG, 'background')))
+    state.on_objects(objects(2, thing(MUG, 'bowl')))
+    assert state.classes() == ['bowl', 'duck']
