@@ -4,9 +4,13 @@
 Labels to and from files of other programs: image folder, COCO, Label Studio.
 
 All three keep the pictures as they were stored, in `<label>/` below the folder, and the name of
-each frame (source, stamp, frame_id, uid) in its file name, so that an export can be imported again
-without making anything twice. What no file name can hold (too long, or different only by upper and
-lower case) is shortened to a name of its own, and stands in full in `etuner.json` beside them.
+each frame (source, stamp, frame_id, uid, place of a thing) in its file name, so that an export
+can be imported again without making anything twice. What no file name can hold (too long, or
+different only by upper and lower case) is shortened to a name of its own, and stands in full in
+`etuner.json` beside them.
+
+Things go to an image folder as they were cut out. COCO and Label Studio have them as boxes in
+their whole frames, in `frames/`; where the frame made room for others, what was cut out is all.
 """
 
 from __future__ import annotations
@@ -18,25 +22,40 @@ import json
 from pathlib import Path
 import re
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlparse
+from urllib.parse import unquote
 
+from etuner_ros.core.boxes.crops import MARGIN
+from etuner_ros.core.boxes.geometry import as_boxes, BoxError, squares
 from etuner_ros.core.errors import ImageError, StoreError
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.images.codec import decode
-from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.images.codec import decode, encoded_size
+from etuner_ros.core.labels.annotation_files import (
+    Annotated,
+    covers,
+    from_coco,
+    from_studio,
+    Mark,
+    Shares,
+    to_coco,
+    to_studio,
+)
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import StoredSample
 from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.labels.things import Things
 
 FORMATS = ('folder', 'coco', 'labelstudio')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 COCO_FILE, STUDIO_FILE = 'annotations.json', 'tasks.json'
+FRAMES = 'frames'  # folder of whole frames with things, unless a label is called so
 INDEX_FILE = 'etuner.json'  # names in full, of folders and of files
 IMPORTED = 'import'  # source of frames that no camera of ours took
 LONGEST_LABEL = 1000  # characters; no collector may be set to take longer ones
 LONGEST_NAME = 120  # bytes of a label or a source in a file name; file systems take some 255
 Watch = Callable[[Any], Iterable[Any]]
 _OURS = re.compile(
-    r'(?P<source>[^~]*)~(?P<stamp>-?\d+)~(?P<frame>[^~]*)(~(?P<uid>[0-9a-f]+))?\.\w+'
+    r'(?P<source>[^~]*)~(?P<stamp>-?\d+)~(?P<frame>[^~]*)(~(?P<uid>[0-9a-f]+))?'
+    r'(~(?P<place>\d+(,\d+){5}))?\.\w+'
 )
 
 
@@ -80,11 +99,12 @@ def _marked(name: str, text: str) -> str:
     return f'{name}%-{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
 
-def _file_name(sample: StoredSample) -> str:
-    kind = 'png' if 'png' in sample.image_format.lower() else 'jpg'
-    source, frame_id = (_quoted(t, LONGEST_NAME // 2) for t in (sample.source, sample.frame_id))
-    uid = f'~{sample.uid:x}' if sample.uid else ''
-    return f'{source}~{sample.stamp_ns}~{frame_id}{uid}.{kind}'
+def _file_name(key: FrameKey, image_format: str) -> str:
+    kind = 'png' if 'png' in image_format.lower() else 'jpg'
+    source, frame_id = (_quoted(t, LONGEST_NAME // 2) for t in (key.source, key.frame_id))
+    uid = f'~{key.uid:x}' if key.uid else ''
+    place = f'~{key.place}' if key.place else ''
+    return f'{source}~{key.stamp_ns}~{frame_id}{uid}{place}.{kind}'
 
 
 class _Index:
@@ -93,11 +113,13 @@ class _Index:
     def __init__(self, folder: Path) -> None:
         self._labels: dict[str, str] = {}
         self._frames: dict[str, list[Any]] = {}
+        self._sizes: dict[str, list[int]] = {}
         path = folder / INDEX_FILE
         if path.exists():
             try:
                 raw = json.loads(path.read_text())
                 self._labels, self._frames = dict(raw['labels']), dict(raw['frames'])
+                self._sizes = dict(raw.get('sizes', {}))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise StoreError(f'{path} is damaged: {error}; remove it to go on') from error
 
@@ -108,25 +130,100 @@ class _Index:
     def key(self, file: Path, name: str, data: bytes) -> FrameKey:
         """Return what names the frame of a file; a picture of others by its path and content."""
         if file.name in self._frames:
-            source, stamp, frame_id, uid = self._frames[file.name]
-            return FrameKey(str(source), int(stamp), str(frame_id), int(uid))
+            source, stamp, frame_id, uid, *place = self._frames[file.name]
+            where = Place.of(str(place[0])) if place else None
+            return FrameKey(str(source), int(stamp), str(frame_id), int(uid), where)
         if match := _OURS.fullmatch(file.name):
             uid = int(match['uid'] or '0', 16)
+            where = Place.of(match['place'] or '')
             return FrameKey(
-                unquote(match['source']), int(match['stamp']), unquote(match['frame']), uid
+                unquote(match['source']), int(match['stamp']), unquote(match['frame']), uid, where
             )
         uid = int.from_bytes(hashlib.sha256(data).digest()[:8], 'big')
         return FrameKey(IMPORTED, 0, name, uid)
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Return how large the camera has a frame of which things are given, in px."""
+        size = self._sizes.get(name)
+        return (int(size[0]), int(size[1])) if size else None
+
+
+class _Writer:
+    """
+    Writes pictures, and keeps what is said of them.
+
+    :param boxes: things are boxes in their frames, as far as these are kept
+    """
+
+    def __init__(self, store: LabelStore, folder: Path, boxes: bool) -> None:
+        self._store, self._folder, self._boxes = store, folder, boxes
+        self._labels, self._files = _Names(), _Names()
+        self._frames: dict[str, list[Any]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._pictures: dict[FrameKey, Annotated | None] = {}  # whole frames; None: not kept
+        self.pictures: list[Annotated] = []
+
+    def write(self, sample: StoredSample) -> None:
+        """Write a sample."""
+        key, place = sample.key, sample.place
+        if place is not None and self._boxes:
+            whole = self._whole(key.whole, place)
+            if whole is not None:
+                whole.marks.append((sample, _shares(place)))
+                return
+        folder = self._labels.of(sample.label, _quoted(sample.label))
+        picture = self._put(folder, key, sample.image, sample.image_format)
+        picture.marks.append((sample, _in_its_square(place) if place else None))
+
+    def _whole(self, key: FrameKey, place: Place) -> Annotated | None:
+        """Return the frame that a thing is in, which is written once; None when it is not kept."""
+        if key not in self._pictures:
+            frame = self._store.exact(key)
+            self._pictures[key] = None
+            if frame is not None and frame.image:
+                folder = self._labels.of('', FRAMES)
+                picture = self._put(folder, key, frame.image, frame.image_format)
+                self._sizes[picture.name] = place.image_width, place.image_height
+                self._pictures[key] = picture
+        return self._pictures[key]
+
+    def _put(self, folder: str, key: FrameKey, data: bytes, image_format: str) -> Annotated:
+        file = self._files.of(f'{folder}/{key!r}', _file_name(key, image_format))
+        (self._folder / folder).mkdir(exist_ok=True)
+        with (self._folder / folder / file).open('xb') as stream:  # nothing is overwritten
+            stream.write(data)
+        self._frames[file] = [key.source, key.stamp_ns, key.frame_id, key.uid]
+        if key.place:
+            self._frames[file].append(str(key.place))
+        self.pictures.append(Annotated(f'{folder}/{file}', *encoded_size(data)))
+        return self.pictures[-1]
+
+    def index(self) -> dict[str, Any]:
+        """Return what stands in `etuner.json`."""
+        labels = {name: label for label, name in self._labels.names.items() if label}
+        return {'labels': labels, 'frames': self._frames, 'sizes': self._sizes}
+
+
+def _shares(place: Place) -> Shares:
+    """Return a box as shares of its image."""
+    wide, high = place.image_width, place.image_height
+    return place.x / wide, place.y / high, place.width / wide, place.height / high
+
+
+def _in_its_square(place: Place) -> Shares:
+    """Return a box as shares of the square that was cut out around it."""
+    x, y, side, _ = map(float, squares(as_boxes([place.box]), MARGIN)[0])
+    return (place.x - x) / side, (place.y - y) / side, place.width / side, place.height / side
 
 
 def export(
     store: LabelStore, folder: Path, kind: str = 'folder', watch: Watch = lambda samples: samples
 ) -> int:
     """
-    Write all labelled pictures that are kept; return their number.
+    Write all labelled pictures and things that are kept; return their number.
 
-    :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of each
-        annotation being the whole picture) or 'labelstudio' (and `tasks.json`)
+    :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of what
+        is said of a whole picture being all of it) or 'labelstudio' (and `tasks.json`)
     :param watch: passes the samples on, to show how far it is
     :raises StoreError: when the folder can't be written or holds something already
     """
@@ -136,70 +233,23 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StoreError(f'the folder {folder} is not empty; name one that is')
-        written: list[tuple[StoredSample, str]] = []
-        labels, files = _Names(), _Names()
-        frames: dict[str, list[Any]] = {}
+        count, writer = 0, _Writer(store, folder, boxes=kind != 'folder')
         for sample in watch(store.labelled()):
-            place = folder / labels.of(sample.label, _quoted(sample.label))
-            file = files.of(repr(sample.key), _file_name(sample))
-            place.mkdir(exist_ok=True)
-            with (place / file).open('xb') as stream:  # nothing is overwritten
-                stream.write(sample.image)
-            frames[file] = [sample.source, sample.stamp_ns, sample.frame_id, sample.uid]
-            written.append((sample, f'{place.name}/{file}'))
-        index = {'labels': {n: label for label, n in labels.names.items()}, 'frames': frames}
-        replace_file(folder / INDEX_FILE, json.dumps(index, indent=1).encode())
+            writer.write(sample)
+            count += 1
+        replace_file(folder / INDEX_FILE, json.dumps(writer.index(), indent=1).encode())
         if kind == 'coco':
-            replace_file(folder / COCO_FILE, json.dumps(_coco(written), indent=1).encode())
+            raw: Any = to_coco(writer.pictures)
+            replace_file(folder / COCO_FILE, json.dumps(raw, indent=1).encode())
         elif kind == 'labelstudio':
-            replace_file(folder / STUDIO_FILE, json.dumps(_studio(written), indent=1).encode())
+            raw = to_studio(writer.pictures)
+            replace_file(folder / STUDIO_FILE, json.dumps(raw, indent=1).encode())
     except OSError as error:
         raise StoreError(
             f'the export to {folder} failed: {error.strerror or error}; '
             f'what was written may be incomplete'
         ) from error
-    return len(written)
-
-
-def _coco(written: list[tuple[StoredSample, str]]) -> dict[str, Any]:
-    labels = sorted({sample.label for sample, _ in written})
-    images, annotations = [], []
-    for number, (sample, name) in enumerate(written, start=1):
-        height, width = decode(sample.image).shape[:2]
-        images.append({'id': number, 'file_name': name, 'width': width, 'height': height})
-        annotations.append(
-            {
-                'id': number,
-                'image_id': number,
-                'category_id': labels.index(sample.label) + 1,
-                'bbox': [0, 0, width, height],
-                'area': width * height,
-                'iscrowd': 0,
-                'attributes': {'author': sample.author, 'predicted': sample.predicted},
-            }
-        )
-    return {
-        'info': {'description': 'labels of etuner_ros'},
-        'images': images,
-        'annotations': annotations,
-        'categories': [{'id': i, 'name': label} for i, label in enumerate(labels, start=1)],
-    }
-
-
-def _studio(written: list[tuple[StoredSample, str]]) -> list[dict[str, Any]]:
-    def choice(label: str) -> list[dict[str, Any]]:
-        value = {'choices': [label]}
-        return [{'from_name': 'label', 'to_name': 'image', 'type': 'choices', 'value': value}]
-
-    return [
-        {
-            'data': {'image': f'/data/local-files/?d={quote(name)}'},
-            'annotations': [{'result': choice(sample.label)}],
-            'predictions': [{'result': choice(sample.predicted)}] if sample.predicted else [],
-            'meta': {'author': sample.author},
-        }
-        for sample, name in written
-    ]
+    return count
 
 
 @dataclass
@@ -222,7 +272,8 @@ def import_(
     """
     Take labels from an image folder `<label>/*.jpg`, a COCO file or a Label Studio file.
 
-    Pictures that can't be read are named and left out; the rest is taken.
+    A box that is not the whole picture is a thing in it. Pictures that can't be read are named and
+    left out; the rest is taken.
 
     :param path: a folder, or the JSON file of the other two
     :param watch: passes the pictures on, to show how far it is
@@ -232,22 +283,30 @@ def import_(
         raise StoreError(f'{path} does not exist')
     result, problems = Imported(), []
     index = _Index(path if path.is_dir() else path.parent)
-    for file, label, name in watch(list(_pairs(path, index))):
-        label = label.strip()
+    things = Things(store)
+    for file, mark in watch(list(_marks(path, index))):
+        label, name = mark.label.strip(), mark.name
         try:
             if not label or len(label) > longest_label or not label.isprintable():
                 raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
             data = file.read_bytes()
-            decode(data)
-        except (OSError, ImageError) as error:
+            height, width = decode(data).shape[:2]
+            kind = 'png' if file.suffix.lower() == '.png' else 'jpeg'
+            size = index.size(name)
+            whole = Frame(
+                index.key(file, name, data), data, kind, '', 0.0, 0.0, 0, size or (width, height)
+            )
+            frame = whole
+            # What was cut out is there as its picture; all that is given of our frames are things.
+            if mark.box and not whole.key.place and (size or not covers(mark.box)):
+                frame = _thing(things, whole, mark.box)
+        except (OSError, ImageError, BoxError) as error:
             problems.append(f'{name}: {error}')
             continue
-        key = index.key(file, name, data)
-        if store.is_duplicate(key, label, author):
+        if store.is_duplicate(frame.key, label, author):
             result.known += 1
             continue
-        kind = 'png' if file.suffix.lower() == '.png' else 'jpeg'
-        store.add(Frame(key, data, kind, '', 0.0, 0.0, 0), label, author, received_ns)
+        store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
         result.added += 1
     result.problems = problems
     if not result.added and not result.known:
@@ -259,46 +318,37 @@ def import_(
     return result
 
 
-def _pairs(path: Path, index: _Index) -> Iterator[tuple[Path, str, str]]:
-    """Yield picture, label and name relative to the folder."""
+def _thing(things: Things, whole: Frame, box: Shares) -> Frame:
+    """Return the thing in a frame that a box means, as nobody has said what it was taken for."""
+    width, height = whole.size
+    x, y, wide, high = box
+    return things.of(whole, (x * width, y * height, wide * width, high * height))
+
+
+def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
+    """Yield pictures and what is said of them."""
     if path.is_dir():
         for known in (COCO_FILE, STUDIO_FILE):
             if (path / known).exists():
-                yield from _pairs(path / known, index)
+                yield from _marks(path / known, index)
                 return
         for file in sorted(path.glob('*/*')):
             if file.suffix.lower() in PICTURES:
-                yield file, index.label(file.parent.name), f'{file.parent.name}/{file.name}'
+                name = f'{file.parent.name}/{file.name}'
+                yield file, Mark(name, index.label(file.parent.name))
         return
     try:
         raw = json.loads(path.read_text())
-        pairs = _coco_pairs(raw) if isinstance(raw, dict) else _studio_pairs(raw)
+        marks = list(from_coco(raw) if isinstance(raw, dict) else from_studio(raw))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(f'{path} is neither COCO nor Label Studio JSON: {error}') from error
-    for name, label in pairs:
-        file = (path.parent / name).resolve()
+    labelled: set[str] = set()
+    for mark in marks:
+        if mark.box is None or (covers(mark.box) and index.size(mark.name) is None):
+            if mark.name in labelled:
+                continue  # one label a picture: the first
+            labelled.add(mark.name)
+        file = (path.parent / mark.name).resolve()
         if not file.is_relative_to(path.parent.resolve()):
-            raise StoreError(f"{path} names '{name[:100]}', which lies outside its folder")
-        yield file, label, name
-
-
-def _coco_pairs(raw: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {i['id']: str(i['file_name']) for i in raw['images']}
-    labels = {c['id']: str(c['name']) for c in raw['categories']}
-    first: dict[str, str] = {}  # one label a picture: the first
-    for annotation in raw['annotations']:
-        first.setdefault(names[annotation['image_id']], labels[annotation['category_id']])
-    return list(first.items())
-
-
-def _studio_pairs(raw: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    pairs = []
-    for task in raw:
-        url = urlparse(str(task['data']['image']))
-        name = parse_qs(url.query).get('d', [unquote(url.path)])[0]
-        for annotation in task.get('annotations', []):
-            choices = [r for r in annotation['result'] if r.get('type') == 'choices']
-            if choices:
-                pairs.append((name, str(choices[0]['value']['choices'][0])))
-                break
-    return pairs
+            raise StoreError(f"{path} names '{mark.name[:100]}', which lies outside its folder")
+        yield file, mark

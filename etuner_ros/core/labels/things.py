@@ -74,13 +74,14 @@ class Things:
                 height, width = image.shape[:2]
             else:
                 raise ImageError('its picture made room for others')
-        checked = checked_box(box, width, height)
+        # In whole px, as it is stored: so its picture can be made again from an export.
+        checked = np.round(checked_box(box, width, height))
         before = self._named(frame.key, checked)
         if before is not None:
             return before
         if image is None:
             raise ImageError('its picture made room for others')
-        x, y, wide, high = (int(round(float(v))) for v in checked)
+        x, y, wide, high = (int(v) for v in checked)
         place = Place(x, y, max(wide, 1), max(high, 1), width, height)
         label, confidence = self._taken_for(frame.key, checked)
         scale = np.float32(image.shape[1] / width)

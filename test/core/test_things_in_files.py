@@ -1,0 +1,124 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things with their boxes to COCO and Label Studio, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_things import KEY, Office, picture, RED
+
+from etuner_ros.core.images.codec import decode, encoded_size
+from etuner_ros.core.labels.files import export, FORMATS, import_
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
+from etuner_ros.core.labels.store import LabelStore
+
+CORNER = (0.0, 180.4, 60.3, 59.6)  # not in whole px, at the border
+
+
+def said(store: LabelStore) -> list[tuple[Any, ...]]:
+    found = ((s.key, s.label, s.author, s.image) for s in store.labelled())
+    return sorted(found, key=repr)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    """Return an office with two things in a frame that is stored at half its size, and more."""
+    made = Office(tmp_path)
+    made.say(RED, 'cup')
+    made.say(CORNER, 'frames')  # a label that is called as a folder of ours
+    made.store.add(
+        Frame(FrameKey('camera', 1, 'eye', 6), picture(), 'jpeg', 'desk', 0.5, 0, 1),
+        'desk',
+        'ann',
+        0,
+    )
+    return made
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_labels_boxes_and_pictures_are_the_same_after_export_and_import(office, tmp_path, kind):
+    assert export(office.store, tmp_path / 'out', kind) == 3
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
+    assert said(other) == said(office.store)
+    assert import_(other, tmp_path / 'out', 'ann', 0).known == 3, 'nothing twice'
+    if kind != 'folder':
+        assert other.exact(KEY).image == office.store.exact(KEY).image
+
+
+def test_coco_has_the_things_of_a_frame_in_one_image_in_its_own_px(office, tmp_path):
+    export(office.store, tmp_path / 'out', 'coco')
+    raw = json.loads((tmp_path / 'out' / 'annotations.json').read_text())
+    assert len(raw['images']) == 2
+    names = {c['id']: c['name'] for c in raw['categories']}
+    found = {names[a['category_id']]: a for a in raw['annotations']}
+    image = next(i for i in raw['images'] if i['id'] == found['cup']['image_id'])
+    assert found['frames']['image_id'] == image['id']
+    data = (tmp_path / 'out' / image['file_name']).read_bytes()
+    assert encoded_size(data) == (image['width'], image['height']) == (160, 120)
+    assert found['cup']['bbox'] == pytest.approx([v / 2 for v in RED])
+    x, y, width, height = (round(v) for v in found['cup']['bbox'])
+    inside = decode(data)[y : y + height, x : x + width].reshape(-1, 3).mean(axis=0)
+    assert inside[0] > 180, 'where the thing is'
+    assert found['desk']['bbox'] == [0, 0, 320, 240]
+
+
+def test_label_studio_has_boxes_in_percent(office, tmp_path):
+    export(office.store, tmp_path / 'out', 'labelstudio')
+    tasks = json.loads((tmp_path / 'out' / 'tasks.json').read_text())
+    results = [r for t in tasks for a in t['annotations'] for r in a['result']]
+    cup = next(r for r in results if r['value'].get('rectanglelabels') == ['cup'])
+    assert cup['type'] == 'rectanglelabels'
+    assert (cup['original_width'], cup['original_height']) == (160, 120)
+    sides = [cup['value'][n] for n in ('x', 'y', 'width', 'height')]
+    assert sides == pytest.approx([31.25, 25.0, 25.0, 100 / 6])
+    assert [r['value']['choices'] for r in results if r['type'] == 'choices'] == [['desk']]
+    assert tasks[0]['predictions'] or tasks[1]['predictions']
+
+
+@pytest.mark.parametrize('kind', ['coco', 'labelstudio'])
+def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path, kind):
+    office.store._database.execute(
+        "UPDATE frames SET image = NULL, size = 0 WHERE place = '' AND label = ''"
+    )
+    assert export(office.store, tmp_path / 'out', kind) == 3
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
+    assert said(other) == said(office.store)
+    (tmp_path / 'out' / 'etuner.json').unlink()
+    again = LabelStore(tmp_path / 'again.db')
+    import_(again, tmp_path / 'out', 'ann', 0)
+    assert said(again) == said(office.store), 'the names of the files say it, too'
+
+
+def test_boxes_of_others_become_things(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(picture())
+    box = list(RED)
+    raw = {
+        'images': [{'id': 7, 'file_name': 'a.jpg', 'width': 320, 'height': 240}],
+        'categories': [{'id': 1, 'name': 'cup'}, {'id': 2, 'name': 'desk'}],
+        'annotations': [
+            {'image_id': 7, 'category_id': 1, 'bbox': box},
+            {'image_id': 7, 'category_id': 2, 'bbox': [0, 0, 320, 240]},
+            {'image_id': 7, 'category_id': 1, 'bbox': [0, 0, 1, 1]},
+            {'image_id': 7, 'category_id': 1, 'bbox': [float('nan'), 0, 90, 90]},
+        ],
+    }
+    (tmp_path / 'annotations.json').write_text(json.dumps(raw))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'annotations.json', 'ann', 0)
+    assert found.added == 2
+    assert len(found.problems) == 2
+    assert 'not finite' in found.problems[1]
+    assert {(s.label, s.place) for s in store.labelled()} == {
+        ('cup', Place(*RED, 320, 240)),
+        ('desk', None),
+    }
+    thing = next(s for s in store.labelled() if s.place)
+    middle = decode(thing.image)[40, 40].astype(int)
+    assert np.abs(middle - (220, 20, 20)).max() < 30
