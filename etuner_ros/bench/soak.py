@@ -40,7 +40,15 @@ from etuner_ros.core.images.sources import open_source
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.store import HEAD_FILE, ModelStore
 from etuner_ros.core.models.weights import pack_base
-from etuner_ros.msg import LabelCorrection, LabelReceipt, ModelUpdate, Prediction
+from etuner_ros.msg import (
+    Box,
+    LabelCorrection,
+    LabelReceipt,
+    ModelUpdate,
+    Prediction,
+    Region,
+    Regions,
+)
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
@@ -162,7 +170,10 @@ class Outside:
 
 
 class Robot(Outside):
-    """The nodes as processes, a camera, and a person who labels what the robot sees."""
+    """
+    The nodes as processes, a camera, a detector that finds what is in the middle, and a person who
+    labels what the robot sees: frames and things in turn.
+    """
 
     def __init__(self, pictures: list[tuple[Image, str]], base: Path, home: Path, rate: float):
         values: dict[str, dict[str, Any]] = {
@@ -175,15 +186,16 @@ class Robot(Outside):
         self.pictures, self.rate = pictures, rate
         self.images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self.labels = self.node.create_publisher(LabelCorrection, 'labels', reliable(100))
+        self.regions = self.node.create_publisher(Regions, 'regions', reliable(10))
         make = self.node.create_subscription
         make(Prediction, 'predictions', self._on_prediction, reliable(100))
         make(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         make(ModelUpdate, 'model', self._on_model, LATCHED)
         self.result = Result()
-        self.accepted: dict[tuple[int, str], str] = {}  # stamp and frame_id: label
+        self.accepted: dict[tuple[int, str, bool], str] = {}  # stamp, frame_id, a thing: label
         self.versions: set[int] = set()
         self.last_prediction = 0.0
-        self._shown: dict[int, str] = {}  # stamp: what the picture shows
+        self._shown: dict[int, tuple[str, Box]] = {}  # stamp: what the picture shows, and where
         self._number, self._next = 0, 0.0
         self._label_next = 0.0
 
@@ -196,20 +208,25 @@ class Robot(Outside):
         self.result.predictions += 1
         self.last_prediction = time.monotonic()
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        label = self._shown.get(stamp)
+        label, box = self._shown.get(stamp, ('', Box()))
         if label and message.kept and time.monotonic() >= self._label_next:
             self._label_next = time.monotonic() + 0.2
             self.result.labels_sent += 1
             self.labels.publish(
                 LabelCorrection(
-                    header=message.header, source=message.source, label=label, author='ann'
+                    header=message.header,
+                    source=message.source,
+                    box=box if self.result.labels_sent % 2 else Box(),
+                    label=label,
+                    author='ann',
                 )
             )
 
     def _on_receipt(self, message: LabelReceipt) -> None:
         if message.code == LabelReceipt.ACCEPTED:
             stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            self.accepted[stamp, message.header.frame_id] = message.label
+            thing = message.box.width > 0
+            self.accepted[stamp, message.header.frame_id, thing] = message.label
 
     def _on_model(self, message: ModelUpdate) -> None:
         self.versions.add(message.version)
@@ -222,10 +239,13 @@ class Robot(Outside):
             image, label = self.pictures[self._number % len(self.pictures)]
             self._number += 1
             stamp = time.time_ns()
-            self._shown[stamp] = label
+            box = middle_of(image)
+            self._shown[stamp] = label, box
             for old in list(self._shown)[:-1000]:
                 del self._shown[old]
-            self.images.publish(picture_message(image, stamp))
+            picture = picture_message(image, stamp)
+            self.images.publish(picture)
+            self.regions.publish(Regions(header=picture.header, regions=[Region(box=box)]))
         self.executor.spin_once(timeout_sec=max(0.0, min(self._next - time.monotonic(), 0.02)))
         self.supervisor.check()
 
@@ -237,6 +257,13 @@ class Robot(Outside):
                 return False
             self.step()
         return True
+
+
+def middle_of(image: Image) -> Box:
+    """Return the box in the middle of a picture."""
+    height, width = image.shape[:2]
+    sides = {'width': float(width // 2), 'height': float(height // 2)}
+    return Box(x=float(width // 4), y=float(height // 4), **sides)
 
 
 def picture_message(image: Image, stamp: int) -> ImageMessage:
@@ -376,7 +403,7 @@ def verify(robot: Robot, base: Path) -> None:
     try:
         store = LabelStore(robot.home / 'etuner' / 'labels' / 'label_collector.db')
         result.stores_unloadable += len(store.warnings)
-        stored = {(s.stamp_ns, s.frame_id): s.label for s in store.labelled()}
+        stored = {(s.stamp_ns, s.frame_id, bool(s.place)): s.label for s in store.labelled()}
         result.labels_lost = sum(stored.get(k) != v for k, v in robot.accepted.items())
         store.close()
     except EtunerError:

@@ -287,8 +287,10 @@ class InferenceNode(AutostartNode):
         regions.saw(said, keep)
 
     def _draw(self, said: Predicted, image: Array) -> Array:
-        """Return a picture with what is said of it."""
+        """Return a picture with what is said of it and of things in it."""
         novelty, version = said.result.novelty, said.result.version
+        if self._regions is not None:
+            image = self._regions.draw(said.source, image)
         return annotate(image, said.label, said.confidence, novelty, version, self._tuner_state)
 
     @guarded

@@ -18,6 +18,8 @@ from etuner_ros.core.boxes.readout import read, ReadoutSettings
 from etuner_ros.core.boxes.tracker import Tracker
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import MessageError
+from etuner_ros.core.images.annotate import mark, Marked
+from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.core.serve.slot import RegionResult
 from etuner_ros.msg import Box, DetectedObject, FrameFeature, Objects, Region, Regions
 from etuner_ros.nodes.health import guarded
@@ -34,6 +36,7 @@ except ImportError:
     Detection2DArray = None
 
 LATELY_S = 10.0  # so long after the last regions frames are kept for more
+DRAWN_S = 2.0  # so long objects are drawn; then what they show has moved on
 
 
 @dataclass
@@ -44,6 +47,8 @@ class _Eye:
     tracker: Tracker = field(default_factory=Tracker)
     novelty: NoveltyScore = field(default_factory=NoveltyScore)
     newest_ns: int = 0  # stamp of the frame whose objects were named last
+    newest: Objects | None = None  # that were named last
+    named_s: float = -np.inf  # steady time of that
 
 
 class RegionNaming:
@@ -126,6 +131,27 @@ class RegionNaming:
         if regions is not None:
             self._name(eye, said, kept, regions)
 
+    def draw(self, camera: str, image: Array) -> Array:
+        """
+        Return a picture of a camera with the things that were named last; they come after it.
+
+        :param image: may have fewer px than the camera's
+        """
+        eye = self._eyes.get(camera)
+        newest = eye.newest if eye else None
+        if eye is None or newest is None or time.monotonic() - eye.named_s > DRAWN_S:
+            return image
+        things = [
+            Marked(
+                (o.box.x, o.box.y, o.box.width, o.box.height),
+                o.labels[0] if o.labels else '',
+                o.confidence,
+                o.unknown,
+            )
+            for o in newest.objects
+        ]
+        return mark(image, things, image.shape[1] / newest.width)
+
     @guarded
     def _on_regions(self, message: Regions) -> None:
         """Name what is in the regions of a frame that is there; else wait for it."""
@@ -183,6 +209,7 @@ class RegionNaming:
             inference_ms=1e3 * (time.perf_counter() - began),
         )
         self._objects.publish(message)
+        eye.newest, eye.named_s = message, time.monotonic()
         self.images += 1
         publisher = self._detections.get(said.source)
         if publisher is not None and publisher.get_subscription_count() > 0:

@@ -16,7 +16,7 @@ import pytest
 from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
 from etuner_ros.cli.main import main as cli
-from etuner_ros.core.images.annotate import annotate
+from etuner_ros.core.images.annotate import AMBER, annotate, GREEN, mark, Marked
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.msg import Prediction, TunerStatus
@@ -116,6 +116,24 @@ def test_the_annotated_image_keeps_its_size_and_shows_the_confidence(size):
     if size[0] >= 240:
         green = (np.abs(high.astype(int) - (64, 200, 120)).sum(axis=2) < 10).any(axis=0)
         assert green.mean() == pytest.approx(0.9, abs=0.02), 'as wide as the confidence'
+
+
+@pytest.mark.parametrize('width', [160, 320, 1280])
+def test_known_and_unknown_things_are_marked_in_their_own_colours(width):
+    image = np.full((width * 3 // 4, width, 3), 120, np.uint8)
+    scale = width / 640  # of the camera's image
+    things = [
+        Marked((100.0, 150.0, 150.0, 200.0), 'cup', 0.8, False),
+        Marked((400.0, 150.0, 150.0, 200.0), 'cup', 0.3, True),
+        Marked((-50.0, 0.0, 40.0, 20.0), 'ä' * 200, 0.3, False),
+    ]
+    drawn = mark(image, things, scale)
+    assert (image == 120).all(), 'the camera picture is not drawn on'
+    row = drawn[round(300 * scale)].astype(int)
+    for x, colour in ((100, GREEN), (250, GREEN), (400, AMBER), (550, AMBER)):
+        edge = row[max(round(x * scale) - 2, 0) : round(x * scale) + 3]
+        assert np.abs(edge - colour).sum(axis=1).min() < 10
+    assert (row[round(320 * scale)] == 120).all()
 
 
 def test_the_files_for_viewers_are_whole(repository: Path):

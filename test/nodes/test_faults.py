@@ -35,6 +35,7 @@ def test_nodes_that_are_killed_come_back_and_nothing_promised_is_lost(
     result = robot.result
     assert result.kills_by_node == dict.fromkeys(NODES, 1)
     assert result.labels_accepted > 0
+    assert any(thing for _, _, thing in robot.accepted), 'things by their box, too'
     assert result.labels_lost == 0
     assert result.stores_unloadable == 0
     assert result.orphans == 0

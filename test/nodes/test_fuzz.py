@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import traceback
 from typing import Any
 
-from helpers import free_port, Graph
+from helpers import free_port, Graph, header, image_message
 from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
@@ -17,13 +18,16 @@ from rcl_interfaces.srv import ListParameters
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosidl_parser.definition import AbstractString, BasicType, NamespacedType
+from sensor_msgs.msg import Image
 
+from etuner_ros.msg import Box, LabelCorrection, LabelReceipt, Objects, Region, Regions
 from etuner_ros.nodes.camera import CameraNode
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.qos import NEWEST_WINS
 from etuner_ros.nodes.running import SteadyExecutor
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
@@ -164,6 +168,57 @@ def test_no_message_and_no_call_ends_a_node(ros, deployed, stream, name):
         assert node.diagnostics()['live version'] == 0, 'noise never goes live'
     if name == 'label_collector':
         assert node._store.last_batch() == 0, 'noise is no label'
+
+
+def test_boxes_of_all_kinds_end_no_node_and_each_is_answered(ros, deployed, frames):
+    boxes = st.lists(message(Region), max_size=4)
+    collector = ros.add(LabelCollectorNode, request_period_s=0.0, author_rate_hz=0.0)
+    objects = ros.listen(Objects, 'objects')
+    receipts = ros.listen(LabelReceipt, 'label_receipts')
+    inference = ros.add(
+        InferenceNode, autostart=True, keep_rate_hz=1000.0, model__weights=str(deployed)
+    )
+    ros.until(lambda: inference.diagnostics()['active'], 'inference to be active')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    regions, labels = ros.speak(Regions, 'regions'), ros.speak(LabelCorrection, 'labels')
+    image = frames[0].image
+    height, width = image.shape[:2]
+    good = Region(box=Box(x=20.0, y=20.0, width=60.0, height=60.0), score=0.5)
+
+    def see(found: list[Region]) -> Objects:
+        """Show a frame with regions until the robot has named what is in them."""
+        count = len(objects)
+
+        def named() -> bool:
+            head = header(ros.probe.get_clock().now().nanoseconds)
+            images.publish(image_message(image, head))
+            regions.publish(Regions(header=head, regions=found))
+            return any(o.kept for o in objects[count:])
+
+        ros.until(named, 'objects')
+        return next(o for o in objects[count:] if o.kept)
+
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @given(boxes)
+    def bombard(found: list[Region]) -> None:
+        said = see([*found, good])
+        for thing in said.objects:
+            sides = thing.box.x, thing.box.y, thing.box.width, thing.box.height
+            assert all(math.isfinite(v) for v in sides)
+            assert thing.box.x + thing.box.width <= width
+            assert thing.box.y + thing.box.height <= height
+        for region in found:
+            count = len(receipts)
+            correction = LabelCorrection(
+                header=said.header, frame_uid=said.frame_uid, box=region.box, label='cup'
+            )
+            labels.publish(correction)
+            ros.until(lambda n=count: len(receipts) > n, 'a receipt')
+
+    bombard()
+    assert {r.code for r in receipts} & {LabelReceipt.INVALID_BOX}
+    assert collector._store.check() == ''
+    assert see([good]).objects, 'and it goes on'
 
 
 def test_a_callback_that_raises_does_not_end_a_node(ros):

@@ -11,8 +11,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from helpers import Graph, header, image_message
 import numpy as np
 import pytest
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
+from etuner_ros.core.images.annotate import AMBER, GREEN
 from etuner_ros.core.images.codec import decode
 from etuner_ros.msg import (
     Box,
@@ -99,6 +101,24 @@ def test_regions_become_named_objects_of_their_image(ros, deployed, table, early
     ros.until(lambda: any(k.frame_uid == said.frame_uid for k in eye.kept), 'the kept frame')
     frame = next(k for k in eye.kept if k.frame_uid == said.frame_uid)
     assert (frame.width, frame.height) == (640, 480)
+
+
+def test_the_annotated_image_shows_the_boxes_of_known_and_unknown_things(ros, deployed, table):
+    eye = Eye(ros, deployed, annotated_width=320, unknown_below=0.0)
+    drawn: list[Image] = ros.listen(Image, 'annotated')
+
+    def edge() -> np.ndarray:
+        """Return the colours at the left edge of the mug, at half the size."""
+        eye.see(table, [region(MUG)])
+        if not drawn:
+            return np.zeros((1, 3))
+        picture = np.frombuffer(bytes(drawn[-1].data), np.uint8).reshape(240, 320, 3)
+        return picture[150, 198:203].astype(int)
+
+    for colour, unknown_below in ((GREEN, 0.0), (AMBER, 1.0)):
+        strict = Parameter('unknown_below', value=unknown_below)
+        assert eye.node.set_parameters([strict])[0].successful
+        ros.until(lambda c=colour: np.abs(edge() - c).sum(axis=1).min() < 10, 'the box')
 
 
 def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros, deployed, table):

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -24,6 +27,47 @@ def shrunk(image: Image, width: int) -> Image:
         return image
     size = (width, max(1, round(height * width / wide)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A thing as it is drawn."""
+
+    box: tuple[float, float, float, float]  # x, y, width, height in px of the camera's image
+    label: str
+    confidence: float  # in [0, 1]
+    unknown: bool  # drawn in another colour, without a name
+
+
+def mark(image: Image, things: Iterable[Marked], scale: float) -> Image:
+    """
+    Return a copy with the boxes of things and their names.
+
+    :param image: RGB uint8, (H, W, 3)
+    :param scale: px of this image for one of the camera's
+    """
+    picture = image.copy()
+    height, width = picture.shape[:2]
+    unit = max(min(width, int(1.6 * height)) / 320.0, 0.4)  # 1 at 320 px
+    pad, thick = max(1, int(2 * unit)), max(1, round(1.2 * unit))
+    for thing in things:
+        colour = AMBER if thing.unknown else GREEN
+        x, y, wide, high = (int(round(scale * v)) for v in thing.box)
+        cv2.rectangle(picture, (x, y), (x + wide, y + high), colour, thick)
+        known = not thing.unknown and thing.label
+        words = f'{thing.label} {round(100 * thing.confidence)} %' if known else '?'
+        plain, size = _plain(words), 0.4 * unit
+        (long, tall), _ = cv2.getTextSize(plain, FONT, size, max(1, round(size)))
+        x = min(max(x, 0), max(width - long - 2 * pad, 0))
+        top = y - tall - 2 * pad if y > tall + 2 * pad else max(y, 0)
+        cv2.rectangle(picture, (x, top), (x + long + 2 * pad, top + tall + 2 * pad), colour, -1)
+        _text(picture, plain, (x + pad, top + pad), size, DARK)
+    return np.asarray(picture, np.uint8)
+
+
+def _plain(text: str) -> str:
+    """Return what OpenCV's fonts have of a text."""
+    return text.encode('ascii', 'replace').decode()
 
 
 def annotate(
@@ -78,7 +122,7 @@ def _text(
     :param right: the place is its right end
     :param room: column that it must end before; cut short with dots
     """
-    plain = text.encode('ascii', 'replace').decode()  # all that OpenCV's fonts have
+    plain = _plain(text)
     thick = max(1, round(scale))
 
     def size(words: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nicegui import events, ui
 
+from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.nodes.teaching.drawing import CANCEL, cut_out, DOWN, drawn, LAYER, MOVE, UP
 from etuner_ros.nodes.teaching.naming_dialog import NamingDialog
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scene, Word
@@ -123,7 +124,7 @@ class BoxedView:
             cut_out(scene, box),
             predicted,
             thing=True,
-            said=word.label if word else '',
+            said=_spoken(word.label) if word else '',
             undo=partial(self._desk.take_back, word.number) if word else None,
         )
 
@@ -141,7 +142,7 @@ class BoxedView:
             for word in words:
                 with ui.row().classes('w-full items-center justify-between no-wrap gap-1'):
                     colour = 'text-positive' if word.accepted else 'text-warning'
-                    text = f'{word.label or "taken back"}: {word.answer or "sent"}'
+                    text = f'{_spoken(word.label)}: {word.answer or "sent"}'
                     ui.label(text).classes(f'text-sm {colour} break-words min-w-0').props(
                         'data-testid=word'
                     )
@@ -149,3 +150,8 @@ class BoxedView:
                         ui.button(
                             'undo', on_click=partial(self._desk.take_back, word.number)
                         ).props('flat dense no-caps data-testid=word-undo')
+
+
+def _spoken(label: str) -> str:
+    """Return how a label is shown."""
+    return 'not a thing' if label == BACKGROUND else label or 'taken back'

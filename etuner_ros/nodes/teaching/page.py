@@ -157,6 +157,7 @@ class Page:
         self._ticks += 1
         boxed = self._boxed.refresh(self._camera)
         self._live.set_visibility(not boxed)
+        self._now.set_visibility(not boxed)  # what it takes the whole frame for
         if shown.has_live and not boxed:
             self._live.set_source(f'/live.jpg?camera={self._camera}&{self._ticks}')
         nothing = 'No prediction comes: does inference run, and the camera?'
