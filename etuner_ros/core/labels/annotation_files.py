@@ -49,7 +49,8 @@ def covers(box: Shares) -> bool:
 def to_coco(pictures: list[Annotated]) -> dict[str, Any]:
     """Return a COCO file; the box of a label of a whole picture is the whole picture."""
     labels = sorted({sample.label for p in pictures for sample, _ in p.marks})
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, picture in enumerate(pictures, start=1):
         width, height = picture.width, picture.height
         images.append({'id': number, 'file_name': picture.name, 'width': width, 'height': height})
