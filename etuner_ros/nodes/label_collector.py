@@ -29,7 +29,7 @@ from etuner_ros.core.labels.renaming import rename
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
 from etuner_ros.core.labels.settings import CollectorSettings, LIVE, names
 from etuner_ros.core.labels.store import LabelStore
-from etuner_ros.core.labels.things import Things
+from etuner_ros.core.labels.things import SAME, Things
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.nodes import label_messages
 from etuner_ros.nodes.answering import answering
@@ -177,7 +177,11 @@ class LabelCollectorNode(Node):
         receipt = self._desk.answer(correction, now_ns, self._scenarios.of)
         self._receipts.publish(label_messages.receipt_message(message, correction.key, receipt))
         if receipt.code is Code.ACCEPTED and receipt.frame is not None:
-            self._asker.note_labelled(receipt.frame.key)
+            key = receipt.frame.key
+            self._asker.note_labelled(key)
+            # Of a box that somebody drew there is no feature: it is learned from its batch alone.
+            if key.place and self._things.seen_at(key.uid, key.place.box, SAME) is None:
+                self._maker.hurry()
             self._hand_out()
             return
         text = f'a label is refused: {short(receipt.text, 500)}'

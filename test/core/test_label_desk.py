@@ -194,8 +194,12 @@ def test_full_batches_go_out_at_once_and_a_smaller_one_in_the_end(office):
     assert list(maker.due()) == []
     office.store.add(frame(key(9)), 'duck', 'ann', 0)
     assert list(maker.due()) == [], 'a new label waits anew'
+    maker.hurry()
+    assert list(maker.due()) == [4]
+    office.store.add(frame(key(10)), 'duck', 'ann', 0)
+    assert list(maker.due()) == [], 'that was for those who waited'
     sizes = [len(batch.samples) for _, batch in maker.again(1, 0, 10**6)]
-    assert sizes == [2, 2, 1]
+    assert sizes == [2, 2, 1, 1]
     assert [number for number, _ in maker.again(2, 1, 10**6)] == [2]
     assert [number for number, _ in maker.again(1, 0, 1)] == [1], 'never nothing'
 

@@ -147,9 +147,7 @@ def overlap(box: Box, other: tuple[int, ...]) -> float:
 
 @pytest.fixture
 def table(ros: Graph, deployed: Path, frames: list, page: str, browser: Any) -> Table:
-    robot = Robot(ros, deployed)
-    # Of a box that is drawn there is no feature yet: it is learned from its batch.
-    assert robot.collector.set_parameters([Parameter('batch_size', value=1)])[0].successful
+    robot = Robot(ros, deployed)  # whose batches are of four, and wait for ever
     browser.get(page)
     made = Table(ros, robot, frames, browser)
     scene = '[data-testid=scene] svg[data-uid]'

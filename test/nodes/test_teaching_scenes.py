@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
 from helpers import header
+import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
+from etuner_ros.core.images.codec import encode_jpeg, encoded_size
 from etuner_ros.msg import Box, DetectedObject, LabelReceipt, LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes.teaching.drawing import cut_out, drawn
 from etuner_ros.nodes.teaching.scenes import Scene, Scenes
@@ -163,6 +166,22 @@ def test_names_are_drawn_as_text_and_unknown_things_otherwise(scenes):
     assert picture.count('stroke-dasharray') == 1
     assert f'data-uid="{RUN + 1}"' in picture
     assert 'viewBox="140.0 140.0 70.0 70.0"' in cut_out(scene, DUCK)
+
+
+def test_a_wide_picture_is_made_smaller_for_the_view_but_not_what_is_cut_out(scenes):
+    wide = encode_jpeg(np.zeros((900, 1600, 3), np.uint8))
+    message = frame(1)
+    message.image.data = wide
+    scenes.on_frame(message)
+    scenes.on_objects(objects(1, thing(MUG), width=1600, height=900))
+    scene = scenes.newest()
+
+    def size(picture: str) -> tuple[int, int]:
+        return encoded_size(b64decode(picture.split('base64,')[1].split('"')[0]))
+
+    assert size(drawn(scene)) == (800, 450)
+    assert 'viewBox="0.0 0.0 1600.0 900.0"' in drawn(scene), 'boxes are in px of the camera'
+    assert size(cut_out(scene, MUG)) == (1600, 900)
 
 
 def test_a_card_of_a_thing_is_answered_with_its_box(now):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import math
 import time
 
 from etuner_ros.core.labels.records import Batch
@@ -32,6 +33,10 @@ class BatchMaker:
         self._store, self.size, self.timeout_s, self._clock = store, size, timeout_s, clock
         self._oldest_s: float | None = None  # since when a label waits
         self._last = store.last_batch()  # that was handed out
+
+    def hurry(self) -> None:
+        """Let nothing that waits now wait for a full batch."""
+        self._oldest_s = -math.inf
 
     def due(self) -> Iterator[int]:
         """

@@ -51,9 +51,21 @@ class Things:
         while len(self._seen) > MOST_FRAMES:
             self._seen.popitem(last=False)
 
-    def seen(self, uid: int) -> Seen | None:
-        """Return what the robot named in a frame; None when that is not known any more."""
-        return self._seen.get(uid)
+    def seen_at(
+        self, uid: int, box: Sequence[float] | Boxes, least: float = SEEN
+    ) -> tuple[Seen, int] | None:
+        """
+        Return what the robot named in a frame, and which of it lies where a box (4,) does.
+
+        :param least: overlap that is needed
+        :return: None when nothing does
+        """
+        seen = self._seen.get(uid)
+        if seen is None or not len(seen.boxes):
+            return None
+        overlap = overlaps(as_boxes([box]), seen.boxes)[0]
+        best = int(overlap.argmax())
+        return (seen, best) if overlap[best] >= least else None
 
     def of(self, frame: Frame, box: Sequence[float]) -> Frame:
         """
@@ -83,7 +95,10 @@ class Things:
             raise ImageError('its picture made room for others')
         x, y, wide, high = (int(v) for v in checked)
         place = Place(x, y, max(wide, 1), max(high, 1), width, height)
-        label, confidence = self._taken_for(frame.key, checked)
+        taken = self.seen_at(frame.key.uid, checked)
+        label, confidence = (
+            (taken[0].labels[taken[1]], taken[0].confidences[taken[1]]) if taken else ('', 0.0)
+        )
         scale = np.float32(image.shape[1] / width)
         scaled = checked[None] * scale
         side = int(np.ceil(float(squares(scaled, MARGIN)[0, 2])))
@@ -105,14 +120,3 @@ class Things:
         overlap = overlaps(box[None], as_boxes([k.place.box for k in known if k.place]))[0]
         best = int(overlap.argmax())
         return self._store.exact(known[best]) if overlap[best] >= SAME else None
-
-    def _taken_for(self, key: FrameKey, box: Boxes) -> tuple[str, float]:
-        """Return what the robot takes a box (4,) for, and how sure it is; '' for nothing."""
-        seen = self._seen.get(key.uid)
-        if seen is None or not len(seen.boxes):
-            return '', 0.0
-        overlap = overlaps(box[None], seen.boxes)[0]
-        best = int(overlap.argmax())
-        if overlap[best] < SEEN:
-            return '', 0.0
-        return seen.labels[best], seen.confidences[best]

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from etuner_ros.core.boxes.geometry import as_boxes, BoxError, overlaps
+from etuner_ros.core.boxes.geometry import BoxError
 from etuner_ros.core.errors import ImageError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
-from etuner_ros.core.labels.things import SEEN, Seen, Things
+from etuner_ros.core.labels.things import Seen, Things
 
 MOST_WAITING = 200  # things that may be asked about
 MOST_SETTLED = 2000  # things of which it is remembered that they were asked about or named
@@ -61,13 +61,9 @@ class UnknownThings:
 
     def note_labelled(self, key: FrameKey) -> None:
         """Note that somebody named a thing: it needs no question in other frames either."""
-        seen = self._things.seen(key.uid)
-        if key.place is None or seen is None or not len(seen.boxes) or not seen.tracks:
-            return
-        overlap = overlaps(as_boxes([key.place.box]), seen.boxes)[0]
-        best = int(overlap.argmax())
-        if overlap[best] >= SEEN and seen.tracks[best]:
-            self._settle(_track(key, seen.tracks[best]))
+        found = self._things.seen_at(key.uid, key.place.box) if key.place else None
+        if found is not None and found[0].tracks:
+            self._settle(_track(key, found[0].tracks[found[1]]))
 
     def next(self) -> Frame | None:
         """Return the thing to ask about now, with its picture; None when there is none."""

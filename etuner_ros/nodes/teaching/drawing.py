@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import lru_cache
 from html import escape
 
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.annotate import shrunk
+from etuner_ros.core.images.codec import decode, encode_jpeg, encoded_size
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scene
 
 KNOWN, UNKNOWN, CHOSEN = '#40c878', '#f0aa3c', '#ffffff'
 MARGIN = 0.2  # around a thing that is cut out, in longer sides of it
 LONGEST = 24  # characters of a name above a box
+WIDEST = 800  # px of a picture that is sent again and again, maybe over a radio
 
 # The layer above the picture: it takes mouse and finger, and draws the box that is being drawn.
 # It never changes, so nothing that arrives from the robot disturbs a hand.
@@ -72,7 +77,9 @@ def drawn(scene: Scene, chosen: Rectangle | None = None) -> str:
         )
     if chosen is not None:
         parts.append(_rectangle(chosen, CHOSEN, False))
-    return _svg(scene, (0.0, 0.0, scene.width, scene.height), ''.join(parts), 'width:100%')
+    return _svg(
+        scene, (0.0, 0.0, scene.width, scene.height), ''.join(parts), 'width:100%', small=True
+    )
 
 
 def cut_out(scene: Scene, box: Rectangle) -> str:
@@ -84,9 +91,21 @@ def cut_out(scene: Scene, box: Rectangle) -> str:
     return _svg(scene, view, _rectangle(box, CHOSEN, False), style)
 
 
-def _svg(scene: Scene, view: Rectangle, inside: str, style: str) -> str:
-    kind = 'png' if 'png' in scene.picture_format.lower() else 'jpeg'
-    picture = b64encode(scene.picture).decode()  # within, so that boxes never precede it
+@lru_cache(maxsize=4)  # several browsers look at the same frame
+def _small(picture: bytes) -> bytes:
+    """Return a picture, made smaller where it is wide; what can't be read stays as it is."""
+    try:
+        if encoded_size(picture)[0] <= WIDEST:
+            return picture
+        return encode_jpeg(shrunk(decode(picture), WIDEST), 85)
+    except ImageError:
+        return picture
+
+
+def _svg(scene: Scene, view: Rectangle, inside: str, style: str, small: bool = False) -> str:
+    data = _small(scene.picture) if small else scene.picture
+    kind = 'png' if data[:4] == b'\x89PNG' else 'jpeg'
+    picture = b64encode(data).decode()  # within, so that boxes never precede it
     return (
         f'<svg data-uid="{scene.key.uid}" viewBox="{" ".join(f"{v:.1f}" for v in view)}" '
         f'style="display:block;{style}"><image width="{scene.width}" height="{scene.height}" '

@@ -47,7 +47,6 @@ class Scene:
     width: int  # of the image as the camera has it, in px: what boxes are measured in
     height: int
     picture: bytes  # encoded; may have fewer px
-    picture_format: str
     things: tuple[Thing, ...]
 
     def at(self, x: float, y: float) -> Thing | None:
@@ -143,7 +142,7 @@ class Scenes:
             for o, fits in zip(found, usable(boxes, width, height))
             if fits
         )
-        scene = Scene(key, width, height, bytes(frame.image.data), frame.image.format, things)
+        scene = Scene(key, width, height, bytes(frame.image.data), things)
         _put(self._scenes, key.uid, scene, MOST_SCENES)
         shown = self._newest.get(key.source)
         # The upper half of a uid names the run, the lower half counts.
