@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from helpers import header
 import pytest
 from rclpy.parameter import Parameter
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from sensor_msgs.msg import CompressedImage
 from test_kept_frames import Eye
 from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.msg import LabelRequest
+from etuner_ros.msg import LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.teaching.access import check_access
 
 
@@ -114,6 +117,33 @@ def test_a_picture_is_shown_in_full_and_as_it_was_kept_when_that_is_gone(
     script("fetch('/full/nothing').then(async a => window.answer = [a.status, await a.text()])")
     answer = ros.until(lambda: script('window.answer'), 'an answer for no card')
     assert answer == [404, 'this frame is not on the wall any more']
+
+
+def test_only_what_is_looked_at_is_heard(ros):
+    node = ros.add(TeacherNode)
+
+    def heard() -> set[str]:
+        ours = ('objects', 'predicted_frame', 'annotated/compressed')
+        topics = {s.topic_name.replace(f'{ros.namespace}/', '') for s in node.subscriptions}
+        return topics & set(ours)
+
+    assert heard() == set()
+    node.watch(1)
+    ros.until(lambda: len(heard()) == 3, 'the subscriptions')
+    frames, objects = ros.speak(PredictedFrame, 'predicted_frame'), ros.speak(Objects, 'objects')
+
+    def boxed() -> bool:
+        head = header(ros.probe.get_clock().now().nanoseconds)
+        uid = head.stamp.nanosec
+        picture = CompressedImage(format='jpeg', data=b'picture')
+        frames.publish(PredictedFrame(header=head, frame_uid=uid, image=picture))
+        objects.publish(Objects(header=head, frame_uid=uid, kept=True, width=64, height=48))
+        return heard() == {'objects', 'predicted_frame'}
+
+    ros.until(boxed, 'the annotated picture to be left alone while boxes come')
+    ros.until(lambda: len(heard()) == 3, 'the annotated picture when none come any more')
+    node.watch(-1)
+    ros.until(lambda: not heard(), 'silence')
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from etuner_ros.core.boxes.crops import cut, MARGIN
 from etuner_ros.core.boxes.geometry import as_boxes, Boxes, checked_box, overlaps, squares
@@ -52,7 +53,7 @@ class Things:
             self._seen.popitem(last=False)
 
     def seen_at(
-        self, uid: int, box: Sequence[float] | Boxes, least: float = SEEN
+        self, uid: int, box: npt.ArrayLike, least: float = SEEN
     ) -> tuple[Seen, int] | None:
         """
         Return what the robot named in a frame, and which of it lies where a box (4,) does.
@@ -63,7 +64,7 @@ class Things:
         seen = self._seen.get(uid)
         if seen is None or not len(seen.boxes):
             return None
-        overlap = overlaps(as_boxes([box]), seen.boxes)[0]
+        overlap = overlaps(as_boxes(np.asarray(box)[None]), seen.boxes)[0]
         best = int(overlap.argmax())
         return (seen, best) if overlap[best] >= least else None
 

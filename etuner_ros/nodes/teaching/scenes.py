@@ -14,6 +14,7 @@ import numpy as np
 
 from etuner_ros.core.boxes.geometry import as_boxes, overlaps, usable
 from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.core.labels.things import SAME
 from etuner_ros.msg import LabelReceipt, Objects, PredictedFrame
 from etuner_ros.nodes.label_messages import box_of, key_of
 from etuner_ros.nodes.messages import short
@@ -24,7 +25,6 @@ MOST_SCENES = 64  # that can still be spoken of
 MOST_THINGS = 256  # that are shown of a frame
 MOST_WORDS = 6  # that are shown
 FINGER = 0.03  # of the width of a picture: so far beside a box a finger may come down
-SAME = 0.6  # overlap from which on two boxes of a frame mean the same thing, as for the collector
 Rectangle = tuple[float, float, float, float]  # x, y, width, height in px
 
 
