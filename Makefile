@@ -11,7 +11,7 @@ RUN := source tools/env.sh &&
 .PHONY: help
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  Settings: DISTRO=jazzy|kilted (ROS 2 from wheels, when none is sourced), PYTHON=python3.x, SEED=0"
+	@echo "  Settings: DISTRO=jazzy|kilted (ROS 2 from wheels, when none is sourced), PYTHON=python3.x, SEED=0, BOXES=1 (demo)"
 
 .PHONY: setup
 setup:  ## make the environment (.venv); resumable
@@ -24,8 +24,8 @@ build: setup  ## build messages and package with colcon
 
 SEED ?= 0
 .PHONY: demo
-demo: build  ## watch the robot learn from corrections (under 5 minutes); page in demo_output/
-	@$(RUN) etuner demo --output demo_output --seed $(SEED)
+demo: build  ## watch the robot learn from corrections (under 5 minutes); BOXES=1: things, by pointing; page in demo_output/
+	@$(RUN) etuner demo --output demo_output --seed $(SEED) $(if $(BOXES),--things)
 
 .PHONY: demo-seeds
 demo-seeds: build  ## three runs of the demo, and the table over all of them

@@ -56,12 +56,18 @@ def _deploy(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.things:
+        from etuner_ros.demo.things import run_things
+
+        rate = arguments.rate or 10.0
+        shown = arguments.output, arguments.seed, rate, arguments.gap_s, arguments.stream
+        return run_things(*shown, arguments.json)
     from etuner_ros.demo.run import run_demo
 
     return run_demo(
         arguments.output,
         arguments.seeds or [arguments.seed],
-        arguments.rate,
+        arguments.rate or 7.0,
         arguments.stream,
         arguments.json,
     )
@@ -493,7 +499,13 @@ def parser() -> argparse.ArgumentParser:
         nargs='+',
         help='several runs, one after the other, and a table over all',
     )
-    demo.add_argument('--rate', type=float, default=7.0, help='pictures per second')
+    demo.add_argument('--rate', type=float, default=0.0, help='pictures per second; 0 = 7, or 10')
+    demo.add_argument(
+        '--things', action='store_true', help='things in boxes, taught one by one by pointing'
+    )
+    demo.add_argument(
+        '--gap-s', type=float, default=1.0, help='between two taps, with --things, in s'
+    )
     demo.add_argument(
         '--stream',
         type=Path,
