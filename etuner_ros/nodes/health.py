@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.nodes.messages import short
+from etuner_ros.nodes.messages import PROTOCOL, short
 from etuner_ros.nodes.qos import reliable
 from etuner_ros.nodes.timers import steady_timer
 
@@ -25,18 +25,22 @@ SEVERITY = (
     DiagnosticStatus.ERROR,
 )
 
+PEER_S = 10.0  # without a message of another protocol, after which it is over
+
 
 def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
     """
     Keep a node alive when a callback of it raises: log once per 5 s, count in diagnostics, go on.
 
     rclpy's executor lets a callback's exception end `spin`. Service callbacks must not use this:
-    they have to answer.
+    they have to answer. A message of another release of this package is not let through.
     """
 
     @functools.wraps(callback)
     def call(self: Any, *arguments: Any) -> Any:
         try:
+            if arguments and self.health.refuses(arguments[0]):
+                return None
             return callback(self, *arguments)
         except EtunerError as error:
             self.health.problem(str(error))
@@ -109,6 +113,36 @@ class Silence(Concern):
         return ''
 
 
+class OtherProtocol(Concern):
+    """
+    Messages of one kind come from another release of this package.
+
+    Who sent a message is not known to its receiver; who publishes its topic is.
+    """
+
+    def __init__(self, node: Node, kind: type) -> None:
+        over = f'no {kind.__name__} of another protocol comes any more'
+        super().__init__(node.get_logger(), DiagnosticStatus.WARN, self._why, over)
+        self._node, self._kind = node, kind
+        self._protocol, self._last = 0, 0.0
+
+    def heard(self, protocol: int) -> None:
+        """One came."""
+        self._protocol, self._last = protocol, time.monotonic()
+
+    def _why(self) -> str:
+        if time.monotonic() - self._last > PEER_S:
+            return ''
+        topics = {s.topic_name for s in self._node.subscriptions if s.msg_type is self._kind}
+        infos = [i for t in topics for i in self._node.get_publishers_info_by_topic(t)]
+        peers = sorted({f'{i.node_namespace.rstrip("/")}/{i.node_name}' for i in infos})
+        return (
+            f'{" or ".join(peers) or "a node that is gone"} on {", ".join(sorted(topics))} speaks '
+            f'protocol {self._protocol} of etuner_ros messages, this node speaks {PROTOCOL}: '
+            'install the same version on both computers'
+        )
+
+
 class Health:
     """
     Publishes one DiagnosticStatus per second on /diagnostics.
@@ -120,6 +154,7 @@ class Health:
         self._node, self._values = node, values
         self._problem, self._problems, self._reported = '', 0, 0
         self._concerns: list[Concern] = []
+        self._others: dict[type, OtherProtocol] = {}  # by kind of message
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', reliable(10))
         steady_timer(node, 1.0, self._publish)
 
@@ -143,6 +178,17 @@ class Health:
     def watch(self, look: Callable[[], str], over: str, level: bytes) -> None:
         """Watch a state, see `Concern`."""
         self._concerns.append(Concern(self._node.get_logger(), level, look, over))
+
+    def refuses(self, message: object) -> bool:
+        """Return whether a message is of another release; say so, in the log and diagnostics."""
+        protocol, kind = getattr(message, 'protocol', PROTOCOL), type(message)
+        if protocol == PROTOCOL:
+            return False
+        if kind not in self._others:
+            self._others[kind] = OtherProtocol(self._node, kind)
+            self._concerns.append(self._others[kind])
+        self._others[kind].heard(protocol)
+        return True
 
     def problem(self, text: str) -> None:
         """Note a problem: the status is WARN for the next second, the text stays."""

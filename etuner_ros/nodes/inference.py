@@ -42,7 +42,7 @@ from etuner_ros.msg import (
     Prediction,
     TunerStatus,
 )
-from etuner_ros.nodes.base_fetcher import BaseFetcher
+from etuner_ros.nodes.base_fetcher import BaseFetcher, PieceFetcher
 from etuner_ros.nodes.conversions import array_to_image, image_to_array
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.inference_settings import InferenceSettings, LIVE, StorePlace
@@ -95,6 +95,7 @@ class InferenceNode(AutostartNode):
         self._engines: Engines | None = None
         self._swapper: ModelSwapper | None = None
         self._fetcher: BaseFetcher | None = None
+        self._pieces: PieceFetcher | None = None  # of a backbone
         self._keeper: FrameKeeper[Predicted] | None = None
         self._painter: SideThread[Predicted] | None = None
         self._full = FullPictures[CompressedImage](0)
@@ -182,6 +183,9 @@ class InferenceNode(AutostartNode):
         self._switch = VariantSwitch(self, live, self._engines)
         self.entities += self._switch.entities
         self._fetcher = BaseFetcher(self, self._on_fetched)
+        self._pieces = PieceFetcher(
+            self, 'model_manager/get_model', 'backbone', self._on_backbone_fetched
+        )
         self._full = FullPictures(int(settings.full_mb * 1e6))
         self._keeper = FrameKeeper(self._keep, self._not_kept)
         self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
@@ -192,6 +196,7 @@ class InferenceNode(AutostartNode):
             self._read,
             self._fetcher.fetch,
             built.trigger,
+            fetch_backbone=self._pieces.fetch,
         )
         self._take_exemplars(live)
         return TransitionCallbackReturn.SUCCESS
@@ -199,12 +204,12 @@ class InferenceNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`, however far it came."""
         self.active = False
-        parts = (self._keeper, self._painter, self._swapper, self._fetcher)
+        parts = (self._keeper, self._painter, self._swapper, self._fetcher, self._pieces)
         for part in (*parts, self._switch, self._engines):
             if part is not None:
                 part.close()
         self._keeper = self._painter = self._swapper = self._fetcher = self._engines = None
-        self._switch = None
+        self._switch = self._pieces = None
         self._full = FullPictures(0)
         self._exemplars_of = ''
         self._age.forget()
@@ -397,6 +402,7 @@ class InferenceNode(AutostartNode):
         """Without frames nothing waits for an update to be taken."""
         if self._swapper is not None:
             self._swapper.renew()
+            self._swapper.retry()
             if self._switch is not None:
                 said = self._switch.tick(self._swapper.live)
                 if said:
@@ -420,6 +426,10 @@ class InferenceNode(AutostartNode):
             self._swapper.take_backbone(
                 AnnouncedBackbone(message.backbone_sha256, message.weights)
             )
+
+    def _on_backbone_fetched(self, digest: str, data: bytes) -> None:
+        if self._swapper is not None:
+            self._swapper.take_backbone(AnnouncedBackbone(digest, bytearray(data)))
 
     @guarded
     def _on_model(self, message: ModelUpdate) -> None:
