@@ -27,7 +27,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 
-from etuner_ros.bench.provenance import git
+from etuner_ros.bench.head_commit import head_commit
 from etuner_ros.bench.soak import deploy, Robot
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.sources import open_source
@@ -280,10 +280,8 @@ def measure(
 
     :raises EtunerError: when the two sides can not be set up
     """
+    commit = head_commit()
     found = [run(stream, mbit_s, limit, rounds) for limit in limits]
-    commit = git('log', '-1', '--format=%h') + (
-        '+' if git('status', '--porcelain', '-uno') else ''
-    )
     content = {'commit': commit, 'cores': os.cpu_count(), 'runs': [asdict(r) for r in found]}
     output.mkdir(parents=True, exist_ok=True)
     (output / 'radio.json').write_text(json.dumps(content, indent=1) + '\n')
@@ -295,8 +293,9 @@ def table(found: list[Run]) -> str:
     lines = [
         f'radio of {found[0].radio_mbit_s:g} Mbit/s',
         '',
-        '| `transfer_mbit_s` | rounds with a verdict, lost | s to the verdict | heads | batches made,'
-        ' received | p50, p99 ms calm | p50, p99 ms moving | MB to the robot, to the base |',
+        '| `transfer_mbit_s` | rounds with a verdict, lost | s to the verdict | heads '
+        '| batches made, received | p50, p99 ms calm | p50, p99 ms moving '
+        '| MB to the robot, to the base |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for r in found:

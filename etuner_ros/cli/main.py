@@ -150,6 +150,17 @@ def _bench_traffic(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_deflate(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.deflating import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(arguments.output, arguments.stream or recorded_stream(), arguments.rounds)
+    answer(arguments.json, table(found), asdict(found))
+    return 0
+
+
 def _bench_radio(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -633,6 +644,13 @@ def _add_benches(commands: Any) -> None:
     traffic.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     traffic.set_defaults(run=_bench_traffic)
 
+    deflate = benches.add_parser(
+        'deflate', help='how much smaller the weights of rounds become on their way'
+    )
+    deflate.add_argument('--stream', type=Path, help='recording with ground truth')
+    deflate.add_argument('--rounds', type=int, default=3, help='rounds whose weights are packed')
+    deflate.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    deflate.set_defaults(run=_bench_deflate)
     radio = benches.add_parser(
         'radio', help='a tuner at the other end of a slow radio: weights, labels and delays; root'
     )

@@ -151,6 +151,7 @@ def test_a_round_goes_all_the_way_in_pieces_and_a_tuner_that_starts_again_has_it
         'gate__enabled': False,
         'transfer_mbit_s': 400.0,
         'head__enabled': False,
+        'train__niceness': 0,
     }
     robot = Robot(ros, None, shared)
     candidates = ros.listen(ModelCandidate, 'candidate')
@@ -173,7 +174,7 @@ def test_a_round_goes_all_the_way_in_pieces_and_a_tuner_that_starts_again_has_it
 
 
 def test_pictures_of_labels_come_in_pieces_and_none_is_lost(ros, deployed, frames):
-    robot = Robot(ros, deployed, head__enabled=False)
+    robot = Robot(ros, deployed, head__enabled=False, train__niceness=0)
     for image in pictures(frames, 'tray')[:8]:
         robot.teach(image, 'tray')
     ros.until(lambda: len(robot.batches) == 2, 'two batches')
