@@ -198,14 +198,14 @@ def link(mbit_s: float) -> Iterator[dict[str, list[str]]]:
         for keeper in keepers.values():
             while os.readlink(f'/proc/{keeper.pid}/ns/net') == own:
                 time.sleep(0.01)
-        pair = f'ip link add link type veth peer name link netns {keepers[BASE].pid}'
+        pair = f'ip link add name radio type veth peer name radio netns {keepers[BASE].pid}'
         _do([*inside[ROBOT], *pair.split()])
         for number, end in enumerate((ROBOT, BASE), 1):
             for words in (
                 'ip link set lo up',
-                f'ip address add 10.93.0.{number}/24 dev link',
-                'ip link set link up',
-                f'tc qdisc add dev link root tbf rate {mbit_s}mbit burst 32kb latency 200ms',
+                f'ip address add 10.93.0.{number}/24 dev radio',
+                'ip link set radio up',
+                f'tc qdisc add dev radio root tbf rate {mbit_s}mbit burst 32kb latency 200ms',
             ):
                 _do([*inside[end], *words.split()])
         yield inside
@@ -268,7 +268,7 @@ def run(stream: Path, mbit_s: float, limit: float, rounds: int) -> Run:
 
 def _sent(inside: list[str]) -> int:
     """Return the bytes that an end of the link has sent."""
-    lines = _do([*inside, 'ip', '-json', '-statistics', 'link', 'show', 'dev', 'link'])
+    lines = _do([*inside, 'ip', '-json', '-statistics', 'link', 'show', 'dev', 'radio'])
     return int(json.loads(lines)[0]['stats64']['tx']['bytes'])
 
 
