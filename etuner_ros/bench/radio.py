@@ -36,7 +36,7 @@ from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.shared.supervisor import Supervisor
 
 RATE_HZ = 20.0  # of the camera
-LIMIT_S = 240.0  # for all rounds of a run
+LIMIT_S = 600.0  # for all rounds of a run
 ROBOT, BASE = 'robot', 'base'  # the two ends of the link
 ON_ROBOT = ('model_manager', 'inference', 'label_collector')
 
@@ -134,9 +134,9 @@ class RadioRobot(Robot):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {v.key: v.value for v in status.values}
-            if 'label_collector' in status.name:
+            if '/label_collector:' in status.name:
                 self.seen.made = int(values['last batch'])
-            elif 'tuner' in status.name:
+            elif '/tuner:' in status.name:
                 last = values['batches received'].rpartition(' ')[2]
                 self.seen.received = int(last or 0)
 
