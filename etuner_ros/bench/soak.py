@@ -164,13 +164,22 @@ class Outside:
 class Robot(Outside):
     """The nodes as processes, a camera, and a person who labels what the robot sees."""
 
-    def __init__(self, pictures: list[tuple[Image, str]], base: Path, home: Path, rate: float):
+    def __init__(
+        self,
+        pictures: list[tuple[Image, str]],
+        base: Path,
+        home: Path,
+        rate: float,
+        transfer_mbit_s: float = 0.0,
+    ) -> None:
         values: dict[str, dict[str, Any]] = {
             '/**/label_collector': {'batch_size': 4, 'request_period_s': 0.0, 'authors': 'ann'},
             '/**/tuner': {'train': {'max_iterations': 8, 'batch_size': 8}},
             '/**/inference': {'autostart': True, 'keep_rate_hz': 1000.0},
             '/**/model_manager': {'autostart': True},
         }
+        for name in ('label_collector', 'tuner', 'model_manager'):
+            values[f'/**/{name}']['transfer_mbit_s'] = transfer_mbit_s
         super().__init__(base, home, values)
         self.pictures, self.rate = pictures, rate
         self.images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
@@ -186,6 +195,7 @@ class Robot(Outside):
         self._shown: dict[int, str] = {}  # stamp: what the picture shows
         self._number, self._next = 0, 0.0
         self._label_next = 0.0
+        self.labelling = True
 
     def start(self, names: tuple[str, ...] = NODES) -> None:
         """Start the nodes."""
@@ -197,7 +207,7 @@ class Robot(Outside):
         self.last_prediction = time.monotonic()
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         label = self._shown.get(stamp)
-        if label and message.kept and time.monotonic() >= self._label_next:
+        if self.labelling and label and message.kept and time.monotonic() >= self._label_next:
             self._label_next = time.monotonic() + 0.2
             self.result.labels_sent += 1
             self.labels.publish(

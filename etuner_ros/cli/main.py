@@ -170,6 +170,30 @@ def _bench_traffic(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_deflate(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.deflating import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(arguments.output, arguments.stream or recorded_stream(), arguments.rounds)
+    answer(arguments.json, table(found), asdict(found))
+    return 0
+
+
+def _bench_radio(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.radio import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    limits = [float(limit) for limit in arguments.limits]
+    found = measure(arguments.output, stream, arguments.mbit_s, limits, arguments.rounds)
+    answer(arguments.json, table(found), [asdict(run) for run in found])
+    return 0
+
+
 def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.serving import serve, table
     from etuner_ros.demo.run import recorded_stream
@@ -654,6 +678,25 @@ def _add_benches(commands: Any) -> None:
     traffic.add_argument('--backbones', type=int, default=20, help='new backbones')
     traffic.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     traffic.set_defaults(run=_bench_traffic)
+
+    deflate = benches.add_parser(
+        'deflate', help='how much smaller the weights of rounds become on their way'
+    )
+    deflate.add_argument('--stream', type=Path, help='recording with ground truth')
+    deflate.add_argument('--rounds', type=int, default=3, help='rounds whose weights are packed')
+    deflate.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    deflate.set_defaults(run=_bench_deflate)
+    radio = benches.add_parser(
+        'radio', help='a tuner at the other end of a slow radio: weights, labels and delays; root'
+    )
+    radio.add_argument('--stream', type=Path, help='labelled pictures for the camera')
+    radio.add_argument('--mbit-s', type=float, default=20.0, help='rate of the radio')
+    radio.add_argument(
+        '--limits', type=float, nargs='+', default=[0.0, 10.0], help='transfer_mbit_s to compare'
+    )
+    radio.add_argument('--rounds', type=int, default=4, help='rounds to wait for')
+    radio.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    radio.set_defaults(run=_bench_radio)
 
     engines = benches.add_parser(
         'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from etuner_ros.msg import (
     PredictedFrame,
 )
 from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
+from etuner_ros.srv import GetBatches, GetReplay
 
 
 def key_of(message: Any, source: str = '') -> FrameKey:
@@ -43,6 +45,18 @@ def key_of(message: Any, source: str = '') -> FrameKey:
         message.header.frame_id,
         message.frame_uid,
     )
+
+
+def picture_bytes(samples: Sequence[LabelledSample]) -> int:
+    """Return the size of the pictures of samples, in bytes."""
+    return sum(len(s.image.data) for s in samples)
+
+
+def picture_bytes_of(response: GetBatches.Response | GetReplay.Response) -> int:
+    """Return the size of the pictures in an answer of a collector, in bytes."""
+    if isinstance(response, GetReplay.Response):
+        return picture_bytes(response.samples)
+    return sum(picture_bytes(batch.samples) for batch in response.batches)
 
 
 def header_of(key: FrameKey) -> Header:

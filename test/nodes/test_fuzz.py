@@ -21,6 +21,7 @@ from rosidl_parser.definition import AbstractString, BasicType, NamespacedType
 from etuner_ros.nodes.camera import CameraNode
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.messages import PROTOCOL
 from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
@@ -79,6 +80,8 @@ def value(kind: Any) -> st.SearchStrategy[Any]:
 def message(kind: Any) -> st.SearchStrategy[Any]:
     names = [s.lstrip('_') for s in kind.__slots__ if s != '_check_fields']
     fields = dict(zip(names, (value(t) for t in kind.SLOT_TYPES)))
+    if 'protocol' in fields:  # else no other field would be looked at
+        fields['protocol'] = st.sampled_from([PROTOCOL, PROTOCOL, PROTOCOL, 1])
     return st.builds(kind, **fields)
 
 
