@@ -316,6 +316,7 @@ class InferenceNode(AutostartNode):
         if self._weights is None:
             return
         self._weights.renew()
+        self._weights.retry()
         if self._switch is not None:
             said = self._switch.tick(self._weights.live)
             if said:

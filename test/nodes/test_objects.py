@@ -155,6 +155,7 @@ def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
     )
     ros.until(lambda: receipts and batches, 'the receipt and the batch')
     assert (receipts[0].code, receipts[0].box) == (LabelReceipt.ACCEPTED, duck)
+    assert receipts[0].thing == duck
     assert receipts[0].predicted_label == 'duck'
     sample = batches[0].samples[0]
     assert (sample.label, sample.box, sample.frame_uid) == ('rubber duck', duck, said.frame_uid)
