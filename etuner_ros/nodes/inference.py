@@ -51,7 +51,7 @@ from etuner_ros.nodes.messages import stamp_ns, to_bytes, tuner_state
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.predictions import Classification, packed, Predicted
 from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported, take, TakenByHand
-from etuner_ros.nodes.qos import LATCHED, latched, NEWEST_WINS, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, latched, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.variant_switch import VariantSwitch
@@ -138,7 +138,7 @@ class InferenceNode(AutostartNode):
         folder = Path(store.folder).expanduser() if store.folder else None
         learned = learned_version(folder or models_home(self.get_namespace()), live.base.sha256)
 
-        publish = self.create_lifecycle_publisher
+        publish = adaptable(self.create_lifecycle_publisher)
         self._predictions = publish(Prediction, 'predictions', reliable(10))
         self._kept = publish(PredictedFrame, 'predicted_frame', reliable(30))
         self._features = publish(FrameFeature, 'frame_feature', reliable(30))
@@ -158,9 +158,9 @@ class InferenceNode(AutostartNode):
             self.entities.append(self._classification)
         subscribe = self.create_subscription
         if settings.image_transport == 'raw':
-            self._images = subscribe(Image, 'image_raw', self._on_image, NEWEST_WINS)
+            self._images = adaptable(subscribe)(Image, 'image_raw', self._on_image, NEWEST_WINS)
         else:
-            self._images = subscribe(
+            self._images = adaptable(subscribe)(
                 CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS
             )
         self._backbones = subscribe(

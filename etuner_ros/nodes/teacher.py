@@ -25,7 +25,7 @@ from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Predicti
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import header_of
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
@@ -70,8 +70,8 @@ class TeacherNode(Node):
         self._live: Any = None
         self._live_s = 0.0
         self.health = Health(self, self._diagnostics)
-        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
-        hear = self.create_subscription
+        self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
+        hear = adaptable(self.create_subscription)
         hear(LabelRequest, 'label_requests', self._on_request, reliable(20))
         hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         hear(Prediction, 'predictions', self._on_prediction, reliable(10))
@@ -94,7 +94,7 @@ class TeacherNode(Node):
     def _follow_watchers(self) -> None:
         """Listen to the annotated image only while somebody looks: it is drawn only then."""
         if self.watchers > 0 and self._live is None:
-            self._live = self.create_subscription(
+            self._live = adaptable(self.create_subscription)(
                 CompressedImage, 'annotated/compressed', self._on_live, reliable(1)
             )
         elif self.watchers <= 0 and self._live is not None:
