@@ -10,7 +10,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
-from etuner_ros.cli import choose
+from etuner_ros.cli import choose, replay
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
@@ -136,6 +136,21 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
     from etuner_ros.demo.run import recorded_stream
 
     found = measure(arguments.output, arguments.stream or recorded_stream())
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _bench_composed(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.composed import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(
+        arguments.stream or recorded_stream(),
+        arguments.output,
+        arguments.frames,
+        arguments.repetitions,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
     answer(arguments.json, table(found), found)
     return 0
 
@@ -524,6 +539,7 @@ def parser() -> argparse.ArgumentParser:
     deploy.set_defaults(run=_deploy)
 
     choose.add(commands)
+    replay.add(commands)
     _add_everyday(commands)
     _add_benches(commands)
     _add_json(whole)
@@ -619,6 +635,15 @@ def _add_benches(commands: Any) -> None:
     traffic.add_argument('--backbones', type=int, default=20, help='new backbones')
     traffic.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     traffic.set_defaults(run=_bench_traffic)
+
+    composed = benches.add_parser(
+        'composed', help='memory and latency of the nodes in one process, beside one each'
+    )
+    composed.add_argument('--stream', type=Path, help='labelled pictures to publish')
+    composed.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    composed.add_argument('--frames', type=int, default=1800, help='of each turn')
+    composed.add_argument('--repetitions', type=int, default=3, help='turns of both')
+    composed.set_defaults(run=_bench_composed)
 
     engines = benches.add_parser(
         'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'

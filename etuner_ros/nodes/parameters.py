@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter
 
 from etuner_ros.core.config import Checked, INPUT_SIZE, setting
 from etuner_ros.core.errors import ConfigError, EtunerError
+from etuner_ros.core.typed import typed
 
 Settings = TypeVar('Settings', bound=Checked)
 
@@ -91,7 +92,7 @@ def declare(
                 raise ConfigError(
                     f'parameter {name} is refused: {error} ({descriptor.description})'
                 ) from error
-        values[field.name] = _typed(name, field.default, node.get_parameter(name).value)
+        values[field.name] = typed(name, field.default, node.get_parameter(name).value)
     settings = kind(**values)
     if apply is not None:
         if not hasattr(node, '_follower'):
@@ -128,7 +129,7 @@ class _Follower:
                 followed = self.followed.get(prefix)
                 if followed is not None and hasattr(followed.settings, name):
                     settings = new.get(prefix, followed.settings)
-                    value = _typed(parameter.name, getattr(settings, name), parameter.value)
+                    value = typed(parameter.name, getattr(settings, name), parameter.value)
                     new[prefix] = replace(settings, **{name: value})
             for prefix, settings in new.items():
                 self.followed[prefix].apply(settings)
@@ -136,16 +137,3 @@ class _Follower:
         except EtunerError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-
-def _typed(name: str, like: Any, value: Any) -> Any:
-    """
-    Return a value in the type of another one; an integer is taken for a float.
-
-    :raises ConfigError: when it is of another type
-    """
-    if isinstance(like, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(like):
-        raise ConfigError(f'parameter {name} must be a {type(like).__name__}, got {value!r}')
-    return value
