@@ -105,7 +105,7 @@ class LearningBag:
 
         try:
             # Recordings of Humble in sqlite3 do not say what their messages are.
-            reader = AnyReader([self._path], default_typestore=_types())
+            reader = AnyReader([self._path], default_typestore=known_types())
             reader.open()
         except Exception as error:  # rosbags raises many kinds for damaged recordings
             raise ImageError(f'the recording {self._path} can not be read: {error}') from error
@@ -211,7 +211,7 @@ def _camera(topic: str) -> str:
     return topic.strip('/').removesuffix('/compressed')
 
 
-def _types() -> Any:
+def known_types() -> Any:
     """Return what is known of messages: those of ROS, and ours."""
     from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 

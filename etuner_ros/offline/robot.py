@@ -5,7 +5,7 @@ A robot without nodes: what they do with frames and labels, one after the other,
 a recording.
 
 It joins the very objects that the nodes join. Training takes no time of the recording; predictions
-are made in float by torch, as in the benchmark.
+are made in float, as in the benchmark: nothing is quantised.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from etuner_ros.core.models.weights import (
     pack_base,
     sha256,
 )
+from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.core.tune.frame_features import FrameFeatures
 from etuner_ros.offline.recording import Said, Seen
@@ -117,7 +118,8 @@ class OfflineRobot:
 
         torch.set_num_threads(settings.train.threads)
         torch.manual_seed(settings.train.seed)
-        network = from_base(base.state, base.spec).to(choose_device(settings.train.device))
+        device = choose_device(settings.train.device)
+        network = from_base(base.state, base.spec).to(device)
         self.learner = Learner(
             network,
             settings.train,
@@ -133,7 +135,11 @@ class OfflineRobot:
             ]
         )
         self.learner.knows_all_labels = True
-        self._live = LiveModel(base)
+        engine = settings.engine if device.type == 'cpu' else 'torch'
+        wanted = EngineSettings(engine, 'fp32')
+        self._engines = Engines(wanted, str(device), settings.train.threads)
+        self._engines.network(base.spec, base.state, wait=True)  # its graph is there from now on
+        self._live = LiveModel(base, self._engines)
         self._lazy = LazyTune(settings.lazy)
         self._scenarios = ScenarioLog(settings.scenario)
         self._features = FrameFeatures(settings.head.enabled, self._clock)
@@ -177,8 +183,9 @@ class OfflineRobot:
         self._go_on()
 
     def close(self) -> None:
-        """Close the label store."""
+        """Close the label store, and end what engines still make."""
         self._store.close()
+        self._engines.close()
 
     # Frames and labels
 

@@ -41,6 +41,7 @@ class RobotSettings:
     architecture: str
     input_size: int
     weights: str  # base weights; '' = pretrained
+    engine: str  # that predicts
 
 
 def read_settings(files: Sequence[Path]) -> RobotSettings:
@@ -72,6 +73,7 @@ def read_settings(files: Sequence[Path]) -> RobotSettings:
         str(model.get('architecture', 'efficientnet_lite0')),
         int(model.get('input_size', INPUT_SIZE)),
         str(model.get('weights', '')),
+        str(nodes['tuner'].get('engine', 'auto')),
     )
 
 
