@@ -640,7 +640,9 @@ def _add_benches(commands: Any) -> None:
         'composed', help='memory and latency of the nodes in one process, beside one each'
     )
     composed.add_argument('--stream', type=Path, help='labelled pictures to publish')
-    composed.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    composed.add_argument(
+        '--output', type=Path, default=Path('results'), help='folder to write to'
+    )
     composed.add_argument('--frames', type=int, default=1800, help='of each turn')
     composed.add_argument('--repetitions', type=int, default=3, help='turns of both')
     composed.set_defaults(run=_bench_composed)

@@ -61,6 +61,7 @@ class LearningBag:
     :param truth: the recorded truth plays the labels, instead of what people said
     :param every: of the truth, only of one frame in so many
     :ivar unreadable: pictures and messages that are damaged, by topic
+    :ivar boxes: labels of boxes, which are left out
     :raises ImageError: in one sentence when there is nothing to learn from
     """
 
@@ -78,7 +79,7 @@ class LearningBag:
         self._path = path.parent if path.suffix in RECORDINGS else path
         self._source, self._truth, self._every = source, truth, every
         self.unreadable: Counter[str] = Counter()
-        self.frames = 0
+        self.boxes = 0
         with self._open() as reader:
             kinds = {c.topic: c.msgtype or '' for c in reader.connections}
             counts = {t: n for t in kinds if (n := _count(reader, t))}
@@ -132,7 +133,7 @@ class LearningBag:
     def __iter__(self) -> Iterator[Event]:
         """Yield frames and what was said of them, in order of arrival."""
         self.unreadable.clear()
-        self.frames = truths = 0
+        self.boxes = truths = 0
         with self._open() as reader:
             wanted = [c for c in reader.connections if c.topic in (self.images, *self.labels)]
             for connection, arrived, raw in reader.messages(wanted):
@@ -147,7 +148,6 @@ class LearningBag:
                     truths += 1
                     found = found if truths % self._every == 0 else []
                 for item in found:
-                    self.frames += isinstance(item, Seen)
                     yield seconds, item
 
     def _read(self, message: Any, kind: str) -> list[Seen | Said]:
@@ -158,7 +158,10 @@ class LearningBag:
             return [self._seen(self._key_of(message), message.image, True)]
         if kind == TRUTH:
             return [Said(Correction(self._key(message.header), message.label, 'ground_truth'))]
-        if kind == LABELS:
+        said = [message] if kind == LABELS else list(message.samples)
+        whole = [m for m in said if not _has_box(m)]
+        self.boxes += len(said) - len(whole)
+        if kind == LABELS and whole:
             key = self._key_of(message)
             return [Said(Correction.of(key, message.label, message.author, message.withdraw))]
         return [
@@ -166,7 +169,7 @@ class LearningBag:
                 Correction.of(self._key_of(s), s.label, s.author, not s.label),
                 (s.image.format, bytes(s.image.data)),
             )
-            for s in message.samples
+            for s in whole
         ]
 
     @staticmethod
@@ -204,6 +207,12 @@ class _Opened:
 
 def _count(reader: Any, topic: str) -> int:
     return sum(c.msgcount for c in reader.connections if c.topic == topic)
+
+
+def _has_box(message: Any) -> bool:
+    """Return whether a label is of a box; recordings of older packages know none."""
+    box = getattr(message, 'box', None)
+    return box is not None and box.width > 0
 
 
 def _camera(topic: str) -> str:

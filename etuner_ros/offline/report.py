@@ -19,7 +19,7 @@ from matplotlib import pyplot
 
 from etuner_ros.core.files import replace_file
 from etuner_ros.offline.recording import LearningBag
-from etuner_ros.offline.robot import Learned, Labelled, LearnedRound, OfflineRobot
+from etuner_ros.offline.robot import Labelled, Learned, LearnedRound, OfflineRobot
 
 WINDOW = 20  # labels that the curve is the mean of
 CURVE, ACCEPTED, REFUSED = '#12805c', '#2d6cdf', '#c0392b'
@@ -37,6 +37,7 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
     kinds = Counter(label.label for label in labels)
     right = Counter(label.label for label in labels if label.right)
     refused = Counter(learned.refused) + Counter(code.name for code in learned.gone.values())
+    refused += Counter(BOX=bag.boxes)
     return {
         'recording_s': bag.seconds,
         'took_s': took_s,
@@ -118,6 +119,7 @@ WHY = {
     'the image; see --source and --image-topic)',
     'TOO_OLD': 'they came when their frame was no longer kept (keep_s, keep_mb of '
     'label_collector)',
+    'BOX': 'they are of boxes, and whole images are learned here',
     'DUPLICATE': 'said before by the same author',
 }
 

@@ -194,9 +194,7 @@ class OfflineRobot:
         self.learned.frames += 1
         result = self._live.predict(seen.image, 1)
         key, name = seen.key, _name(seen.key)
-        if self._scenarios.on_request(
-            key.source, key.stamp_ns, result.appearance, result.version
-        ):
+        if self._scenarios.on_request(key.source, key.stamp_ns, result.appearance, result.version):
             self._lazy.on_scenario_change()
             self.learned.scenario_changes.append(self._now)
             self.learner.set_scenarios(self._scenarios.current)
@@ -227,7 +225,9 @@ class OfflineRobot:
 
     def _hear(self, said: Said) -> None:
         key = said.correction.key
-        if said.picture is not None:  # of a labelled batch: what was heard already says nothing new
+        if (
+            said.picture is not None
+        ):  # of a labelled batch: what was heard already says nothing new
             if self._store.find(key) is not None or said.correction.withdraw:
                 return
             if self._buffer.get(key) is None:
@@ -320,9 +320,7 @@ class OfflineRobot:
         began = time.perf_counter()
         learner.set_scenarios(self._scenarios.current)
         self._lazy.on_round_start()
-        made = None
-        for made in learner.run_round():
-            pass
+        *_, made = learner.run_round()
         assert isinstance(made, RoundCandidate)
         verdict = self._decide(made)
         if not verdict.accepted:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,11 @@ Item = tuple[float, str, Any]  # seconds, topic, message
 
 def made(kind: str, **fields: Any) -> Any:
     """Return a message; fields that are not named are zero or empty."""
-    made_of = STORE.types[kind]
-    values = {}
-    for name, (node, what) in STORE.fielddefs[kind][1]:
-        node, detail = node, what
-        values[name] = fields.get(name, empty(node, detail))
-    return made_of(**values)
+    values = {
+        name: fields[name] if name in fields else empty(node, detail)
+        for name, (node, detail) in STORE.fielddefs[kind][1]
+    }
+    return STORE.types[kind](**values)
 
 
 def empty(node: Any, detail: Any) -> Any:
@@ -67,9 +67,10 @@ def raw(number: int, image: np.ndarray) -> Any:
     )
 
 
-def correction(number: int, label: str, author: str = 'ann', uid: int = 0) -> Any:
+def correction(number: int, label: str, width: float = 0.0) -> Any:
+    box = made('etuner_ros/msg/Box', width=width, height=width)
     kind = 'etuner_ros/msg/LabelCorrection'
-    return made(kind, header=header(number), label=label, author=author, frame_uid=uid)
+    return made(kind, header=header(number), label=label, author='ann', box=box)
 
 
 def record(
@@ -203,6 +204,7 @@ def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, dep
         (0.3, 'labels', correction(0, 'mug')),
         (0.4, 'labels', correction(50, 'mug')),
         (0.5, 'labels', correction(51, 'duck')),
+        (0.6, 'labels', correction(0, 'duck', width=8.0)),
     ]
     bag = record(tmp_path / 'some', items)
     assert main(['replay', str(bag), '--weights', str(deployed)]) == 0
@@ -210,6 +212,7 @@ def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, dep
     assert '1 frames and 1 labels' in said
     assert '2 labels not taken: their frames are not in the recording' in said
     assert '1 labels not taken: said before by the same author' in said
+    assert '1 labels not taken: they are of boxes' in said
     assert '1 messages of image_raw/compressed are damaged' in said
     bag = record(tmp_path / 'none', [items[0], *items[4:]])
     assert main(['replay', str(bag), '--weights', str(deployed)]) == 1
@@ -226,13 +229,11 @@ def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, dep
     ],
     ids=['empty', 'no images', 'only drawn images', 'no labels'],
 )
-def test_a_recording_without_what_is_needed_says_what_is_missing(
-    tmp_path, replayed, items, words
-):
+def test_a_recording_without_what_is_needed_says_what_is_missing(tmp_path, replayed, items, words):
     code, found, said = replayed(record(tmp_path / 'bag', items))
     assert code == 1
     assert not found
-    assert __import__('re').search(words, said), said
+    assert re.search(words, said), said
 
 
 def test_a_recording_or_topic_that_is_not_there_and_damage_are_named(tmp_path, frames, replayed):
