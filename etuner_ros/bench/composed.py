@@ -8,10 +8,13 @@ rounds run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import product
 import json
+import os
 from pathlib import Path
+import shutil
 import statistics
 import tempfile
 from typing import Any
@@ -22,6 +25,12 @@ from etuner_ros.bench.soak import children_of, memory_mb
 from etuner_ros.worker.memory import resident_mb
 
 WAYS = {'separate': SEPARATE, 'composed': ('robot',)}
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process, without what it started, in s."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def memory(pids: list[int]) -> dict[str, Any]:
@@ -38,6 +47,18 @@ def memory(pids: list[int]) -> dict[str, Any]:
     return {**found, 'processes': len(pids) + len(below)}
 
 
+def turn(stage: Stage, executables: Sequence[str], frames: int) -> dict[str, Any]:
+    """Run the nodes, whose stores begin anew, and measure them while frames come."""
+    with whole_graph(stage, executables) as pids:
+        before = sum(map(cpu_s, pids))
+        served = asdict(stage.stream(frames))
+        used = sum(map(cpu_s, pids)) - before
+        found = {**served, **memory(pids), 'cpu_ms_per_frame': 1e3 * used / frames}
+        found['load'] = os.getloadavg()[0]  # of the machine, what ran beside included
+    shutil.rmtree(stage.folder / 'graph')
+    return found
+
+
 def measure(
     stream: Path,
     output: Path,
@@ -51,22 +72,21 @@ def measure(
     :param frames: of each repetition
     """
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for number in range(repetitions):
-        for way, executables in WAYS.items():
-            with tempfile.TemporaryDirectory() as folder:  # stores and labels begin anew
-                stage = Stage(stream, Path(folder))
-                try:
-                    with whole_graph(stage, executables) as pids:
-                        served = asdict(stage.stream(frames))
-                        turns[way].append({**served, **memory(pids)})
-                finally:
-                    stage.close()
-            last = turns[way][-1]
-            say(
-                f'{number + 1} of {repetitions}, {way}: {last["pss_mb"]:.0f} MB, p50 '
-                f'{last["p50_ms"]:.1f}, p99 {last["p99_ms"]:.1f} ms'
-            )
-    keys = ('pss_mb', 'rss_mb', 'worker_pss_mb', 'processes', 'p50_ms', 'p95_ms', 'p99_ms')
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Stage(stream, Path(folder))
+        try:
+            for number, (way, executables) in product(range(repetitions), WAYS.items()):
+                turns[way].append(turn(stage, executables, frames))
+                last = turns[way][-1]
+                say(
+                    f'{number + 1} of {repetitions}, {way}: {last["pss_mb"]:.0f} MB, p50 '
+                    f'{last["p50_ms"]:.1f}, p99 {last["p99_ms"]:.1f} ms, CPU '
+                    f'{last["cpu_ms_per_frame"]:.1f} ms a frame'
+                )
+        finally:
+            stage.close()
+    keys = ['pss_mb', 'rss_mb', 'worker_pss_mb', 'processes', 'cpu_ms_per_frame']
+    keys += ['p50_ms', 'p95_ms', 'p99_ms', 'load']
     answer = {
         'ways': {
             way: {
@@ -94,13 +114,14 @@ def table(answer: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     lines = [
         '| nodes | processes | memory, MB (PSS) | of it the worker | sum of RSS, MB | p50, ms | '
-        'p99, ms | dropped |',
-        '|---|---|---|---|---|---|---|---|',
+        'p99, ms | dropped | CPU of the nodes, ms a frame | load |',
+        '|---|---|---|---|---|---|---|---|---|---|',
     ]
     for way, row in answer['ways'].items():
         lines.append(
             f'| {way} | {row["processes"]:.0f} | {row["pss_mb"]:.0f} | '
             f'{row["worker_pss_mb"]:.0f} | {row["rss_mb"]:.0f} | {row["p50_ms"]:.1f} | '
-            f'{row["p99_ms"]:.1f} | {row["dropped"]} of {row["frames"]} |'
+            f'{row["p99_ms"]:.1f} | {row["dropped"]} of {row["frames"]} | '
+            f'{row["cpu_ms_per_frame"]:.1f} | {row["load"]:.1f} |'
         )
     return '\n'.join(lines)
