@@ -31,6 +31,14 @@ def start(ros: Graph, parameters: Path) -> subprocess.Popen[str]:
     )
 
 
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process; nothing when it has ended."""
+    try:
+        return Path(f'/proc/{pid}/cmdline').read_bytes()
+    except OSError:
+        return b''
+
+
 def test_a_correction_is_learned_by_the_nodes_of_one_process_which_ends_in_order(
     ros, deployed, frames, tmp_path
 ):
@@ -72,7 +80,8 @@ def test_a_correction_is_learned_by_the_nodes_of_one_process_which_ends_in_order
         ros.until(
             lambda: (kept(), said[-1].model_version >= versions[-1].version)[1], 'its predictions'
         )
-        (worker,) = children_of(robot.pid)
+        started = children_of(robot.pid)
+        assert any(b'etuner_ros.worker' in command_of(pid) for pid in started)
         robot.send_signal(signal.SIGINT)
         _, errors = robot.communicate(timeout=60)
     finally:
@@ -80,4 +89,4 @@ def test_a_correction_is_learned_by_the_nodes_of_one_process_which_ends_in_order
         robot.wait()
     assert robot.returncode == 0, errors
     assert 'Traceback' not in errors
-    assert not Path(f'/proc/{worker}').exists(), 'the worker ended with it'
+    ros.until(lambda: not any(map(command_of, started)), 'the end of all that it had started')
