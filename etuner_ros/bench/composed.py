@@ -72,6 +72,7 @@ def measure(
     :param frames: of each repetition
     """
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    commit = git('rev-parse', '--short', 'HEAD')  # of the code that is about to run
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(stream, Path(folder))
         try:
@@ -103,7 +104,7 @@ def measure(
         'repetitions': turns,
         'setting': {'image': '640x480 rgb8', 'rate_hz': RATE_HZ, 'frames_per_turn': frames},
         'machine': machine(),
-        'commit': git('rev-parse', '--short', 'HEAD') or machine()['commit'],
+        'commit': commit or machine()['commit'],
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'composed.json').write_text(json.dumps(answer, indent=1) + '\n')
