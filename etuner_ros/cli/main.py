@@ -10,7 +10,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
-from etuner_ros.cli import choose
+from etuner_ros.cli import choose, replay
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
@@ -157,6 +157,21 @@ def _bench_cameras(arguments: argparse.Namespace) -> int:
         arguments.output, stream, arguments.cameras, arguments.separate, arguments.seconds
     )
     answer(arguments.json, table(rows), [asdict(row) for row in rows])
+    return 0
+
+
+def _bench_composed(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.composed import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(
+        arguments.stream or recorded_stream(),
+        arguments.output,
+        arguments.frames,
+        arguments.repetitions,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(found), found)
     return 0
 
 
@@ -574,6 +589,7 @@ def parser() -> argparse.ArgumentParser:
     deploy.set_defaults(run=_deploy)
 
     choose.add(commands)
+    replay.add(commands)
     _add_everyday(commands)
     _add_benches(commands)
     _add_json(whole)
@@ -697,6 +713,16 @@ def _add_benches(commands: Any) -> None:
     radio.add_argument('--rounds', type=int, default=4, help='rounds to wait for')
     radio.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     radio.set_defaults(run=_bench_radio)
+    composed = benches.add_parser(
+        'composed', help='memory and latency of the nodes in one process, beside one each'
+    )
+    composed.add_argument('--stream', type=Path, help='labelled pictures to publish')
+    composed.add_argument(
+        '--output', type=Path, default=Path('results'), help='folder to write to'
+    )
+    composed.add_argument('--frames', type=int, default=1800, help='of each turn')
+    composed.add_argument('--repetitions', type=int, default=3, help='turns of both')
+    composed.set_defaults(run=_bench_composed)
 
     engines = benches.add_parser(
         'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'

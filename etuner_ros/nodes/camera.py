@@ -24,7 +24,7 @@ from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import run
 
 
@@ -69,11 +69,10 @@ class CameraNode(Node):
         self._told: bool | None = None  # what ~/playing said last
         self.health = Health(self, self._diagnostics)
         self.health.watch(self._why_lost, 'the camera is back', DiagnosticStatus.ERROR)
-        self._images = self.create_publisher(Image, 'image_raw', reliable(5))
-        self._compressed = self.create_publisher(
-            CompressedImage, 'image_raw/compressed', reliable(5)
-        )
-        self._truths = self.create_publisher(GroundTruth, 'ground_truth', reliable(50))
+        publish = adaptable(self.create_publisher)
+        self._images = publish(Image, 'image_raw', reliable(5))
+        self._compressed = publish(CompressedImage, 'image_raw/compressed', reliable(5))
+        self._truths = publish(GroundTruth, 'ground_truth', reliable(50))
         self._playing = self.create_publisher(Bool, '~/playing', LATCHED)
         self.create_service(SetBool, '~/play', self._on_play)
         # A timer of the node's clock: with use_sim_time it stands still with the simulation.

@@ -41,7 +41,7 @@ from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.pieces import turn
-from etuner_ros.nodes.qos import LATCHED, latched, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, latched, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
@@ -99,15 +99,16 @@ class LabelCollectorNode(Node):
         watch(self._why_unanswered, 'someone listens to label_requests', DiagnosticStatus.OK)
         watch(self._why_unreadable, 'all pictures can be read', DiagnosticStatus.WARN)
 
-        self._receipts = self.create_publisher(msg.LabelReceipt, 'label_receipts', reliable(100))
-        self._requests = self.create_publisher(msg.LabelRequest, 'label_requests', reliable(10))
+        publish, hear = adaptable(self.create_publisher), adaptable(self.create_subscription)
+        self._receipts = publish(msg.LabelReceipt, 'label_receipts', reliable(100))
+        self._requests = publish(msg.LabelRequest, 'label_requests', reliable(10))
         self._batches = self.create_publisher(msg.LabelledBatch, 'labelled_batches', LATCHED)
-        hear, serve = self.create_subscription, self.create_service
         hear(msg.PredictedFrame, 'predicted_frame', self._on_frame, reliable(30))
         hear(msg.Objects, 'objects', self._on_objects, reliable(30))
         hear(msg.LabelCorrection, 'labels', self._on_label, reliable(100))
         hear(msg.ScenarioChange, 'scenario_changes', self._on_scenario, reliable(10))
         hear(msg.ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
+        serve = self.create_service
         # In a group of its own: an answer that waits would keep all other callbacks waiting.
         waiting = ReentrantCallbackGroup()
         for kind, name, answer in (

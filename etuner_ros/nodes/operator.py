@@ -20,7 +20,7 @@ from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Predictio
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.qos import adaptable, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
@@ -60,10 +60,11 @@ class OperatorNode(Node):
             'refused': self._refused,
         }
         self.health = Health(self, values)
-        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
-        self.create_subscription(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
-        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
-        self.create_subscription(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
+        self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
+        hear = adaptable(self.create_subscription)
+        hear(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
+        hear(Prediction, 'predictions', self._on_prediction, reliable(100))
+        hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         steady_timer(self, 0.05, self._send_due)
 
     @guarded

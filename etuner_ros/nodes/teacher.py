@@ -27,7 +27,7 @@ from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Predicti
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import header_of
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
@@ -75,8 +75,8 @@ class TeacherNode(Node):
         self._live: list[Any] = []  # subscriptions, one for each camera
         self._live_s: dict[str, float] = {}  # when a picture was taken last
         self.health = Health(self, self._diagnostics)
-        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
-        hear = self.create_subscription
+        self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
+        hear = adaptable(self.create_subscription)
         hear(LabelRequest, 'label_requests', self._on_request, reliable(20))
         hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         hear(Prediction, 'predictions', self._on_prediction, reliable(10))
@@ -100,7 +100,7 @@ class TeacherNode(Node):
         """Listen to the annotated image only while somebody looks: it is drawn only then."""
         if self.watchers > 0 and not self._live:
             self._live = [
-                self.create_subscription(
+                adaptable(self.create_subscription)(
                     CompressedImage,
                     f'{camera}/annotated/compressed' if camera else 'annotated/compressed',
                     partial(self._on_live, camera),

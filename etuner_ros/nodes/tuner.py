@@ -71,7 +71,7 @@ from etuner_ros.nodes.fine_tune import FineTuneAction
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare, ModelSettings
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.tuner_settings import LIVE, TunerSettings
@@ -155,12 +155,13 @@ class TunerNode(Node):
         self._offer = CandidateOffer(self, self._limit, self._keeper.on_fetching)
         self._candidates = self.create_publisher(ModelCandidate, 'candidate', reliable(2))
         self._heads = self.create_publisher(HeadCandidate, 'head_candidate', reliable(2))
-        self._changes = self.create_publisher(ScenarioChange, 'scenario_changes', reliable(10))
-        self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
+        publish, hear = adaptable(self.create_publisher), adaptable(self.create_subscription)
+        self._changes = publish(ScenarioChange, 'scenario_changes', reliable(10))
+        self._statuses = publish(TunerStatus, '~/status', LATCHED)
         battery = qos_profile_sensor_data
-        self.create_subscription(BatteryState, 'battery', self._on_battery, battery)
+        hear(BatteryState, 'battery', self._on_battery, battery)
         self.create_subscription(LabelledBatch, 'labelled_batches', self._labels.on_batch, LATCHED)
-        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
+        hear(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
             self.create_subscription(
                 FrameFeature, 'frame_feature', self._labels.on_feature, reliable(30)

@@ -25,6 +25,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'robot',
     'teacher',
     'tuner',
 )
@@ -205,9 +206,11 @@ HUMBLE_NAMES = {
         'DurabilityPolicy',
         'HistoryPolicy',
         'qos_profile_sensor_data',
+        'QoSPolicyKind',
         'QoSProfile',
         'ReliabilityPolicy',
     },
+    'rclpy.qos_overriding_options': {'QoSOverridingOptions'},
     'rclpy.task': {'Future'},
     'rclpy.timer': {'Timer'},
 }
