@@ -41,6 +41,17 @@ def key_of(message: Any, source: str = '') -> FrameKey:
     )
 
 
+def answered_key(message: LabelCorrection | LabelReceipt) -> FrameKey:
+    """Return what names the frame of a correction and of its receipt alike: receipts shorten."""
+    key = key_of(message)
+    return FrameKey(short(key.source), key.stamp_ns, short(key.frame_id), key.uid)
+
+
+def answered_label(message: LabelCorrection) -> str:
+    """Return the label that the receipt of a correction has."""
+    return '' if message.withdraw else short(message.label.strip())
+
+
 def header_of(key: FrameKey) -> Header:
     """Return the header that a frame came with."""
     header = Header(frame_id=key.frame_id)
@@ -93,7 +104,7 @@ def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -
         header=Header(stamp=message.header.stamp, frame_id=short(message.header.frame_id)),
         source=short(key.source),
         frame_uid=frame.key.uid if frame else 0,
-        label='' if message.withdraw else short(message.label.strip()),
+        label=answered_label(message),
         author=short(message.author),
         code=int(receipt.code),
         message=short(receipt.text, 500),

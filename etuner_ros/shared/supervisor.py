@@ -7,6 +7,7 @@ machine without it needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import signal
@@ -45,8 +46,19 @@ class Supervisor:
     restarts: int = 0
     _children: list[_Child] = field(default_factory=list)
 
-    def start(self, name: str, namespace: str = '') -> None:
-        """Start an executable."""
+    def start(
+        self,
+        name: str,
+        namespace: str = '',
+        node: str = '',
+        remaps: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Start an executable.
+
+        :param node: name of its node, and of the process here; empty = as the executable
+        :param remaps: topics that are called otherwise
+        """
         self.logs.mkdir(parents=True, exist_ok=True)
         executable = Path(get_package_prefix('etuner_ros')) / 'lib' / 'etuner_ros' / name
         command = [sys.executable, str(executable), '--ros-args']
@@ -54,6 +66,11 @@ class Supervisor:
             command += ['--params-file', str(file)]
         if namespace:
             command += ['-r', f'__ns:={namespace}']
+        if node:
+            command += ['-r', f'__node:={node}']
+        for topic, other in (remaps or {}).items():
+            command += ['-r', f'{topic}:={other}']
+        name = node or name
         log = (self.logs / f'{name}.log').open('ab')
         self._children.append(_Child(name, command, log, self._spawn(command, log)))
 
