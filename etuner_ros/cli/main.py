@@ -449,7 +449,7 @@ def _add_everyday(commands: Any) -> None:
     soak.add_argument('--swaps', type=int, help='swaps under a 30 Hz camera; 1000')
     soak.add_argument('--kills', type=int, help='at least so many; 200')
     soak.add_argument('--damaged', type=int, help='damaged files, at least so many; 28')
-    soak.add_argument('--kill-minutes', type=float, help='at least so long; 0')
+    soak.add_argument('--kill-minutes', type=float, help='at least so long; 9')
     soak.add_argument('--cuts', type=int, help='power cuts; 50')
     soak.add_argument('--calm-minutes', type=float, help='for the memory to be level, at most; 15')
     soak.add_argument('--radio-s', type=float, help='without radio; 60')

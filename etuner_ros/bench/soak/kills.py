@@ -18,7 +18,7 @@ from etuner_ros.bench.soak.processes import (
     MARK,
     processes_with,
 )
-from etuner_ros.bench.soak.robot import NODES, RESUME_LIMIT_S, Robot
+from etuner_ros.bench.soak.robot import LEARN_LIMIT_S, NODES, RESUME_LIMIT_S, Robot
 from etuner_ros.bench.soak.stage import Plan, Stage
 from etuner_ros.core.models.store import HEAD_FILE
 from etuner_ros.shared.shared_memory import clean, stale_segments
@@ -26,6 +26,7 @@ from etuner_ros.shared.shared_memory import clean, stale_segments
 PAUSE_S = 2.0  # between two kills, on average, at least
 DAMAGED = 0.7  # share of the kills of the manager after which a file is damaged
 SAY_S = 20.0
+MOST = 2  # times the kills that are asked for, when there is too little to damage
 
 
 def damage(folder: Path, rng: random.Random) -> bool:
@@ -72,14 +73,20 @@ class Killer:
         """
         Kill until all of these are used up.
 
-        :param kills: at least so many
+        :param kills: at least so many, at most twice as many
         :param damaged: files, at least so many
         :param minutes: at least so long
         """
         began, said = time.monotonic(), 0.0
         pause = max(60.0 * minutes / max(kills, 1), PAUSE_S)
         end = began + 60.0 * minutes
-        while self.kills.total() < kills or self.damaged < damaged or time.monotonic() < end:
+
+        def wanted() -> bool:
+            killed = self.kills.total()
+            more = self.damaged < damaged and killed < MOST * kills
+            return killed < kills or more or time.monotonic() < end
+
+        while wanted():
             self.robot.go_on(self._random.uniform(0.3, 2.0 * pause - 0.3))
             self._kill_one()
             if time.monotonic() - said > SAY_S:
@@ -129,16 +136,20 @@ def kills(stage: Stage, plan: Plan) -> dict[str, Any]:
     killer = Killer(robot, plan.seed)
     try:
         robot.start_well()
+        robot.until(lambda: max(robot.versions, default=0) > 0, LEARN_LIMIT_S)  # to be damaged
         killer.kill(plan.kills, plan.damaged, plan.kill_minutes)
     finally:
         result = robot.verify()
+    broken = list(result.broken)
+    if killer.damaged < plan.damaged:
+        broken.append(f'only {killer.damaged} of {plan.damaged} files were damaged')
     return {
         **result.as_dict(),
         'kills': killer.kills.total(),
         'kills_by_node': dict(killer.kills),
         'damaged_files': killer.damaged,
         'dds_shm_leftover': len(set(stale_segments(os.getuid())) - before),
-        'broken': result.broken,
+        'broken': broken,
     }
 
 

@@ -39,7 +39,7 @@ class Plan:
     swaps: int = 1000  # under a 30 Hz camera
     kills: int = 200  # at least
     damaged: int = 28  # files, at least
-    kill_minutes: float = 0.0  # at least
+    kill_minutes: float = 9.0  # at least
     cuts: int = 50  # of the power
     calm_minutes: float = 15.0  # for the memory to be level, at most
     radio_s: float = 60.0  # without radio
