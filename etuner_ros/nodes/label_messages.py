@@ -41,10 +41,11 @@ def key_of(message: Any, source: str = '') -> FrameKey:
     )
 
 
-def answered_key(message: LabelCorrection | LabelReceipt) -> FrameKey:
-    """Return what names the frame of a correction and of its receipt alike: receipts shorten."""
-    key = key_of(message)
-    return FrameKey(short(key.source), key.stamp_ns, short(key.frame_id), key.uid)
+def about(message: LabelCorrection | LabelReceipt) -> tuple[FrameKey, tuple[float, ...]]:
+    """Return frame and box that a correction and its receipt are about; receipts shorten names."""
+    key, box = key_of(message), message.box
+    frame = FrameKey(short(key.source), key.stamp_ns, short(key.frame_id), key.uid)
+    return frame, (box.x, box.y, box.width, box.height)
 
 
 def answered_label(message: LabelCorrection) -> str:

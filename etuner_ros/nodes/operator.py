@@ -19,7 +19,7 @@ from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.label_messages import answered_key, answered_label
+from etuner_ros.nodes.label_messages import about, answered_label
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import reliable
@@ -105,7 +105,7 @@ class OperatorNode(Node):
         now = time.monotonic()
         for item in [d for d in self._due if d[0] <= now]:
             self._due.remove(item)
-            self._outbox.put(answered_key(item[1]), answered_label(item[1]), item[1])
+            self._outbox.put(*about(item[1]), answered_label(item[1]), item[1])
             self._sent += 1
         for correction in self._outbox.due(self._labels.get_subscription_count() > 0):
             self._labels.publish(correction)
@@ -115,7 +115,7 @@ class OperatorNode(Node):
         """Count what is answered; what was said twice is stored, too."""
         if message.author != self.settings.author:
             return
-        if not self._outbox.answered(answered_key(message), message.label, message.code):
+        if not self._outbox.answered(*about(message), message.label, message.code):
             return
         if message.code in (LabelReceipt.ACCEPTED, LabelReceipt.DUPLICATE):
             self._accepted += 1

@@ -24,7 +24,7 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Prediction, TunerStatus
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.label_messages import answered_key, answered_label, header_of
+from etuner_ros.nodes.label_messages import about, answered_label, header_of
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
@@ -118,7 +118,7 @@ class TeacherNode(Node):
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
         if message.author == self.settings.author:
-            self._outbox.answered(answered_key(message), message.label, message.code)
+            self._outbox.answered(*about(message), message.label, message.code)
         self.state.on_receipt(message)
 
     @guarded
@@ -153,7 +153,7 @@ class TeacherNode(Node):
             author=self.settings.author,
             withdraw=not label,
         )
-        self._outbox.put(answered_key(correction), answered_label(correction), correction)
+        self._outbox.put(*about(correction), answered_label(correction), correction)
         self._send()
 
     @guarded

@@ -17,7 +17,7 @@ class Somebody:
         self.outbox = Outbox[str](patience_s=5.0, rate_hz=8.0, clock=lambda: self.now)
 
     def say(self, number: int, label: str = 'mug') -> None:
-        self.outbox.put(key(number), label, f'{label} {number}')
+        self.outbox.put(key(number), (), label, f'{label} {number}')
 
     def wait(self, seconds: float, listening: bool = True) -> list[str]:
         """Look ten times a second; return what was published."""
@@ -40,15 +40,15 @@ def somebody() -> Somebody:
 def test_what_is_answered_is_said_once(somebody):
     somebody.say(1)
     assert somebody.wait(1.0) == ['mug 1']
-    assert somebody.outbox.answered(key(1), 'mug', Code.ACCEPTED)
-    assert not somebody.outbox.answered(key(1), 'mug', Code.DUPLICATE), 'it waits for nothing'
+    assert somebody.outbox.answered(key(1), (), 'mug', Code.ACCEPTED)
+    assert not somebody.outbox.answered(key(1), (), 'mug', Code.DUPLICATE), 'it waits for nothing'
     assert somebody.wait(20.0) == []
 
 
 def test_a_refusal_ends_it_also_when_no_picture_was_found(somebody):
     somebody.say(1)
     somebody.wait(1.0)
-    assert somebody.outbox.answered(key(1, uid=0), 'mug', Code.TOO_OLD)
+    assert somebody.outbox.answered(key(1, uid=0), (), 'mug', Code.TOO_OLD)
     assert len(somebody.outbox) == 0
 
 
@@ -61,7 +61,7 @@ def test_without_an_answer_it_is_said_again(somebody):
 def test_what_failed_for_now_is_tried_again(somebody, code):
     somebody.say(1)
     somebody.wait(1.0)
-    assert not somebody.outbox.answered(key(1), 'mug', code)
+    assert not somebody.outbox.answered(key(1), (), 'mug', code)
     assert somebody.wait(6.0) == ['mug 1']
 
 
@@ -69,8 +69,16 @@ def test_only_the_last_word_counts(somebody):
     somebody.say(1)
     somebody.wait(0.1)
     somebody.say(1, 'cup')
-    assert not somebody.outbox.answered(key(1), 'mug', Code.ACCEPTED)
+    assert not somebody.outbox.answered(key(1), (), 'mug', Code.ACCEPTED)
     assert set(somebody.wait(6.0)) == {'cup 1'}
+
+
+def test_two_things_in_a_frame_wait_for_two_answers(somebody):
+    somebody.outbox.put(key(1), (0, 0, 9, 9), 'mug', 'left')
+    somebody.outbox.put(key(1), (20, 0, 9, 9), 'mug', 'right')
+    assert somebody.wait(1.0) == ['left', 'right']
+    assert somebody.outbox.answered(key(1), (0, 0, 9, 9), 'mug', Code.ACCEPTED)
+    assert somebody.wait(6.0) == ['right']
 
 
 def test_labels_that_waited_for_the_radio_come_no_faster_than_a_collector_takes_them(somebody):
@@ -82,7 +90,7 @@ def test_labels_that_waited_for_the_radio_come_no_faster_than_a_collector_takes_
         said += (now := somebody.wait(1.0))
         assert len(now) <= 10, 'author_rate_hz of the collector'
         for text in now:
-            somebody.outbox.answered(key(int(text.split()[1])), 'mug', Code.ACCEPTED)
+            somebody.outbox.answered(key(int(text.split()[1])), (), 'mug', Code.ACCEPTED)
     assert sorted(said) == sorted(f'mug {n}' for n in range(200)), 'each once'
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 import math
 import threading
@@ -22,6 +22,7 @@ Item = TypeVar('Item')
 @dataclass
 class _Said(Generic[Item]):
     frame: FrameKey
+    part: Hashable
     label: str
     item: Item
     late: bool = False  # it was sent before, or nobody listened
@@ -55,17 +56,18 @@ class Outbox(Generic[Item]):
         """Return how many wait."""
         return len(self._said)
 
-    def put(self, frame: FrameKey, label: str, item: Item) -> None:
+    def put(self, frame: FrameKey, part: Hashable, label: str, item: Item) -> None:
         """
-        Take what is said of a frame; it replaces what was said before and not answered.
+        Take what is said of a part of a frame; it replaces what was said of the same before.
 
+        :param part: of the frame, such as a box
         The oldest is forgotten when more than MOST_WAITING wait.
         """
         with self._lock:
-            others = [s for s in self._said if s.frame != frame]
-            self._said = [*others, _Said(frame, label, item)][-MOST_WAITING:]
+            others = [s for s in self._said if (s.frame, s.part) != (frame, part)]
+            self._said = [*others, _Said(frame, part, label, item)][-MOST_WAITING:]
 
-    def answered(self, frame: FrameKey, label: str, code: int) -> bool:
+    def answered(self, frame: FrameKey, part: Hashable, label: str, code: int) -> bool:
         """
         Note a receipt; return whether it ends the wait of something.
 
@@ -74,7 +76,7 @@ class Outbox(Generic[Item]):
         with self._lock:
             for said in self._said:
                 meant = frame.means(said.frame) or said.frame.means(frame)
-                if meant and said.label == label:
+                if meant and (said.part, said.label) == (part, label):
                     if code in AGAIN:
                         said.due_s = self._clock() + self._patience_s
                         return False
