@@ -38,7 +38,7 @@ from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner')
 RESUME_LIMIT_S = 60.0
-LEARN_LIMIT_S = 180.0  # for the first version: the worker starts, a round on a busy machine
+LEARN_LIMIT_S = 180.0  # for the first start and the first version, on a busy machine too
 REMEMBERED = 3000  # pictures of which it is known what they show
 AUTHOR = 'ann'
 FAR_AUTHOR = 'bob'  # over the radio
@@ -242,7 +242,7 @@ class Robot(Outside):
         :raises EtunerError: when they don't
         """
         self.start()
-        if not self.until(lambda: self.result.predictions > 10, RESUME_LIMIT_S):
+        if not self.until(lambda: self.result.predictions > 10, LEARN_LIMIT_S):
             raise EtunerError(f'the nodes did not start; see {self.home / "log"}')
 
     def _on_prediction(self, message: Prediction) -> None:
