@@ -41,7 +41,7 @@ bench-switching: build  ## the choice of variants on made days; results/switchin
 	@$(RUN) etuner bench switching --output results
 
 .PHONY: soak
-soak: build  ## swap, learn in peace, kill and damage, 75 minutes; results/soak.json
+soak: build  ## swap, learn in peace, kill and damage, fill the disk, cut radio and power; results/soak.json
 	@$(RUN) etuner soak --output results
 
 .PHONY: bench

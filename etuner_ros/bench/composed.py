@@ -21,7 +21,7 @@ from typing import Any
 
 from etuner_ros.bench.provenance import git, machine
 from etuner_ros.bench.serving_stage import RATE_HZ, SEPARATE, Stage, whole_graph
-from etuner_ros.bench.soak import children_of, memory_mb
+from etuner_ros.bench.soak.processes import children_of, memory_mb
 from etuner_ros.worker.memory import resident_mb
 
 WAYS = {'separate': SEPARATE, 'composed': ('robot',)}

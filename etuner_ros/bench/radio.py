@@ -28,7 +28,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 
 from etuner_ros.bench.head_commit import head_commit
-from etuner_ros.bench.soak import deploy, Robot
+from etuner_ros.bench.soak.robot import Robot, shipped
+from etuner_ros.bench.soak.stage import deploy
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.sources import open_source
 from etuner_ros.msg import ModelVerdict, Prediction, TunerStatus
@@ -98,7 +99,11 @@ class RadioRobot(Robot):
     """The robot's nodes, a camera, people who label, and somebody who measures."""
 
     def __init__(self, pictures: list[Any], base: Path, home: Path, limit: float) -> None:
-        super().__init__(pictures, base, home, RATE_HZ, limit)
+        limited = {
+            f'/**/{name}': {'transfer_mbit_s': limit}
+            for name in ('label_collector', 'tuner', 'model_manager')
+        }
+        super().__init__(pictures, base, home, RATE_HZ, values=limited)
         self.seen = _Seen()
         hear = self.node.create_subscription
         hear(Prediction, 'predictions', self._measure, reliable(100))
@@ -153,7 +158,7 @@ def on_robot(folder: Path, limit: float, rounds: int, stream: Path) -> None:
         (folder / 'up').touch()
         if not robot.until(lambda: len(seen.to_verdict) >= rounds, LIMIT_S):
             print(f'only {len(seen.to_verdict)} of {rounds} rounds in {LIMIT_S:.0f} s')
-        robot.labelling = False
+        robot.be_silent()
         made = seen.made
         robot.until(lambda: False, 12.0)  # what waits goes out as a smaller batch
         robot.until(lambda: seen.received >= seen.made > made, 30.0)
@@ -168,7 +173,7 @@ def on_base(folder: Path) -> None:
     while not (folder / 'up').exists():
         time.sleep(0.1)
     os.environ['ROS_HOME'] = str(folder / BASE)
-    supervisor = Supervisor([folder / ROBOT / 'params.yaml'], folder / 'log')
+    supervisor = Supervisor([shipped(), folder / ROBOT / 'params.yaml'], folder / 'log')
     supervisor.start('tuner')
     try:
         sys.stdin.read()

@@ -250,25 +250,23 @@ def _bench_switching(arguments: argparse.Namespace) -> int:
 
 
 def _soak(arguments: argparse.Namespace) -> int:
+    from dataclasses import fields
     import tempfile
 
-    from etuner_ros.bench.soak import soak, summary
+    from etuner_ros.bench.soak.phases import chosen
+    from etuner_ros.bench.soak.report import summary
+    from etuner_ros.bench.soak.run import soak
+    from etuner_ros.bench.soak.stage import Plan
     from etuner_ros.demo.run import recorded_stream
 
+    names = chosen(arguments.only)
+    given = {f.name: getattr(arguments, f.name) for f in fields(Plan)}
+    plan = Plan(**{name: value for name, value in given.items() if value is not None})
+    stream = arguments.stream or recorded_stream()
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(
-            arguments.stream or recorded_stream(),
-            arguments.output,
-            Path(folder),
-            arguments.kills,
-            arguments.minutes,
-            arguments.calm_minutes,
-            arguments.swaps,
-            arguments.seed,
-        )
-    answer(arguments.json, summary(found), found)
-    bad = ('labels_lost', 'stores_unloadable', 'orphans', 'mixed_versions', 'not_resumed')
-    return int(any(found[name] for name in bad))
+        report = soak(stream, arguments.output, Path(folder), plan, names)
+    answer(arguments.json, summary(report), report.as_dict())
+    return int(bool(report.broken))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -498,17 +496,25 @@ def _add_everyday(commands: Any) -> None:
     healthy.set_defaults(run=_healthy)
 
     soak = commands.add_parser(
-        'soak', help='kill nodes, damage files and swap weights by the hundred; 1 = a loss'
+        'soak',
+        help='swap weights, kill nodes, fill the disk, cut the power; 1 = a loss',
     )
     soak.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     soak.add_argument('--stream', type=Path, help='labelled pictures')
-    soak.add_argument('--kills', type=int, default=200, help='at least so many')
-    soak.add_argument('--minutes', type=float, default=30.0, help='at least so long')
     soak.add_argument(
-        '--calm-minutes', type=float, default=30.0, help='before, without kills: for the memory'
+        '--only', default='', help='phases, separated by commas; faults = those without kills'
     )
-    soak.add_argument('--swaps', type=int, default=1000, help='swaps under a 30 Hz camera')
-    soak.add_argument('--seed', type=int, default=0, help='of what is killed when')
+    # Without a value: as the phases have it (etuner_ros/bench/soak/stage.py, Plan).
+    soak.add_argument('--swaps', type=int, help='swaps under a 30 Hz camera; 1000')
+    soak.add_argument('--kills', type=int, help='at least so many; 200')
+    soak.add_argument('--damaged', type=int, help='damaged files, at least so many; 28')
+    soak.add_argument('--kill-minutes', type=float, help='at least so long; 9')
+    soak.add_argument('--cuts', type=int, help='power cuts; 50')
+    soak.add_argument('--calm-minutes', type=float, help='for the memory to be level, at most; 15')
+    soak.add_argument('--radio-s', type=float, help='without radio; 60')
+    soak.add_argument('--waiting-labels', type=int, help='while there is no radio; 200')
+    soak.add_argument('--fault-s', type=float, help='that each other fault lasts; 15')
+    soak.add_argument('--seed', type=int, help='of what is killed when; 0')
     soak.set_defaults(run=_soak)
 
 

@@ -59,6 +59,18 @@ def picture_bytes_of(response: GetBatches.Response | GetReplay.Response) -> int:
     return sum(picture_bytes(batch.samples) for batch in response.batches)
 
 
+def about(message: LabelCorrection | LabelReceipt) -> tuple[FrameKey, tuple[float, ...]]:
+    """Return frame and box that a correction and its receipt are about; receipts shorten names."""
+    key, box = key_of(message), message.box
+    frame = FrameKey(short(key.source), key.stamp_ns, short(key.frame_id), key.uid)
+    return frame, (box.x, box.y, box.width, box.height)
+
+
+def answered_label(message: LabelCorrection) -> str:
+    """Return the label that the receipt of a correction has."""
+    return '' if message.withdraw else short(message.label.strip())
+
+
 def header_of(key: FrameKey) -> Header:
     """Return the header that a frame came with."""
     header = Header(frame_id=key.frame_id)
@@ -137,7 +149,7 @@ def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -
         frame_uid=frame.key.uid if frame else 0,
         box=message.box,
         thing=box_message(frame.key.place if frame else None),
-        label='' if message.withdraw else short(message.label.strip()),
+        label=answered_label(message),
         author=short(message.author),
         code=int(receipt.code),
         message=short(receipt.text, 500),

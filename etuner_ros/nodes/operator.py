@@ -16,8 +16,10 @@ from typing import Any
 from rclpy.node import Node
 
 from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
 from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.label_messages import about, answered_label
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable, reliable
@@ -40,7 +42,8 @@ class OperatorSettings(Checked):
 class OperatorNode(Node):
     """
     Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong
-    ones are corrected. A person lives in real time, whatever /clock says.
+    ones are corrected. What is not answered is said again. A person lives in real time, whatever
+    /clock says.
 
     Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts`
     (LabelReceipt). Publishes `labels` (LabelCorrection).
@@ -52,10 +55,12 @@ class OperatorNode(Node):
         self._random = random.Random(self.settings.seed)
         self._truths: dict[tuple[int, str], str] = {}
         self._due: list[tuple[float, LabelCorrection]] = []  # steady time
+        self._outbox = Outbox[LabelCorrection]()
         self._last_s = -math.inf
         self._sent = self._accepted = self._refused = 0
         values = lambda: {
             'labels sent': self._sent,
+            'unanswered': len(self._outbox),
             'accepted': self._accepted,
             'refused': self._refused,
         }
@@ -101,14 +106,19 @@ class OperatorNode(Node):
         now = time.monotonic()
         for item in [d for d in self._due if d[0] <= now]:
             self._due.remove(item)
-            self._labels.publish(item[1])
+            self._outbox.put(*about(item[1]), answered_label(item[1]), item[1])
             self._sent += 1
+        for correction in self._outbox.due(self._labels.get_subscription_count() > 0):
+            self._labels.publish(correction)
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
+        """Count what is answered; what was said twice is stored, too."""
         if message.author != self.settings.author:
             return
-        if message.code == LabelReceipt.ACCEPTED:
+        if not self._outbox.answered(*about(message), message.label, message.code):
+            return
+        if message.code in (LabelReceipt.ACCEPTED, LabelReceipt.DUPLICATE):
             self._accepted += 1
         else:
             self._refused += 1

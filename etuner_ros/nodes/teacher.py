@@ -23,9 +23,10 @@ from sensor_msgs.msg import CompressedImage
 
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Prediction, TunerStatus
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.label_messages import header_of
+from etuner_ros.nodes.label_messages import about, answered_label, header_of
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
@@ -71,6 +72,7 @@ class TeacherNode(Node):
         check_access(self.settings.host, self.settings.token)
         self.state = TeachingState(self.settings.author, self.settings.requests)
         self.watchers = 0  # browsers that are open
+        self._outbox = Outbox[LabelCorrection]()
         self._full = FullPictureClient(self, self.settings.inference)
         self._live: list[Any] = []  # subscriptions, one for each camera
         self._live_s: dict[str, float] = {}  # when a picture was taken last
@@ -82,6 +84,7 @@ class TeacherNode(Node):
         hear(Prediction, 'predictions', self._on_prediction, reliable(10))
         hear(TunerStatus, 'tuner/status', self._on_status, LATCHED)
         steady_timer(self, 0.3, self._follow_watchers)
+        steady_timer(self, 0.1, self._send)
 
     def _diagnostics(self) -> dict[str, object]:
         cards, accepted = self.state.counts()
@@ -89,6 +92,7 @@ class TeacherNode(Node):
             'browsers': self.watchers,
             'frames on the wall': cards,
             'labels accepted': accepted,
+            'labels without an answer': len(self._outbox),
         }
 
     def watch(self, change: int) -> None:
@@ -125,6 +129,8 @@ class TeacherNode(Node):
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
+        if message.author == self.settings.author:
+            self._outbox.answered(*about(message), message.label, message.code)
         self.state.on_receipt(message)
 
     @guarded
@@ -149,17 +155,24 @@ class TeacherNode(Node):
     def label(self, name: str, label: str) -> None:
         """Send what a person says of a card; empty takes it back."""
         key = self.state.say(name, label)
-        if key is not None:
-            self._labels.publish(
-                LabelCorrection(
-                    header=header_of(key),
-                    source=key.source,
-                    frame_uid=key.uid,
-                    label=label,
-                    author=self.settings.author,
-                    withdraw=not label,
-                )
-            )
+        if key is None:
+            return
+        correction = LabelCorrection(
+            header=header_of(key),
+            source=key.source,
+            frame_uid=key.uid,
+            label=label,
+            author=self.settings.author,
+            withdraw=not label,
+        )
+        self._outbox.put(*about(correction), answered_label(correction), correction)
+        self._send()
+
+    @guarded
+    def _send(self) -> None:
+        """Publish labels: new ones, and again those without an answer."""
+        for correction in self._outbox.due(self._labels.get_subscription_count() > 0):
+            self._labels.publish(correction)
 
 
 def main() -> int:
