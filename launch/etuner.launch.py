@@ -91,6 +91,11 @@ ARGUMENTS = {
         'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
         '9464; 0 = off',
     ),
+    'proposer': (
+        '',
+        'auto, ssd or own: starts the node that says where things may be, for a robot without a '
+        'detector; empty leaves it out',
+    ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': (
         '',
@@ -109,6 +114,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )
@@ -266,6 +272,13 @@ def compose(context):
         first = f'{cameras[0]}/' if cameras else ''
         seen = [(heard.removeprefix(first), topic) for heard, topic in images[:2]]
         nodes.append(node('camera', playing, remappings=seen))
+    if LaunchConfiguration('proposer').perform(context):
+        proposing = {
+            **given({'proposer': 'kind', 'image_transport': 'image_transport'}, str),
+            **name,
+            **watching,
+        }
+        nodes.append(node('proposer', proposing, remappings=images))
     if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
         nodes.append(node('metrics', given({'metrics': 'port'}, int)))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
