@@ -63,8 +63,8 @@ class ProposerNode(Node):
     """
     Proposes regions of the newest image.
 
-    Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins, of each
-    of `cameras` below its name.
+    Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins, of
+    each of `cameras` below its name.
     Publishes `regions` (Regions, with the header of the image).
     """
 
