@@ -218,7 +218,8 @@ HUMBLE_NAMES = {
     'rclpy.timer': {'Timer'},
 }
 HUMBLE_NODE = {
-    'add_on_set_parameters_callback', 'remove_on_set_parameters_callback', 'get_publishers_info_by_topic', 'destroy_timer',
+    'add_on_set_parameters_callback', 'remove_on_set_parameters_callback', 'get_publishers_info_by_topic',
+    'get_subscriptions_info_by_topic', 'destroy_timer',
     'count_publishers', 'count_subscribers', 'create_client', 'create_guard_condition', 'create_lifecycle_publisher', 'create_publisher',
     'create_service', 'create_subscription', 'create_timer', 'declare_parameter', 'destroy_client', 'destroy_guard_condition',
     'destroy_lifecycle_publisher', 'destroy_node', 'destroy_publisher', 'destroy_service', 'destroy_subscription', 'get_clock',

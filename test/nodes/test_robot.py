@@ -15,7 +15,7 @@ import numpy as np
 from sensor_msgs.msg import Image
 import yaml
 
-from etuner_ros.bench.soak import children_of
+from etuner_ros.bench.soak.processes import children_of
 from etuner_ros.msg import LabelCorrection, LabelReceipt, ModelUpdate, Prediction, TunerStatus
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 
