@@ -11,7 +11,7 @@ RUN := source tools/env.sh &&
 .PHONY: help
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  Settings: DISTRO=jazzy|kilted (ROS 2 from wheels, when none is sourced), PYTHON=python3.x, SEED=0"
+	@echo "  Settings: DISTRO=jazzy|kilted (ROS 2 from wheels, when none is sourced), PYTHON=python3.x, SEED=0, BOXES=1 (demo)"
 
 .PHONY: setup
 setup:  ## make the environment (.venv); resumable
@@ -24,8 +24,8 @@ build: setup  ## build messages and package with colcon
 
 SEED ?= 0
 .PHONY: demo
-demo: build  ## watch the robot learn from corrections (under 5 minutes); page in demo_output/
-	@$(RUN) etuner demo --output demo_output --seed $(SEED)
+demo: build  ## watch the robot learn from corrections (under 5 minutes); BOXES=1: things, by pointing; page in demo_output/
+	@$(RUN) etuner demo --output demo_output --seed $(SEED) $(if $(BOXES),--things)
 
 .PHONY: demo-seeds
 demo-seeds: build  ## three runs of the demo, and the table over all of them
@@ -41,7 +41,7 @@ bench-switching: build  ## the choice of variants on made days; results/switchin
 	@$(RUN) etuner bench switching --output results
 
 .PHONY: soak
-soak: build  ## swap, learn in peace, kill and damage, 75 minutes; results/soak.json
+soak: build  ## swap, learn in peace, kill and damage, fill the disk, cut radio and power; results/soak.json
 	@$(RUN) etuner soak --output results
 
 .PHONY: bench
@@ -74,6 +74,16 @@ stream-long: setup  ## render the longer recordings and videos of the benchmark 
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
 	@for kinds in '' --second; do for sort in --long --video; do \
 	  $(VENV)/bin/python tools/render_stream.py $$sort $$kinds || exit 1; done; done
+
+.PHONY: stream-things
+stream-things: setup  ## render the recording with many things a frame anew (minutes)
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
+	@$(VENV)/bin/python tools/render_things.py
+
+.PHONY: proposer
+proposer: build  ## fetch the SSD that says where things may be (npm), and what runs it
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section proposer
+	@$(RUN) etuner fetch-proposer
 
 .PHONY: networks
 networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`

@@ -17,6 +17,8 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
+    'robot',
     'teacher',
     'tuner',
 )

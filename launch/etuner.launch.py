@@ -8,9 +8,9 @@ themselves up (`autostart`). Two instances in two namespaces run side by side: a
 relative.
 """
 
+import hashlib
 from pathlib import Path
 import re
-from tempfile import NamedTemporaryFile
 
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
 from launch.conditions import IfCondition
@@ -18,7 +18,9 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+import yaml
 
+from etuner_ros.core.files import home, replace_file
 from launch import LaunchDescription
 
 ARGUMENTS = {
@@ -78,11 +80,21 @@ ARGUMENTS = {
         '',
         'name of the camera pipeline in predictions and labels; empty: see the params file',
     ),
+    'composed': (
+        'false',
+        'true runs inference, model_manager, label_collector and tuner in one process, to save '
+        'memory on small boards',
+    ),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
     'metrics': (
         '0',
         'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
         '9464; 0 = off',
+    ),
+    'proposer': (
+        '',
+        'auto, ssd or own: starts the node that says where things may be, for a robot without a '
+        'detector; empty leaves it out',
     ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': (
@@ -102,9 +114,13 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )
+# Run by `robot` in one process; the parameters that arguments give each of them.
+COMPOSED = ('model_manager', 'inference', 'label_collector', 'tuner')
+MOST_FILES = 100  # of parameters that are kept, of all launches
 # A section of a params file, by a node's name alone or in any namespace.
 SECTION = re.compile(rf'^(["\']?)(?:/\*\*/)?({"|".join(NODES)})\b', re.MULTILINE)
 
@@ -118,9 +134,31 @@ def addressed(params_file, namespace):
     config/etuner.yaml uses, a section would be weaker than `/**` of the same file.
     """
     text = Path(params_file).expanduser().read_text()
-    with NamedTemporaryFile('w', prefix='etuner_params_', suffix='.yaml', delete=False) as copy:
-        copy.write(SECTION.sub(lambda found: f'{found[1]}{namespace}/{found[2]}', text))
-    return copy.name
+    return kept(SECTION.sub(lambda found: f'{found[1]}{namespace}/{found[2]}', text))
+
+
+def kept(text):
+    """
+    Return a file of parameters that lasts as long as nodes may be started again.
+
+    The same text is the same file, however often it is launched; of all texts the newest are kept.
+    """
+    folder = home('launch')
+    path = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml'
+    replace_file(path, text.encode())
+    for old in sorted(folder.glob('*.yaml'), key=written)[:-MOST_FILES]:
+        old.unlink(missing_ok=True)
+    return str(path)
+
+
+def written(path):
+    """Return when a file was written; one that another launch has just removed is the oldest."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def plain(text, kind):
+    """Return the value of an argument as ROS takes it in a file of parameters."""
+    return text if kind is str else kind(yaml.safe_load(text))
 
 
 def heard(context):
@@ -145,11 +183,11 @@ def compose(context):
     """Put the nodes together; arguments are declared outside, so that --show-args lists them."""
 
     def given(names, kind):
-        """Return the parameters whose arguments are not empty, by argument."""
+        """Return text and type of the parameters whose arguments are not empty."""
         return {
-            parameter: ParameterValue(LaunchConfiguration(argument), value_type=kind)
+            parameter: (text, kind)
             for argument, parameter in names.items()
-            if LaunchConfiguration(argument).perform(context)
+            if (text := LaunchConfiguration(argument).perform(context))
         }
 
     namespace = LaunchConfiguration('namespace').perform(context)
@@ -169,19 +207,18 @@ def compose(context):
     name = given({'camera_name': 'source'}, str)
     if cameras and not name:
         # That corrections without one are about.
-        name = {'source': ParameterValue(cameras[0], value_type=str)}
-    watching = {'cameras': ParameterValue(','.join(cameras), value_type=str)} if cameras else {}
+        name = {'source': (cameras[0], str)}
+    watching = {'cameras': (','.join(cameras), str)} if cameras else {}
     seeing = given({'image_transport': 'image_transport', 'device': 'device'}, str)
     training = given({'device': 'train.device'}, str)
 
     battery = [('battery', LaunchConfiguration('battery'))]
 
-    def node(executable, own=None, **options):
+    def process(executable, parameters, **options):
         return Node(
             package='etuner_ros',
             executable=executable,
-            name=executable,
-            parameters=[*files, {**shared, **(own or {})}],
+            parameters=[*files, *parameters],
             output='screen',
             respawn=True,
             respawn_delay=2.0,
@@ -189,16 +226,44 @@ def compose(context):
             **options,
         )
 
-    nodes = [
-        node('model_manager', autostart),
-        node(
-            'inference',
-            {**autostart, **name, **seeing, **watching},
-            remappings=[*images, *battery],
-        ),
-        # Its matrices are small: a second thread would mostly wait for a core that is busy.
-        node('label_collector', name, additional_env={'OPENBLAS_NUM_THREADS': '1'}),
-        node('tuner', training, remappings=battery),
+    def node(executable, own=None, **options):
+        values = {
+            parameter: ParameterValue(text, value_type=kind)
+            for parameter, (text, kind) in {**shared, **(own or {})}.items()
+        }
+        return process(executable, [values], name=executable, **options)
+
+    # The collector's matrices are small: a second thread would mostly wait for a busy core.
+    one_thread = {'OPENBLAS_NUM_THREADS': '1'}
+    own = {
+        'model_manager': autostart,
+        'inference': {**autostart, **name, **seeing, **watching},
+        'label_collector': name,
+        'tuner': training,
+    }
+
+    def robot():
+        """Return the process of all COMPOSED: a `name` would be that of each node in it."""
+        sections = {}
+        for each in COMPOSED:
+            given_here = {**shared, **own[each]}
+            values = {n: plain(text, kind) for n, (text, kind) in given_here.items()}
+            if values:
+                sections[f'{namespace.rstrip("/")}/{each}'] = {'ros__parameters': values}
+        arguments = [kept(yaml.safe_dump(sections))] if sections else []
+        remappings = [*images, *battery]
+        return process('robot', arguments, remappings=remappings, additional_env=one_thread)
+
+    if LaunchConfiguration('composed').perform(context).lower() in ('true', '1'):
+        nodes = [robot()]
+    else:
+        nodes = [
+            node('model_manager', own['model_manager']),
+            node('inference', own['inference'], remappings=[*images, *battery]),
+            node('label_collector', own['label_collector'], additional_env=one_thread),
+            node('tuner', own['tuner'], remappings=battery),
+        ]
+    nodes += [
         node('teacher', watching, condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]
@@ -207,6 +272,13 @@ def compose(context):
         first = f'{cameras[0]}/' if cameras else ''
         seen = [(heard.removeprefix(first), topic) for heard, topic in images[:2]]
         nodes.append(node('camera', playing, remappings=seen))
+    if LaunchConfiguration('proposer').perform(context):
+        proposing = {
+            **given({'proposer': 'kind', 'image_transport': 'image_transport'}, str),
+            **name,
+            **watching,
+        }
+        nodes.append(node('proposer', proposing, remappings=images))
     if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
         nodes.append(node('metrics', given({'metrics': 'port'}, int)))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]

@@ -30,7 +30,8 @@ from std_msgs.msg import Header
 import yaml
 
 from etuner_ros.bench.provenance import git
-from etuner_ros.bench.soak import deploy, memory_mb, processes_with
+from etuner_ros.bench.soak.processes import memory_mb, processes_with
+from etuner_ros.bench.soak.stage import deploy, Stage
 from etuner_ros.bench.table import machine
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
@@ -203,8 +204,9 @@ def measure(
     try:
         with tempfile.TemporaryDirectory() as folder:
             base = Path(folder) / 'base.safetensors'
-            shown = deploy(stream, base)
-            pictures = [cv2.resize(image, (WIDTH, HEIGHT)) for image, _ in shown[:20]]
+            deploy(stream, base)
+            shown = Stage(base, stream, Path(folder)).pictures()[:20]
+            pictures = [cv2.resize(image, (WIDTH, HEIGHT)) for image, _ in shown]
             for way, numbers in ((ONE, counts), (EACH, separate)):
                 for count in numbers:
                     rows.append(one_row(way, count, RATE_HZ, seconds, base, pictures))

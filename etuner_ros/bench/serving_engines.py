@@ -11,7 +11,7 @@ from typing import Any
 from etuner_ros.bench.datasets import recording
 from etuner_ros.bench.engines import accuracy, networks_of, time_in_turns
 from etuner_ros.bench.serving_stage import RATE_HZ, Stage
-from etuner_ros.bench.soak import swap_weights
+from etuner_ros.bench.soak.swaps import swap_weights
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.models.weights import (
     read_base,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,7 @@ PARTS = ('take', 'convert', 'resize', 'infer', 'publish')  # of the way of a fra
 LABELLED = 200  # pictures that rounds train on
 ANSWER_S = 1.0  # after the last frame, how long its prediction is waited for
 GRAPH_WARM_UP = 600  # predictions before the whole graph is measured
+SEPARATE = ('model_manager', 'inference', 'label_collector', 'tuner')  # a process each
 
 
 @dataclass
@@ -268,8 +269,12 @@ def inference(stage: Stage, train_in_thread: bool = False, namespace: str = '') 
 
 
 @contextmanager
-def whole_graph(stage: Stage) -> Iterator[None]:
-    """Run all nodes; a person confirms what is seen, twice a second, so that rounds run."""
+def whole_graph(stage: Stage, executables: Sequence[str] = SEPARATE) -> Iterator[list[int]]:
+    """
+    Run all nodes; a person confirms what is seen, twice a second, so that rounds run.
+
+    Yields the processes of the executables.
+    """
     home = stage.folder / 'graph'
     values = {'autostart': True, 'model': {'weights': str(stage.base), 'input_size': INPUT_SIZE}}
     home.mkdir(exist_ok=True)
@@ -298,7 +303,7 @@ def whole_graph(stage: Stage) -> Iterator[None]:
 
     listener = stage.node.create_subscription(Prediction, 'predictions', tell, reliable(50))
     try:
-        for name in ('model_manager', 'inference', 'label_collector', 'tuner'):
+        for name in executables:
             supervisor.start(name)
         number = 0
 
@@ -310,7 +315,7 @@ def whole_graph(stage: Stage) -> Iterator[None]:
 
         if not stage.spin_until(warm, 240.0):
             raise EtunerError(f'the nodes do not answer: see {home / "log"}')
-        yield
+        yield [pid for name in executables if (pid := supervisor.pid(name))]
     finally:
         stage.node.destroy_subscription(listener)
         stage.node.destroy_publisher(labels)

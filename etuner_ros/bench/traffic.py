@@ -26,7 +26,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import serialize_message
 
-from etuner_ros.bench.provenance import git
+from etuner_ros.bench.head_commit import head_commit
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.store import head_of
@@ -210,8 +210,7 @@ def measure(output: Path, heads: int, backbones: int, seed: int = 0) -> Traffic:
                 len(pack({k: proposer.base.state[k] for k in trained})),
                 dict(proposer.sent),
                 _written(pid) - written,
-                git('log', '-1', '--format=%h')
-                + ('+' if git('status', '--porcelain', '-uno') else ''),
+                head_commit(),
             )
         finally:
             supervisor.stop()

@@ -10,7 +10,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from etuner_ros import __version__
-from etuner_ros.cli import choose
+from etuner_ros.cli import choose, replay
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
@@ -56,12 +56,18 @@ def _deploy(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.things:
+        from etuner_ros.demo.things import run_things
+
+        rate = arguments.rate or 10.0
+        shown = arguments.output, arguments.seed, rate, arguments.gap_s, arguments.stream
+        return run_things(*shown, arguments.json)
     from etuner_ros.demo.run import run_demo
 
     return run_demo(
         arguments.output,
         arguments.seeds or [arguments.seed],
-        arguments.rate,
+        arguments.rate or 7.0,
         arguments.stream,
         arguments.json,
     )
@@ -83,6 +89,25 @@ def _bench_scenarios(arguments: argparse.Namespace) -> int:
 
     found = measure(arguments.stream or recorded_stream(), arguments.input_size, arguments.seeds)
     answer(arguments.json, '\n'.join(map(str, [HEADER, *found])), found)
+    return 0
+
+
+def _bench_proposals(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.proposals import measure, table
+    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.nodes.proposer import own_file
+
+    recording = arguments.recording or recorded_stream().with_name('stream_things')
+    found = measure(recording, own_file(), arguments.every)
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _fetch_proposer(arguments: argparse.Namespace) -> int:
+    from etuner_ros.core.boxes.ssd_file import fetch
+
+    path = fetch()
+    answer(arguments.json, f'the proposer ssd lies in {path}', {'file': path})
     return 0
 
 
@@ -154,6 +179,21 @@ def _bench_cameras(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_composed(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.composed import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(
+        arguments.stream or recorded_stream(),
+        arguments.output,
+        arguments.frames,
+        arguments.repetitions,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
 def _bench_traffic(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -161,6 +201,30 @@ def _bench_traffic(arguments: argparse.Namespace) -> int:
 
     found = measure(arguments.output, arguments.heads, arguments.backbones)
     answer(arguments.json, table(found), asdict(found))
+    return 0
+
+
+def _bench_deflate(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.deflating import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    found = measure(arguments.output, arguments.stream or recorded_stream(), arguments.rounds)
+    answer(arguments.json, table(found), asdict(found))
+    return 0
+
+
+def _bench_radio(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.radio import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = arguments.stream or recorded_stream()
+    limits = [float(limit) for limit in arguments.limits]
+    found = measure(arguments.output, stream, arguments.mbit_s, limits, arguments.rounds)
+    answer(arguments.json, table(found), [asdict(run) for run in found])
     return 0
 
 
@@ -205,25 +269,23 @@ def _bench_switching(arguments: argparse.Namespace) -> int:
 
 
 def _soak(arguments: argparse.Namespace) -> int:
+    from dataclasses import fields
     import tempfile
 
-    from etuner_ros.bench.soak import soak, summary
+    from etuner_ros.bench.soak.phases import chosen
+    from etuner_ros.bench.soak.report import summary
+    from etuner_ros.bench.soak.run import soak
+    from etuner_ros.bench.soak.stage import Plan
     from etuner_ros.demo.run import recorded_stream
 
+    names = chosen(arguments.only)
+    given = {f.name: getattr(arguments, f.name) for f in fields(Plan)}
+    plan = Plan(**{name: value for name, value in given.items() if value is not None})
+    stream = arguments.stream or recorded_stream()
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(
-            arguments.stream or recorded_stream(),
-            arguments.output,
-            Path(folder),
-            arguments.kills,
-            arguments.minutes,
-            arguments.calm_minutes,
-            arguments.swaps,
-            arguments.seed,
-        )
-    answer(arguments.json, summary(found), found)
-    bad = ('labels_lost', 'stores_unloadable', 'orphans', 'mixed_versions', 'not_resumed')
-    return int(any(found[name] for name in bad))
+        report = soak(stream, arguments.output, Path(folder), plan, names)
+    answer(arguments.json, summary(report), report.as_dict())
+    return int(bool(report.broken))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -439,6 +501,11 @@ def _add_everyday(commands: Any) -> None:
         step.add_argument('--node', default='/model_manager', help='name of the node')
     models.set_defaults(run=_models)
 
+    fetch = commands.add_parser(
+        'fetch-proposer', help='fetch the SSD that says where things may be (npm, 32 MB)'
+    )
+    fetch.set_defaults(run=_fetch_proposer)
+
     watch = commands.add_parser('watch', help='a live view of a running robot')
     watch.add_argument('--namespace', default='', help='namespace of the robot')
     watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
@@ -453,17 +520,25 @@ def _add_everyday(commands: Any) -> None:
     healthy.set_defaults(run=_healthy)
 
     soak = commands.add_parser(
-        'soak', help='kill nodes, damage files and swap weights by the hundred; 1 = a loss'
+        'soak',
+        help='swap weights, kill nodes, fill the disk, cut the power; 1 = a loss',
     )
     soak.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     soak.add_argument('--stream', type=Path, help='labelled pictures')
-    soak.add_argument('--kills', type=int, default=200, help='at least so many')
-    soak.add_argument('--minutes', type=float, default=30.0, help='at least so long')
     soak.add_argument(
-        '--calm-minutes', type=float, default=30.0, help='before, without kills: for the memory'
+        '--only', default='', help='phases, separated by commas; faults = those without kills'
     )
-    soak.add_argument('--swaps', type=int, default=1000, help='swaps under a 30 Hz camera')
-    soak.add_argument('--seed', type=int, default=0, help='of what is killed when')
+    # Without a value: as the phases have it (etuner_ros/bench/soak/stage.py, Plan).
+    soak.add_argument('--swaps', type=int, help='swaps under a 30 Hz camera; 1000')
+    soak.add_argument('--kills', type=int, help='at least so many; 200')
+    soak.add_argument('--damaged', type=int, help='damaged files, at least so many; 28')
+    soak.add_argument('--kill-minutes', type=float, help='at least so long; 9')
+    soak.add_argument('--cuts', type=int, help='power cuts; 50')
+    soak.add_argument('--calm-minutes', type=float, help='for the memory to be level, at most; 15')
+    soak.add_argument('--radio-s', type=float, help='without radio; 60')
+    soak.add_argument('--waiting-labels', type=int, help='while there is no radio; 200')
+    soak.add_argument('--fault-s', type=float, help='that each other fault lasts; 15')
+    soak.add_argument('--seed', type=int, help='of what is killed when; 0')
     soak.set_defaults(run=_soak)
 
 
@@ -493,7 +568,13 @@ def parser() -> argparse.ArgumentParser:
         nargs='+',
         help='several runs, one after the other, and a table over all',
     )
-    demo.add_argument('--rate', type=float, default=7.0, help='pictures per second')
+    demo.add_argument('--rate', type=float, default=0.0, help='pictures per second; 0 = 7, or 10')
+    demo.add_argument(
+        '--things', action='store_true', help='things in boxes, taught one by one by pointing'
+    )
+    demo.add_argument(
+        '--gap-s', type=float, default=1.0, help='between two taps, with --things, in s'
+    )
     demo.add_argument(
         '--stream',
         type=Path,
@@ -538,6 +619,7 @@ def parser() -> argparse.ArgumentParser:
     deploy.set_defaults(run=_deploy)
 
     choose.add(commands)
+    replay.add(commands)
     _add_everyday(commands)
     _add_benches(commands)
     _add_json(whole)
@@ -620,6 +702,15 @@ def _add_benches(commands: Any) -> None:
     )
     chosen.set_defaults(run=_bench_choose)
 
+    proposals = benches.add_parser(
+        'proposals', help='how many things are among the first boxes of each proposer'
+    )
+    proposals.add_argument(
+        '--recording', type=Path, help='with region_truth; default: the one of the package'
+    )
+    proposals.add_argument('--every', type=int, default=1, help='take one frame of so many')
+    proposals.set_defaults(run=_bench_proposals)
+
     growth = benches.add_parser(
         'growth', help='how cost grows with images, classes, depth, camera rate and cameras'
     )
@@ -642,6 +733,35 @@ def _add_benches(commands: Any) -> None:
     traffic.add_argument('--backbones', type=int, default=20, help='new backbones')
     traffic.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     traffic.set_defaults(run=_bench_traffic)
+
+    deflate = benches.add_parser(
+        'deflate', help='how much smaller the weights of rounds become on their way'
+    )
+    deflate.add_argument('--stream', type=Path, help='recording with ground truth')
+    deflate.add_argument('--rounds', type=int, default=3, help='rounds whose weights are packed')
+    deflate.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    deflate.set_defaults(run=_bench_deflate)
+    radio = benches.add_parser(
+        'radio', help='a tuner at the other end of a slow radio: weights, labels and delays; root'
+    )
+    radio.add_argument('--stream', type=Path, help='labelled pictures for the camera')
+    radio.add_argument('--mbit-s', type=float, default=20.0, help='rate of the radio')
+    radio.add_argument(
+        '--limits', type=float, nargs='+', default=[0.0, 10.0], help='transfer_mbit_s to compare'
+    )
+    radio.add_argument('--rounds', type=int, default=4, help='rounds to wait for')
+    radio.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    radio.set_defaults(run=_bench_radio)
+    composed = benches.add_parser(
+        'composed', help='memory and latency of the nodes in one process, beside one each'
+    )
+    composed.add_argument('--stream', type=Path, help='labelled pictures to publish')
+    composed.add_argument(
+        '--output', type=Path, default=Path('results'), help='folder to write to'
+    )
+    composed.add_argument('--frames', type=int, default=1800, help='of each turn')
+    composed.add_argument('--repetitions', type=int, default=3, help='turns of both')
+    composed.set_defaults(run=_bench_composed)
 
     engines = benches.add_parser(
         'engines', help='torch and onnxruntime side by side: milliseconds, and accuracy of int8'

@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches base weights that this node does not have from `model_manager`, piece by piece."""
+"""Fetches weights that this node does not have from another one, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.node import Node
 
+from etuner_ros.core.computer import this_computer
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.models.base_download import BaseDownload, PIECE
 from etuner_ros.core.models.base_weights import cached
@@ -18,18 +19,30 @@ from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.srv import GetModel
 
 
-class BaseFetcher:
+class PieceFetcher:
     """
-    Fetches into the cache, one base at a time; tries until it has it or another one is wanted.
+    Fetches one thing at a time; tries until it has it or another one is wanted.
 
-    Calls the service `model_manager/get_model`.
-
-    :param done: called in the executor with the file; with None each time that an attempt failed
+    :param service: of type GetModel, as `node/service`
+    :param what: is fetched, in words
+    :param take: called in the executor with the digest and the bytes; when it raises, all is
+        fetched again
+    :param failed: called each time that an attempt failed
+    :param named: whether the digest is that of the bytes
     """
 
-    def __init__(self, node: Node, done: Callable[[Path | None], None]) -> None:
-        self._node, self._done = node, done
-        self._client = node.create_client(GetModel, 'model_manager/get_model')
+    def __init__(
+        self,
+        node: Node,
+        service: str,
+        what: str,
+        take: Callable[[str, bytes], None],
+        failed: Callable[[], None] = lambda: None,
+        named: bool = False,
+    ) -> None:
+        self._node, self._what, self._take, self._on_failed = node, what, take, failed
+        self._named, self._from = named, service.partition('/')[0]
+        self._client = node.create_client(GetModel, service)
         self._timer = steady_timer(node, 0.5, self._go_on)
         self._timer.cancel()  # until something is fetched
         self._download: BaseDownload | None = None
@@ -40,21 +53,25 @@ class BaseFetcher:
         """Whether an answer is awaited; not in the pause after an attempt that failed."""
         return self._download is not None and self._download.waits
 
+    @property
+    def quiet_s(self) -> float:
+        """How long nothing of what is fetched has come, in s; 0 when nothing is fetched."""
+        return self._download.quiet_s if self._download is not None else 0.0
+
     def fetch(self, digest: str) -> None:
-        """Fetch base weights, unless the cache has them; goes on when they are fetched already."""
+        """Fetch what a digest names, '' = nothing; goes on when it is fetched already."""
         if self._download is not None and self._download.digest == digest:
             return
         self.stop()
-        if intact(digest):
-            self._done(cached(digest))
+        if not digest:
             return
-        self._node.get_logger().info(f'fetching base weights {digest[:12]} from model_manager')
-        self._download = BaseDownload(digest)
+        self._node.get_logger().info(f'fetching {self._what} {digest[:12]} from {self._from}')
+        self._download = BaseDownload(digest, named=self._named)
         self._timer.reset()
         self._go_on()
 
     def stop(self) -> None:
-        """Fetch no more: these base weights are not wanted any longer."""
+        """Fetch no more: it is not wanted any longer."""
         self._timer.cancel()
         self._download = self._future = None
 
@@ -65,12 +82,14 @@ class BaseFetcher:
             return
         if self._future is not None:
             self._client.remove_pending_request(self._future)
-            self._failed(download, 'model_manager does not answer')
+            self._failed(download, f'{self._from} does not answer')
             return
         offset = download.ask() if self._client.service_is_ready() else None
         if offset is None:
             return
-        request = GetModel.Request(base_sha256=download.digest, offset=offset, length=PIECE)
+        request = GetModel.Request(
+            sha256=download.digest, offset=offset, length=PIECE, computer=this_computer()
+        )
         self._future = self._client.call_async(request)
         self._future.add_done_callback(self._on_piece)
 
@@ -82,32 +101,72 @@ class BaseFetcher:
         try:
             answer = future.result()
             if answer is None or answer.error_code:
-                raise ValueError(answer.error_msg if answer else 'model_manager is gone')
+                raise ValueError(answer.error_msg if answer else f'{self._from} is gone')
             whole = download.take(bytes(answer.data), answer.size)
             if whole is None:
                 self._go_on()
                 return
-            replace_file(cached(download.digest), whole)
+            self._take(download.digest, whole)
         except Exception as error:  # a lost answer, a full disk: all is tried again
             self._failed(download, str(error))
             return
-        self.stop()
-        self._done(cached(download.digest))
+        if self._download is download:
+            self.stop()
 
     def _failed(self, download: BaseDownload, problem: str) -> None:
         self._future = None
         download.fail()
         self._node.get_logger().warning(
-            f'base weights {download.digest[:12]} could not be fetched and are tried again: '
+            f'{self._what} {download.digest[:12]} could not be fetched and are tried again: '
             f'{problem}'
         )
-        self._done(None)
+        self._on_failed()
 
     def close(self) -> None:
         """Let go of the client and the timer."""
         self.stop()
         self._node.destroy_timer(self._timer)
         self._node.destroy_client(self._client)
+
+
+class BaseFetcher:
+    """
+    Fetches base weights into the cache.
+
+    Calls the service `model_manager/get_model`.
+
+    :param done: called in the executor with the file; with None each time that an attempt failed
+    """
+
+    def __init__(self, node: Node, done: Callable[[Path | None], None]) -> None:
+        self._done = done
+        self._pieces = PieceFetcher(
+            node,
+            'model_manager/get_model',
+            'base weights',
+            self._keep,
+            lambda: done(None),
+            named=True,
+        )
+        self.stop, self.close = self._pieces.stop, self._pieces.close
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited; not in the pause after an attempt that failed."""
+        return self._pieces.busy
+
+    def fetch(self, digest: str) -> None:
+        """Fetch base weights, unless the cache has them; goes on when they are fetched already."""
+        if intact(digest):
+            self.stop()
+            self._done(cached(digest))
+            return
+        self._pieces.fetch(digest)
+
+    def _keep(self, digest: str, whole: bytes) -> None:
+        replace_file(cached(digest), whole)
+        self.stop()
+        self._done(cached(digest))
 
 
 def intact(digest: str) -> bool:

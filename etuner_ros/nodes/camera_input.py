@@ -22,7 +22,7 @@ from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.messages import stamp_ns, to_bytes
 from etuner_ros.nodes.punctual import take
-from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+from etuner_ros.nodes.qos import adaptable, NEWEST_WINS, reliable
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class CameraInput:
                 DiagnosticStatus.WARN,
             ),
         ]
-        self._annotated = node.create_lifecycle_publisher(Image, f'{prefix}annotated', reliable(2))
-        self._annotated_jpeg = node.create_lifecycle_publisher(
+        publish = adaptable(node.create_lifecycle_publisher)
+        self._annotated = publish(Image, f'{prefix}annotated', reliable(2))
+        self._annotated_jpeg = publish(
             CompressedImage, f'{prefix}annotated/compressed', reliable(2)
         )
         kind, topic, heard = (
@@ -86,7 +87,7 @@ class CameraInput:
             if self._compressed
             else (Image, f'{prefix}image_raw', self._on_image)
         )
-        self._images = node.create_subscription(kind, topic, heard, NEWEST_WINS)
+        self._images = adaptable(node.create_subscription)(kind, topic, heard, NEWEST_WINS)
         self.entities: list[Any] = [self._annotated, self._annotated_jpeg, self._images]
         self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
 

@@ -21,8 +21,8 @@ from etuner_ros.nodes.messages import short, to_bytes
 PLANAR = ('nv12', 'nv21')  # encodings with brightness and colour apart
 PAIRS = ('uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2')  # encodings in which two pixels share a colour
 KNOWN = (
-    'rgb8, bgr8, rgba8, bgra8, mono8, mono16, bayer_*8, yuv422 (uyvy), yuv422_yuy2 (yuyv), nv12, '
-    'nv21'
+    'rgb8, bgr8, rgba8, bgra8, mono8, mono16, bayer_*8, bayer_*16, yuv422 (uyvy), yuv422_yuy2 '
+    '(yuyv), nv12, nv21'
 )
 
 

@@ -36,7 +36,7 @@ from etuner_ros.nodes.messages import stamp_ns, tuner_state
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.predictions import Classification, Predicted
 from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.region_naming import RegionNaming
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
@@ -111,7 +111,7 @@ class InferenceNode(AutostartNode):
         # On a CPU a batch takes as long as its images one after the other, and all wait for it.
         self._batch = settings.batch or (1 if self._device == 'cpu' else len(cameras))
 
-        publish = self.create_lifecycle_publisher
+        publish = adaptable(self.create_lifecycle_publisher)
         self._predictions = publish(Prediction, 'predictions', reliable(10 * len(cameras)))
         self.entities.append(self._predictions)
         if Classification is not None:
@@ -318,6 +318,7 @@ class InferenceNode(AutostartNode):
         if self._weights is None:
             return
         self._weights.renew()
+        self._weights.retry()
         if self._switch is not None:
             said = self._switch.tick(self._weights.live)
             if said:

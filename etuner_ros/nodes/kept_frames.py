@@ -14,7 +14,7 @@ from etuner_ros.msg import FrameFeature, PredictedFrame
 from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.predictions import Predicted
-from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.qos import adaptable, reliable
 from etuner_ros.srv import GetFrame
 
 
@@ -31,12 +31,9 @@ class KeptFrames:
         self.regions_come = False  # things may be cut out of frames: they are kept as they are
         self._full = FullPictures[CompressedImage](0)
         self.apply(settings)
-        self._frames = node.create_lifecycle_publisher(
-            PredictedFrame, 'predicted_frame', reliable(30)
-        )
-        self.features = node.create_lifecycle_publisher(
-            FrameFeature, 'frame_feature', reliable(30)
-        )
+        publish = adaptable(node.create_lifecycle_publisher)
+        self._frames = publish(PredictedFrame, 'predicted_frame', reliable(30))
+        self.features = publish(FrameFeature, 'frame_feature', reliable(30))
         service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
         self.entities: list[Any] = [self._frames, self.features, service]
         self._keeper = FrameKeeper[Predicted](self._publish, self._not_kept)

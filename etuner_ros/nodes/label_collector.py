@@ -7,13 +7,16 @@ labelled batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 import math
 from pathlib import Path
 import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from etuner_ros import msg, srv
@@ -31,17 +34,24 @@ from etuner_ros.core.labels.settings import CollectorSettings, LIVE, names
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import SAME, Things
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
+from etuner_ros.core.rate_limit import RateLimit, TransferSettings
 from etuner_ros.nodes import label_messages
 from etuner_ros.nodes.answering import answering
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import LATCHED, latched, reliable
+from etuner_ros.nodes.pieces import turn
+from etuner_ros.nodes.qos import adaptable, LATCHED, latched, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
 ASKED_S = 60.0  # so long after a request somebody should listen to them
+
+
+@dataclass(frozen=True)
+class Settings(TransferSettings, CollectorSettings):
+    """Parameters of the node."""
 
 
 class LabelCollectorNode(Node):
@@ -58,7 +68,9 @@ class LabelCollectorNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__('label_collector', **options)
-        self.settings = settings = declare(self, '', CollectorSettings, self._apply, LIVE)
+        self.settings = settings = declare(
+            self, '', Settings, self._apply, (*LIVE, 'transfer_mbit_s')
+        )
         name = self.get_fully_qualified_name().strip('/').replace('/', '.')
         path = (
             Path(settings.store).expanduser() if settings.store else home('labels') / f'{name}.db'
@@ -72,6 +84,8 @@ class LabelCollectorNode(Node):
         value = declare(self, 'requests', LabelValueConfig)
         self._asker = LabelAsker(self._buffer, self._store, value, self._things)
         self._scenarios = ScenarioTimes()
+        self._limit = RateLimit(settings.transfer_mbit_s)
+        self._leaving: deque[int] = deque()  # numbers of batches that are to be published
         self._sources = names(settings.sources)
         self._asked_s = -math.inf  # steady time of the last request
 
@@ -85,17 +99,23 @@ class LabelCollectorNode(Node):
         watch(self._why_unanswered, 'someone listens to label_requests', DiagnosticStatus.OK)
         watch(self._why_unreadable, 'all pictures can be read', DiagnosticStatus.WARN)
 
-        self._receipts = self.create_publisher(msg.LabelReceipt, 'label_receipts', reliable(100))
-        self._requests = self.create_publisher(msg.LabelRequest, 'label_requests', reliable(10))
+        publish, hear = adaptable(self.create_publisher), adaptable(self.create_subscription)
+        self._receipts = publish(msg.LabelReceipt, 'label_receipts', reliable(100))
+        self._requests = publish(msg.LabelRequest, 'label_requests', reliable(10))
         self._batches = self.create_publisher(msg.LabelledBatch, 'labelled_batches', LATCHED)
-        hear, serve = self.create_subscription, self.create_service
         hear(msg.PredictedFrame, 'predicted_frame', self._on_frame, reliable(30))
         hear(msg.Objects, 'objects', self._on_objects, reliable(30))
         hear(msg.LabelCorrection, 'labels', self._on_label, reliable(100))
         hear(msg.ScenarioChange, 'scenario_changes', self._on_scenario, reliable(10))
         hear(msg.ModelVerdict, 'verdicts', self._on_verdict, reliable(10))
-        serve(srv.GetBatches, '~/get_batches', self._on_get_batches)
-        serve(srv.GetReplay, '~/get_replay', self._on_get_replay)
+        serve = self.create_service
+        # In a group of its own: an answer that waits would keep all other callbacks waiting.
+        waiting = ReentrantCallbackGroup()
+        for kind, name, answer in (
+            (srv.GetBatches, '~/get_batches', self._on_get_batches),
+            (srv.GetReplay, '~/get_replay', self._on_get_replay),
+        ):
+            serve(kind, name, self._in_turn(answer), callback_group=waiting)
         serve(srv.RenameLabel, '~/rename_label', self._on_rename)
         serve(srv.GetLabelStatistics, '~/get_statistics', self._on_statistics)
         steady_timer(self, 0.1, self._on_tick)
@@ -108,13 +128,14 @@ class LabelCollectorNode(Node):
             self._publish_batch(last)
         self.get_logger().info(f'{self._store.count()} labelled frames in {path}')
 
-    def _apply(self, settings: CollectorSettings) -> None:
+    def _apply(self, settings: Settings) -> None:
         """Take settings that were changed at run time."""
         self.settings, self._sources = settings, names(settings.sources)
         self._desk.rules, self._joiner.wait_s = settings.rules, settings.join_wait_s
         self._maker.size, self._maker.timeout_s = settings.batch_size, settings.batch_timeout_s
         self._store.budget_bytes = int(settings.budget_mb * 1e6)
         self._frames_come.limit_s = settings.silence_s
+        self._limit.mbit_s = settings.transfer_mbit_s
 
     def _why_silent(self) -> str:
         if self.count_publishers('predicted_frame') == 0:
@@ -194,14 +215,24 @@ class LabelCollectorNode(Node):
         for correction in self._joiner.overdue():
             self._answer(correction)
         self._hand_out()
+        self._send_batches()
 
     def _hand_out(self) -> None:
         for batch in self._maker.due():
             self._publish_batch(batch)
 
     def _publish_batch(self, number: int) -> None:
-        name, batch = self.get_fully_qualified_name(), self._store.batch(number)
-        self._batches.publish(label_messages.batch_message(name, number, batch))
+        self._leaving.append(number)
+        self._send_batches()
+
+    def _send_batches(self) -> None:
+        """Publish the batches whose turn it is."""
+        name = self.get_fully_qualified_name()
+        while self._leaving and self._limit.wait_s <= 0:
+            batch = self._store.batch(number := self._leaving.popleft())
+            message = label_messages.batch_message(name, number, batch)
+            self._limit.spend(label_messages.picture_bytes(message.samples))
+            self._batches.publish(message)
 
     @guarded
     def _on_scenario(self, message: msg.ScenarioChange) -> None:
@@ -234,11 +265,22 @@ class LabelCollectorNode(Node):
             self._asked_s = time.monotonic()
             self._requests.publish(label_messages.request_message(*chosen))
 
+    def _in_turn(self, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Have an answer with pictures wait until it may be sent."""
+
+        async def call(request: Any, response: Any) -> Any:
+            filled = answer(request, response)
+            await turn(self, self._limit, label_messages.picture_bytes_of(filled))
+            return filled
+
+        return call
+
     @answering
     def _on_get_batches(self, request: Any, response: Any) -> None:
         response.collector = self.get_fully_qualified_name()
         response.last_batch_id = self._store.last_batch()
-        piece = self._maker.again(request.from_batch_id, request.limit, ANSWER_BYTES)
+        most = self._limit.piece(ANSWER_BYTES)
+        piece = self._maker.again(request.from_batch_id, request.limit, most)
         name = response.collector
         response.batches = [label_messages.batch_message(name, *found) for found in piece]
 
@@ -246,7 +288,8 @@ class LabelCollectorNode(Node):
     def _on_get_replay(self, request: Any, response: Any) -> None:
         response.collector = self.get_fully_qualified_name()
         up_to = min(request.up_to_batch_id, self._store.last_batch())
-        replay = self._store.replay(up_to, request.count, request.skip, ANSWER_BYTES)
+        most = self._limit.piece(ANSWER_BYTES)
+        replay = self._store.replay(up_to, request.count, request.skip, most)
         response.total = replay.total
         response.renamed_from = [old for old, _ in replay.renamed]
         response.renamed_to = [new for _, new in replay.renamed]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from etuner_ros.msg import (
     PredictedFrame,
 )
 from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
+from etuner_ros.srv import GetBatches, GetReplay
 
 
 def key_of(message: Any, source: str = '') -> FrameKey:
@@ -43,6 +45,31 @@ def key_of(message: Any, source: str = '') -> FrameKey:
         message.header.frame_id,
         message.frame_uid,
     )
+
+
+def picture_bytes(samples: Sequence[LabelledSample]) -> int:
+    """Return the size of the pictures of samples, in bytes."""
+    return sum(len(s.image.data) for s in samples)
+
+
+def picture_bytes_of(response: GetBatches.Response | GetReplay.Response) -> int:
+    """Return the size of the pictures in an answer of a collector, in bytes."""
+    if isinstance(response, GetReplay.Response):
+        return picture_bytes(response.samples)
+    return sum(picture_bytes(batch.samples) for batch in response.batches)
+
+
+def about(message: LabelCorrection | LabelReceipt) -> tuple[FrameKey, tuple[float, ...]]:
+    """Return frame and box that a correction and its receipt are about; receipts shorten names."""
+    key, box = key_of(message), message.box
+    frame = FrameKey(short(key.source), key.stamp_ns, short(key.frame_id), key.uid)
+    # As a message carries it: float32.
+    return frame, tuple(np.array((box.x, box.y, box.width, box.height), np.float32).tolist())
+
+
+def answered_label(message: LabelCorrection) -> str:
+    """Return the label that the receipt of a correction has."""
+    return '' if message.withdraw else short(message.label.strip())
 
 
 def header_of(key: FrameKey) -> Header:
@@ -127,8 +154,9 @@ def receipt_message(message: LabelCorrection, key: FrameKey, receipt: Receipt) -
         header=Header(stamp=message.header.stamp, frame_id=short(message.header.frame_id)),
         source=short(key.source),
         frame_uid=frame.key.uid if frame else 0,
-        box=box_message(frame.key.place) if frame and frame.key.place else message.box,
-        label='' if message.withdraw else short(message.label.strip()),
+        box=message.box,
+        thing=box_message(frame.key.place if frame else None),
+        label=answered_label(message),
         author=short(message.author),
         code=int(receipt.code),
         message=short(receipt.text, 500),

@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from std_msgs.msg import Header
 
-from etuner_ros.msg import TunerStatus
+from etuner_ros.core.models.weights import sha256
+from etuner_ros.msg import ModelCandidate, TunerStatus
 
+PROTOCOL = int(TunerStatus().protocol)  # of the messages between the nodes
 LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
 TUNER_STATES = {
     TunerStatus.STARTING: 'starting',
@@ -30,7 +33,7 @@ def stamp_ns(header: Header) -> int:
     return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 
-def to_bytes(data: bytes | array[int]) -> array[int]:
+def to_bytes(data: bytes | bytearray | array[int]) -> array[int]:
     """Return bytes in the one form that rclpy copies fast."""
     return array('B', bytes(data))
 
@@ -39,3 +42,14 @@ def short(text: str, length: int = 100) -> str:
     """Return text that is safe to log and to echo."""
     clean = ''.join(c if c.isprintable() else '?' for c in text[: length + 1])
     return clean if len(text) <= length else clean[: length - 3] + '...'
+
+
+def comes_in_pieces(message: ModelCandidate) -> bool:
+    """Return whether the weights of a candidate have to be asked for."""
+    return not message.weights and message.sha256 != sha256(b'')
+
+
+def answered(response: Any, code: int, text: str) -> Any:
+    """Return a service's response with its code and what it says."""
+    response.error_code, response.error_msg = code, text
+    return response

@@ -8,7 +8,8 @@ Subscribes `candidate` (ModelCandidate: of a round) and `head_candidate` (HeadCa
 for the live backbone). Publishes `model` (ModelUpdate, latched), `backbone` (Backbone, latched:
 when it is another one), `layers` (LayerStates, latched), `verdicts` (ModelVerdict: one for each
 candidate). Serves `~/set_frozen_layers`, `~/swap`,
-`~/roll_back`, `~/list_versions`, `~/pin_version`, `~/export_version`, `~/get_model`.
+`~/roll_back`, `~/list_versions`, `~/pin_version`, `~/export_version`, `~/get_model`. Calls
+`tuner/get_candidate` for the weights of a candidate that came without.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from etuner_ros.core.errors import MessageError, WeightsError
 from etuner_ros.core.files import home, models_home
 from etuner_ros.core.models.base_weights import base_file, intact_file, prepare_in_process
 from etuner_ros.core.models.candidate_check import CandidateCheck, Code, Finding, refused
+from etuner_ros.core.models.deflate import inflated
 from etuner_ros.core.models.export_queue import ExportQueue
 from etuner_ros.core.models.layer_board import LayerBoard
 from etuner_ros.core.models.store import head_of, ModelStore
 from etuner_ros.core.models.weights import backbone_of, pack, sha256, State
+from etuner_ros.core.rate_limit import RateLimit, TransferSettings
 from etuner_ros.msg import (
     Backbone,
     HeadCandidate,
@@ -38,16 +41,19 @@ from etuner_ros.msg import (
     ModelUpdate,
     ModelVerdict,
 )
+from etuner_ros.nodes.base_fetcher import PieceFetcher
 from etuner_ros.nodes.candidates import to_candidate
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.lifecycle import AutostartNode, transition
-from etuner_ros.nodes.messages import short, to_bytes
+from etuner_ros.nodes.messages import answered, comes_in_pieces, short, to_bytes
 from etuner_ros.nodes.parameters import declare, ModelSettings
 from etuner_ros.nodes.qos import LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
-from etuner_ros.nodes.version_services import answered, NOT_ACTIVE, VersionServices
+from etuner_ros.nodes.version_services import NOT_ACTIVE, VersionServices
 from etuner_ros.srv import SetFrozenLayers
+
+PIECES_LOST_S = 15.0  # without a piece of a candidate's weights, after which it is refused
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,9 @@ class ModelManagerNode(AutostartNode):
         self._model = declare(self, 'model', ModelSettings)
         self._store: ModelStore | None = None
         self._exports: ExportQueue | None = None
+        self._limit = RateLimit(0.0)  # of what is sent
+        self._pieces: PieceFetcher | None = None
+        self._coming: ModelCandidate | None = None  # whose weights are fetched
         self._accepted = self._refused = 0
         # Base weights of a pretrained network are made by a process with torch, started at once so
         # that configuring need not wait.
@@ -115,6 +124,7 @@ class ModelManagerNode(AutostartNode):
         """Open the store, say what is damaged, make publishers and services."""
         settings = declare(self, 'models', StoreSettings)
         gate = declare(self, 'gate', GateConfig, self._apply_gate)
+        self._apply_limit(declare(self, '', TransferSettings, self._apply_limit))
         folder, exports = (Path(f).expanduser() for f in (settings.folder, settings.export_folder))
         if not settings.folder:
             folder = models_home(self.get_namespace())
@@ -131,7 +141,16 @@ class ModelManagerNode(AutostartNode):
         self._verdicts = self.create_publisher(ModelVerdict, 'verdicts', reliable(10))
         hear, take = self.create_subscription, self._on_candidate
         services = VersionServices(
-            self, store, self._exports, lambda: self.active, self._announce, self._warn
+            self,
+            store,
+            self._exports,
+            lambda: self.active,
+            self._announce,
+            self._warn,
+            self._limit,
+        )
+        self._pieces = PieceFetcher(
+            self, 'tuner/get_candidate', 'candidate', self._on_weights, named=False
         )
         self.entities += [
             self._models,
@@ -145,6 +164,7 @@ class ModelManagerNode(AutostartNode):
             ),
             *services.entities,
             steady_timer(self, 0.2, self._look_after_exports),
+            steady_timer(self, 1.0, self._give_up_candidate),
             steady_timer(self, 5.0, self._save_layers),
         ]
         self.get_logger().info(
@@ -181,6 +201,9 @@ class ModelManagerNode(AutostartNode):
         self.active = False
         if self._exports is not None:
             self._exports.close('model_manager was cleaned up')
+        if self._pieces is not None:
+            self._pieces.close()
+        self._pieces = self._coming = None
         self.destroy_entities()
         if self._store is not None:
             self._store.close()
@@ -205,6 +228,9 @@ class ModelManagerNode(AutostartNode):
         if self._store is not None:
             self._check.gate = gate
 
+    def _apply_limit(self, settings: TransferSettings) -> None:
+        self._limit.mbit_s = settings.transfer_mbit_s
+
     def _warn(self, *texts: str) -> None:
         for text in filter(None, texts):
             self.health.problem(text)
@@ -214,9 +240,52 @@ class ModelManagerNode(AutostartNode):
 
     @guarded
     def _on_candidate(self, message: ModelCandidate | HeadCandidate) -> None:
-        """Answer a candidate, whatever happens."""
-        finding = refused(Code.PINNED, NOT_ACTIVE)
-        if self.active:
+        """Answer a candidate, whatever happens, once its weights have come."""
+        fetcher = self._pieces
+        if not isinstance(message, ModelCandidate) or not comes_in_pieces(message):
+            self._decide(message)
+        elif fetcher is not None and self.active:
+            if self._coming is not None:
+                self._decide(self._coming, refused(Code.STALE, 'a newer candidate came'))
+            self._coming = message
+            fetcher.fetch(message.sha256)
+        else:
+            self._decide(message, refused(Code.PINNED, NOT_ACTIVE))
+
+    def _on_weights(self, digest: str, data: bytes) -> None:
+        """Take the weights of the candidate that they were fetched for."""
+        message, self._coming = self._coming, None
+        if message is None or message.sha256 != digest:
+            return
+        try:
+            weights = inflated(bytearray(data), self._open.base.state)
+        except WeightsError as error:
+            self._decide(message, refused(Code.DAMAGED, str(error)))
+            return
+        message.weights = to_bytes(weights)
+        self._decide(message)
+
+    @guarded
+    def _give_up_candidate(self) -> None:
+        message, fetcher = self._coming, self._pieces
+        if message is not None and fetcher is not None and fetcher.quiet_s > PIECES_LOST_S:
+            self._coming = None
+            fetcher.stop()
+            text = 'its weights do not come from tuner/get_candidate'
+            self._decide(message, refused(Code.DAMAGED, text))
+
+    @guarded
+    def _decide(
+        self, message: ModelCandidate | HeadCandidate, finding: Finding | None = None
+    ) -> None:
+        """
+        Answer a candidate.
+
+        :param finding: None to put it to the gate
+        """
+        if not self.active:
+            finding = refused(Code.PINNED, NOT_ACTIVE)
+        if finding is None:
             now = int(self.get_clock().now().nanoseconds)
             finding = self._check.admit(to_candidate(message), now)
         reason, name = finding.verdict.reason, short(message.candidate_id)
@@ -289,11 +358,9 @@ class ModelManagerNode(AutostartNode):
         store = self._open
         digest = store.backbone(store.live)
         if digest != self._announced:
-            message = Backbone(
-                base_sha256=store.base.sha256,
-                backbone_sha256=digest,
-                weights=to_bytes(_packed(backbone_of(update))),
-            )
+            message = Backbone(base_sha256=store.base.sha256, backbone_sha256=digest)
+            if not self._limit.on:  # else who lacks it asks `~/get_model`
+                message.weights = to_bytes(_packed(backbone_of(update)))
             message.header.stamp = self.get_clock().now().to_msg()
             self._backbones.publish(message)
             self._announced = digest

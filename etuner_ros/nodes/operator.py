@@ -16,11 +16,13 @@ from typing import Any
 from rclpy.node import Node
 
 from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
 from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.label_messages import about, answered_label
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.qos import adaptable, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
@@ -40,7 +42,8 @@ class OperatorSettings(Checked):
 class OperatorNode(Node):
     """
     Labels some frames, a little late, at a set rate; right ones are confirmed as often as wrong
-    ones are corrected. A person lives in real time, whatever /clock says.
+    ones are corrected. What is not answered is said again. A person lives in real time, whatever
+    /clock says.
 
     Subscribes `ground_truth` (GroundTruth), `predictions` (Prediction), `label_receipts`
     (LabelReceipt). Publishes `labels` (LabelCorrection).
@@ -52,18 +55,21 @@ class OperatorNode(Node):
         self._random = random.Random(self.settings.seed)
         self._truths: dict[tuple[int, str], str] = {}
         self._due: list[tuple[float, LabelCorrection]] = []  # steady time
+        self._outbox = Outbox[LabelCorrection]()
         self._last_s = -math.inf
         self._sent = self._accepted = self._refused = 0
         values = lambda: {
             'labels sent': self._sent,
+            'unanswered': len(self._outbox),
             'accepted': self._accepted,
             'refused': self._refused,
         }
         self.health = Health(self, values)
-        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
-        self.create_subscription(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
-        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
-        self.create_subscription(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
+        self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
+        hear = adaptable(self.create_subscription)
+        hear(GroundTruth, 'ground_truth', self._on_truth, reliable(100))
+        hear(Prediction, 'predictions', self._on_prediction, reliable(100))
+        hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         steady_timer(self, 0.05, self._send_due)
 
     @guarded
@@ -100,14 +106,19 @@ class OperatorNode(Node):
         now = time.monotonic()
         for item in [d for d in self._due if d[0] <= now]:
             self._due.remove(item)
-            self._labels.publish(item[1])
+            self._outbox.put(*about(item[1]), answered_label(item[1]), item[1])
             self._sent += 1
+        for correction in self._outbox.due(self._labels.get_subscription_count() > 0):
+            self._labels.publish(correction)
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
+        """Count what is answered; what was said twice is stored, too."""
         if message.author != self.settings.author:
             return
-        if message.code == LabelReceipt.ACCEPTED:
+        if not self._outbox.answered(*about(message), message.label, message.code):
+            return
+        if message.code in (LabelReceipt.ACCEPTED, LabelReceipt.DUPLICATE):
             self._accepted += 1
         else:
             self._refused += 1

@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter
 
 from etuner_ros.core.config import Checked, INPUT_SIZE, setting
 from etuner_ros.core.errors import ConfigError, EtunerError
+from etuner_ros.core.typed import typed
 
 Settings = TypeVar('Settings', bound=Checked)
 
@@ -94,7 +95,7 @@ def declare(
                 raise ConfigError(
                     f'parameter {name} is refused: {error} ({descriptor.description})'
                 ) from error
-        values[field.name] = _typed(name, field.default, node.get_parameter(name).value)
+        values[field.name] = typed(name, field.default, node.get_parameter(name).value)
     settings = kind(**values)
     if apply is not None:
         if not hasattr(node, '_follower'):
@@ -131,7 +132,7 @@ class _Follower:
                 followed = self.followed.get(prefix)
                 if followed is not None and hasattr(followed.settings, name):
                     settings = new.get(prefix, followed.settings)
-                    value = _typed(parameter.name, getattr(settings, name), parameter.value)
+                    value = typed(parameter.name, getattr(settings, name), parameter.value)
                     new[prefix] = replace(settings, **{name: value})
             for prefix, settings in new.items():
                 self.followed[prefix].apply(settings)
@@ -139,33 +140,3 @@ class _Follower:
         except EtunerError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-
-def _typed(name: str, like: Any, value: Any) -> Any:
-    """
-    Return a value in the type of another one; an integer is taken for a float.
-
-    :raises ConfigError: when it is of another type
-    """
-    if isinstance(like, float) and type(value) is int:
-        value = float(value)
-    if isinstance(like, tuple):
-        return _names(name, value)
-    if type(value) is not type(like):
-        raise ConfigError(f'parameter {name} must be a {type(like).__name__}, got {value!r}')
-    return value
-
-
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    """
-    Return names that are given as a list, or as one string such as 'front,rear' or '[front,rear]'.
-
-    :raises ConfigError: when they are neither
-    """
-    if isinstance(value, str):
-        parts = [part.strip(' \'"') for part in value.strip().strip('[]').split(',')]
-    elif isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
-        parts = [part.strip() for part in value]
-    else:
-        raise ConfigError(f'parameter {name} must be a list of names, got {value!r}')
-    return tuple(part for part in parts if part)

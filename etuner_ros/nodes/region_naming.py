@@ -27,7 +27,7 @@ from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.predictions import packed, Predicted
-from etuner_ros.nodes.qos import reliable
+from etuner_ros.nodes.qos import adaptable, reliable
 from etuner_ros.nodes.weights_intake import WeightsIntake
 
 try:  # optional on a robot; not on PyPI
@@ -81,22 +81,21 @@ class RegionNaming:
         self._eyes = {name: _Eye(Matcher(settings.regions_wait_s)) for name, _ in cameras}
         self._asked_s = -np.inf  # when regions came last
         self.images = self.left_out = 0
-        self._objects = node.create_lifecycle_publisher(
-            Objects, 'objects', reliable(10 * len(cameras))
-        )
+        publish = adaptable(node.create_lifecycle_publisher)
+        self._objects = publish(Objects, 'objects', reliable(10 * len(cameras)))
         self._detections: dict[str, Any] = {}  # publishers of vision_msgs
         self.entities: list[Any] = [
             self._objects,
-            node.create_subscription(
+            adaptable(node.create_subscription)(
                 Regions, 'regions', self._on_regions, reliable(2 * len(cameras))
             ),
         ]
         if Detection2DArray is not None:
             for name, prefix in cameras:
-                self._detections[name] = node.create_lifecycle_publisher(
+                self._detections[name] = publish(
                     Detection2DArray, f'{prefix}object_detections', reliable(10)
                 )
-                heard = node.create_subscription(
+                heard = adaptable(node.create_subscription)(
                     Detection2DArray,
                     f'{prefix}detections',
                     partial(self._on_detections, name),

@@ -1,10 +1,11 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `main` of every node: DDS profile, executor, orderly end."""
+"""The `main` of every executable: DDS profile, executors, orderly end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import os
 from pathlib import Path
 import shutil
@@ -23,6 +24,7 @@ from etuner_ros.core.errors import EtunerError
 LEAST_SHM = 256_000_000  # free bytes of /dev/shm
 FAILURES_AT_ONCE = 10  # in a row, before spinning slows down
 LONGEST_REST_S = 1.0
+LAST_CALLBACK_S = 5.0  # so long a callback that runs at the end may take
 
 
 class SteadyExecutor(SingleThreadedExecutor):
@@ -105,15 +107,53 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run(make: Callable[[], Node]) -> int:
-    """Run one node until it is told to stop; the `main` of each executable."""
-    use_dds_profile()
-    rclpy.init()
-    node = None
-    try:
-        node = make()
+class SideThreads:
+    """Spin nodes in a thread each, beside the one that the main thread spins."""
+
+    def __init__(self) -> None:
+        self._spinning: list[tuple[SteadyExecutor, threading.Thread]] = []
+
+    def spin(self, node: Node) -> None:
+        """Spin a node in a thread of its own from now on."""
         executor = SteadyExecutor()
         executor.add_node(node)
+        thread = threading.Thread(
+            target=self._spin, args=(executor,), name=node.get_name(), daemon=True
+        )
+        self._spinning.append((executor, thread))
+        thread.start()
+
+    @staticmethod
+    def _spin(executor: SteadyExecutor) -> None:
+        with contextlib.suppress(ExternalShutdownException, ShutdownException):
+            executor.spin()
+
+    def close(self) -> None:
+        """Let callbacks that run end; no others begin."""
+        for executor, _ in self._spinning:
+            executor.shutdown()
+        for _, thread in self._spinning:
+            thread.join(LAST_CALLBACK_S)
+
+
+def run(*makes: Callable[[], Node]) -> int:
+    """
+    Run a node until it is told to stop; the `main` of each executable.
+
+    Of several the first one is spun by the main thread and each other one by a thread of its own,
+    so that a slow callback of one holds up no other.
+    """
+    use_dds_profile()
+    rclpy.init()
+    nodes: list[Node] = []
+    beside = SideThreads()
+    try:
+        for make in makes:
+            nodes.append(make())
+        for node in nodes[1:]:
+            beside.spin(node)
+        executor = SteadyExecutor()
+        executor.add_node(nodes[0])
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -122,7 +162,8 @@ def run(make: Callable[[], Node]) -> int:
         return 1
     finally:
         ignore_interrupts()
-        if node is not None:
+        beside.close()
+        for node in nodes:
             close = getattr(node, 'close', None)
             if close is not None:
                 close()

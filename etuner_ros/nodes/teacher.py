@@ -24,6 +24,7 @@ from sensor_msgs.msg import CompressedImage
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.labels.frame_buffer import FrameKey
+from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import (
     Box,
     LabelCorrection,
@@ -35,9 +36,9 @@ from etuner_ros.msg import (
     TunerStatus,
 )
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.label_messages import header_of
+from etuner_ros.nodes.label_messages import about, answered_label, header_of
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
@@ -83,18 +84,20 @@ class TeacherNode(Node):
         check_access(self.settings.host, self.settings.token)
         self.state = TeachingState(self.settings.author, self.settings.requests)
         self.watchers = 0  # browsers that are open
+        self._outbox = Outbox[LabelCorrection]()
         self._full = FullPictureClient(self, self.settings.inference)
         self._live: dict[str, Any] = {}  # subscriptions, by camera
         self._things: list[Any] = []  # subscriptions
         self._live_s: dict[str, float] = {}  # when a picture was taken last
         self.health = Health(self, self._diagnostics)
-        self._labels = self.create_publisher(LabelCorrection, 'labels', reliable(100))
-        hear = self.create_subscription
+        self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
+        hear = adaptable(self.create_subscription)
         hear(LabelRequest, 'label_requests', self._on_request, reliable(20))
         hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         hear(Prediction, 'predictions', self._on_prediction, reliable(10))
         hear(TunerStatus, 'tuner/status', self._on_status, LATCHED)
         steady_timer(self, 0.3, self._follow_watchers)
+        steady_timer(self, 0.1, self._send)
 
     def _diagnostics(self) -> dict[str, object]:
         cards, accepted = self.state.counts()
@@ -102,6 +105,7 @@ class TeacherNode(Node):
             'browsers': self.watchers,
             'frames on the wall': cards,
             'labels accepted': accepted,
+            'labels without an answer': len(self._outbox),
         }
 
     def watch(self, change: int) -> None:
@@ -117,7 +121,7 @@ class TeacherNode(Node):
         """
         looked_at = self.watchers > 0
         if looked_at and not self._things:
-            hear = self.create_subscription
+            hear = adaptable(self.create_subscription)
             self._things = [
                 hear(Objects, 'objects', self._on_objects, reliable(10)),
                 hear(PredictedFrame, 'predicted_frame', self._on_frame, reliable(10)),
@@ -128,7 +132,7 @@ class TeacherNode(Node):
         for camera in self.settings.cameras or ('',):
             wanted = looked_at and self.state.scenes.newest(camera) is None
             if wanted and camera not in self._live:
-                self._live[camera] = self.create_subscription(
+                self._live[camera] = adaptable(self.create_subscription)(
                     CompressedImage,
                     f'{camera}/annotated/compressed' if camera else 'annotated/compressed',
                     partial(self._on_live, camera),
@@ -158,6 +162,8 @@ class TeacherNode(Node):
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
+        if message.author == self.settings.author:
+            self._outbox.answered(*about(message), message.label, message.code)
         self.state.on_receipt(message)
 
     @guarded
@@ -198,17 +204,23 @@ class TeacherNode(Node):
 
     def _publish(self, key: FrameKey, box: Rectangle | None, label: str) -> None:
         x, y, width, height = map(float, box or (0, 0, 0, 0))
-        self._labels.publish(
-            LabelCorrection(
-                header=header_of(key),
-                source=key.source,
-                frame_uid=key.uid,
-                box=Box(x=x, y=y, width=width, height=height),
-                label=label,
-                author=self.settings.author,
-                withdraw=not label,
-            )
+        correction = LabelCorrection(
+            header=header_of(key),
+            source=key.source,
+            frame_uid=key.uid,
+            box=Box(x=x, y=y, width=width, height=height),
+            label=label,
+            author=self.settings.author,
+            withdraw=not label,
         )
+        self._outbox.put(*about(correction), answered_label(correction), correction)
+        self._send()
+
+    @guarded
+    def _send(self) -> None:
+        """Publish labels: new ones, and again those without an answer."""
+        for correction in self._outbox.due(self._labels.get_subscription_count() > 0):
+            self._labels.publish(correction)
 
 
 def main() -> int:

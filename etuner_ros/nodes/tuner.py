@@ -16,7 +16,8 @@ new weights and new heads.
 
 Publishes `candidate` (ModelCandidate), `head_candidate` (HeadCandidate), `scenario_changes`
 (ScenarioChange), `~/status` (TunerStatus, latched). Action `~/fine_tune` (FineTune). Calls
-`~/get_batches` and `~/get_replay` of each collector, `~/get_model` of `model_manager`.
+`~/get_batches` and `~/get_replay` of each collector, `~/get_model` of `model_manager`. Serves
+`~/get_candidate` where `transfer_mbit_s` is set.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from etuner_ros.core.decide.energy import EnergyLog, find_meter, temperature
 from etuner_ros.core.decide.lazy_tune import LazyTune, Prospects
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.files import home
+from etuner_ros.core.rate_limit import RateLimit
 from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import End, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
@@ -64,11 +66,12 @@ from etuner_ros.msg import (
     TunerStatus,
 )
 from etuner_ros.nodes import tuning_messages as messages
+from etuner_ros.nodes.candidate_offer import CandidateOffer
 from etuner_ros.nodes.fine_tune import FineTuneAction
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare, ModelSettings
-from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.tuner_settings import LIVE, TunerSettings
@@ -84,6 +87,7 @@ class TunerNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__('tuner', **options)
+        self._limit = RateLimit(0.0)  # of what is sent
         self._settings = declare(self, '', TunerSettings, self._apply, LIVE)
         self._model = declare(self, 'model', ModelSettings)
         self._train = declare(self, 'train', TrainConfig)
@@ -148,14 +152,16 @@ class TunerNode(Node):
         self._file = StateFile(path, lambda: self._keeper.state_dict(time.time()))
         self._problem(self._file.load(lambda s: self._keeper.load_state_dict(s, time.time())))
 
+        self._offer = CandidateOffer(self, self._limit, self._keeper.on_fetching)
         self._candidates = self.create_publisher(ModelCandidate, 'candidate', reliable(2))
         self._heads = self.create_publisher(HeadCandidate, 'head_candidate', reliable(2))
-        self._changes = self.create_publisher(ScenarioChange, 'scenario_changes', reliable(10))
-        self._statuses = self.create_publisher(TunerStatus, '~/status', LATCHED)
+        publish, hear = adaptable(self.create_publisher), adaptable(self.create_subscription)
+        self._changes = publish(ScenarioChange, 'scenario_changes', reliable(10))
+        self._statuses = publish(TunerStatus, '~/status', LATCHED)
         battery = qos_profile_sensor_data
-        self.create_subscription(BatteryState, 'battery', self._on_battery, battery)
+        hear(BatteryState, 'battery', self._on_battery, battery)
         self.create_subscription(LabelledBatch, 'labelled_batches', self._labels.on_batch, LATCHED)
-        self.create_subscription(Prediction, 'predictions', self._on_prediction, reliable(100))
+        hear(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
             self.create_subscription(
                 FrameFeature, 'frame_feature', self._labels.on_feature, reliable(30)
@@ -182,6 +188,7 @@ class TunerNode(Node):
     def _apply(self, settings: TunerSettings) -> None:
         """Take settings, at the start and when they were changed at run time."""
         self._settings = settings
+        self._limit.mbit_s = settings.transfer_mbit_s
         if hasattr(self, '_worker'):
             self._worker.memory_mb = settings.worker_memory_mb
             self._predictions_come.limit_s = settings.silence_s
@@ -247,7 +254,13 @@ class TunerNode(Node):
         self._worker.hand_over_layers()
         current, calibrate = self._scenarios.current, started.calibrates
         self._link.send(
-            {'op': 'round', 'id': started.number, 'scenarios': current, 'calibrate': calibrate}
+            {
+                'op': 'round',
+                'id': started.number,
+                'scenarios': current,
+                'calibrate': calibrate,
+                'deflate': self._limit.on,
+            }
         )
         self._say()
         return True
@@ -270,6 +283,8 @@ class TunerNode(Node):
             candidate = messages.model_candidate(
                 message, update.architecture, self._worker.layers, shares, *facts, self._scenarios
             )
+            self._worker.note_candidate(candidate.backbone_sha256, message['weights'])
+            self._offer.hold(candidate, message['deflated'])
             self._candidates.publish(candidate)
             self._say()
 
@@ -319,6 +334,7 @@ class TunerNode(Node):
 
     def _on_round_end(self, end: End) -> None:
         self._action.ended(end)
+        self._offer.drop()
         self._problem(self._file.save())
         self._say()
 
@@ -343,9 +359,7 @@ class TunerNode(Node):
 
     @guarded
     def _on_backbone(self, message: Backbone) -> None:
-        awaited, self._worker.backbone = self._worker.awaited, message
-        if awaited == message.backbone_sha256:
-            self._worker.hand_over_model()
+        self._worker.take_backbone(message)
 
     @guarded
     def _on_layers(self, message: LayerStates) -> None:
@@ -404,6 +418,9 @@ class TunerNode(Node):
             'batches waiting': self._lazy.waiting,
             'batches needed': self._lazy.batches_needed,
             'collectors': ', '.join(self._labels.feed.collectors),
+            'batches received': ', '.join(
+                f'{c} {n}' for c, n in self._labels.feed.cursors.items()
+            ),
         }
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.config import setting
+from etuner_ros.core.rate_limit import TransferSettings
 
 # What may be set at run time.
 LIVE = (
@@ -15,11 +16,12 @@ LIVE = (
     'worker_timeout_s',
     'worker_memory_mb',
     'silence_s',
+    'transfer_mbit_s',
 )
 
 
 @dataclass(frozen=True)
-class TunerSettings(Checked):
+class TunerSettings(TransferSettings):
     """Time-outs, limits of the worker, and what is assumed of the board."""
 
     verdict_timeout_s: float = setting(

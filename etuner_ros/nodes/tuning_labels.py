@@ -131,9 +131,9 @@ class LabelSide:
     @guarded
     def on_receipt(self, message: LabelReceipt) -> None:
         """Have the instant head learn a label at once; its picture comes with a batch."""
-        box = box_of(message.box)
+        box = box_of(message.thing)
         frame = frame_name(message.source, message.header, message.frame_uid)
-        name = frame_name(message.source, message.header, message.frame_uid, message.box)
+        name = frame_name(message.source, message.header, message.frame_uid, message.thing)
         kept = self.features.of(frame) if box is None else self.features.of_box(frame, box)
         if message.code != LabelReceipt.ACCEPTED or not self._keeper.ready:
             return

@@ -13,14 +13,14 @@ from typing import Any
 from rclpy.node import Node
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
-from etuner_ros.core.models.weights import backbone_digest
+from etuner_ros.core.models.weights import backbone_digest, backbone_of, pack, unpack
 from etuner_ros.core.serve.engines import EngineSettings
 from etuner_ros.core.tune.round_keeper import RoundKeeper
 from etuner_ros.msg import Backbone, LayerStates, ModelUpdate
 from etuner_ros.nodes import tuning_messages as messages
-from etuner_ros.nodes.base_fetcher import BaseFetcher
+from etuner_ros.nodes.base_fetcher import BaseFetcher, PieceFetcher
 from etuner_ros.nodes.health import guarded, Health
-from etuner_ros.nodes.messages import short
+from etuner_ros.nodes.messages import short, to_bytes
 from etuner_ros.nodes.parameters import ModelSettings
 from etuner_ros.nodes.tuning_labels import LabelSide
 from etuner_ros.worker.client import WorkerClient
@@ -60,11 +60,15 @@ class WorkerSide:
         self._changed, self._others = changed, others
         self.update: ModelUpdate | None = None  # the version that is live
         self.backbone: Backbone | None = None  # the newest
+        self._made = Backbone()  # of the newest candidate of a round: it need not travel back
         self._told = ''  # digest of the backbone that the worker was told last
         self.layers: LayerStates | None = None
         self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
         self._fetcher = BaseFetcher(node, self._on_fetched)
+        self._pieces = PieceFetcher(
+            node, 'model_manager/get_model', 'backbone', self._on_backbone_fetched
+        )
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._arrived = node.create_guard_condition(self._on_worker)
 
@@ -152,6 +156,30 @@ class WorkerSide:
         self._link.send(messages.model_message(update, backbone))
         self.hand_over_layers()
         self.hand_over_scenarios()
+
+    def note_candidate(self, backbone_sha256: str, weights: bytes) -> None:
+        """Remember the backbone of a candidate, as it may go live."""
+        tensors = pack(backbone_of(unpack(weights)))
+        self._made = Backbone(backbone_sha256=backbone_sha256, weights=to_bytes(tensors))
+
+    def take_backbone(self, message: Backbone) -> None:
+        """Take the newest backbone, or ask for it; hand it over when it is waited for."""
+        digest = message.backbone_sha256
+        bare = backbone_digest(message.base_sha256, {})
+        if not message.weights and digest != bare:
+            if digest == self._made.backbone_sha256:
+                message = self._made
+            else:
+                here = self.backbone is not None and self.backbone.backbone_sha256 == digest
+                self._pieces.fetch('' if here else digest)
+                return
+        self._pieces.stop()
+        awaited, self.backbone = self.awaited, message
+        if awaited == digest:
+            self.hand_over_model()
+
+    def _on_backbone_fetched(self, digest: str, data: bytes) -> None:
+        self.take_backbone(Backbone(backbone_sha256=digest, weights=to_bytes(data)))
 
     @property
     def awaited(self) -> str:

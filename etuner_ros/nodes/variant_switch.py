@@ -26,6 +26,7 @@ from etuner_ros.core.serve.variant_limits import NO_LIMIT_CELSIUS
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig
 from etuner_ros.core.serve.variants import Variant
 from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import adaptable
 
 CHOOSE_S = 0.25  # between two choices
 READ_S = 1.0  # between two readings of camera rate and temperature
@@ -76,7 +77,7 @@ class VariantSwitch:
         self._said = ''
         self.entities = []
         if self.on:
-            subscribe = node.create_subscription
+            subscribe = adaptable(node.create_subscription)
             battery = qos_profile_sensor_data
             self.entities.append(subscribe(BatteryState, 'battery', self._on_battery, battery))
 

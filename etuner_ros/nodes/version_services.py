@@ -14,14 +14,15 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
 
-from etuner_ros.core.errors import EtunerError, MessageError
-from etuner_ros.core.models.base_download import PIECE
+from etuner_ros.core.errors import EtunerError, MessageError, WeightsError
 from etuner_ros.core.models.export_queue import ExportQueue
+from etuner_ros.core.models.live_backbone import LiveBackbone
 from etuner_ros.core.models.store import HEAD, ModelStore
-from etuner_ros.nodes.messages import short, to_bytes
+from etuner_ros.core.rate_limit import RateLimit
+from etuner_ros.nodes.messages import answered, short
+from etuner_ros.nodes.pieces import PieceServer, Source
 from etuner_ros.srv import (
     ExportVersion,
-    GetModel,
     ListVersions,
     PinVersion,
     RollBack,
@@ -38,6 +39,7 @@ class VersionServices:
     :param active: returns whether anything may be changed
     :param announce: tells everybody that another version is live, and why
     :param warn: says what went wrong
+    :param limit: of what is sent to other computers
     :ivar entities: the services, to be destroyed by the node
     """
 
@@ -49,9 +51,11 @@ class VersionServices:
         active: Callable[[], bool],
         announce: Callable[[str], None],
         warn: Callable[..., None],
+        limit: RateLimit,
     ) -> None:
         self._store, self._exports = store, exports
         self._active, self._announce, self._warn = active, announce, warn
+        self._backbone = LiveBackbone(store)
         # In a group of its own: a call that waits would keep all others waiting.
         waiting = ReentrantCallbackGroup()
         serve = node.create_service
@@ -61,7 +65,7 @@ class VersionServices:
             serve(ListVersions, '~/list_versions', self._on_list_versions),
             serve(PinVersion, '~/pin_version', self._on_pin),
             serve(ExportVersion, '~/export_version', self._on_export, callback_group=waiting),
-            serve(GetModel, '~/get_model', self._on_get_model),
+            PieceServer(node, '~/get_model', limit, self._find).service,
         ]
 
     def _on_swap(
@@ -153,28 +157,20 @@ class VersionServices:
         response.head_only = [m.kind == HEAD for m in manifests]
         return response
 
-    def _on_get_model(
-        self, request: GetModel.Request, response: GetModel.Response
-    ) -> GetModel.Response:
+    def _find(self, digest: str, far: bool) -> Source:
+        """Return base weights or the live backbone; the latter deflated for other computers."""
         store = self._store
-        if request.base_sha256 not in ('', store.base.sha256):
-            text = f'only base weights {store.base.sha256} are here'
-            return answered(response, response.UNKNOWN_BASE, text)
-        try:
-            response.size = store.base_path.stat().st_size
-            if not 0 <= request.offset < response.size:
-                text = f'the file has {response.size} bytes'
-                return answered(response, response.BAD_RANGE, text)
-            with store.base_path.open('rb') as stream:
-                stream.seek(request.offset)
-                response.data = to_bytes(stream.read(min(request.length or PIECE, PIECE)))
-        except OSError as error:
-            text = f'the base weights can not be read: {error}'
-            return answered(response, response.UNKNOWN_BASE, text)
-        return response
+        if digest in ('', store.base.sha256):
+            return Source(store.base_path.stat().st_size, self._read_base)
+        data = self._backbone.get(digest, small=far)
+        if data is None:
+            raise WeightsError(
+                f'{short(digest, 12)} is not here: only base weights {store.base.sha256} and the '
+                f'live backbone {store.backbone(store.live)}'
+            )
+        return Source.of(data)
 
-
-def answered(response: Any, code: int, text: str) -> Any:
-    """Return a service's response with its code and what it says."""
-    response.error_code, response.error_msg = code, text
-    return response
+    def _read_base(self, offset: int, length: int) -> bytes:
+        with self._store.base_path.open('rb') as stream:
+            stream.seek(offset)
+            return stream.read(length)

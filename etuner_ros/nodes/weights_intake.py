@@ -15,7 +15,7 @@ from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.core.serve.swapper import Announced, AnnouncedBackbone, ModelSwapper
 from etuner_ros.msg import Backbone, FrameFeature, ModelUpdate
-from etuner_ros.nodes.base_fetcher import BaseFetcher
+from etuner_ros.nodes.base_fetcher import BaseFetcher, PieceFetcher
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.predictions import packed
@@ -62,7 +62,18 @@ class WeightsIntake:
         built = node.create_guard_condition(self._on_built)
         self.entities = [self._backbones, self._updates, self._exemplars, built]
         self._fetcher = BaseFetcher(node, self._on_fetched)
-        self._swapper = ModelSwapper(live, learned, wait, read, self._fetcher.fetch, built.trigger)
+        self._pieces = PieceFetcher(
+            node, 'model_manager/get_model', 'backbone', self._on_backbone_fetched
+        )
+        self._swapper = ModelSwapper(
+            live,
+            learned,
+            wait,
+            read,
+            self._fetcher.fetch,
+            built.trigger,
+            fetch_backbone=self._pieces.fetch,
+        )
         self._concern = self.health.watch(
             self._swapper.why_not,
             'the weights that were learned last serve',
@@ -103,6 +114,10 @@ class WeightsIntake:
         """Serve by a better engine, if one is ready; by a new one of the same kind anyway."""
         self._swapper.renew(anyway=anyway)
 
+    def retry(self) -> None:
+        """Ask again for what was broken, when it is time; call it often."""
+        self._swapper.retry()
+
     def between_frames(self, active: bool) -> None:
         """Take what was announced, and look at one exemplar: no frame has to wait for more."""
         self._take_update()
@@ -114,6 +129,7 @@ class WeightsIntake:
         self.health.forget([self._concern])
         self._swapper.close()
         self._fetcher.close()
+        self._pieces.close()
 
     def _take_update(self) -> None:
         """Take announced weights, if there are any: a backbone before the head that is for it."""
@@ -127,6 +143,9 @@ class WeightsIntake:
     @guarded
     def _on_backbone(self, message: Backbone) -> None:
         self._swapper.take_backbone(AnnouncedBackbone(message.backbone_sha256, message.weights))
+
+    def _on_backbone_fetched(self, digest: str, data: bytes) -> None:
+        self._swapper.take_backbone(AnnouncedBackbone(digest, bytearray(data)))
 
     @guarded
     def _on_model(self, message: ModelUpdate) -> None:

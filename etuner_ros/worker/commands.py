@@ -33,7 +33,7 @@ class Commands:
         self._engines: Engines | None = None
         self._told = ''  # why nothing is quantised
         self._learner: Any = None
-        self._base_sha256 = ''
+        self._base_sha256, self._base_path = '', Path()
         self._backbone: tuple[str, Any] = '', {}  # of the weights told last: digest and tensors
         self.knows_labels = False  # all labels that there are have come
         self._untold = False  # what a round would find has changed
@@ -121,7 +121,7 @@ class Commands:
             ]
         )
         self._learner = learner
-        self._base_sha256 = base.sha256
+        self._base_sha256, self._base_path = base.sha256, Path(path)
         self._backbone = learner.backbone, {}
         self._reply(
             op='ready',
@@ -137,13 +137,22 @@ class Commands:
 
         name = message['backbone_sha256']
         if name != self._backbone[0]:  # else it is not sent again
-            tensors = unpack(message['backbone'])
+            tensors = unpack(self._inflated(message['backbone']))
             if backbone_digest(self._base_sha256, tensors) != name:
                 raise LearnerError('the backbone of the live weights is missing or damaged')
             self._backbone = name, tensors
         update = {**self._backbone[1], **unpack(message['weights'])}
         self.learner.set_live(update, tuple(message['classes']), message['version'])
         self._reply(op='model_loaded', version=message['version'])
+
+    def _inflated(self, data: bytes) -> bytes:
+        """Return safetensors bytes of what may have come deflated."""
+        from etuner_ros.core.models.deflate import inflated, is_deflated
+        from etuner_ros.core.models.weights import read_base
+
+        if not is_deflated(data):
+            return data
+        return bytes(inflated(bytearray(data), read_base(self._base_path).state))
 
     def is_head_only(self, message: Message) -> bool:
         """Return whether a `model` message changes nothing but the head."""
@@ -231,9 +240,19 @@ class Commands:
         self._untold = False
         self._reply(op='prospects', **vars(self.learner.weigh_rounds()))
 
-    def propose_round(self, number: int, candidate: Any) -> None:
-        """Send what a round has made."""
-        self._reply_candidate('candidate', number, candidate, candidate.update)
+    def propose_round(self, number: int, candidate: Any, deflate: bool) -> None:
+        """
+        Send what a round has made.
+
+        :param deflate: also made smaller, for a slow link
+        """
+        from etuner_ros.core.models.deflate import deflated
+        from etuner_ros.core.models.weights import pack, read_base
+
+        small = b''
+        if deflate:
+            small = deflated(pack(candidate.update), read_base(self._base_path).state)
+        self._reply_candidate('candidate', number, candidate, candidate.update, deflated=small)
         self.tell_why_not()
 
     def tell_why_not(self) -> None:
@@ -244,13 +263,13 @@ class Commands:
             self._told = why
             self._reply(op='engine', text=why)
 
-    def _reply_candidate(self, op: str, number: int, made: Any, weights: Any) -> None:
+    def _reply_candidate(self, op: str, number: int, made: Any, weights: Any, **more: Any) -> None:
         from etuner_ros.core.models.weights import pack
 
         apart = ('update', 'weights', 'live_update', 'outcomes')
         facts = {k: v for k, v in vars(made).items() if k not in apart}
         outcomes = [list(vars(o).values()) for o in made.outcomes]
-        self._reply(op=op, id=number, weights=pack(weights), outcomes=outcomes, **facts)
+        self._reply(op=op, id=number, weights=pack(weights), outcomes=outcomes, **facts, **more)
 
 
 def _feature(data: bytes) -> Any:

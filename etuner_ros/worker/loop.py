@@ -167,7 +167,7 @@ class Worker:
             self._reply(op='nothing', id=number)
             return
         try:
-            while not self._try_round(number, calibrate):
+            while not self._try_round(number, calibrate, bool(message.get('deflate'))):
                 pass
         except Exception as error:  # its samples still wait; the process lives on
             traceback.print_exc()
@@ -175,7 +175,7 @@ class Worker:
         self.commands.on_news()
         give_back_memory()
 
-    def _try_round(self, number: int, calibrate: bool) -> bool:
+    def _try_round(self, number: int, calibrate: bool, deflate: bool) -> bool:
         """Run a round; return False when memory ran out and it should be tried in halves."""
         from etuner_ros.core.learn.round import NothingMade, RoundCancelled
         from etuner_ros.core.learn.trainer import Step
@@ -195,7 +195,7 @@ class Worker:
                     learner.go_back()
                     self._reply(op='cancelled', id=number)
                 else:
-                    self.commands.propose_round(number, made)
+                    self.commands.propose_round(number, made, deflate)
         except RoundCancelled:
             self._reply(op='cancelled', id=number)
         except NothingMade:

@@ -13,6 +13,7 @@ import pytest
 from versions import travelling
 
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.models.deflate import deflated
 from etuner_ros.core.models.learned import learned_version
 from etuner_ros.core.models.store import ModelStore
 from etuner_ros.core.models.weights import (
@@ -102,6 +103,8 @@ class Robot:
     ) -> None:
         self.base = base
         self.asked: list[str] = []
+        self.asked_backbones: list[str] = []
+        self.now = 100.0
         self.swapper = ModelSwapper(
             live or LiveModel(base),
             learned,
@@ -109,6 +112,8 @@ class Robot:
             lambda path: LiveModel(read_base(path)),
             self.asked.append,
             lambda: None,
+            lambda: self.now,
+            self.asked_backbones.append,
         )
 
     def announce(self, version: int, state: State | None = None, **fields: object) -> None:
@@ -262,6 +267,59 @@ def test_a_head_for_the_live_backbone_needs_no_backbone_again(base, duck):
     robot.announce(3)  # back at the base weights
     assert robot.finish().error is None
     assert robot.swapper.live.predict(duck, 1).backbone == backbone_digest(base.sha256, {})
+
+
+def test_a_store_that_counts_from_one_again_has_its_version_served(base, duck):
+    """Same number, another head: what serves is told by content."""
+    robot = Robot(base)
+    robot.announce(1, rolled_head(base))
+    assert robot.finish().error is None
+    before = robot.swapper.live.predict(duck, 1).scores
+    robot.announce(1, rolled_head(base))
+    assert robot.swapper.finish() is None, 'the very same is not built again'
+    robot.announce(1, {'head.bias': base.state['head.bias'] + np.float32([5, 0, 0, 0])})
+    assert robot.finish().error is None
+    assert robot.swapper.live.version == 1
+    assert robot.swapper.live.predict(duck, 1).scores != before
+
+
+def test_a_backbone_that_is_offered_is_asked_for_by_who_lacks_it(base, duck):
+    robot = Robot(base)
+    _, _, digest, tensors = travelling(base, other_backbone(base))
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, bytearray()))
+    assert robot.asked_backbones[-1] == digest
+    robot.announce(1, rolled_head(base), backbone_sha256=digest)
+    small = bytearray(deflated(bytes(tensors), base.state))
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, small))
+    assert robot.finish().error is None
+    assert robot.swapper.live.predict(duck, 1).backbone == digest
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, bytearray()))
+    assert robot.asked_backbones[-1] == '', 'it serves: none is wanted'
+
+
+def test_a_broken_backbone_is_asked_for_again_but_not_too_often(base, duck):
+    robot = Robot(base)
+    _, _, digest, tensors = travelling(base, other_backbone(base))
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, bytearray(tensors[:-9])))
+    robot.announce(1, rolled_head(base), backbone_sha256=digest)
+    assert robot.finish().error is not None
+    assert 'version 1 is refused' in robot.swapper.why_not()
+    asked = []
+    for _ in range(3600):  # an hour
+        robot.now += 1.0
+        count = len(robot.asked_backbones)
+        robot.swapper.retry()
+        asked += [robot.now] * (len(robot.asked_backbones) - count)
+    assert robot.asked_backbones[-1] == digest
+    assert 5 < len(asked) < 20
+    robot.swapper.take_backbone(AnnouncedBackbone(digest, tensors))
+    assert robot.finish().error is None
+    assert not robot.swapper.why_not()
+    assert robot.swapper.live.predict(duck, 1).backbone == digest
+    count = len(robot.asked_backbones)
+    robot.now += 3600.0
+    robot.swapper.retry()
+    assert len(robot.asked_backbones) == count, 'all is well'
 
 
 def test_a_swapper_that_is_closed_waits_for_its_thread(base):

@@ -23,7 +23,7 @@ NAMES = {m.name for m in (UP, LEVEL, AGE, *TABLE)}
 # Keys of the four nodes that are no metrics: texts, and what follows from others.
 LEFT_OUT = {
     'device', 'engine', 'preparing', 'frames per s', 'state', 'scenarios', 'energy source',
-    'not quantised because', 'worker pid', 'collectors', 'last batch',
+    'not quantised because', 'worker pid', 'collectors', 'last batch', 'batches received',
 }  # fmt: skip
 
 

@@ -25,10 +25,12 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
+    'robot',
     'teacher',
     'tuner',
 )
-LIGHT = ('camera', 'label_collector', 'metrics', 'model_manager', 'operator', 'tuner')
+LIGHT = ('camera', 'label_collector', 'metrics', 'model_manager', 'operator', 'proposer', 'tuner')
 
 BLOCKED = """
 import sys
@@ -116,6 +118,8 @@ def test_launch_config_and_recording_are_installed():
         'launch/etuner.launch.py',
         'config/etuner.yaml',
         'config/stream/metadata.yaml',
+        'config/stream_things/metadata.yaml',
+        'config/proposer/own.onnx',
         'package.xml',
     ):
         assert (share / name).is_file(), name
@@ -205,14 +209,17 @@ HUMBLE_NAMES = {
         'DurabilityPolicy',
         'HistoryPolicy',
         'qos_profile_sensor_data',
+        'QoSPolicyKind',
         'QoSProfile',
         'ReliabilityPolicy',
     },
+    'rclpy.qos_overriding_options': {'QoSOverridingOptions'},
     'rclpy.task': {'Future'},
     'rclpy.timer': {'Timer'},
 }
 HUMBLE_NODE = {
-    'add_on_set_parameters_callback', 'remove_on_set_parameters_callback', 'get_publishers_info_by_topic', 'destroy_timer',
+    'add_on_set_parameters_callback', 'remove_on_set_parameters_callback', 'get_publishers_info_by_topic',
+    'get_subscriptions_info_by_topic', 'destroy_timer',
     'count_publishers', 'count_subscribers', 'create_client', 'create_guard_condition', 'create_lifecycle_publisher', 'create_publisher',
     'create_service', 'create_subscription', 'create_timer', 'declare_parameter', 'destroy_client', 'destroy_guard_condition',
     'destroy_lifecycle_publisher', 'destroy_node', 'destroy_publisher', 'destroy_service', 'destroy_subscription', 'get_clock',

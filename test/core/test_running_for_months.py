@@ -15,6 +15,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from typing import Any
@@ -469,6 +470,31 @@ def test_a_backup_of_a_robot_that_works_opens_and_fits_together(
     shell(repository, '# restore, while nothing runs', **places)
     assert written(ros_home)[0] == count, 'as it was then'
     assert (ros_home / 'etuner.before' / 'labels' / 'label_collector.db').is_file()
+
+
+def test_labels_of_the_first_releases_are_restored_from_a_backup(
+    ros_home, tmp_path, repository, capsys
+):
+    """Of a store of schema 2, copied as the page says and put in the place of a new one."""
+    data = repository / 'test' / 'core' / 'data' / 'labels_schema_2.sql'
+    backup = tmp_path / 'backup'
+    old = backup / 'etuner' / 'labels' / 'label_collector.db'
+    old.parent.mkdir(parents=True)
+    source = sqlite3.connect(tmp_path / 'old.db')
+    source.executescript(data.read_text())
+    source.execute('VACUUM INTO ?', (str(old),))
+    source.close()
+    home = ros_home / 'etuner' / 'labels' / 'label_collector.db'
+    LabelStore(home).close()
+    shell(repository, '# restore, while nothing runs', ROS_HOME=str(ros_home), BACKUP=str(backup))
+    assert cli(['labels', 'check']) == 0
+    assert cli(['labels', 'stats']) == 0
+    assert 'tray ' in capsys.readouterr().out
+    store = LabelStore(home, set_aside=False)
+    assert not store.warnings
+    assert (store.last_batch(), store.waiting()) == (3, 4)
+    assert [s.label for s in store.labelled()]
+    store.close()
 
 
 def test_labels_are_backed_up_after_the_versions_that_learned_them(repository):

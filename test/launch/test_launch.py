@@ -38,7 +38,9 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
         'namespace',
         'metrics',
         'operator',
+        'proposer',
         'autostart',
+        'composed',
     } <= arguments.keys()
     assert all(isinstance(default, str) and len(text) > 10 for default, text in arguments.values())
     used = {
@@ -115,11 +117,17 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
     return compose
 
 
-def received(ros: Any, composed: Any, tmp_path: Path, name: str, **arguments: str) -> dict:
-    """Return the parameters that a node gets from ROS when `launch_ros` starts it so."""
+def received(
+    ros: Any, composed: Any, tmp_path: Path, name: str, executable: str = '', /, **arguments: str
+) -> dict:
+    """
+    Return the parameters that a node gets from ROS when `launch_ros` starts it so.
+
+    :param executable: that the node runs in; '' for one of its own
+    """
     namespace = arguments.get('namespace', '')
     command = ['--ros-args']
-    for number, parameters in enumerate(composed(**arguments)[name]):
+    for number, parameters in enumerate(composed(**arguments)[executable or name]):
         if isinstance(parameters, dict):  # launch_ros writes a file for the very node
             if not parameters:
                 continue
@@ -216,6 +224,50 @@ def test_several_cameras_are_heard_below_their_names(ros, composed, tmp_path):
         composed(cameras='front', image_topic='/color')
 
 
+def test_composed_nodes_get_the_parameters_that_each_gets_in_a_process_of_its_own(
+    ros, composed, tmp_path
+):
+    file = tmp_path / 'mine.yaml'
+    file.write_text(
+        '/**:\n  ros__parameters:\n    model:\n      weights: mine\n'
+        'label_collector:\n  ros__parameters:\n    batch_size: 3\n'
+        'inference:\n  ros__parameters:\n    autostart: false\n'
+    )
+    arguments = {
+        'namespace': '/front',
+        'params_file': str(file),
+        'autostart': 'true',
+        'device': 'cpu',
+        'camera_name': '7',
+        'weights': 'given',
+    }
+    assert 'robot' not in composed(**arguments)
+    together = {**arguments, 'composed': 'true'}
+    assert not {'inference', 'tuner'} & composed(**together).keys()
+    for name in ('model_manager', 'inference', 'label_collector', 'tuner'):
+        alone = received(ros, composed, tmp_path, name, **arguments)
+        assert received(ros, composed, tmp_path, name, 'robot', **together) == alone
+    assert (alone['train.device'], alone['model.weights']) == ('cpu', 'given')
+
+
+def test_the_files_of_parameters_that_launches_leave_do_not_grow_without_bound(
+    composed, tmp_path, ros_home
+):
+    file = tmp_path / 'mine.yaml'
+
+    def launch(number: int, namespace: str = '') -> set[Path]:
+        file.write_text(f'tuner:\n  ros__parameters:\n    silence_s: {number}.0\n')
+        used = composed(params_file=str(file), namespace=namespace)['tuner'][1]
+        assert Path(used).read_text().startswith(f'{namespace}/tuner:')
+        return set((ros_home / 'etuner' / 'launch').iterdir())
+
+    assert len(launch(0)) == len(launch(0)) == 1, 'the same launch again takes no room'
+    assert len(launch(0, '/front')) == 2
+    for number in range(1, 120):
+        left = launch(number)
+    assert len(left) == 100
+
+
 def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):
     assert 'metrics' not in composed()
     assert 'metrics' not in composed(metrics='')
@@ -286,3 +338,9 @@ def test_the_system_comes_up_in_two_namespaces_on_one_computer(ros, deployed):
         for run in runs:
             os.killpg(run.pid, signal.SIGINT)
             run.wait(30)
+
+
+def test_a_proposer_is_started_where_it_is_asked_for(composed):
+    assert 'proposer' not in composed()
+    own = composed(proposer='own', camera_name='front')['proposer'][-1]
+    assert own == {'kind': 'own', 'source': 'front'}

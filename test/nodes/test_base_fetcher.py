@@ -31,7 +31,7 @@ def serve(ros, answers: list[str]) -> list[int]:
         asked.append(request.offset)
         trouble = answers.pop(0) if answers else ''
         if trouble == 'refused':
-            response.error_code, response.error_msg = response.UNKNOWN_BASE, 'not here'
+            response.error_code, response.error_msg = response.UNKNOWN, 'not here'
         else:
             piece = WHOLE[request.offset : request.offset + 400]
             response.data, response.size = piece, len(WHOLE)

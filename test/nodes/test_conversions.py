@@ -80,6 +80,22 @@ def test_pixels_that_share_their_colour_are_read(picture, encoding):
     assert np.abs(image.astype(int) - picture).max() < 8
 
 
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize(('bits', 'big'), [(8, 0), (16, 0), (16, 1)])
+def test_the_mosaic_of_a_bare_sensor_is_read(picture, pattern, bits, big):
+    mosaic = np.empty(picture.shape[:2], np.uint8)
+    for place, colour in enumerate(pattern):
+        top, left = divmod(place, 2)
+        mosaic[top::2, left::2] = picture[top::2, left::2, 'rgb'.index(colour)]
+    if bits == 16:  # the same share of a larger range
+        mosaic = (mosaic.astype(np.uint16) * 257).astype('>u2' if big else '<u2')
+    rows = mosaic.view(np.uint8)
+    image = image_to_array(message(rows, f'bayer_{pattern}{bits}', is_bigendian=big))
+    # Where red meets blue a pixel's missing colours are guessed from both.
+    assert (image[:, :14] == RED).all()
+    assert (image[:, 18:] == BLUE).all()
+
+
 @pytest.mark.parametrize(
     ('rows', 'encoding', 'fields', 'words'),
     [

@@ -10,7 +10,13 @@ import sys
 
 import pytest
 
-from etuner_ros.bench.soak import kill_nodes, NODES, Robot, swap_weights, verify
+from etuner_ros.bench.soak.apart import run_apart, why_not_apart
+from etuner_ros.bench.soak.cameras import CAMERAS, unplug
+from etuner_ros.bench.soak.kills import cut_power, Killer
+from etuner_ros.bench.soak.protocol import intrude
+from etuner_ros.bench.soak.robot import NODES, Robot
+from etuner_ros.bench.soak.stage import Plan, Stage
+from etuner_ros.bench.soak.swaps import swap_weights
 from etuner_ros.shared.shared_memory import clean, SHM, stale_segments
 
 
@@ -24,23 +30,47 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nodes_that_are_killed_come_back_and_nothing_promised_is_lost(
     apart, frames, deployed, tmp_path
 ):
-    pictures = [(f.image, f.label) for f in frames]
-    robot = Robot(pictures, deployed, tmp_path / 'home', rate=10.0)
-    robot.start()
+    robot = Robot([(f.image, f.label) for f in frames], deployed, tmp_path / 'home')
+    # With this seed each node once; of the manager the newest version is damaged, too.
+    killer = Killer(robot, seed=14650, say=lambda _text: None)
     try:
-        # With this seed each node once; of the manager the newest version is damaged, too.
-        kill_nodes(robot, kills=4, minutes=0.0, seed=14650, say=lambda _text: None)
+        robot.start_well()
+        killer.kill(4)
+        cut_power(robot, cuts=1, seed=0, say=lambda _text: None)
     finally:
-        verify(robot, deployed)
-    result = robot.result
-    assert result.kills_by_node == dict.fromkeys(NODES, 1)
+        result = robot.verify()
+    assert killer.kills == dict.fromkeys(NODES, 1)
     assert result.labels_accepted > 0
     assert any(thing for _, _, thing in robot.accepted), 'things by their box, too'
-    assert result.labels_lost == 0
-    assert result.stores_unloadable == 0
-    assert result.orphans == 0
-    assert result.not_resumed == 0
-    assert result.temporary_files == 0
+    assert result.broken == []
+
+
+def test_cameras_come_back_and_nodes_of_another_version_change_nothing(
+    apart, frames, stream, deployed, tmp_path
+):
+    pictures = [(f.image, f.label) for f in frames]
+    robot = Robot(pictures, deployed, tmp_path / 'home', cameras=CAMERAS)
+    try:
+        robot.start_well()
+        assert robot.works()
+        assert unplug(robot, CAMERAS[:1], seconds=1.0) == []
+        assert unplug(robot, CAMERAS, seconds=1.0) == []
+        assert intrude(robot, Stage(deployed, stream, tmp_path), seconds=2.0) == []
+    finally:
+        result = robot.verify()
+    assert all(camera.predictions > 0 for camera in robot.cameras.values())
+    assert result.broken == []
+
+
+@pytest.mark.skipif(bool(why_not_apart()), reason=f'no namespaces here: {why_not_apart()}')
+@pytest.mark.parametrize('phase', ['disk', 'radio'])
+def test_a_full_disk_and_a_lost_radio_lose_nothing_that_was_accepted(
+    phase, stream, deployed, tmp_path
+):
+    plan = Plan(fault_s=1.0, radio_s=3.0, waiting_labels=20)
+    found = run_apart(phase, Stage(deployed, stream, tmp_path), plan)
+    assert found['broken'] == []
+    assert found['labels_accepted'] > 0
 
 
 def test_swaps_drop_no_frame_and_mix_no_versions(apart, frames, deployed, tmp_path):

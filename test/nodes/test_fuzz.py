@@ -24,9 +24,11 @@ from etuner_ros.msg import Box, LabelCorrection, LabelReceipt, Objects, Region, 
 from etuner_ros.nodes.camera import CameraNode
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.messages import PROTOCOL
 from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.proposer import ProposerNode
 from etuner_ros.nodes.qos import NEWEST_WINS
 from etuner_ros.nodes.running import SteadyExecutor
 from etuner_ros.nodes.teacher import TeacherNode
@@ -83,6 +85,8 @@ def value(kind: Any) -> st.SearchStrategy[Any]:
 def message(kind: Any) -> st.SearchStrategy[Any]:
     names = [s.lstrip('_') for s in kind.__slots__ if s != '_check_fields']
     fields = dict(zip(names, (value(t) for t in kind.SLOT_TYPES)))
+    if 'protocol' in fields:  # else no other field would be looked at
+        fields['protocol'] = st.sampled_from([PROTOCOL, PROTOCOL, PROTOCOL, 1])
     return st.builds(kind, **fields)
 
 
@@ -96,6 +100,8 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         return ros.add(MetricsNode, port=free_port())
     if name == 'operator':
         return ros.add(OperatorNode)
+    if name == 'proposer':
+        return ros.add(ProposerNode, kind='own')
     if name == 'teacher':
         node = ros.add(TeacherNode)
         node.watchers = 1  # as while a browser is open
@@ -118,6 +124,7 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         'metrics',
         'model_manager',
         'operator',
+        'proposer',
         'teacher',
         'tuner',
     ],

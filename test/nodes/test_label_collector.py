@@ -9,6 +9,7 @@ from array import array
 from helpers import Graph, header, jpeg_message
 import numpy as np
 import pytest
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
@@ -111,6 +112,34 @@ def test_a_stamp_from_the_future_is_refused(desk):
     receipt = desk.say(header(desk.now + 600 * 10**9), 'duck')
     assert receipt.code == LabelReceipt.FUTURE_STAMP
     assert 'in the future' in receipt.message
+
+
+def test_a_correction_from_a_laptop_whose_clock_is_30_s_off_works(ros, desk):
+    """Its header holds the stamp of the image; what the sender's clock says plays no part."""
+    laptop = ros.add(lambda **options: Node('laptop', **options), use_sim_time=True)
+    clock = ros.speak(Clock, '/clock', NEWEST_WINS)
+
+    def laptop_is(offset_s: int) -> bool:
+        now = ros.probe.get_clock().now().nanoseconds + offset_s * 10**9
+        clock.publish(Clock(clock=header(now).stamp))
+        return abs(laptop.get_clock().now().nanoseconds - now) < 10**9
+
+    labels = laptop.create_publisher(LabelCorrection, 'labels', 50)
+    ros.until(lambda: labels.get_subscription_count() > 0, 'the collector')
+    for count, offset_s in enumerate((30, -30), 1):
+        ros.until(lambda offset_s=offset_s: laptop_is(offset_s), 'the clock to be off')
+        frame = desk.see(count)
+        labels.publish(LabelCorrection(header=frame.header, label='duck', author='ann'))
+        ros.until(lambda count=count: len(desk.receipts) == count, 'the receipt')
+        assert desk.receipts[-1].code == LabelReceipt.ACCEPTED
+        assert desk.receipts[-1].header == frame.header
+
+
+def test_a_stamp_of_a_clock_30_s_ahead_that_names_no_frame_is_said_to_be_in_the_future(desk):
+    desk.see()
+    receipt = desk.say(header(desk.now + 30 * 10**9), 'duck')
+    assert receipt.code == LabelReceipt.FUTURE_STAMP
+    assert '29.' in receipt.message or '30.' in receipt.message
 
 
 def test_a_frame_that_is_no_longer_kept_is_too_old(ros):

@@ -328,7 +328,7 @@ def test_base_weights_are_handed_out_in_pieces(office, deployed):
     data, pieces = b'', 0
     while len(data) < len(whole):
         answer = office.ros.call(
-            GetModel, 'model_manager/get_model', base_sha256=office.base.sha256, offset=len(data)
+            GetModel, 'model_manager/get_model', sha256=office.base.sha256, offset=len(data)
         )
         assert answer.error_code == GetModel.Response.NONE
         data, pieces = data + bytes(answer.data), pieces + 1
@@ -336,8 +336,8 @@ def test_base_weights_are_handed_out_in_pieces(office, deployed):
     assert pieces > 1
     end = office.ros.call(GetModel, 'model_manager/get_model', offset=len(whole))
     assert end.error_code == GetModel.Response.BAD_RANGE
-    other = office.ros.call(GetModel, 'model_manager/get_model', base_sha256='0' * 64)
-    assert other.error_code == GetModel.Response.UNKNOWN_BASE
+    other = office.ros.call(GetModel, 'model_manager/get_model', sha256='0' * 64)
+    assert other.error_code == GetModel.Response.UNKNOWN
 
 
 def test_without_base_weights_configuring_fails_and_says_why(ros, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
+from test_loop import Robot
 
 from etuner_ros.core.images.annotate import AMBER, GREEN
 from etuner_ros.core.images.codec import decode
@@ -174,6 +175,7 @@ def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
     )
     ros.until(lambda: receipts and batches, 'the receipt and the batch')
     assert (receipts[0].code, receipts[0].box) == (LabelReceipt.ACCEPTED, duck)
+    assert receipts[0].thing == duck
     assert receipts[0].predicted_label == 'duck'
     sample = batches[0].samples[0]
     assert (sample.label, sample.box, sample.frame_uid) == ('rubber duck', duck, said.frame_uid)
@@ -191,3 +193,58 @@ def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
     ros.until(lambda: len(receipts) == 2, 'a receipt of the impossible box')
     assert receipts[1].code == LabelReceipt.INVALID_BOX
     assert '640 x 480' in receipts[1].message
+
+
+def test_a_thing_that_was_pointed_at_is_found_by_its_name_in_later_frames(ros, deployed, frames):
+    robot = Robot(ros, deployed)
+    objects = ros.listen(Objects, 'objects')
+    kept = ros.listen(PredictedFrame, 'predicted_frame')
+    features = ros.listen(FrameFeature, 'frame_feature')
+    regions = ros.speak(Regions, 'regions')
+    cars = [f.image for f in frames if f.label == 'race_car']
+    ducks = [f.image for f in frames if f.label == 'duck']
+
+    def look(turn: int, left: int) -> tuple[Objects, tuple[int, ...]]:
+        """Show a car and a duck side by side; return what is said, and where the car is."""
+        image = np.full((480, 640, 3), 90, np.uint8)
+        places = (left, 100, 200, 200), (left + 250, 200, 180, 180)
+        for thing, (x, y, width, height) in zip((cars[turn], ducks[turn]), places):
+            image[y : y + height, x : x + width] = cv2.resize(thing, (width, height))
+        before = len(objects)
+
+        def seen() -> Objects | None:
+            said = robot.show(image)
+            found = [region(place) for place in places]
+            regions.publish(Regions(header=said.header, regions=found))
+            whole = {k.frame_uid for k in kept if k.width}
+            known = {f.frame_uid for f in features if f.box.width}
+            return next((o for o in objects[before:] if o.frame_uid in whole & known), None)
+
+        return ros.until(seen, 'objects'), places[0]
+
+    look(0, 0)  # from now on frames are kept as the camera has them
+    for turn in range(4):
+        said, place = look(turn, 20 * turn)
+        count = len(robot.receipts)
+        robot.labels.publish(
+            LabelCorrection(
+                header=said.header,
+                source=said.source,
+                frame_uid=said.frame_uid,
+                box=region(place).box,
+                label='race_car',
+                author='ann',
+            )
+        )
+        ros.until(lambda count=count: len(robot.receipts) > count, 'a receipt')
+        assert robot.receipts[-1].code == LabelReceipt.ACCEPTED
+
+    def found() -> bool:
+        said, place = look(5, 120)
+        names = {round(o.box.x): o.labels[0] for o in said.objects}
+        return names == {place[0]: 'race_car', place[0] + 250: 'duck'}
+
+    ros.until(found, 'both things by their names')
+    samples = [s for b in robot.batches for s in b.samples]
+    assert [s.label for s in samples] == ['race_car'] * 4
+    assert all(s.box.width == 200.0 for s in samples)

@@ -126,6 +126,61 @@ def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
     assert 'Traceback' not in err
 
 
+BLOCKING = """
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rclpy.node import Node
+from std_msgs.msg import Empty
+from etuner_ros.nodes.running import run
+
+busy, answered = threading.Event(), threading.Event()
+
+class Quick(Node):
+    def __init__(self):
+        super().__init__('quick')
+        self.create_timer(0.01, self.answer)
+    def answer(self):
+        if busy.is_set():
+            answered.set()
+    def close(self):
+        print('quick closed', flush=True)
+
+class Slow(Node):
+    def __init__(self):
+        super().__init__('slow')
+        self.create_timer(0.01, self.work)
+    def work(self):
+        busy.set()
+        if answered.wait(60):
+            print('answered meanwhile', flush=True)
+    def close(self):
+        print('slow closed', flush=True)
+
+raise SystemExit(run(Quick, Slow))
+"""
+
+
+def test_of_several_nodes_in_a_process_a_slow_callback_holds_up_no_other_and_all_end(ros):
+    process = subprocess.Popen(
+        [sys.executable, '-c', BLOCKING],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'answered meanwhile\n'
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert out.splitlines()[-2:] == ['quick closed', 'slow closed']
+    assert process.returncode == 0, err
+    assert 'Traceback' not in err
+
+
 @pytest.fixture
 def no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nothing set that concerns DDS, and room in shared memory."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Base weights that come piece by piece, and are asked for again until they are whole."""
+"""Weights that come piece by piece, and are asked for again until they are whole."""
 
 from __future__ import annotations
 
@@ -22,21 +22,30 @@ class BaseDownload:
     An answer is awaited for some seconds. After a failure it pauses, each time twice as long, and
     goes on where it was.
 
-    :param digest: SHA-256 of the base weights
+    :param digest: what names them
     :param now: monotonic seconds
+    :param named: whether they are named by the SHA-256 of the bytes that come
     """
 
-    def __init__(self, digest: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, digest: str, now: Callable[[], float] = time.monotonic, named: bool = True
+    ) -> None:
         self.digest = digest
-        self._now = now
+        self._now, self._named = now, named
         self._data = bytearray()
         self._asked: float | None = None  # when, while an answer is awaited
         self._pause, self._next = FIRST_PAUSE_S, now()
+        self._heard = now()
 
     @property
     def waits(self) -> bool:
         """Whether an answer is awaited."""
         return self._asked is not None and self._now() - self._asked < ANSWER_S
+
+    @property
+    def quiet_s(self) -> float:
+        """How long no piece has come, in s."""
+        return self._now() - self._heard
 
     def ask(self) -> int | None:
         """Return where the piece to ask for now begins; None when it is not time to ask."""
@@ -56,15 +65,15 @@ class BaseDownload:
         Take a piece.
 
         :param size: of the whole file
-        :return: the base weights when they are whole
+        :return: the weights when they are whole
         :raises ValueError: when this can not be them; it begins anew
         """
-        self._asked = None
+        self._asked, self._heard = None, self._now()
         self._data += data
         if data and len(self._data) < size <= LARGEST:
             self._pause, self._next = FIRST_PAUSE_S, self._now()
             return None
         whole, self._data = bytes(self._data), bytearray()
-        if len(whole) == size and sha256(whole) == self.digest:
+        if whole and len(whole) == size and (not self._named or sha256(whole) == self.digest):
             return whole
-        raise ValueError('the checksum of what arrived is wrong')
+        raise ValueError('the size or checksum of what arrived is wrong')

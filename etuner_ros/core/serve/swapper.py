@@ -13,8 +13,11 @@ import threading
 import time
 
 from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.models.weights import backbone_digest
+from etuner_ros.core.models.deflate import inflated
+from etuner_ros.core.models.weights import backbone_digest, read_in_place, sha256
 from etuner_ros.core.serve.live_model import LiveModel
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 10.0, 600.0  # until a broken backbone is fetched again
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class AnnouncedBackbone:
     """A backbone that `model_manager` announced."""
 
     backbone_sha256: str
-    weights: bytearray | array[int]  # safetensors of what differs from the base weights
+    weights: bytearray | array[int]  # safetensors of what differs from the base weights, maybe
+    # deflated; empty when nothing does, or when who lacks it has to ask
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Attempt:
     seconds: float
     error: Exception | None  # why it does not serve
     renewed: bool = False  # it served already, and does so by another engine now
+    broken: bool = False  # the backbone that came is not the one that was announced
 
 
 class ModelSwapper:
@@ -63,6 +68,8 @@ class ModelSwapper:
         may be called again meanwhile
     :param built: called in the thread when it has ended; `finish` has to follow
     :param clock: steady time in s
+    :param fetch_backbone: asks for the live backbone by its digest, and calls `take_backbone` with
+        it; may be called again meanwhile; '' = none is wanted any longer
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class ModelSwapper:
         fetch: Callable[[str], None],
         built: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        fetch_backbone: Callable[[str], None] = lambda _digest: None,
     ) -> None:
         self.live = live
         self.wait = wait
@@ -84,10 +92,18 @@ class ModelSwapper:
         self._renew_anyway = False
         self._refused = ''  # why the version announced last does not serve
         self._read, self._fetch, self._built, self._clock = read, fetch, built, clock
+        self._fetch_backbone = fetch_backbone
+        # What serves, by content: a store that was begun anew counts its versions from 1 again.
+        self._serves = Announced(
+            live.version, live.classes, bytearray(), sha256(b''), live.base.sha256, ''
+        )
         self._files: dict[str, Path] = {}  # base weights that were fetched, by their SHA-256
         self._wanted: Announced | None = None
         self._backbone: AnnouncedBackbone | None = None  # the newest
+        self._again: Announced | None = None  # refused, as its backbone was broken
+        self._retry_at, self._pause = 0.0, FIRST_RETRY_S
         self._thread: threading.Thread | None = None
+        self._building: Announced | None = None  # newest that was begun
         self._attempt: Attempt | None = None
 
     @property
@@ -125,13 +141,36 @@ class ModelSwapper:
 
     def take(self, announced: Announced) -> None:
         """Begin to build an announced version."""
-        self._wanted = announced
+        self._wanted, self._again, self._pause = announced, None, FIRST_RETRY_S
         self._begin()
 
     def take_backbone(self, backbone: AnnouncedBackbone) -> None:
-        """Note the newest backbone; build the version that waits for it."""
+        """Note the newest backbone, or ask for it; build the version that waits for it."""
+        digest, again = backbone.backbone_sha256, self._again
+        offered = not backbone.weights and digest != backbone_digest(self.live.base.sha256, {})
+        lacked = offered and digest not in (self.live.slot.announced, self._held)
+        self._fetch_backbone(digest if lacked else '')
+        if offered:
+            return
         self._backbone = backbone
+        if again is not None and again.backbone_sha256 == digest:
+            self._wanted, self._again = self._wanted or again, None
         self._begin()
+
+    def retry(self) -> None:
+        """Ask again, now and then, for a backbone that was broken; to be called often."""
+        if self._again is not None and self._clock() >= self._retry_at:
+            self._put_off_retry()
+            self._fetch_backbone(self._again.backbone_sha256)
+
+    def _put_off_retry(self) -> None:
+        self._retry_at = self._clock() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_RETRY_S)
+
+    @property
+    def _held(self) -> str:
+        """Digest of the backbone that has come last; '' for none."""
+        return self._backbone.backbone_sha256 if self._backbone is not None else ''
 
     def fetched(self, digest: str, path: Path) -> None:
         """Base weights are there that were asked for."""
@@ -153,6 +192,9 @@ class ModelSwapper:
                 self.swaps += 1
             else:
                 self._refused = f'version {attempt.version} is refused: {attempt.error}'
+        if attempt.broken and self._wanted is None:
+            self._backbone, self._again = None, self._building
+            self._put_off_retry()
         self._begin()
         return attempt
 
@@ -203,12 +245,21 @@ class ModelSwapper:
         if self._lacks(announced):
             return
         self._wanted = None
-        same_base = announced.base_sha256 == self.live.base.sha256
-        if same_base and announced.version == self.live.version:
+        if self._same(announced):
             self._heard, self._refused = True, ''
             return
-        self.preparing = announced.version
+        self.preparing, self._building = announced.version, announced
         self._start(partial(self._build, announced, self._tensors(announced)))
+
+    def _same(self, announced: Announced) -> bool:
+        """Whether it serves already."""
+        bare = backbone_digest(announced.base_sha256, {})
+
+        def content(of: Announced) -> tuple[object, ...]:
+            backbone = of.backbone_sha256 or bare
+            return of.version, of.base_sha256, backbone, of.sha256, of.classes
+
+        return content(announced) == content(self._serves)
 
     def _start(self, work: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=work, name='builder', daemon=True)
@@ -224,13 +275,25 @@ class ModelSwapper:
         self._built()
 
     def _build(self, announced: Announced, tensors: bytearray | array[int] | None) -> None:
-        began, error = self._clock(), None
+        began, error, broken = self._clock(), None, False
         try:
             self._swap_in(announced, tensors)
         except Exception as problem:  # whatever fails, the live version goes on serving
             error = problem
-        self._attempt = Attempt(announced.version, self._clock() - began, error)
+            broken = tensors is not None and self._is_broken(announced, tensors)
+        self._attempt = Attempt(announced.version, self._clock() - began, error, broken=broken)
         self._built()
+
+    def _is_broken(self, announced: Announced, tensors: bytearray | array[int]) -> bool:
+        """Whether these are not the tensors of its backbone."""
+        base = self.live.base
+        if announced.base_sha256 != base.sha256:
+            return False
+        try:
+            state = read_in_place(inflated(tensors, base.state))
+            return backbone_digest(base.sha256, state) != announced.backbone_sha256
+        except WeightsError:
+            return True
 
     def _swap_in(self, announced: Announced, tensors: bytearray | array[int] | None) -> None:
         live = self.live
@@ -246,7 +309,7 @@ class ModelSwapper:
                 announced.weights,
                 announced.sha256,
                 announced.backbone_sha256,
-                tensors,
+                inflated(tensors, live.base.state) if tensors is not None else None,
             )
         )
-        self.live = live
+        self.live, self._serves = live, announced

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections import deque, OrderedDict
 from collections.abc import Callable
+import math
 import time
 from typing import Any
 
 from etuner_ros.core.boxes.geometry import as_boxes, overlaps
 
 MOST_FEATURES = 2000  # 5 MB at 1,280 values
+REGIONS_S = 10.0  # after the last region frames are whole images again
 SAME = 0.6  # overlap from which on a label of a box is one of a region
 UNLABELLED_PERIOD_S = 0.5
 
@@ -30,6 +32,7 @@ class FrameFeatures:
         self._regions: deque[tuple[str, tuple[float, ...], str, bytes]] = deque(
             maxlen=MOST_FEATURES
         )
+        self._region_s = -math.inf  # when a region came last
         self._frame: dict[str, Any] | None = None  # waits for its feature
         self._next = 0.0
         self.passed_on = 0
@@ -49,6 +52,7 @@ class FrameFeatures:
         :param box: x, y, width, height
         """
         self._regions.append((frame, box, backbone, feature))
+        self._region_s = self._clock()
 
     def of(self, name: str) -> tuple[str, bytes] | None:
         """Return backbone and feature of a frame."""
@@ -67,7 +71,8 @@ class FrameFeatures:
     def wants_frame(self) -> bool:
         """Whether it is time for another frame without a label."""
         # A frame full of things is no example of any one of them.
-        return not self._regions and self._clock() >= self._next
+        regions_come = self._clock() - self._region_s < REGIONS_S
+        return not regions_come and self._clock() >= self._next
 
     def put(self, frame: dict[str, Any]) -> None:
         """Take a frame without a label; it replaces one that still waits."""

@@ -298,6 +298,11 @@ class RoundKeeper:
             self._end(How.REFUSED, reason)
         return True
 
+    def on_fetching(self) -> None:
+        """A piece of the candidate that waits is on its way: its verdict has time again."""
+        if self.state is State.PROPOSED:
+            self._sent = self._clock()
+
     def tick(self) -> str:
         """Look at what waits too long; return what is wrong, or nothing."""
         now = self._clock()

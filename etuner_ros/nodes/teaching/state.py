@@ -124,8 +124,10 @@ class TeachingState:
                 about = box == card.box and _same(key, card.key)
                 if message.author == self._author and about:
                     sent = card.sent if message.label else ''
+                    # The first answer was lost on the way: it is stored.
+                    twice = message.code == LabelReceipt.DUPLICATE and message.label == card.sent
                     self._cards[name] = replace(
-                        card, sent=sent, answer=message.message, accepted=accepted
+                        card, sent=sent, answer=message.message, accepted=accepted or twice
                     )
 
     def on_prediction(self, message: Prediction) -> None:

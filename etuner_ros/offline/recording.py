@@ -1,0 +1,242 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a rosbag2 recording holds of a robot's learning: frames and what was said of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.codec import decode, encode_jpeg, Image
+from etuner_ros.core.images.sources import RECORDINGS
+from etuner_ros.core.labels.desk import Correction
+from etuner_ros.core.labels.frame_buffer import FrameKey
+
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+KEPT, LABELS, BATCHES, TRUTH = (
+    f'etuner_ros/msg/{kind}'
+    for kind in ('PredictedFrame', 'LabelCorrection', 'LabelledBatch', 'GroundTruth')
+)
+OURS = ('annotated', 'annotated/compressed')  # images that inference draws
+QUALITY = 90  # of raw pictures, as `jpeg_quality` of inference
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame, as the camera or `inference` published it."""
+
+    key: FrameKey
+    image: Image = field(repr=False)  # RGB uint8, (H, W, 3)
+    format: str
+    data: bytes = field(repr=False)  # encoded
+
+
+@dataclass(frozen=True)
+class Said:
+    """What somebody says of a frame."""
+
+    correction: Correction
+    picture: tuple[str, bytes] | None = None  # format and bytes, of a labelled batch
+
+
+Event = tuple[float, Seen | Said]  # seconds since the recording began
+
+
+class LearningBag:
+    """
+    A recording to learn from again, sqlite3 or mcap.
+
+    Frames are those of an image topic, else those of `predicted_frame`. Labels are those of
+    `labels`; from `labelled_batches` come those whose frame or label was not recorded.
+
+    :param image_topic: which images; '' takes `image_raw`, else the first one there is
+    :param source: name of the camera pipeline that frames of an image topic and labels without a
+        source are of
+    :param truth: the recorded truth plays the labels, instead of what people said
+    :param every: of the truth, only of one frame in so many
+    :ivar unreadable: pictures and messages that are damaged, by topic
+    :ivar boxes: labels of boxes, which are left out
+    :raises ImageError: in one sentence when there is nothing to learn from
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image_topic: str = '',
+        source: str = 'camera',
+        truth: bool = False,
+        every: int = 1,
+    ) -> None:
+        path = path.expanduser()
+        if not path.exists():
+            raise ImageError(f"the recording '{path}' does not exist ({path.absolute()})")
+        self._path = path.parent if path.suffix in RECORDINGS else path
+        self._source, self._truth, self._every = source, truth, every
+        self.unreadable: Counter[str] = Counter()
+        self.boxes = 0
+        with self._open() as reader:
+            kinds = {c.topic: c.msgtype or '' for c in reader.connections}
+            counts = {t: n for t in kinds if (n := _count(reader, t))}
+            self.seconds = reader.duration / 1e9 if counts else 0.0
+        if not counts:
+            raise ImageError(f'the recording {path} holds no messages')
+        self._kinds = {topic: kinds[topic] for topic in counts}
+        listed = ', '.join(sorted(counts))
+        self.images = self._choose(image_topic, listed)
+        labels = (TRUTH,) if truth else (LABELS, BATCHES)
+        self.labels = [t for t, kind in self._kinds.items() if kind in labels]
+        if not self.labels:
+            hint = (
+                'it was not recorded with `ground_truth`'
+                if truth
+                else 'record `labels` too (config/record.txt), or have the recorded truth play '
+                'them: --labels-from ground_truth'
+            )
+            raise ImageError(f'the recording {path} holds no labels: {hint}; topics: {listed}')
+        self.count = sum(counts[t] for t in (self.images, *self.labels))
+
+    def _open(self) -> Any:
+        from rosbags.highlevel import AnyReader
+
+        try:
+            # Recordings of Humble in sqlite3 do not say what their messages are.
+            reader = AnyReader([self._path], default_typestore=known_types())
+            reader.open()
+        except Exception as error:  # rosbags raises many kinds for damaged recordings
+            raise ImageError(f'the recording {self._path} can not be read: {error}') from error
+        return _Opened(reader)
+
+    def _choose(self, wanted: str, listed: str) -> str:
+        """Return the topic of frames."""
+        pictures = [t for t, kind in self._kinds.items() if kind in IMAGES]
+        if wanted:
+            found = [t for t in pictures if wanted.strip('/') in (t.strip('/'), _camera(t))]
+        else:
+            theirs = [t for t in pictures if not t.endswith(OURS)]
+            found = [t for t in theirs if _camera(t).endswith('image_raw')] or theirs
+        kept = [t for t, kind in self._kinds.items() if kind == KEPT]
+        # A camera records raw or compressed pictures, or both; those are one and the same.
+        found = sorted(found, key=lambda t: (_camera(t), self._kinds[t] == IMAGES[0])) or (
+            [] if wanted else kept
+        )
+        if not found:
+            what = f"no images on '{wanted}'" if wanted else 'neither images nor predicted_frame'
+            raise ImageError(f'the recording {self._path} holds {what}; topics: {listed}')
+        return found[0]
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield frames and what was said of them, in order of arrival."""
+        self.unreadable.clear()
+        self.boxes = truths = 0
+        with self._open() as reader:
+            wanted = [c for c in reader.connections if c.topic in (self.images, *self.labels)]
+            for connection, arrived, raw in reader.messages(wanted):
+                seconds = (arrived - reader.start_time) / 1e9
+                try:
+                    message = reader.deserialize(raw, connection.msgtype)
+                    found = self._read(message, connection.msgtype)
+                except Exception:  # what is damaged is counted, and must not end it
+                    self.unreadable[connection.topic] += 1
+                    continue
+                if connection.msgtype == TRUTH:
+                    truths += 1
+                    found = found if truths % self._every == 0 else []
+                for item in found:
+                    yield seconds, item
+
+    def _read(self, message: Any, kind: str) -> list[Seen | Said]:
+        if kind in IMAGES:
+            key = self._key(message.header)
+            return [self._seen(key, message, kind == IMAGES[1])]
+        if kind == KEPT:
+            return [self._seen(self._key_of(message), message.image, True)]
+        if kind == TRUTH:
+            return [Said(Correction(self._key(message.header), message.label, 'ground_truth'))]
+        said = [message] if kind == LABELS else list(message.samples)
+        whole = [m for m in said if not _has_box(m)]
+        self.boxes += len(said) - len(whole)
+        if kind == LABELS and whole:
+            key = self._key_of(message)
+            return [Said(Correction.of(key, message.label, message.author, message.withdraw))]
+        return [
+            Said(
+                Correction.of(self._key_of(s), s.label, s.author, not s.label),
+                (s.image.format, bytes(s.image.data)),
+            )
+            for s in whole
+        ]
+
+    @staticmethod
+    def _seen(key: FrameKey, message: Any, compressed: bool) -> Seen:
+        from rosbags.image import message_to_cvimage
+
+        if compressed:
+            data = bytes(message.data)
+            return Seen(key, decode(data), message.format, data)
+        image = np.ascontiguousarray(message_to_cvimage(message, 'rgb8'), np.uint8)
+        return Seen(key, image, 'jpeg', encode_jpeg(image, QUALITY))
+
+    def _key(self, header: Any, source: str = '', uid: int = 0) -> FrameKey:
+        stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
+        return FrameKey(source or self._source, stamp, header.frame_id, uid)
+
+    def _key_of(self, message: Any) -> FrameKey:
+        """Return what a message of ours is about; images of a camera know no uid."""
+        uid = int(message.frame_uid) if self._kinds[self.images] == KEPT else 0
+        return self._key(message.header, message.source, uid)
+
+
+class _Opened:
+    """A reader that is open already, for `with`."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> Any:
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+def _count(reader: Any, topic: str) -> int:
+    return sum(c.msgcount for c in reader.connections if c.topic == topic)
+
+
+def _has_box(message: Any) -> bool:
+    """Return whether a label is of a box; recordings of older packages know none."""
+    box = getattr(message, 'box', None)
+    return box is not None and box.width > 0
+
+
+def _camera(topic: str) -> str:
+    """Return the name of the camera's topic, of raw or compressed pictures."""
+    return topic.strip('/').removesuffix('/compressed')
+
+
+def known_types() -> Any:
+    """Return what is known of messages: those of ROS, and ours."""
+    from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    ours: dict[str, Any] = {}
+    for file in sorted(messages_folder().glob('*.msg')):
+        ours |= get_types_from_msg(file.read_text(), f'etuner_ros/msg/{file.stem}')
+    store.register(ours)
+    return store
+
+
+def messages_folder() -> Path:
+    """Return the folder of message definitions: of this source tree, else as installed."""
+    here = Path(__file__).resolve().parents[2] / 'msg'
+    if here.is_dir():
+        return here
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory('etuner_ros')) / 'msg'

@@ -1,0 +1,263 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`etuner replay` learns again from a real recording, and says what it could not use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from etuner_ros.bench.shipped import parameters_file, shipped_recipe
+from etuner_ros.cli.main import main
+from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.models.weights import read_base
+from etuner_ros.offline.recording import known_types
+from etuner_ros.offline.settings import read_settings
+
+STORE = known_types()
+Item = tuple[float, str, Any]  # seconds, topic, message
+
+
+def made(kind: str, **fields: Any) -> Any:
+    """Return a message; fields that are not named are zero or empty."""
+    values = {
+        name: fields[name] if name in fields else empty(node, detail)
+        for name, (node, detail) in STORE.fielddefs[kind][1]
+    }
+    return STORE.types[kind](**values)
+
+
+def empty(node: Any, detail: Any) -> Any:
+    if node.name == 'BASE':
+        return {'string': '', 'bool': False}.get(detail[0], 0.0 if 'float' in detail[0] else 0)
+    if node.name == 'NAME':
+        return made(detail)
+    return np.zeros(0, np.uint8) if detail[0][1][0] == 'uint8' else []
+
+
+def header(number: int) -> Any:
+    stamp = made('builtin_interfaces/msg/Time', sec=100 + number)
+    return made('std_msgs/msg/Header', stamp=stamp, frame_id='eye')
+
+
+def compressed(number: int, image: np.ndarray) -> Any:
+    data = np.frombuffer(encode_jpeg(image), np.uint8)
+    kind = 'sensor_msgs/msg/CompressedImage'
+    return made(kind, header=header(number), format='jpeg', data=data)
+
+
+def raw(number: int, image: np.ndarray) -> Any:
+    height, width = image.shape[:2]
+    return made(
+        'sensor_msgs/msg/Image',
+        header=header(number),
+        height=height,
+        width=width,
+        encoding='bgr8',
+        step=3 * width,
+        data=image[..., ::-1].reshape(-1),
+    )
+
+
+def correction(number: int, label: str, width: float = 0.0) -> Any:
+    box = made('etuner_ros/msg/Box', width=width, height=width)
+    kind = 'etuner_ros/msg/LabelCorrection'
+    return made(kind, header=header(number), label=label, author='ann', box=box)
+
+
+def record(
+    path: Path, items: Sequence[Item], plugin: StoragePlugin = StoragePlugin.SQLITE3
+) -> Path:
+    with Writer(path, version=9, storage_plugin=plugin) as writer:
+        topics: dict[str, Any] = {}
+        for seconds, topic, message in sorted(items, key=lambda item: item[0]):
+            kind = message.__msgtype__
+            if topic not in topics:
+                topics[topic] = writer.add_connection(topic, kind, typestore=STORE)
+            data = STORE.serialize_cdr(message, kind)
+            writer.write(topics[topic], 10**18 + int(seconds * 1e9), data)
+    return path
+
+
+@pytest.fixture
+def replayed(deployed: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return what replays a recording: exit code, facts, what is said on standard error."""
+
+    def run(bag: Path, *options: str) -> tuple[int, dict[str, Any], str]:
+        code = main(['replay', str(bag), '--weights', str(deployed), '--json', *options])
+        said = capsys.readouterr()
+        return code, json.loads(said.out or '{}'), said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'camera', 'topic'),
+    [
+        (StoragePlugin.SQLITE3, raw, '/image_raw'),
+        (StoragePlugin.MCAP, compressed, '/robot/image_raw/compressed'),
+    ],
+)
+def test_what_people_said_is_learned_again(
+    tmp_path, frames, deployed, replayed, plugin, camera, topic
+):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:60]):
+        items.append((number, topic, camera(number, frame.image)))
+        items.append((number, '/annotated', raw(number, frame.image)))
+        items.append((number + 0.5, '/labels', correction(number, frame.label)))
+    bag = record(tmp_path / 'bag', items, plugin)
+    parameters = tmp_path / 'mine.yaml'
+    parameters.write_text(
+        'tuner:\n  ros__parameters:\n    lazy_tune: {economy: 0.0, min_batches: 2}\n'
+        '    train.max_iterations: 2\n'
+    )
+    weights, picture = tmp_path / 'learned.safetensors', tmp_path / 'learned.png'
+    options = ('--params-file', str(parameters), '--output', str(weights))
+    code, found, _ = replayed(bag, *options, '--picture', str(picture))
+    assert code == 0
+    assert (found['frames'], found['labels'], found['not_taken']) == (60, 60, {})
+    labels = {frame.label for frame in frames[:60]}
+    assert {kind: count for kind, (count, _) in found['kinds'].items()}.keys() == labels
+    assert set(found['classes']) >= labels, 'kinds that the deployed model did not know are known'
+    assert found['right_last_third'] > found['right_first_third']
+    assert found['heads'] > 0
+    assert found['rounds']
+    assert all('batches' in r['reason'] and r['verdict'] for r in found['rounds'])
+    learned = read_base(weights)
+    assert set(learned.spec.classes) == set(found['classes'])
+    assert {label for label, _ in learned.exemplars} >= labels
+    assert len(learned.state['head.bias']) == len(learned.spec.classes)
+    assert picture.read_bytes().startswith(b'\x89PNG')
+    # What was learned can be begun with, and knows what it was taught.
+    code, again, _ = replayed(bag, '--weights', str(weights))
+    assert code == 0
+    assert again['right_first_third'] > found['right_first_third']
+
+
+def test_the_recorded_truth_can_play_the_labels(tmp_path, frames, replayed):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:32]):
+        truth = made(
+            'etuner_ros/msg/GroundTruth',
+            header=header(number),
+            label=frame.label,
+            scenario=frame.scenario,
+        )
+        items += [(number, 'ground_truth', truth)]
+        items += [(number + 0.01, 'image_raw/compressed', compressed(number, frame.image))]
+    bag = record(tmp_path / 'bag', items)
+    code, found, _ = replayed(bag, '--labels-from', 'ground_truth', '--every', '4')
+    assert code == 0
+    assert (found['frames'], found['labels']) == (32, 8)
+    code, _, said = replayed(bag)
+    assert code == 1
+    assert '--labels-from ground_truth' in said
+
+
+def test_frames_and_labels_of_our_own_topics_are_enough(tmp_path, frames, replayed):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:16]):
+        image = compressed(number, frame.image)
+        kept = made(
+            'etuner_ros/msg/PredictedFrame',
+            header=header(number),
+            source='front',
+            frame_uid=900 + number,
+            image=image,
+        )
+        sample = made(
+            'etuner_ros/msg/LabelledSample',
+            header=header(number),
+            source='front',
+            frame_uid=900 + number,
+            label=frame.label,
+            author='ann',
+            image=image,
+        )
+        batch = made('etuner_ros/msg/LabelledBatch', batch_id=number + 1, samples=[sample])
+        if number % 2:  # of the others the frame was not recorded, the batch holds it
+            items.append((number, 'predicted_frame', kept))
+        items.append((number + 0.5, 'labelled_batches', batch))
+        items.append((number + 0.6, 'labelled_batches', batch))
+    code, found, _ = replayed(record(tmp_path / 'bag', items))
+    assert code == 0
+    assert (found['labels'], found['not_taken']) == (16, {})
+
+
+def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, deployed, capsys):
+    image = frames[0].image
+    broken = compressed(7, image)
+    broken = replace(broken, data=np.frombuffer(b'no picture', np.uint8))
+    items: list[Item] = [
+        (0.0, 'image_raw/compressed', compressed(0, image)),
+        (0.1, 'image_raw/compressed', broken),
+        (0.2, 'labels', correction(0, 'mug')),
+        (0.3, 'labels', correction(0, 'mug')),
+        (0.4, 'labels', correction(50, 'mug')),
+        (0.5, 'labels', correction(51, 'duck')),
+        (0.6, 'labels', correction(0, 'duck', width=8.0)),
+    ]
+    bag = record(tmp_path / 'some', items)
+    assert main(['replay', str(bag), '--weights', str(deployed)]) == 0
+    said = capsys.readouterr().out
+    assert '1 frames and 1 labels' in said
+    assert '2 labels not taken: their frames are not in the recording' in said
+    assert '1 labels not taken: said before by the same author' in said
+    assert '1 labels not taken: they are of boxes' in said
+    assert '1 messages of image_raw/compressed are damaged' in said
+    bag = record(tmp_path / 'none', [items[0], *items[4:]])
+    assert main(['replay', str(bag), '--weights', str(deployed)]) == 1
+    assert 'nothing was learned' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('items', 'words'),
+    [
+        ([], 'holds no messages'),
+        ([(0.0, 'labels', correction(0, 'mug'))], 'neither images nor predicted_frame.*labels'),
+        ([(0.0, 'annotated', raw(0, np.zeros((8, 8, 3), np.uint8)))], 'neither images nor'),
+        ([(0.0, 'image_raw', raw(0, np.zeros((8, 8, 3), np.uint8)))], 'no labels.*record.txt'),
+    ],
+    ids=['empty', 'no images', 'only drawn images', 'no labels'],
+)
+def test_a_recording_without_what_is_needed_says_what_is_missing(tmp_path, replayed, items, words):
+    code, found, said = replayed(record(tmp_path / 'bag', items))
+    assert code == 1
+    assert not found
+    assert re.search(words, said), said
+
+
+def test_a_recording_or_topic_that_is_not_there_and_damage_are_named(tmp_path, frames, replayed):
+    assert "'nowhere' does not exist" in replayed(Path('nowhere'))[2]
+    bag = record(
+        tmp_path / 'bag',
+        [
+            (0.0, 'image_raw', raw(0, frames[0].image)),
+            (0.1, 'labels', correction(0, 'mug')),
+        ],
+    )
+    assert "no images on '/other'" in replayed(bag, '--image-topic', '/other')[2]
+    wrong = tmp_path / 'wrong.yaml'
+    wrong.write_text('tuner:\n  ros__parameters:\n    train: {epochs: many}\n')
+    assert 'train.epochs must be a float' in replayed(bag, '--params-file', str(wrong))[2]
+    (bag / 'bag.db3').write_bytes(b'no database')
+    assert 'can not be read' in replayed(bag)[2]
+
+
+def test_the_settings_are_those_that_the_benchmark_measures():
+    ours, theirs = read_settings([parameters_file()]), shipped_recipe()
+    recipe = theirs.recipe
+    assert (ours.lazy, ours.head, ours.sim_freeze) == (recipe.lazy, recipe.head, recipe.sim_freeze)
+    assert (ours.gate, ours.scenario) == (recipe.gate, theirs.scenario)
+    assert ours.collector.batch_size == theirs.batch_size
+    device = ours.train.device
+    assert ours.train == replace(recipe.train, device=device, threads=ours.train.threads)

@@ -1,0 +1,83 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`qos_overrides` in a params file adapt topics to publishers and subscribers of other QoS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers import Graph, header, image_message, jpeg_message
+import numpy as np
+import pytest
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.msg import LabelCorrection, LabelReceipt, PredictedFrame, Prediction
+from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+def add(ros: Graph, kind: Any, folder: Path, overrides: dict[str, str | int], **more: Any) -> Any:
+    """Add a node with overrides from a params file; keys leave out `qos_overrides.<namespace>/`."""
+    lines = [f'    qos_overrides.{ros.namespace}/{k}: {v}' for k, v in overrides.items()]
+    file = folder / 'qos.yaml'
+    file.write_text('\n'.join(['/**:', '  ros__parameters:', *lines, '']))
+    options = ['--ros-args', '--params-file', str(file)]
+    return ros.add(lambda **o: kind(cli_args=options, **o), **more)
+
+
+def test_labels_of_a_best_effort_publisher_come_through_when_the_params_file_says_so(
+    ros, tmp_path
+):
+    add(
+        ros,
+        LabelCollectorNode,
+        tmp_path,
+        {'labels.subscription.reliability': 'best_effort', 'labels.subscription.depth': 7},
+        request_period_s=0.0,
+    )
+    receipts = ros.listen(LabelReceipt, 'label_receipts')
+    frames = ros.speak(PredictedFrame, 'predicted_frame')
+    labels = ros.speak(LabelCorrection, 'labels', NEWEST_WINS)
+    head = header(1_000_000_000)
+    picture = jpeg_message(PICTURE, head)
+    frames.publish(PredictedFrame(header=head, source='camera', image=picture))
+    labels.publish(LabelCorrection(header=head, label='duck'))
+    ros.until(lambda: receipts, 'the receipt')
+    assert receipts[0].code == LabelReceipt.ACCEPTED
+
+
+def test_pictures_and_predictions_have_the_qos_of_the_params_file(ros, deployed, tmp_path):
+    node = add(
+        ros,
+        InferenceNode,
+        tmp_path,
+        {
+            'image_raw.subscription.reliability': 'reliable',
+            'predictions.publisher.reliability': 'best_effort',
+            'predictions.publisher.durability': 'transient_local',
+        },
+        autostart=True,
+        model__weights=str(deployed),
+    )
+    ros.until(lambda: node.active, 'inference')
+    heard = ros.listen(Prediction, 'predictions', NEWEST_WINS)
+    camera = ros.speak(Image, 'image_raw', reliable(1))
+    (subscription,) = ros.probe.get_subscriptions_info_by_topic(f'{ros.namespace}/image_raw')
+    assert subscription.qos_profile.reliability is ReliabilityPolicy.RELIABLE
+    (publisher,) = ros.probe.get_publishers_info_by_topic(f'{ros.namespace}/predictions')
+    assert publisher.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL
+    camera.publish(image_message(np.zeros((48, 64, 3), np.uint8), header(1_000_000_000)))
+    ros.until(lambda: heard, 'the prediction')
+    assert NEWEST_WINS.reliability is ReliabilityPolicy.BEST_EFFORT, 'ours is shared by all nodes'
+
+
+@pytest.mark.parametrize(('policy', 'value'), [('reliability', 'sometimes'), ('depth', 'deep')])
+def test_an_override_that_is_none_is_said_with_what_there_is(ros, tmp_path, policy, value):
+    with pytest.raises(ConfigError, match=r'labels .* best_effort'):
+        add(ros, LabelCollectorNode, tmp_path, {f'labels.subscription.{policy}': value})
