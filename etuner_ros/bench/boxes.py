@@ -11,7 +11,7 @@ things lie elsewhere and some kinds are new. Features are frozen: those of the d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 import json
 import math
 from pathlib import Path
@@ -106,21 +106,19 @@ def row(
     name: str, frames: int, proposer: str, runs: Sequence[tuple[Score, float, float]], commit: str
 ) -> dict[str, Any]:
     """Return a row of the results: means over seeds, and half-widths of 95 % intervals."""
-    scores = [asdict(found) for found, _, _ in runs]
-
-    def mean(key: str) -> float:
-        return 100 * statistics.fmean(s[key] for s in scores)
-
-    def width(key: str) -> float | None:
-        return interval([100 * s[key] for s in scores])
-
+    columns = {
+        key: [100 * getattr(found, key) for found, _, _ in runs]
+        for key in (f.name for f in fields(Score))
+    }
+    # Where there is nothing unknown, there are no false names to count.
+    told = {key: v for key, v in columns.items() if not any(map(math.isnan, v))}
     return {
         'method': name,
         'proposer': proposer,
         'labelled_frames': frames,
         'seeds': len(runs),
-        **{key: mean(key) for key in scores[0]},
-        'ci95': {key: width(key) for key in scores[0]},
+        **{key: statistics.fmean(told[key]) if key in told else None for key in columns},
+        'ci95': {key: interval(values) for key, values in told.items()},
         'flops': statistics.fmean(flops for _, flops, _ in runs),
         'ms': statistics.median(ms for _, _, ms in runs),
         'commit': commit,
@@ -226,8 +224,8 @@ def line(found: Mapping[str, Any]) -> str:
     """Return a row of the table in Markdown."""
 
     def cell(key: str) -> str:
-        value, width = found[key], found['ci95'][key]
-        if math.isnan(value):
+        value, width = found[key], found['ci95'].get(key)
+        if value is None:
             return ''
         return f'{value:.1f}' + ('' if width is None else f' ± {width:.1f}')
 
