@@ -75,6 +75,11 @@ stream-long: setup  ## render the longer recordings and videos of the benchmark 
 	@for kinds in '' --second; do for sort in --long --video; do \
 	  $(VENV)/bin/python tools/render_stream.py $$sort $$kinds || exit 1; done; done
 
+.PHONY: stream-things
+stream-things: setup  ## render the recording with many things a frame anew (minutes)
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
+	@$(VENV)/bin/python tools/render_things.py
+
 .PHONY: networks
 networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section choose

@@ -23,7 +23,12 @@ SCENES_A_WORLD = 50  # then a new one: pybullet keeps meshes of removed bodies, 
 class Studio:
     """A pybullet world in which one frame after the other is set up and photographed."""
 
-    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rng: np.random.Generator,
+        scenarios: tuple[Scenario, ...] = SCENARIOS,
+    ) -> None:
         self._rng = rng
         self._folder, self._scenes = folder, 0
         (folder / 'quad.obj').write_text(
@@ -32,7 +37,7 @@ class Studio:
         )
         self._quad = str(folder / 'quad.obj')
         self._meshes: dict[str, Array] = {}
-        self._surfaces = list(dict.fromkeys(n for s in SCENARIOS for n in s.floors + s.walls))
+        self._surfaces = list(dict.fromkeys(n for s in scenarios for n in s.floors + s.walls))
         for name in self._surfaces:
             for i in range(VARIANTS):
                 cv2.imwrite(str(folder / f'{name}{i}.png'), surface(name, rng)[..., ::-1])
@@ -57,10 +62,12 @@ class Studio:
     def _uniform(self, bounds: tuple[float, float]) -> float:
         return float(self._rng.uniform(*bounds))
 
-    def _object(self, kind: Kind, yaw: float) -> tuple[int, Array, Array]:
+    def _object(self, kind: Kind, yaw: float, scale: float = 1.0) -> tuple[int, Array, Array]:
         """
         Load one object, turned by yaw (rad); return its body and the corners of its bounding box,
         (3,) each, in m.
+
+        :param scale: times the size that its mesh has
         """
         rng = self._rng
         lean = rng.uniform(-kind.tumble, kind.tumble, 2)
@@ -73,20 +80,20 @@ class Studio:
         )
         tint = [*np.clip(np.asarray(colour) * rng.uniform(0.85, 1.15, 3), 0, 1), 1.0]
         if kind.source.endswith('.obj'):
-            scale = rng.uniform(0.85, 1.18, 3) * 0.1
+            stretch = rng.uniform(0.85, 1.18, 3) * 0.1 * scale
             if kind.name == 'soccer_ball':
-                scale[:] = scale[0]
+                stretch[:] = stretch[0]
             shape = bullet.createVisualShape(
-                bullet.GEOM_MESH, fileName=kind.source, meshScale=scale.tolist(), rgbaColor=tint
+                bullet.GEOM_MESH, fileName=kind.source, meshScale=stretch.tolist(), rgbaColor=tint
             )
             turn = np.asarray(bullet.getMatrixFromQuaternion(pose)).reshape(3, 3)
-            points = (self._vertices(kind.source) * scale) @ turn.T
+            points = (self._vertices(kind.source) * stretch) @ turn.T
             return (
                 int(bullet.createMultiBody(0, -1, shape, baseOrientation=pose)),
                 points.min(axis=0),
                 points.max(axis=0),
             )
-        scaling = self._uniform((0.8, 1.2))
+        scaling = self._uniform((0.8, 1.2)) * scale
         if kind.source.endswith('.sdf'):
             body = bullet.loadSDF(kind.source, globalScaling=scaling)[0]
             bullet.resetBasePositionAndOrientation(body, [0, 0, 0], pose)

@@ -1,0 +1,117 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings that know where the things in their pictures are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats
+from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.codec import decode
+from etuner_ros.core.images.sources import FrameSource, open_source, Recording, SourceFrame
+
+LEAST_SHARE = 0.3  # a thing of which less is visible is no fair question
+
+
+@dataclass(frozen=True)
+class BoxFrame(SourceFrame):
+    """One picture and the things in it, n of them."""
+
+    stamp_ns: int = 0
+    boxes: Boxes = field(default_factory=lambda: as_boxes(()))
+    labels: tuple[str, ...] = ()
+    shares: Floats = field(default_factory=lambda: np.zeros(0, np.float32))  # visible, (0, 1]
+
+    def fair(self, least_share: float = LEAST_SHARE) -> npt.NDArray[np.bool_]:
+        """
+        Return which things are visible enough to be asked for, (n,).
+
+        The others are neither to be found nor wrong when they are.
+        """
+        return self.shares >= least_share
+
+
+class BoxRecording(Recording):
+    """
+    A rosbag2 recording with `region_truth` (etuner_ros/msg/Regions) beside its pictures.
+
+    :param image_topic: which images to play; empty takes the first image topic
+    :param skip: frames at the start that are left out
+    :raises ImageError: when it holds no pictures, or no such truth
+    """
+
+    def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
+        from rosbags.highlevel import AnyReader
+
+        super().__init__(path, image_topic, skip)
+        with AnyReader([self._path]) as reader:
+            self._regions = [
+                c.topic
+                for c in reader.connections
+                if c.msgtype.endswith('/Regions') and c.topic.endswith('region_truth')
+            ]
+        if not self._regions:
+            raise ImageError(f'the recording {path} does not say where things are (region_truth)')
+
+    def __iter__(self) -> Iterator[BoxFrame]:
+        """Yield the pictures with what is in them; the truth of a picture comes before it."""
+        from rosbags.highlevel import AnyReader
+        from rosbags.image import message_to_cvimage
+
+        truths: dict[int, tuple[str, str]] = {}
+        regions: dict[int, tuple[Boxes, tuple[str, ...], Floats]] = {}
+        number = 0
+        with AnyReader([self._path]) as reader:
+            topics = (self._topic, *self._truth, *self._regions)
+            wanted = [c for c in reader.connections if c.topic in topics]
+            for connection, _, raw in reader.messages(wanted):
+                message: Any = reader.deserialize(raw, connection.msgtype)
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                if connection.topic in self._truth:
+                    truths[stamp] = (message.label, message.scenario)
+                    continue
+                if connection.topic in self._regions:
+                    regions[stamp] = _read(message)
+                    continue
+                label, scenario = truths.pop(stamp, ('', ''))
+                things = regions.pop(stamp, None) or _read(None)
+                number += 1
+                if number <= self._skip:
+                    continue
+                try:
+                    if connection.msgtype.endswith('CompressedImage'):
+                        image = decode(bytes(message.data))
+                    else:
+                        image = np.asarray(message_to_cvimage(message, 'rgb8'), np.uint8)
+                except Exception:  # a damaged picture must not end the recording
+                    continue
+                yield BoxFrame(image, label, scenario, stamp, *things)
+
+
+def _read(message: Any | None) -> tuple[Boxes, tuple[str, ...], Floats]:
+    """Return boxes (n, 4), labels and scores (n,) of a Regions message."""
+    regions = message.regions if message is not None else ()
+    boxes = [(r.box.x, r.box.y, r.box.width, r.box.height) for r in regions]
+    return (
+        as_boxes(boxes),
+        tuple(r.label for r in regions),
+        np.asarray([r.score for r in regions], np.float32),
+    )
+
+
+def open_with_boxes(source: str, image_topic: str = '', skip: int = 0) -> FrameSource:
+    """Open a source as `open_source` does; a recording that knows boxes yields `BoxFrame`s."""
+    opened = open_source(source, image_topic, skip)
+    if isinstance(opened, Recording):
+        try:
+            return BoxRecording(Path(source).expanduser(), image_topic, skip)
+        except ImageError:
+            pass  # of pictures alone
+    return opened
