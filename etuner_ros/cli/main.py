@@ -140,6 +140,25 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_boxes(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.boxes import measure, table
+    from etuner_ros.bench.boxes_data import proposers
+    from etuner_ros.core.files import home
+
+    found = measure(
+        arguments.stream,
+        proposers(arguments.proposer, arguments.most),
+        arguments.output,
+        arguments.features or home('features'),
+        arguments.seeds,
+        arguments.labelled,
+        dict(name.split('=', 1) for name in arguments.own_name),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
 def _bench_traffic(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -612,6 +631,32 @@ def _add_benches(commands: Any) -> None:
     growth.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     growth.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     growth.set_defaults(run=_bench_growth)
+    boxes = benches.add_parser(
+        'boxes', help='what labels of boxes teach, beside those of images and other rivals'
+    )
+    boxes.add_argument(
+        '--stream', type=Path, required=True, help='recording that knows where things are'
+    )
+    boxes.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    boxes.add_argument('--seeds', type=int, default=5, help='choices of labelled frames')
+    boxes.add_argument(
+        '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
+    )
+    boxes.add_argument(
+        '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
+    )
+    boxes.add_argument('--most', type=int, default=20, help='proposals of a frame')
+    boxes.add_argument(
+        '--own-name',
+        action='append',
+        default=[],
+        metavar='ITS=OURS',
+        help="a kind of the stream that the proposer has another name for, such as 'Mug=mug'",
+    )
+    boxes.add_argument(
+        '--features', type=Path, help='folder where features are kept; default: below $ROS_HOME'
+    )
+    boxes.set_defaults(run=_bench_boxes)
     traffic = benches.add_parser(
         'traffic', help='bytes on the disk and on the topics, of new heads and of new backbones'
     )
