@@ -15,8 +15,9 @@ from etuner_ros.bench.boxes_methods import Shot
 from etuner_ros.core.boxes.crops import features_of, MARGIN
 from etuner_ros.core.boxes.geometry import Boxes, Floats
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
+from etuner_ros.core.boxes.ssd import SsdProposer
 from etuner_ros.core.config import INPUT_SIZE
-from etuner_ros.core.errors import ImageError
+from etuner_ros.core.errors import EngineError, ImageError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.weights import backbone_digest
@@ -28,6 +29,7 @@ Say = Callable[[str], None]
 Propose = Callable[[Image], tuple[Boxes, Floats, Sequence[str]]]
 
 ARCHITECTURE = 'efficientnet_lite0'
+LABELS_END, MODEL_END = 184, 9987912  # in the file of the detector
 LEAST_SIDE = 12  # px; a thing that is smaller is no fair question
 
 
@@ -49,6 +51,22 @@ class Deployed:
         digest = hashlib.sha256(f'{network.name} {INPUT_SIZE}'.encode())
         digest.update(backbone_digest('', state).encode())
         return cls(network, digest.hexdigest()[:16])
+
+
+def detector(file: Path, most: int) -> Propose:
+    """
+    Return the proposer `ssd`, which has names of its own.
+
+    :param file: `objectron_solution_packed_assets.data` of the npm package `@mediapipe/objectron`
+    :raises EngineError: when it can not be read, or its engine is missing
+    """
+    try:
+        packed = file.read_bytes()
+    except OSError as error:
+        raise EngineError(f'the proposer ssd can not be read: {error}') from error
+    labels = tuple(packed[:LABELS_END].decode(errors='replace').strip('\n').split('\n'))
+    proposer = SsdProposer(packed[LABELS_END:MODEL_END], labels)
+    return lambda image: proposer.propose(image, most)
 
 
 def read_frames(recording: Path) -> list[BoxFrame]:

@@ -142,12 +142,12 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
 
 def _bench_boxes(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.boxes import measure, table
-    from etuner_ros.bench.boxes_data import proposers
+    from etuner_ros.bench.boxes_data import detector
     from etuner_ros.core.files import home
 
     found = measure(
         arguments.stream,
-        proposers(arguments.proposer, arguments.most),
+        {'ssd': detector(arguments.ssd, arguments.most)} if arguments.ssd else {},
         arguments.output,
         arguments.features or home('features'),
         arguments.seeds,
@@ -643,7 +643,10 @@ def _add_benches(commands: Any) -> None:
         '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
     )
     boxes.add_argument(
-        '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
+        '--ssd',
+        type=Path,
+        help='objectron_solution_packed_assets.data, of the npm package @mediapipe/objectron; '
+        'without it the truth proposes alone',
     )
     boxes.add_argument('--most', type=int, default=20, help='proposals of a frame')
     boxes.add_argument(

@@ -27,11 +27,11 @@ FOLDS = 4  # of what is held back
 class RegionSettings:
     """How regions are learned."""
 
-    background: float = 0.5  # weight of that class, beside 1 of each class of things
+    background: float = 0.25  # weight of that class, beside 1 of each class of things
     most_background: float = 0.3  # overlap with a taught box up to which a proposal shows none
     least_taught: float = 0.5  # overlap with it from which on the proposal shows the thing
     proposal_weight: float = 0.5  # of such a proposal, beside 1 of the taught box itself
-    grounds: int = 3  # proposals of a frame that are learned as background; the best ones
+    grounds: int = 6  # proposals of a frame that are learned as background; the best ones
     nears: int = 2  # ... as a taught thing, of each; those that fit best
     recall: float = 0.9  # share of known things whose name is said
 
@@ -123,13 +123,14 @@ class RegionHead:
         self.refiner = BoxRefiner.identity(features)
         self.least_evidence = -np.inf
 
-    def fit(self, frames: Sequence[Regions], groups: Sequence[int]) -> None:
+    def fit(self, frames: Sequence[Regions], groups: Sequence[int] = ()) -> None:
         """
         Learn from all frames, whatever was learned before.
 
         :param frames: with one thing or more in all
         :param groups: of each frame; frames of one group show the same things, so what is known
-            of one by another tells nothing; those below 0 are no measure of what a name needs
+            of one by another tells nothing; those below 0 are no measure of what a name needs;
+            without groups nothing is unknown
         """
         self._solve(frames)
         self.regressor = BoxRegressor(self.head.features)
