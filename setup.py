@@ -17,6 +17,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )

@@ -78,6 +78,11 @@ ARGUMENTS = {
         'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
         '9464; 0 = off',
     ),
+    'proposer': (
+        '',
+        'auto, ssd or own: starts the node that says where things may be, for a robot without a '
+        'detector; empty leaves it out',
+    ),
     'operator': ('false', 'true starts the scripted operator, which corrects from ground truth'),
     'autostart': (
         '',
@@ -96,6 +101,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )
@@ -180,6 +186,12 @@ def compose(context):
     if LaunchConfiguration('source').perform(context):
         playing = {**given({'source': 'source'}, str), **given({'autoplay': 'autoplay'}, bool)}
         nodes.append(node('camera', playing, remappings=images))
+    if LaunchConfiguration('proposer').perform(context):
+        proposing = {
+            **given({'proposer': 'kind', 'image_transport': 'image_transport'}, str),
+            **name,
+        }
+        nodes.append(node('proposer', proposing, remappings=images))
     if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
         nodes.append(node('metrics', given({'metrics': 'port'}, int)))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]

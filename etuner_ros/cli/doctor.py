@@ -121,6 +121,24 @@ def check_engine() -> Finding:
     return Finding('engine', OK, f'onnxruntime {onnxruntime.__version__}: {providers}')
 
 
+def check_proposers() -> Finding:
+    """Look which sources of regions there are besides a detector of the robot's own."""
+    from ament_index_python.packages import get_package_share_directory
+
+    from etuner_ros.core.boxes.proposer import available
+
+    try:
+        share = Path(get_package_share_directory('etuner_ros'))
+    except LookupError as error:
+        return Finding('proposers', SKIPPED, f'the package is not found: {error}')
+    found = available(share / 'config' / 'proposer' / 'own.onnx')
+    there = ', '.join(kind for kind, reason in found.items() if not reason)
+    if not there:
+        return Finding('proposers', WARNING, '; '.join(found.values()), 'things need a detector')
+    missing = '; '.join(reason for reason in found.values() if reason)
+    return Finding('proposers', OK, f'{there} ({missing})' if missing else there)
+
+
 def check_numpy() -> Finding:
     """Look whether cv_bridge, where there is one, was made for this numpy."""
     import numpy
@@ -333,7 +351,7 @@ def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]
         check_numpy(),
         check_ros(),
     ]
-    found += [check_package(), *check_folders(), check_shared_memory()]
+    found += [check_package(), check_proposers(), *check_folders(), check_shared_memory()]
     if graph and not any(f.check == 'ros' and f.state == ERROR for f in found):
         found += check_graph(image_topic)
     return found

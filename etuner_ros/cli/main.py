@@ -86,6 +86,25 @@ def _bench_scenarios(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_proposals(arguments: argparse.Namespace) -> int:
+    from etuner_ros.bench.proposals import measure, table
+    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.nodes.proposer import own_file
+
+    recording = arguments.recording or recorded_stream().with_name('stream_things')
+    found = measure(recording, own_file(), arguments.every)
+    answer(arguments.json, table(found), found)
+    return 0
+
+
+def _fetch_proposer(arguments: argparse.Namespace) -> int:
+    from etuner_ros.core.boxes.ssd_file import fetch
+
+    path = fetch()
+    answer(arguments.json, f'the proposer ssd lies in {path}', {'file': path})
+    return 0
+
+
 def _add_table(bench: argparse.ArgumentParser) -> None:
     """Add the options of the table."""
     add = bench.add_argument
@@ -444,6 +463,11 @@ def _add_everyday(commands: Any) -> None:
         step.add_argument('--node', default='/model_manager', help='name of the node')
     models.set_defaults(run=_models)
 
+    fetch = commands.add_parser(
+        'fetch-proposer', help='fetch the SSD that says where things may be (npm, 32 MB)'
+    )
+    fetch.set_defaults(run=_fetch_proposer)
+
     watch = commands.add_parser('watch', help='a live view of a running robot')
     watch.add_argument('--namespace', default='', help='namespace of the robot')
     watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
@@ -624,6 +648,15 @@ def _add_benches(commands: Any) -> None:
         '--features', type=Path, help='folder where features are kept; default: below $ROS_HOME'
     )
     chosen.set_defaults(run=_bench_choose)
+
+    proposals = benches.add_parser(
+        'proposals', help='how many things are among the first boxes of each proposer'
+    )
+    proposals.add_argument(
+        '--recording', type=Path, help='with region_truth; default: the one of the package'
+    )
+    proposals.add_argument('--every', type=int, default=1, help='take one frame of so many')
+    proposals.set_defaults(run=_bench_proposals)
 
     growth = benches.add_parser(
         'growth', help='how cost grows with images, classes, depth, camera rate and cameras'

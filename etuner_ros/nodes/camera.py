@@ -14,17 +14,18 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool
 
+from etuner_ros.core.boxes.recording import BoxFrame, open_with_boxes
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.images.player import Player
-from etuner_ros.core.images.sources import open_source
-from etuner_ros.msg import GroundTruth
+from etuner_ros.msg import GroundTruth, Regions
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import LATCHED, reliable
+from etuner_ros.nodes.region_messages import to_regions
 from etuner_ros.nodes.running import run
 
 
@@ -51,8 +52,9 @@ class CameraNode(Node):
     Plays a source of pictures.
 
     Publishes `image_raw` (Image), `image_raw/compressed` (CompressedImage, only while someone
-    listens), `ground_truth` (GroundTruth, where the source knows it), `~/playing` (Bool, latched:
-    whether pictures come). Serves `~/play` (SetBool: start, stop).
+    listens), `ground_truth` (GroundTruth) and `region_truth` (Regions), where the source knows
+    them, `~/playing` (Bool, latched: whether pictures come). Serves `~/play` (SetBool: start,
+    stop).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -63,7 +65,9 @@ class CameraNode(Node):
                 'the camera has no source; set the parameter source, or leave this node out when '
                 'the robot has its own driver'
             )
-        source = open_source(self.settings.source, self.settings.image_topic, self.settings.skip)
+        source = open_with_boxes(
+            self.settings.source, self.settings.image_topic, self.settings.skip
+        )
         self._player = Player(source, self.settings.loop)
         self._published = 0
         self._told: bool | None = None  # what ~/playing said last
@@ -74,6 +78,7 @@ class CameraNode(Node):
             CompressedImage, 'image_raw/compressed', reliable(5)
         )
         self._truths = self.create_publisher(GroundTruth, 'ground_truth', reliable(50))
+        self._regions = self.create_publisher(Regions, 'region_truth', reliable(50))
         self._playing = self.create_publisher(Bool, '~/playing', LATCHED)
         self.create_service(SetBool, '~/play', self._on_play)
         # A timer of the node's clock: with use_sim_time it stands still with the simulation.
@@ -130,6 +135,8 @@ class CameraNode(Node):
             self._truths.publish(
                 GroundTruth(header=header, label=frame.label, scenario=frame.scenario)
             )
+        if isinstance(frame, BoxFrame):
+            self._regions.publish(to_regions(header, frame.boxes, frame.shares, frame.labels))
         if self._compressed.get_subscription_count() > 0:
             code = to_bytes(encode_jpeg(frame.image, self.settings.jpeg_quality))
             self._compressed.publish(CompressedImage(header=header, format='jpeg', data=code))

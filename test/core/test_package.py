@@ -25,10 +25,11 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )
-LIGHT = ('camera', 'label_collector', 'metrics', 'model_manager', 'operator', 'tuner')
+LIGHT = ('camera', 'label_collector', 'metrics', 'model_manager', 'operator', 'proposer', 'tuner')
 
 BLOCKED = """
 import sys
@@ -116,6 +117,8 @@ def test_launch_config_and_recording_are_installed():
         'launch/etuner.launch.py',
         'config/etuner.yaml',
         'config/stream/metadata.yaml',
+        'config/stream_things/metadata.yaml',
+        'config/proposer/own.onnx',
         'package.xml',
     ):
         assert (share / name).is_file(), name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 import math
-from pathlib import Path
 from typing import Any
 
 import cv2

@@ -1,0 +1,113 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""`proposer`: says where things may be, for a robot that has no detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+import time
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from etuner_ros.core.boxes.proposer import KINDS, make_proposer, MOST
+from etuner_ros.core.config import Checked, setting
+from etuner_ros.core.errors import EngineError, ImageError
+from etuner_ros.core.images.codec import decode
+from etuner_ros.core.images.codec import Image as Array
+from etuner_ros.msg import Regions
+from etuner_ros.nodes.conversions import image_to_array
+from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+from etuner_ros.nodes.region_messages import to_regions
+from etuner_ros.nodes.running import run
+
+
+@dataclass(frozen=True)
+class ProposerSettings(Checked):
+    """Parameters of the proposer."""
+
+    kind: str = setting(
+        'auto', 'ssd, own, or auto: the first of them that there is', choices=('auto', *KINDS)
+    )
+    most: int = setting(MOST, 'regions of an image at most', 1, 100)
+    rate_hz: float = setting(10.0, 'images per second that are looked at, at most', 0.01, 1000.0)
+    image_transport: str = setting(
+        'raw', 'which images it listens to', choices=('raw', 'compressed')
+    )
+    source: str = setting('', 'name of the camera pipeline; empty = the only one')
+    threads: int = setting(1, 'CPU threads', 1, 64)
+
+
+def own_file() -> Path:
+    """Return the file of the proposer that ships with the package."""
+    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'proposer' / 'own.onnx'
+
+
+class ProposerNode(Node):
+    """
+    Proposes regions of the newest image.
+
+    Subscribes `image_raw` (Image) or `image_raw/compressed` (CompressedImage), newest wins.
+    Publishes `regions` (Regions, with the header of the image).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('proposer', **options)
+        self.settings = declare(self, '', ProposerSettings)
+        self._proposer = make_proposer(self.settings.kind, own_file(), self.settings.threads)
+        self.get_logger().info(f'regions come from the proposer {self._proposer.name}')
+        self._next_s = 0.0  # steady time from which an image is looked at
+        self._images = self._regions_sent = 0
+        self._ms = 0.0
+        self.health = Health(self, self._diagnostics)
+        self._regions = self.create_publisher(Regions, 'regions', reliable(10))
+        if self.settings.image_transport == 'raw':
+            self.create_subscription(Image, 'image_raw', self._on_image, NEWEST_WINS)
+        else:
+            self.create_subscription(
+                CompressedImage, 'image_raw/compressed', self._on_compressed, NEWEST_WINS
+            )
+
+    def _diagnostics(self) -> Mapping[str, object]:
+        return {
+            'proposer': self._proposer.name,
+            'images': self._images,
+            'regions': self._regions_sent,
+            'ms': self._ms,
+        }
+
+    @guarded
+    def _on_image(self, message: Image) -> None:
+        self._look(message.header, lambda: image_to_array(message))
+
+    @guarded
+    def _on_compressed(self, message: CompressedImage) -> None:
+        self._look(message.header, lambda: decode(bytes(message.data)))
+
+    def _look(self, header: Header, read: Callable[[], Array]) -> None:
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        # An image a little early is still in time, or every second one would be left out.
+        self._next_s = now + 0.9 / self.settings.rate_hz
+        try:
+            found = self._proposer.propose(read(), self.settings.most)
+        except (ImageError, EngineError) as error:
+            self.health.problem(str(error))
+            return
+        self._images += 1
+        self._regions_sent += len(found.boxes)
+        self._ms = 1e3 * (time.monotonic() - now)
+        self._regions.publish(to_regions(header, *found, source=self.settings.source))
+
+
+def main() -> int:
+    """Run the node."""
+    return run(ProposerNode)
