@@ -162,6 +162,7 @@ def measure(
     folder: Path,
     seeds: int = 5,
     labelled: Sequence[int] = LABELLED,
+    every: int = 1,
     own_names: Mapping[str, str] | None = None,
     say: Say = lambda _line: None,
 ) -> dict[str, Any]:
@@ -170,11 +171,12 @@ def measure(
 
     :param proposers: by name, the best first; the truth is the last one
     :param folder: where features are kept
+    :param every: take one frame of so many
     :param own_names: of the first proposer's classes: the kind of the stream that is meant
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    deployed, frames, commit = Deployed.pretrained(), read_frames(recording), made_by()
+    deployed, frames, commit = Deployed.pretrained(), read_frames(recording, every), made_by()
     output.mkdir(parents=True, exist_ok=True)
     sources: dict[str, Propose | None] = {**proposers, 'the truth': None}
     seen = {
@@ -191,6 +193,7 @@ def measure(
         'setting': {
             'recording': recording.name,
             'frames': len(frames),
+            'every': every,
             'scored': len(scored),
             'things': statistics.fmean(len(s.names) for s in scored),
             'proposals': statistics.fmean(len(s.proposals) for s in scored),

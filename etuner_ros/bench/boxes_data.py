@@ -15,9 +15,8 @@ from etuner_ros.bench.boxes_methods import Shot
 from etuner_ros.core.boxes.crops import features_of, MARGIN
 from etuner_ros.core.boxes.geometry import Boxes, Floats
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
-from etuner_ros.core.boxes.ssd import SsdProposer
 from etuner_ros.core.config import INPUT_SIZE
-from etuner_ros.core.errors import EngineError, ImageError
+from etuner_ros.core.errors import ImageError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.weights import backbone_digest
@@ -29,7 +28,6 @@ Say = Callable[[str], None]
 Propose = Callable[[Image], tuple[Boxes, Floats, Sequence[str]]]
 
 ARCHITECTURE = 'efficientnet_lite0'
-LABELS_END, MODEL_END = 184, 9987912  # in the file of the detector
 LEAST_SIDE = 12  # px; a thing that is smaller is no fair question
 
 
@@ -53,29 +51,13 @@ class Deployed:
         return cls(network, digest.hexdigest()[:16])
 
 
-def detector(file: Path, most: int) -> Propose:
+def read_frames(recording: Path, every: int = 1) -> list[BoxFrame]:
     """
-    Return the proposer `ssd`, which has names of its own.
-
-    :param file: `objectron_solution_packed_assets.data` of the npm package `@mediapipe/objectron`
-    :raises EngineError: when it can not be read, or its engine is missing
-    """
-    try:
-        packed = file.read_bytes()
-    except OSError as error:
-        raise EngineError(f'the proposer ssd can not be read: {error}') from error
-    labels = tuple(packed[:LABELS_END].decode(errors='replace').strip('\n').split('\n'))
-    proposer = SsdProposer(packed[LABELS_END:MODEL_END], labels)
-    return lambda image: proposer.propose(image, most)
-
-
-def read_frames(recording: Path) -> list[BoxFrame]:
-    """
-    Return all frames of a recording.
+    Return the frames of a recording, one of so many.
 
     :raises ImageError: when it holds none, or does not know where things are
     """
-    frames = list(BoxRecording(recording))
+    frames = list(BoxRecording(recording))[::every]
     if not frames:
         raise ImageError(f'the recording {recording} holds no pictures')
     return frames

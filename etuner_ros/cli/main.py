@@ -160,17 +160,23 @@ def _bench_growth(arguments: argparse.Namespace) -> int:
 
 
 def _bench_boxes(arguments: argparse.Namespace) -> int:
-    from etuner_ros.bench.boxes import measure, table
-    from etuner_ros.bench.boxes_data import detector
-    from etuner_ros.core.files import home
+    from functools import partial
 
+    from etuner_ros.bench.boxes import measure, table
+    from etuner_ros.core.boxes.proposer import make_proposer
+    from etuner_ros.core.files import home
+    from etuner_ros.demo.run import recorded_stream
+
+    config = recorded_stream().parent
+    made = [make_proposer(kind, config / 'proposer' / 'own.onnx') for kind in arguments.proposer]
     found = measure(
-        arguments.stream,
-        {'ssd': detector(arguments.ssd, arguments.most)} if arguments.ssd else {},
+        arguments.stream or config / 'stream_things',
+        {p.name: partial(p.propose, most=arguments.most) for p in made},
         arguments.output,
         arguments.features or home('features'),
         arguments.seeds,
         arguments.labelled,
+        arguments.every,
         dict(name.split('=', 1) for name in arguments.own_name),
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -667,19 +673,15 @@ def _add_benches(commands: Any) -> None:
     boxes = benches.add_parser(
         'boxes', help='what labels of boxes teach, beside those of images and other rivals'
     )
+    boxes.add_argument('--stream', type=Path, help='recording that knows where things are')
+    boxes.add_argument('--every', type=int, default=1, help='take one frame of so many')
     boxes.add_argument(
-        '--stream', type=Path, required=True, help='recording that knows where things are'
+        '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
     )
     boxes.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     boxes.add_argument('--seeds', type=int, default=5, help='choices of labelled frames')
     boxes.add_argument(
         '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
-    )
-    boxes.add_argument(
-        '--ssd',
-        type=Path,
-        help='objectron_solution_packed_assets.data, of the npm package @mediapipe/objectron; '
-        'without it the truth proposes alone',
     )
     boxes.add_argument('--most', type=int, default=20, help='proposals of a frame')
     boxes.add_argument(
