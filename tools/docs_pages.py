@@ -29,6 +29,7 @@ NODES = (
     'model_manager',
     'teacher',
     'operator',
+    'proposer',
     'metrics',
 )
 PAGES = {

@@ -27,14 +27,12 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
 from etuner_ros.core.boxes.dense import anchors, HEIGHT, STRIDE, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.models.networks import build, pretrained_spec
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 Array = np.ndarray
 FINE, COARSE = 'block4', 'block10'  # 40 channels of 8 px, 112 of 16 px
 OPENED = 'block11'  # its 672 channels in the middle are read, too

@@ -40,3 +40,33 @@ def test_frames_of_a_video_are_like_their_neighbours(monkeypatch, tmp_path: Path
 
     found = recording(tmp_path / 'video')
     assert [(p.scenario, p.label) for p in found] == [f[:2] for f in frames]
+
+
+def test_boxes_of_a_drive_are_around_what_is_visible(monkeypatch, tmp_path: Path) -> None:
+    """A place with two things, visited twice; one has been exchanged in between."""
+    import stream_things
+
+    mask = np.zeros((480, 640), bool)
+    mask[10:20, 4:8] = True
+    assert stream_things._extent(mask) == ((2.0, 5.0, 2.0, 5.0), 40)
+
+    monkeypatch.setattr(stream_studio, 'VARIANTS', 1)
+    monkeypatch.setattr(stream_things, 'THINGS', 2)
+    monkeypatch.setattr(stream_things, 'NEWCOMERS', 1)
+    place = replace(stream_things.MAIN_PLACES[0], clutter=(0, 0), noise=0.0, blur=(0.0, 0.0))
+    seeing = [k for k in stream_places.KNOWN if k.name in ('duck', 'soccer_ball')]
+    drive = stream_things.Drive(
+        tmp_path, np.random.default_rng(3), (place,), tuple(seeing), (stream_places.NEW[1],)
+    )
+    first, second = drive.visits(6)
+    drive.close()
+    assert {s.kind for shot in first for s in shot.seen} == {'duck', 'soccer_ball'}
+    assert 'rabbit' in {s.kind for shot in second for s in shot.seen}
+    assert len(first) == len(second) == 6
+    seen = [s for shot in first + second for s in shot.seen]
+    assert seen
+    for thing in seen:
+        x, y, width, height = thing.box
+        assert 0 <= x < x + width <= stream_things.WIDTH
+        assert 0 <= y < y + height <= stream_things.HEIGHT
+        assert 0 < thing.share <= 1

@@ -38,6 +38,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )

@@ -17,6 +17,7 @@ from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.proposer import ProposerNode
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
 
@@ -27,6 +28,7 @@ NODES = (
     'metrics',
     'model_manager',
     'operator',
+    'proposer',
     'teacher',
     'tuner',
 )
@@ -96,6 +98,7 @@ def test_every_node_may_do_what_it_does(ros, deployed, stream, policy, name):
         'metrics': lambda: ros.add(MetricsNode, port=free_port()),
         'model_manager': lambda: ros.add(ModelManagerNode, **model),
         'operator': lambda: ros.add(OperatorNode),
+        'proposer': lambda: ros.add(ProposerNode, kind='own'),
         'teacher': lambda: watched(ros.add(TeacherNode)),
         'tuner': lambda: ros.add(TunerNode, train__unlabelled_weight=0.1, **model),
     }[name]()
