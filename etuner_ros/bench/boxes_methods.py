@@ -194,7 +194,7 @@ class ByGradient:
     :param hidden: width of a hidden layer; 0 for none
     """
 
-    def __init__(self, hidden: int = 0, epochs: int = 20, step: float = 1e-3) -> None:
+    def __init__(self, hidden: int = 0, epochs: int = 20, step: float = 1e-4) -> None:
         self.hidden, self.epochs, self.step = hidden, epochs, step
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
