@@ -96,9 +96,9 @@ def run(make: Make, shots_: Sequence[Shot], teaching: Sequence[Lesson], seed: in
     scored = [s for s in shots_ if s.visit > 0]
     method = make()
     with CostMeter() as meter:
-        began = time.perf_counter()
+        began = time.process_time()
         method.teach(teaching, seed)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         flops = meter.total_flops
     answers = [method.answer(s) for s in scored]
     return score(answers, [s.truth() for s in scored], kinds), flops, 1e3 * seconds
@@ -128,7 +128,7 @@ def row(
 
 
 def clock(deployed: Deployed, classes: int = 20) -> dict[str, float]:
-    """Return the milliseconds of ten regions of a 640 x 480 frame here, median of many turns."""
+    """Return milliseconds of the processor for ten regions of 640 x 480, median of many turns."""
     rng = np.random.default_rng(0)
     width, height = FULL_FRAME
     image = np.asarray(
@@ -143,13 +143,13 @@ def clock(deployed: Deployed, classes: int = 20) -> dict[str, float]:
     names = [str(i) for i in range(classes)]
     times = []
     for _ in range(TURNS):
-        marks = [time.perf_counter()]
+        marks = [time.process_time()]
         crops = cut(image, boxes, deployed.size)
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         features = deployed.network.look(crops)[0]
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         read(names, features @ weight.T, features, boxes, FULL_FRAME)
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         times.append([*np.diff(marks), marks[-1] - marks[0]])
     middle = 1e3 * np.median(times, axis=0)
     return dict(zip(('crops', 'network', 'head', 'all'), (float(v) for v in middle)))
@@ -255,7 +255,7 @@ def table(answer: Mapping[str, Any]) -> str:
             *(line(found) for found in answer['rows']),
             '',
             f'Ten regions of 640 x 480: {times["all"]:.1f} ms (crops {times["crops"]:.1f}, '
-            f'network {times["network"]:.1f}, head {times["head"]:.1f}), one thread.',
+            f'network {times["network"]:.1f}, head {times["head"]:.1f}) of one thread.',
         ]
     )
 
