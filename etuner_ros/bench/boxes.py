@@ -167,7 +167,7 @@ def measure(
     say: Say = lambda _line: None,
 ) -> dict[str, Any]:
     """
-    Measure all methods and write `boxes.json` and `boxes.png`.
+    Measure all methods and write `boxes.json` and `boxes.jpg`.
 
     :param proposers: by name, the best first; the truth is the last one
     :param folder: where features are kept
@@ -184,7 +184,7 @@ def measure(
         for name, propose in sources.items()
     }
     first = next(iter(seen))
-    picture(frames, seen[first], output / 'boxes.png')
+    picture(frames, seen[first], output / 'boxes.jpg')
     scored = [s for s in seen[first] if s.visit > 0]
     answer: dict[str, Any] = {
         'rows': [],
