@@ -58,7 +58,7 @@ def write_bag(path: Path, shots: list[Shot], codes: list[bytes]) -> None:
             time = types['builtin_interfaces/msg/Time'](sec=stamp // 10**9, nanosec=stamp % 10**9)
             header = types['std_msgs/msg/Header'](stamp=time, frame_id='camera_optical_frame')
             most = max(shot.seen, key=lambda s: s.box[2] * s.box[3] * s.share, default=None)
-            messages = {
+            messages: dict[str, dict[str, Any]] = {
                 'region_truth': {
                     'source': '',
                     'regions': [_region(types, seen) for seen in shot.seen],
@@ -137,8 +137,8 @@ def main() -> int:
     if arguments.sheet:
         cv2.imwrite(str(arguments.sheet), sheet(shots))
     digest = hashlib.sha256()
-    for shot, code in zip(shots, codes, strict=True):
-        digest.update(code + repr(shot.seen).encode())
+    for shot, data in zip(shots, codes, strict=True):
+        digest.update(data + repr(shot.seen).encode())
     things = [sum(seen.share >= 0.3 for seen in shot.seen) for shot in shots]
     print(
         f'{len(shots)} frames, {sum(things) / len(things):.1f} things a frame '

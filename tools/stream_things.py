@@ -119,12 +119,13 @@ class Drive(Studio):
 
     def visits(self, frames: int) -> Iterator[list[Shot]]:
         """Yield the pictures of one visit after the other, so many each."""
-        for number, place in enumerate((*range(len(self._places)), *BACK[: len(self._places)])):
+        count = len(self._places)
+        for number, place in enumerate((*range(count), *(p for p in BACK if p < count))):
             if number:
                 self.close()
                 self._open()
             things = list(self._things[place])
-            if number >= len(self._places):
+            if number >= count:
                 for new in self._newcomers[place]:
                     things[int(self._rng.integers(len(things)))] = new
             yield self._visit(self._places[place], things, frames)

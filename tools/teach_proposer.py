@@ -62,7 +62,7 @@ class Trunk(nn.Module):
             x = block(x)
             if name == FINE:
                 fine = x
-        layers = block.layers
+        layers: Any = self.model.get_submodule(f'backbone.{OPENED}').layers
         wide = layers.expand_act(layers.expand_bn(layers.expand(x)))
         return torch.cat([x, functional.avg_pool2d(fine, 2)], 1), wide
 

@@ -52,6 +52,7 @@ def test_boxes_of_a_drive_are_around_what_is_visible(monkeypatch, tmp_path: Path
 
     monkeypatch.setattr(stream_studio, 'VARIANTS', 1)
     monkeypatch.setattr(stream_things, 'THINGS', 2)
+    monkeypatch.setattr(stream_things, 'BESIDE_M', 0.2)  # nothing lies out of view
     monkeypatch.setattr(stream_things, 'NEWCOMERS', 1)
     place = replace(stream_things.MAIN_PLACES[0], clutter=(0, 0), noise=0.0, blur=(0.0, 0.0))
     seeing = [k for k in stream_places.KNOWN if k.name in ('duck', 'soccer_ball')]

@@ -38,6 +38,7 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
         'namespace',
         'metrics',
         'operator',
+        'proposer',
         'autostart',
     } <= arguments.keys()
     assert all(isinstance(default, str) and len(text) > 10 for default, text in arguments.values())
@@ -259,3 +260,9 @@ def test_the_system_comes_up_in_two_namespaces_on_one_computer(ros, deployed):
         for run in runs:
             os.killpg(run.pid, signal.SIGINT)
             run.wait(30)
+
+
+def test_a_proposer_is_started_where_it_is_asked_for(composed):
+    assert 'proposer' not in composed()
+    own = composed(proposer='own', camera_name='front')['proposer'][-1]
+    assert own == {'kind': 'own', 'source': 'front'}

@@ -24,6 +24,7 @@ from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.metrics import MetricsNode
 from etuner_ros.nodes.model_manager import ModelManagerNode
 from etuner_ros.nodes.operator import OperatorNode
+from etuner_ros.nodes.proposer import ProposerNode
 from etuner_ros.nodes.running import SteadyExecutor
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.tuner import TunerNode
@@ -92,6 +93,8 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         return ros.add(MetricsNode, port=free_port())
     if name == 'operator':
         return ros.add(OperatorNode)
+    if name == 'proposer':
+        return ros.add(ProposerNode, kind='own')
     if name == 'teacher':
         node = ros.add(TeacherNode)
         node.watchers = 1  # as while a browser is open
@@ -114,6 +117,7 @@ def made(ros: Graph, name: str, deployed: Any, stream: Any) -> Node:
         'metrics',
         'model_manager',
         'operator',
+        'proposer',
         'teacher',
         'tuner',
     ],

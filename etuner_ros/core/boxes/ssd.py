@@ -107,9 +107,9 @@ class SsdProposer:
     def _decoded(self, raw: Floats, chosen: Any, width: int, height: int) -> Boxes:
         """Return boxes in px of the image, (n, 4); they may leave it."""
         anchor = self._anchors[chosen]
-        raw = raw / np.asarray(BOX_SCALES, np.float32)
-        middle = raw[:, :2] * anchor[:, 2:] + anchor[:, :2]
-        size = np.exp(np.minimum(raw[:, 2:], 5.0)) * anchor[:, 2:]
+        coded = raw / np.asarray(BOX_SCALES, np.float32)
+        middle = coded[:, :2] * anchor[:, 2:] + anchor[:, :2]
+        size = np.exp(np.minimum(coded[:, 2:], 5.0)) * anchor[:, 2:]
         sides = np.array([width, height], np.float32)
         corner = (middle - size / 2)[:, ::-1] * sides
         return np.concatenate([corner, size[:, ::-1] * sides], axis=1, dtype=np.float32)
