@@ -51,13 +51,13 @@ class Deployed:
         return cls(network, digest.hexdigest()[:16])
 
 
-def read_frames(recording: Path) -> list[BoxFrame]:
+def read_frames(recording: Path, every: int = 1) -> list[BoxFrame]:
     """
-    Return all frames of a recording.
+    Return the frames of a recording, one of so many.
 
     :raises ImageError: when it holds none, or does not know where things are
     """
-    frames = list(BoxRecording(recording))
+    frames = list(BoxRecording(recording))[::every]
     if not frames:
         raise ImageError(f'the recording {recording} holds no pictures')
     return frames

@@ -15,8 +15,8 @@ from etuner_ros.bench.boxes_score import Answer, Truth
 from etuner_ros.core.boxes.box_regressor import moved, offsets
 from etuner_ros.core.boxes.geometry import Boxes, Floats
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
-from etuner_ros.core.boxes.region_head import RegionHead, Regions, regions_of, RegionSettings
 from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
 
 TOGETHER = 30  # frames in which mostly the same things are in view
 
@@ -89,11 +89,13 @@ class Ours:
 
     :param background: whether there is a class for what shows no thing
     :param regressor: whether boxes are refined
+    :param calibrated: whether weak evidence makes an object unknown; no figure depends on it
     """
 
     settings: RegionSettings = field(default_factory=RegionSettings)
     background: bool = True
     regressor: bool = True
+    calibrated: bool = False
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn from all lessons, without any chance."""
@@ -101,8 +103,8 @@ class Ours:
         if not self.background:
             frames = [_without_background(frame) for frame in frames]
         self.head = RegionHead(lessons[0].shot.whole.shape[0], self.settings)
-        groups = [lesson.shot.number // TOGETHER for lesson in lessons]
-        self.head.fit(frames, groups + [-1] * (len(frames) - len(groups)))
+        groups = [lesson.shot.number // TOGETHER for lesson in lessons] if self.calibrated else []
+        self.head.fit(frames, groups)
         self.refiner = self.head.refiner if self.regressor else None
 
     def _frames(self, lessons: Sequence[Lesson]) -> list[Regions]:
@@ -192,7 +194,7 @@ class ByGradient:
     :param hidden: width of a hidden layer; 0 for none
     """
 
-    def __init__(self, hidden: int = 0, epochs: int = 60, step: float = 1e-3) -> None:
+    def __init__(self, hidden: int = 0, epochs: int = 20, step: float = 1e-4) -> None:
         self.hidden, self.epochs, self.step = hidden, epochs, step
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
@@ -214,6 +216,9 @@ class ByGradient:
                 torch.nn.ReLU(),
                 torch.nn.Linear(self.hidden, out),
             )
+        last = self.model[-1] if isinstance(self.model, torch.nn.Sequential) else self.model
+        for parameter in last.parameters():  # so that boxes begin as they were proposed
+            torch.nn.init.zeros_(parameter)
         optimiser = torch.optim.AdamW(self.model.parameters(), self.step, weight_decay=0.01)
         # A quarter of each batch shows things, as there.
         odds = torch.where(target == self._background(), 3.0, 1.0) / torch.bincount(target)[target]

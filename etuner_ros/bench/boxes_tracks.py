@@ -11,7 +11,6 @@ import numpy as np
 
 from etuner_ros.bench.boxes_methods import Lesson, Ours, Shot
 from etuner_ros.core.boxes.geometry import distinct, overlaps
-from etuner_ros.core.boxes.region_head import Regions, RegionSettings
 from etuner_ros.core.boxes.track_labels import (
     Lesson as TrackLesson,
 )
@@ -21,6 +20,7 @@ from etuner_ros.core.boxes.track_labels import (
     TrackLabelSettings,
 )
 from etuner_ros.core.boxes.tracker import Tracker, TrackerSettings
+from etuner_ros.core.learn.region_head import Regions, RegionSettings
 
 SAME = 0.5  # overlap from which on a proposal is the thing
 APART = 0.5  # overlap above which of two proposals the weaker one is not followed

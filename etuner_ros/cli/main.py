@@ -194,6 +194,31 @@ def _bench_composed(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_boxes(arguments: argparse.Namespace) -> int:
+    from functools import partial
+
+    from etuner_ros.bench.boxes import measure, table
+    from etuner_ros.core.boxes.proposer import make_proposer
+    from etuner_ros.core.files import home
+    from etuner_ros.demo.run import recorded_stream
+
+    config = recorded_stream().parent
+    made = [make_proposer(kind, config / 'proposer' / 'own.onnx') for kind in arguments.proposer]
+    found = measure(
+        arguments.stream or config / 'stream_things',
+        {p.name: partial(p.propose, most=arguments.most) for p in made},
+        arguments.output,
+        arguments.features or home('features'),
+        arguments.seeds,
+        arguments.labelled,
+        arguments.every,
+        dict(name.split('=', 1) for name in arguments.own_name),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(found), found)
+    return 0
+
+
 def _bench_traffic(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -726,6 +751,31 @@ def _add_benches(commands: Any) -> None:
     cameras.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     cameras.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     cameras.set_defaults(run=_bench_cameras)
+    boxes = benches.add_parser(
+        'boxes', help='what labels of boxes teach, beside those of images and other rivals'
+    )
+    boxes.add_argument('--stream', type=Path, help='recording that knows where things are')
+    boxes.add_argument('--every', type=int, default=1, help='take one frame of so many')
+    boxes.add_argument(
+        '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
+    )
+    boxes.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    boxes.add_argument('--seeds', type=int, default=5, help='choices of labelled frames')
+    boxes.add_argument(
+        '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
+    )
+    boxes.add_argument('--most', type=int, default=20, help='proposals of a frame')
+    boxes.add_argument(
+        '--own-name',
+        action='append',
+        default=[],
+        metavar='ITS=OURS',
+        help="a kind of the stream that the proposer has another name for, such as 'Mug=mug'",
+    )
+    boxes.add_argument(
+        '--features', type=Path, help='folder where features are kept; default: below $ROS_HOME'
+    )
+    boxes.set_defaults(run=_bench_boxes)
     traffic = benches.add_parser(
         'traffic', help='bytes on the disk and on the topics, of new heads and of new backbones'
     )

@@ -21,10 +21,10 @@ from etuner_ros.core.boxes.geometry import (
     usable,
 )
 from etuner_ros.core.boxes.readout import BACKGROUND, read, ReadoutSettings
-from etuner_ros.core.boxes.region_head import RegionHead, regions_of, RegionSettings, shares
 from etuner_ros.core.boxes.track_labels import Sighting, TrackLabels, TrackLabelSettings
 from etuner_ros.core.boxes.tracker import Tracker
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.learn.region_head import RegionHead, regions_of, RegionSettings, shares
 
 SIZE = (320, 240)
 
@@ -177,7 +177,7 @@ CLASSES = ('cup', BACKGROUND, 'ball')
 def test_background_is_left_out_duplicates_are_merged_and_weak_names_are_unknown():
     proposals = boxes((0, 0, 50, 50), (5, 0, 50, 50), (100, 100, 40, 40), (200, 0, 40, 40))
     logits = np.array([[4, 0, 0], [5, 0, 0], [0, 5, 0], [0, 0.1, 0.6]], np.float32)
-    found = read(CLASSES, logits, np.zeros((4, 2), np.float32), proposals, SIZE, least_evidence=1)
+    found = read(CLASSES, logits, np.zeros((4, 2), np.float32), proposals, SIZE, least_evidence=2)
     assert found.places.tolist() == [1, 3]
     assert [names[0] for names in found.labels] == ['cup', 'ball']
     assert all(BACKGROUND not in names for names in found.labels)
@@ -335,21 +335,27 @@ def test_taught_boxes_name_things_in_other_frames_and_leave_the_ground_out():
         frames.append(regions_of(taught, names, features, proposals, proposed, settings))
     head = RegionHead(12, settings)
     head.fit(frames, range(12))
-    taught, _, proposals, proposed = scene(rng, ['ball', 'hat', 'cup'])
-    found = read(
-        head.head.classes,
-        head.logits(proposed),
-        proposed,
-        proposals,
-        SIZE,
-        head.refiner,
-        head.least_evidence,
-    )
-    named = {p: n[0] for p, n, u in zip(found.places, found.labels, found.unknown) if not u}
-    assert named == {0: 'ball', 2: 'cup'}  # the hat has no name yet
-    assert mean_overlap(
-        found.boxes[found.places != 1], taught[found.places[found.places != 1]]
-    ) > (mean_overlap(proposals[[0, 2]], taught[[0, 2]]))
+    said: list[tuple[str, str]] = []
+    for _ in range(10):
+        names = ['ball', 'hat', 'cup']  # the hat has no name yet
+        _, _, proposals, proposed = scene(rng, names)
+        found = read(
+            head.head.classes,
+            head.logits(proposed),
+            proposed,
+            proposals,
+            SIZE,
+            head.refiner,
+            head.least_evidence,
+        )
+        assert found.places.max(initial=0) < 3  # no ground
+        said += [
+            (names[place], labels[0])
+            for place, labels, unknown in zip(found.places, found.labels, found.unknown)
+            if not unknown
+        ]
+    assert said.count(('ball', 'ball')) + said.count(('cup', 'cup')) >= 15
+    assert sum(true != name for true, name in said) <= 1
 
 
 def test_a_track_of_many_sightings_counts_as_much_as_one_label():

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from etuner_ros.core.boxes.geometry import Boxes, centres, Floats
 from etuner_ros.core.errors import WeightsError
 
-RIDGE = 100.0  # penalty, in samples of mean feature variance
+RIDGE = 1000.0  # penalty, in samples of mean feature variance
 TARGETS = 4
 # Mostly about as much as proposals of an overlap of a half are off.
 _MOST = np.array([0.5, 0.5, 0.7, 0.7], np.float32)

@@ -51,12 +51,15 @@ def probabilities(logits: Floats) -> Floats:
 
 def evidence_of(logits: Floats, classes: Sequence[str]) -> Floats:
     """
-    Return how much speaks for the best name of each region, (n,): its logit.
+    Return how much speaks for the best name of each region, (n,): its logit, and how far it is
+    ahead of the next one.
 
     :param logits: (n, C)
     """
-    best: Floats = logits[:, _things(classes)].max(axis=1)
-    return best
+    ordered = np.sort(logits[:, _things(classes)], axis=1)
+    best = ordered[:, -1]
+    second = ordered[:, -2] if ordered.shape[1] > 1 else 0.0
+    return np.asarray(2.0 * best - second, np.float32)
 
 
 def _things(classes: Sequence[str]) -> list[int]:

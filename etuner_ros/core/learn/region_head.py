@@ -27,10 +27,12 @@ FOLDS = 4  # of what is held back
 class RegionSettings:
     """How regions are learned."""
 
-    background: float = 0.5  # weight of that class, beside 1 of each class of things
+    background: float = 0.25  # weight of that class, beside 1 of each class of things
     most_background: float = 0.3  # overlap with a taught box up to which a proposal shows none
     least_taught: float = 0.5  # overlap with it from which on the proposal shows the thing
     proposal_weight: float = 0.5  # of such a proposal, beside 1 of the taught box itself
+    grounds: int = 6  # proposals of a frame that are learned as background; the best ones
+    nears: int = 2  # ... as a taught thing, of each; those that fit best
     recall: float = 0.9  # share of known things whose name is said
 
 
@@ -60,23 +62,26 @@ def regions_of(
     :param taught: (k, 4)
     :param names: k, of the taught boxes
     :param features: (k, D) of the taught boxes
-    :param proposals: (p, 4)
+    :param proposals: (p, 4), best first
     :param proposed: (p, D), features of the proposals
     """
     overlap = overlaps(proposals, taught)
-    best = overlap.argmax(axis=1) if len(taught) else np.zeros(len(proposals), int)
     most = overlap.max(axis=1, initial=0.0)
-    near, far = most >= settings.least_taught, most < settings.most_background
-    background = np.full(int(far.sum()), 1.0)
+    ground = np.flatnonzero(most < settings.most_background)[: settings.grounds]
+    near, things = [], []
+    for thing in range(len(taught)):
+        fitting = np.argsort(-overlap[:, thing], kind='stable')[: settings.nears]
+        good = [p for p in fitting if overlap[p, thing] >= settings.least_taught]
+        near += good
+        things += [thing] * len(good)
+    weights = [1.0] * len(taught) + [settings.proposal_weight] * len(near) + [1.0] * len(ground)
     return Regions(
-        np.concatenate([features, proposed[near], proposed[far]]),
-        [*names, *(names[i] for i in best[near]), *([BACKGROUND] * len(background))],
-        np.concatenate(
-            [np.ones(len(taught)), np.full(near.sum(), settings.proposal_weight), background]
-        ).astype(np.float32),
+        np.concatenate([features, proposed[near], proposed[ground]]),
+        [*names, *(names[i] for i in things), *([BACKGROUND] * len(ground))],
+        np.array(weights, np.float32),
         proposed[near],
         proposals[near],
-        taught[best[near]],
+        taught[things],
     )
 
 
@@ -118,13 +123,14 @@ class RegionHead:
         self.refiner = BoxRefiner.identity(features)
         self.least_evidence = -np.inf
 
-    def fit(self, frames: Sequence[Regions], groups: Sequence[int]) -> None:
+    def fit(self, frames: Sequence[Regions], groups: Sequence[int] = ()) -> None:
         """
         Learn from all frames, whatever was learned before.
 
         :param frames: with one thing or more in all
         :param groups: of each frame; frames of one group show the same things, so what is known
-            of one by another tells nothing; those below 0 are no measure of what a name needs
+            of one by another tells nothing; those below 0 are no measure of what a name needs;
+            without groups nothing is unknown
         """
         self._solve(frames)
         self.regressor = BoxRegressor(self.head.features)
