@@ -46,6 +46,7 @@ from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
+AT_RUN_TIME = (*LIVE, 'transfer_mbit_s')  # what may be set
 ASKED_S = 60.0  # so long after a request somebody should listen to them
 
 
@@ -68,9 +69,7 @@ class LabelCollectorNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__('label_collector', **options)
-        self.settings = settings = declare(
-            self, '', Settings, self._apply, (*LIVE, 'transfer_mbit_s')
-        )
+        self.settings = settings = declare(self, '', Settings, self._apply, AT_RUN_TIME)
         name = self.get_fully_qualified_name().strip('/').replace('/', '.')
         path = (
             Path(settings.store).expanduser() if settings.store else home('labels') / f'{name}.db'

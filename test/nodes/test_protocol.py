@@ -57,7 +57,7 @@ def test_another_protocol_is_refused_and_said_once_for_each_topic(ros, deployed,
     if name == 'model_manager':
         assert node.diagnostics()['refused'] == 0, 'no verdict on what is not understood'
     if name == 'inference':
-        assert node._swapper.swaps == 0
+        assert node._weights.swaps == 0
     assert before.keys() == vars(node).keys()
 
     def said(topic: str) -> int:

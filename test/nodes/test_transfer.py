@@ -90,7 +90,7 @@ def test_a_backbone_arrives_whole_under_a_limit_and_a_head_is_not_held_up(
     verdict = office.propose(office.head(2, value=7.0))
     assert (verdict.code, office.models[-1].version) == (ModelVerdict.ACCEPTED, 3)
     ros.until(lambda: robot.diagnostics()['model version'] == 3, 'the newest head to serve')
-    assert robot._swapper.live.slot.announced == backbones[-1].backbone_sha256
+    assert robot._weights.live.slot.announced == backbones[-1].backbone_sha256
     late = ros.add(
         lambda **options: InferenceNode(**{**options, 'namespace': ros.namespace}),
         model__weights=str(deployed),
@@ -163,7 +163,7 @@ def test_a_round_goes_all_the_way_in_pieces_and_a_tuner_that_starts_again_has_it
     assert not candidates[-1].weights
     assert not backbones[-1].weights
     store = robot.manager._store
-    assert robot.inference._swapper.live.slot.announced == store.backbone(1)
+    assert robot.inference._weights.live.slot.announced == store.backbone(1)
     assert backbones[-1].backbone_sha256 == store.backbone(1)
     ros.until(lambda: robot.state == TunerStatus.WAITING, 'the tuner to go on')
     assert robot.tuner._worker.backbone is robot.tuner._worker._made, 'it did not travel back'
@@ -192,7 +192,9 @@ def test_pictures_of_labels_come_in_pieces_and_none_is_lost(ros, deployed, frame
         assert piece.samples
         seen += [s.sample_id for s in piece.samples]
     assert len(set(seen)) == 8
-    for image in pictures(frames, 'tray')[8:16]:
-        robot.teach(image, 'tray')
-    ros.until(lambda: len(robot.batches) >= 4, 'the batches that waited for their turn')
-    assert [b.batch_id for b in robot.batches] == [1, 2, 3, 4]
+    for image in pictures(frames, 'race_car')[:8]:
+        robot.teach(image, 'race_car')
+    # The topic keeps the newest alone; whoever missed one asks for it.
+    ros.until(lambda: robot.batches[-1].batch_id == 4, 'the batches that waited for their turn')
+    numbers = [b.batch_id for b in robot.batches]
+    assert numbers == sorted(set(numbers))
