@@ -52,7 +52,8 @@ from etuner_ros.shared.supervisor import Supervisor
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'proposer', 'camera')
 OUTCOMES = ((RIGHT, '#12805c'), (UNKNOWN, '#f0aa3c'), (WRONG, '#c0392b'), (MISSED, '#9aa0a6'))
 ROLLING = 20  # frames
-EVERY_S = 8.0  # between two pictures of the page
+EVERY_S = 3.5  # between two pictures of the page
+MOST_FRAMES = 20  # kept ones that are remembered
 START_LIMIT_S = 120.0
 
 
@@ -110,7 +111,7 @@ class Watcher:
         self._truths: OrderedDict[tuple[int, int], Things] = OrderedDict()
         self._places: dict[tuple[int, int], str] = {}
         self._waiting: dict[str, float] = {}  # when a kind was tapped that is not found yet
-        self._drawn: OrderedDict[int, tuple[float, str, Things, Things]] = OrderedDict()
+        self._frames: OrderedDict[int, Any] = OrderedDict()  # kept ones, by uid
         self._shown_s = -np.inf
         self._recent: deque[Judged] = deque(maxlen=ROLLING)
         self._began = 0.0
@@ -161,11 +162,11 @@ class Watcher:
                 self.story.answers_s.append(now - self._waiting.pop(kind))
         if not message.kept:
             return
-        if now - self._shown_s > EVERY_S:
+        frame = self._frames.get(message.frame_uid)
+        if frame is not None and now - self._shown_s > EVERY_S:
             self._shown_s = now
-            self._drawn[message.frame_uid] = now, place, truth, said
-            while len(self._drawn) > 4:
-                self._drawn.popitem(last=False)
+            image = drawn(decode(bytes(frame.image.data)), frame.width, truth, said)
+            self.story.pictures.append((now, place, encode_jpeg(image, 85)))
         tap = self._tapper.look(now, truth, said)
         if tap is not None:
             self.story.taps.append((now, tap.label, tap.drawn))
@@ -182,11 +183,9 @@ class Watcher:
             )
 
     def _on_frame(self, message: Any) -> None:
-        wanted = self._drawn.pop(message.frame_uid, None)
-        if wanted is not None:
-            now, place, truth, said = wanted
-            image = drawn(decode(bytes(message.image.data)), message.width, truth, said)
-            self.story.pictures.append((now, place, encode_jpeg(image, 85)))
+        self._frames[message.frame_uid] = message
+        while len(self._frames) > MOST_FRAMES:
+            self._frames.popitem(last=False)
 
     def _on_receipt(self, message: Any) -> None:
         self.story.refused += message.code != message.ACCEPTED
