@@ -49,6 +49,8 @@ def guarded(callback: Callable[..., Any]) -> Callable[..., Any]:
         except (
             Exception
         ) as error:  # any bug in handling one message must not end the node; it is logged whole
+            if self.health.ending:
+                return None  # it met the end of everything
             self.health.problem(f'{type(error).__name__}: {error}')
             self.get_logger().error(
                 f'{callback.__name__} failed:\n{traceback.format_exc()}', throttle_duration_sec=5.0
@@ -246,6 +248,11 @@ class Health:
             self._concerns.append(self._others[kind])
         self._others[kind].heard(protocol)
         return True
+
+    @property
+    def ending(self) -> bool:
+        """Whether ROS is shut down; another thread may still be in a callback."""
+        return not self._node.context.ok()
 
     def problem(self, text: str) -> None:
         """Note a problem: the status is WARN for the next second, the text stays."""

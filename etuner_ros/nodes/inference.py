@@ -68,8 +68,6 @@ class InferenceNode(AutostartNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__('inference', **options)
-        # The upper half names this run, the lower half counts its frames; 0 is never among them.
-        self._uids = itertools.count(secrets.randbits(32) << 32 | 1)
         self._frames = self._unanswered = 0
         self._rated = (time.monotonic(), 0)  # when the rate was told last, and the frames then
         self._last_frame = 0.0
@@ -101,6 +99,8 @@ class InferenceNode(AutostartNode):
         store = declare(self, 'models', StorePlace)
         wanted = declare(self, '', EngineSettings)
         self._device = serving_device(settings.device, wanted)
+        # The upper half names this run, the lower half counts its frames; 0 is never among them.
+        self._uids = itertools.count(secrets.randbits(32) << 32 | 1)
         self._engines = Engines(wanted, self._device, settings.threads)
         live = self._read(
             base_weights.prepare(model.architecture, model.input_size, model.weights)

@@ -14,7 +14,7 @@ from etuner_ros.msg import FrameFeature, PredictedFrame
 from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.predictions import Predicted
-from etuner_ros.nodes.qos import adaptable, reliable
+from etuner_ros.nodes.qos import adaptable, FEATURES, reliable
 from etuner_ros.srv import GetFrame
 
 
@@ -33,7 +33,7 @@ class KeptFrames:
         self.apply(settings)
         publish = adaptable(node.create_lifecycle_publisher)
         self._frames = publish(PredictedFrame, 'predicted_frame', reliable(30))
-        self.features = publish(FrameFeature, 'frame_feature', reliable(30))
+        self.features = publish(FrameFeature, 'frame_feature', reliable(FEATURES))
         service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
         self.entities: list[Any] = [self._frames, self.features, service]
         self._keeper = FrameKeeper[Predicted](self._publish, self._not_kept)

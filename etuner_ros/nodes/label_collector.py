@@ -41,7 +41,7 @@ from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.pieces import turn
-from etuner_ros.nodes.qos import adaptable, LATCHED, latched, reliable
+from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, latched, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
@@ -120,7 +120,7 @@ class LabelCollectorNode(Node):
         steady_timer(self, 0.1, self._on_tick)
         if settings.request_period_s > 0:
             steady_timer(self, settings.request_period_s, self._request_label)
-            hear(msg.FrameFeature, 'frame_feature', self._on_feature, reliable(30))
+            hear(msg.FrameFeature, 'frame_feature', self._on_feature, reliable(FEATURES))
             exemplars = latched(MOST_EXEMPLARS)
             hear(msg.FrameFeature, 'exemplar_features', self._on_exemplar, exemplars)
         if last := self._store.last_batch():  # a tuner that was away notices that it missed some
@@ -260,7 +260,9 @@ class LabelCollectorNode(Node):
 
     @guarded
     def _request_label(self) -> None:
-        if (chosen := self._asker.next()) is not None:
+        if self._requests.get_subscription_count() == 0:
+            self._asked_s = time.monotonic()  # and nothing is used up that nobody hears
+        elif (chosen := self._asker.next()) is not None:
             self._asked_s = time.monotonic()
             self._requests.publish(label_messages.request_message(*chosen))
 

@@ -78,7 +78,10 @@ class RegionNaming:
         )
         self.health, self.get_logger = node.health, node.get_logger
         self._single = len(cameras) == 1
-        self._eyes = {name: _Eye(Matcher(settings.regions_wait_s)) for name, _ in cameras}
+        self._eyes = {
+            name: _Eye(Matcher(settings.regions_wait_s, size=lambda kept: kept[0].image.nbytes))
+            for name, _ in cameras
+        }
         self._asked_s = -np.inf  # when regions came last
         self.images = self.left_out = 0
         publish = adaptable(node.create_lifecycle_publisher)
@@ -92,16 +95,17 @@ class RegionNaming:
         ]
         if Detection2DArray is not None:
             for name, prefix in cameras:
-                self._detections[name] = publish(
+                key = '' if self._single else name  # whose name may change
+                self._detections[key] = publish(
                     Detection2DArray, f'{prefix}object_detections', reliable(10)
                 )
                 heard = adaptable(node.create_subscription)(
                     Detection2DArray,
                     f'{prefix}detections',
-                    partial(self._on_detections, name),
+                    partial(self._on_detections, '' if self._single else name),
                     reliable(2),
                 )
-                self.entities += [self._detections[name], heard]
+                self.entities += [self._detections[key], heard]
 
     @property
     def late(self) -> int:
@@ -118,12 +122,14 @@ class RegionNaming:
         self._settings = settings
         for eye in self._eyes.values():
             eye.matcher.wait_s = settings.regions_wait_s
-        if self._single and settings.source not in self._eyes:
+        if not settings.cameras and settings.source not in self._eyes:
             self._eyes = {settings.source: next(iter(self._eyes.values()))}
 
     def saw(self, said: Predicted, kept: bool) -> None:
         """Take a frame that was predicted; its regions may have come, or come later."""
         if not self.wanted:
+            for eye in self._eyes.values():
+                eye.matcher.clear()
             return
         eye = self._eyes[said.source]
         regions = eye.matcher.frame(stamp_ns(said.header), (said, kept))
@@ -199,7 +205,7 @@ class RegionNaming:
             model_version=result.version,
             kept=kept,
             objects=[
-                self._object(eye, objects, i, int(tracks[i]), proposals, result.version)
+                self._object(eye, objects, i, int(tracks[i]), proposals, result)
                 for i in range(len(objects))
             ],
             width=width,
@@ -210,7 +216,7 @@ class RegionNaming:
         self._objects.publish(message)
         eye.newest, eye.named_s = message, time.monotonic()
         self.images += 1
-        publisher = self._detections.get(said.source)
+        publisher = self._detections.get('' if self._single else said.source)
         if publisher is not None and publisher.get_subscription_count() > 0:
             publisher.publish(detections_of(message))
         if kept and self._features.get_subscription_count() > 0:
@@ -238,18 +244,20 @@ class RegionNaming:
         place: int,
         track: int,
         proposals: list[Region],
-        version: int,
+        result: RegionResult,
     ) -> DetectedObject:
         scores, energy = objects.scores[place], float(objects.energy[place])
         confidence = scores[0] if scores else 0.0
+        # Among few classes the best one has a high score whatever it is.
+        least = max(self._settings.unknown_below, 1.5 / max(len(result.classes), 1))
         return DetectedObject(
             box=box_message(objects.boxes[place]),
             labels=list(objects.labels[place]),
             scores=list(scores),
             confidence=confidence,
-            unknown=bool(objects.unknown[place]) or confidence < self._settings.unknown_below,
+            unknown=bool(objects.unknown[place]) or confidence < least,
             energy=energy,
-            novelty=eye.novelty.update(energy, version),
+            novelty=eye.novelty.update(energy, result.version),
             track=track,
             proposal=proposals[int(objects.places[place])],
         )

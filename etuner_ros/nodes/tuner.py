@@ -71,7 +71,7 @@ from etuner_ros.nodes.fine_tune import FineTuneAction
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare, ModelSettings
-from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.nodes.tuner_settings import LIVE, TunerSettings
@@ -164,7 +164,7 @@ class TunerNode(Node):
         hear(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
             self.create_subscription(
-                FrameFeature, 'frame_feature', self._labels.on_feature, reliable(30)
+                FrameFeature, 'frame_feature', self._labels.on_feature, reliable(FEATURES)
             )
             receipts = reliable(100)
             self.create_subscription(

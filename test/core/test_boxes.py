@@ -199,10 +199,13 @@ def test_boxes_are_refined_into_the_image():
 
 
 @pytest.mark.parametrize('classes', [(), (BACKGROUND,)])
-def test_a_model_that_knows_no_thing_finds_none(classes):
-    logits = np.zeros((1, len(classes)), np.float32)
-    found = read(classes, logits, np.zeros((1, 2), np.float32), boxes((0, 0, 9, 9)), SIZE)
-    assert len(found) == 0
+def test_a_model_that_knows_no_thing_finds_them_without_a_name(classes):
+    logits = np.zeros((3, len(classes)), np.float32)
+    proposals = boxes((0, 0, 9, 9), (0, 0, 9, 8), (40, 0, 9, 9))
+    found = read(classes, logits, np.zeros((3, 2), np.float32), proposals, SIZE)
+    assert found.places.tolist() == [0, 2], 'each once'
+    assert found.unknown.all()
+    assert found.labels == [(), ()]
 
 
 def test_several_names_may_lie_upon_each_other_where_that_is_set():

@@ -89,6 +89,17 @@ def test_where_stamps_repeat_each_picture_has_its_name(clock):
     assert buffer.get(frame(6).key) is None
 
 
+def test_frames_under_request_take_at_most_half_of_the_memory(clock):
+    buffer = FrameBuffer(120.0, 10 * len(frame(1).image), clock)
+    for number in range(1, 11):
+        buffer.add(frame(number))
+    buffer.pin([frame(number).key for number in range(1, 11)])
+    assert buffer.pinned == {frame(number).key for number in range(6, 11)}, 'the newest'
+    for number in range(11, 14):
+        buffer.add(frame(number))
+        assert frame(number).key in buffer, 'and there is room for what comes'
+
+
 def test_frames_under_request_are_forgotten_last(clock):
     buffer = FrameBuffer(max_age_s=10.0, max_bytes=50, clock=clock)
     buffer.add(frame(1))

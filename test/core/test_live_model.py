@@ -297,6 +297,25 @@ def test_a_backbone_that_is_offered_is_asked_for_by_who_lacks_it(base, duck):
     assert robot.asked_backbones[-1] == '', 'it serves: none is wanted'
 
 
+def test_what_is_rolled_back_to_while_another_is_built_is_asked_for_again(base):
+    robot = Robot(base)
+    _, _, first, tensors = travelling(base, other_backbone(base))
+    robot.swapper.take_backbone(AnnouncedBackbone(first, tensors))
+    robot.announce(1, rolled_head(base), backbone_sha256=first)
+    assert robot.finish().error is None
+    state = {name: value + 1e-3 for name, value in other_backbone(base).items()}
+    _, _, second, others = travelling(base, state)
+    robot.swapper.take_backbone(AnnouncedBackbone(second, others))
+    robot.announce(2, rolled_head(base), backbone_sha256=second)  # is being built ...
+    robot.swapper.take_backbone(AnnouncedBackbone(first, bytearray()))  # ... and rolled back
+    robot.announce(1, rolled_head(base), backbone_sha256=first)
+    assert robot.finish().error is None
+    assert robot.asked_backbones[-1] == first
+    robot.swapper.take_backbone(AnnouncedBackbone(first, tensors))
+    assert robot.finish().error is None
+    assert robot.swapper.live.version == 1
+
+
 def test_a_broken_backbone_is_asked_for_again_but_not_too_often(base, duck):
     robot = Robot(base)
     _, _, digest, tensors = travelling(base, other_backbone(base))

@@ -147,7 +147,7 @@ def test_a_store_of_the_schema_before_opens_and_takes_things(tmp_path):
 
 def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
     clock = Clock()
-    matcher: Matcher[str, str] = Matcher(1.0, clock)
+    matcher: Matcher[str, str] = Matcher(1.0, clock, size=len, most_bytes=64)
     assert matcher.frame(1, 'first') is None
     assert matcher.found(1, 'boxes') == 'first'
     assert matcher.found(2, 'early') is None

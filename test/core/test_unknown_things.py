@@ -104,7 +104,7 @@ def test_a_frame_that_is_gone_or_can_not_be_read_holds_up_nothing(asked):
 
 
 def test_no_whole_frame_is_asked_about_while_objects_come(asked):
-    asked.see(1)
+    asked.see(1, (RED, 0.9, False, 7))
     assert asked.next() is None
     asked.clock.now += LATELY_S + 1.0
     assert asked.asker.next()[0].key.place is None

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 Frame = TypeVar('Frame')
 Found = TypeVar('Found')
 
-MOST_FRAMES = 16  # that wait; some 15 MB at 640 x 480
+MOST_BYTES = 256_000_000  # of frames of a camera
 
 
 class Matcher(Generic[Frame, Found]):
@@ -28,11 +28,20 @@ class Matcher(Generic[Frame, Found]):
 
     :param wait_s: how long a frame is kept, by the clock
     :param clock: returns seconds that only grow
+    :param size: of a frame, in bytes
+    :param most_bytes: that frames may take; the newest one is kept at any size
     :ivar late: how often the frame was gone
     """
 
-    def __init__(self, wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        size: Callable[[Frame], int] = lambda _: 0,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self.wait_s, self._clock = wait_s, clock
+        self._size, self._most_bytes = size, most_bytes
         self.late = 0
         self._frames: OrderedDict[int, tuple[float, Frame]] = OrderedDict()  # by stamp
         self._waiting: tuple[float, int, Found] | None = None  # the newest, without a frame yet
@@ -65,9 +74,16 @@ class Matcher(Generic[Frame, Found]):
         self._waiting = now, stamp_ns, found
         return None
 
+    def clear(self) -> None:
+        """Keep no frames: nothing is found in them any more."""
+        self._frames.clear()
+
     def _forget(self, now: float) -> None:
+        size = sum(self._size(frame) for _, frame in self._frames.values())
         while self._frames:
-            stamp, (since, _) = next(iter(self._frames.items()))
-            if len(self._frames) <= MOST_FRAMES and now - since <= self.wait_s:
+            stamp, (since, frame) = next(iter(self._frames.items()))
+            fits = size <= self._most_bytes or len(self._frames) == 1
+            if fits and now - since <= self.wait_s:
                 return
+            size -= self._size(frame)
             del self._frames[stamp]

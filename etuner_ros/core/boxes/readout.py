@@ -90,8 +90,10 @@ def read(
     """
     settings = settings or ReadoutSettings()
     things = _things(classes)
-    if not len(proposals) or not things:
+    if not len(proposals):
         return _nothing()
+    if not things:
+        return _nameless(clip(proposals, *size), settings.most_overlap)
     shares = probabilities(logits)
     best = shares.argmax(axis=1)
     shown = np.flatnonzero(np.isin(best, things))
@@ -117,6 +119,14 @@ def read(
         evidence < least_evidence,
         energy.astype(np.float32),
     )
+
+
+def _nameless(boxes: Boxes, most_overlap: float) -> Objects:
+    """Return what is said while no class is known: all proposals, best first, without a name."""
+    places = distinct(boxes, -np.arange(len(boxes), dtype=np.float32), most_overlap)
+    none = np.zeros(len(places), np.float32)
+    nothing: list[tuple[str, ...]] = [()] * len(places)
+    return Objects(places, boxes[places], nothing, [()] * len(places), none, none == 0, none)
 
 
 def _nothing() -> Objects:

@@ -70,12 +70,12 @@ class LabelAsker:
         self._pin()
 
     def _pin(self) -> None:
-        wanted = {*self._value.keys, *self._open}
-        self._buffer.pinned = {k for k in self._buffer if k in wanted}
+        self._buffer.pin({*self._value.keys, *self._open})
 
     def see(self, key: FrameKey, seen: Seen) -> None:
         """Note what the robot named in a frame that is kept."""
-        self._objects_s = self._clock()
+        if len(seen.boxes):
+            self._objects_s = self._clock()
         self._unknown.see(key, seen)
 
     def know(self, feature: npt.ArrayLike, backbone: str) -> None:

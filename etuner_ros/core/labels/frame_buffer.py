@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 import time
 from typing import NamedTuple
@@ -147,6 +147,16 @@ class FrameBuffer:
         self._forgotten[source] = max(self._forgotten.pop(source, stamp), stamp)
         while len(self._forgotten) > MOST_SOURCES:
             self._forgotten.popitem(last=False)
+
+    def pin(self, wanted: Collection[object]) -> None:
+        """Pin frames, the newest first, as long as they take at most half of the memory."""
+        self.pinned, size = set(), 0
+        for key, kept in reversed(self._frames.items()):
+            if key in wanted:
+                size += len(kept.frame.image)
+                if size > self._max_bytes / 2:
+                    break
+                self.pinned.add(key)
 
     def get(self, key: FrameKey) -> Frame | None:
         """Return a frame, or None when it is not there; without a uid the newest of its moment."""

@@ -20,7 +20,7 @@ from etuner_ros.core.labels.store import LabelStore
 
 SAME = 0.6  # overlap from which on two boxes of a frame mean the same thing
 SEEN = 0.3  # overlap with what the robot named there
-MOST_FRAMES = 512  # of which it is remembered what was named in them
+MOST_FRAMES = 2000  # of which it is remembered what was named in them
 LARGEST = 320  # px of the side of a stored picture; networks look at fewer
 
 
@@ -90,12 +90,16 @@ class Things:
         # In whole px, as it is stored: so its picture can be made again from an export.
         checked = np.round(checked_box(box, width, height))
         before = self._named(frame.key, checked)
-        if before is not None:
+        if before is not None and (before.image or image is None):
             return before
         if image is None:
             raise ImageError('its picture made room for others')
-        x, y, wide, high = (int(v) for v in checked)
-        place = Place(x, y, max(wide, 1), max(high, 1), width, height)
+        if before is not None and before.key.place is not None:  # whose picture made room
+            place = before.key.place
+            checked = as_boxes([place.box])[0]
+        else:
+            x, y, wide, high = (int(v) for v in checked)
+            place = Place(x, y, max(wide, 1), max(high, 1), width, height)
         taken = self.seen_at(frame.key.uid, checked)
         label, confidence = (
             (taken[0].labels[taken[1]], taken[0].confidences[taken[1]]) if taken else ('', 0.0)

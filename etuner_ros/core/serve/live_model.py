@@ -255,9 +255,16 @@ class LiveModel:
 
         def look(slot: Slot, _: SmallerSlot | None) -> RegionResult:
             features = np.zeros((0, slot.weight.shape[1]), np.float32)
+            size = self.base.spec.input_size
             if len(boxes):
-                size = self.base.spec.input_size
-                features = features_of(image, boxes, slot.network.look, size)
+                try:
+                    features = features_of(image, boxes, slot.network.look, size)
+                except EngineError:
+                    if len(boxes) == 1:
+                        raise
+                    # Perhaps so many at once are too much for it: one by one, it may still do.
+                    ones = [features_of(image, b[None], slot.network.look, size) for b in boxes]
+                    features = np.concatenate(ones)
             logits = slot.logits(features)
             return RegionResult(features, logits, slot.classes, slot.version, slot.backbone)
 

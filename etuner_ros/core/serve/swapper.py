@@ -93,6 +93,7 @@ class ModelSwapper:
         self._refused = ''  # why the version announced last does not serve
         self._read, self._fetch, self._built, self._clock = read, fetch, built, clock
         self._fetch_backbone = fetch_backbone
+        self._offered = ''  # digest of the backbone that may be asked for
         # What serves, by content: a store that was begun anew counts its versions from 1 again.
         self._serves = Announced(
             live.version, live.classes, bytearray(), sha256(b''), live.base.sha256, ''
@@ -151,6 +152,7 @@ class ModelSwapper:
         lacked = offered and digest not in (self.live.slot.announced, self._held)
         self._fetch_backbone(digest if lacked else '')
         if offered:
+            self._offered = digest
             return
         self._backbone = backbone
         if again is not None and again.backbone_sha256 == digest:
@@ -243,6 +245,9 @@ class ModelSwapper:
             self._fetch(announced.base_sha256)
             return
         if self._lacks(announced):
+            if announced.backbone_sha256 == self._offered:
+                # It served when it was offered, and another one took its place meanwhile.
+                self._fetch_backbone(self._offered)
             return
         self._wanted = None
         if self._same(announced):

@@ -13,6 +13,7 @@ from typing import Any
 from etuner_ros.core.boxes.geometry import as_boxes, overlaps
 
 MOST_FEATURES = 2000  # 5 MB at 1,280 values
+MOST_REGIONS = 6000  # of kept frames: a minute of ten regions at 10 Hz
 REGIONS_S = 10.0  # after the last region frames are whole images again
 SAME = 0.6  # overlap from which on a label of a box is one of a region
 UNLABELLED_PERIOD_S = 0.5
@@ -30,7 +31,7 @@ class FrameFeatures:
         self._wanted, self._clock = wanted, clock
         self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._regions: deque[tuple[str, tuple[float, ...], str, bytes]] = deque(
-            maxlen=MOST_FEATURES
+            maxlen=MOST_REGIONS
         )
         self._region_s = -math.inf  # when a region came last
         self._frame: dict[str, Any] | None = None  # waits for its feature

@@ -155,13 +155,13 @@ class Scenes:
         box = box_of(message.box)
         if box is None or message.author != self._author:
             return
-        refused = message.code != LabelReceipt.ACCEPTED
         with self._lock:
             for number, word in reversed(self._words.items()):
                 same = word.key.uid == message.frame_uid or (
                     not message.frame_uid and word.key.moment == key_of(message).moment
                 )
                 if same and (word.box == box or _overlap(word.box, box) >= SAME):
+                    refused = not _stands(message, word)
                     self._words[number] = replace(
                         word,
                         # A withdrawal that was refused has taken nothing back.
@@ -244,3 +244,12 @@ def _overlap(one: Rectangle, other: Rectangle) -> float:
     with np.errstate(all='ignore'):
         value = float(overlaps(as_boxes([one]), as_boxes([other]))[0, 0])
     return value if value == value else 0.0
+
+
+def _stands(message: LabelReceipt, word: Word) -> bool:
+    """Return whether a word counts; one that is said again, as its receipt was lost, does."""
+    if message.code == LabelReceipt.DUPLICATE:
+        return bool(message.label == word.label)
+    if message.code == LabelReceipt.NOTHING_TO_WITHDRAW:
+        return not message.label
+    return bool(message.code == LabelReceipt.ACCEPTED)
