@@ -99,3 +99,27 @@ def test_the_supervisor_starts_again_what_dies_and_leaves_nothing_behind(
     finally:
         supervisor.stop()
     assert again.returncode == 0, 'it ended in order'
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp_path):
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'demo', '--things', '--rate', '30']
+    command += ['--gap-s', '0.3', '--output', str(tmp_path / 'out')]
+    done = subprocess.run(command, capture_output=True, text=True, cwd='/')
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / 'out' / 'figures.json').read_text())
+    assert figures['taps'] > 10
+    assert figures['refused'] == 0
+    assert len(figures['visits']) == 8
+    assert max(visit['right'] for visit in figures['visits']) > 0.1
+    page = (tmp_path / 'out' / 'index.html').read_text()
+    assert page.count('<svg') == 1
+    assert page.count('data:image/jpeg;base64,') >= 3
+    other = tmp_path / 'mine'
+    other.mkdir()
+    (other / 'params.yaml').touch()
+    command[-1] = str(other)
+    done = subprocess.run(command, capture_output=True, text=True, cwd='/')
+    assert done.returncode != 0
+    assert 'not of an earlier demo' in done.stderr
+    assert (other / 'params.yaml').exists(), 'nothing of others is removed'
