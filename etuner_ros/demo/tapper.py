@@ -53,22 +53,30 @@ class Judged:
 
 def judge(truth: Things, said: Things) -> Judged:
     """Compare what is said of a frame with what is in it."""
-    overlap = overlaps(truth.boxes, said.boxes)
-    outcomes, kinds = [], []
-    for i, (label, share) in enumerate(zip(truth.labels, truth.shares)):
-        if share < LEAST_SHARE:
-            continue
-        best = int(overlap[i].argmax()) if len(said.labels) else -1
-        if best < 0 or overlap[i, best] < FOUND:
+    pairs, nothing = _matched(truth, said)
+    outcomes = []
+    for i, j in pairs:
+        if j is None:
             outcomes.append(MISSED)
-        elif not said.labels[best]:
+        elif not said.labels[j]:
             outcomes.append(UNKNOWN)
         else:
-            outcomes.append(RIGHT if said.labels[best] == label else WRONG)
-        kinds.append(label)
-    nothing = overlap.max(axis=0, initial=0.0) < APART
-    false = sum(1 for label, none in zip(said.labels, nothing) if label and none)
-    return Judged(tuple(outcomes), tuple(kinds), false)
+            outcomes.append(RIGHT if said.labels[j] == truth.labels[i] else WRONG)
+    false = sum(bool(said.labels[j]) for j in nothing)
+    return Judged(tuple(outcomes), tuple(truth.labels[i] for i, _ in pairs), false)
+
+
+def _matched(truth: Things, said: Things) -> tuple[list[tuple[int, int | None]], list[int]]:
+    """Return each fair thing with the object that is it, if any, and the objects on nothing."""
+    overlap = overlaps(truth.boxes, said.boxes)
+    pairs: list[tuple[int, int | None]] = []
+    for i, share in enumerate(truth.shares):
+        if share >= LEAST_SHARE:
+            best = int(overlap[i].argmax()) if len(said.labels) else 0
+            found = overlap[i].max(initial=0.0) >= FOUND
+            pairs.append((i, best if found else None))
+    nothing = np.flatnonzero(overlap.max(axis=0, initial=0.0) < APART)
+    return pairs, nothing.tolist()
 
 
 class Tapper:
@@ -99,22 +107,14 @@ class Tapper:
         return tap
 
     def _choose(self, truth: Things, said: Things) -> Tap | None:
-        overlap = overlaps(truth.boxes, said.boxes)
-        wrong, missed = [], []
-        for i, (label, share) in enumerate(zip(truth.labels, truth.shares)):
-            if share < LEAST_SHARE:
-                continue
-            best = int(overlap[i].argmax()) if len(said.labels) else -1
-            if best < 0 or overlap[i, best] < FOUND:
-                missed.append(Tap(_box(truth.boxes[i]), label, True))
-            elif said.labels[best] != label:
-                wrong.append(Tap(_box(said.boxes[best]), label, False))
-        nothing = overlap.max(axis=0, initial=0.0) < APART
-        false = [
-            Tap(_box(said.boxes[j]), BACKGROUND, False)
-            for j, label in enumerate(said.labels)
-            if nothing[j] and label != BACKGROUND
+        pairs, nothing = _matched(truth, said)
+        missed = [Tap(_box(truth.boxes[i]), truth.labels[i], True) for i, j in pairs if j is None]
+        wrong = [
+            Tap(_box(said.boxes[j]), truth.labels[i], False)
+            for i, j in pairs
+            if j is not None and said.labels[j] != truth.labels[i]
         ]
+        false = [Tap(_box(said.boxes[j]), BACKGROUND, False) for j in nothing]
         if false and (self._random.random() < self._not_things or not (wrong or missed)):
             return self._random.choice(false)
         for some in (wrong, missed):
