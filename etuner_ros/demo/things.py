@@ -103,7 +103,7 @@ class Watcher:
             TunerStatus,
         )
         from etuner_ros.nodes.qos import LATCHED, reliable
-        from etuner_ros.nodes.region_naming import box_message
+        from etuner_ros.nodes.region_messages import box_message
 
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours to handle
         self._rclpy, self._correction, self._box = rclpy, LabelCorrection, box_message

@@ -29,6 +29,7 @@ from etuner_ros.msg import (
     Objects,
     PredictedFrame,
 )
+from etuner_ros.nodes import region_messages
 from etuner_ros.nodes.messages import LONGEST_NAME, short, stamp_ns, to_bytes
 from etuner_ros.srv import GetBatches, GetReplay
 
@@ -113,8 +114,7 @@ def box_message(place: Place | None) -> Box:
     """Return the box of a thing; without one that of the whole image."""
     if place is None:
         return Box()
-    x, y, width, height = map(float, place.box)
-    return Box(x=x, y=y, width=width, height=height)
+    return region_messages.box_message(place.box)
 
 
 def seen_of(message: Objects) -> Seen:

@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from std_msgs.msg import Header
 
 from etuner_ros.core.boxes.geometry import Boxes, Floats
 from etuner_ros.msg import Box, Region, Regions
+
+
+def box_message(box: Iterable[float]) -> Box:
+    """Return a box: x, y, width, height in px."""
+    x, y, width, height = map(float, box)
+    return Box(x=x, y=y, width=width, height=height)
 
 
 def to_regions(
@@ -25,7 +31,7 @@ def to_regions(
     """
     regions = [
         Region(
-            box=Box(**dict(zip(('x', 'y', 'width', 'height'), map(float, box), strict=True))),
+            box=box_message(box),
             score=float(score),
             label=label,
         )

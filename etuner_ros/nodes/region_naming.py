@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats, usable
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, usable
 from etuner_ros.core.boxes.matcher import Matcher
 from etuner_ros.core.boxes.readout import Objects as Read
 from etuner_ros.core.boxes.readout import read, ReadoutSettings
@@ -28,6 +28,7 @@ from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.predictions import packed, Predicted
 from etuner_ros.nodes.qos import adaptable, reliable
+from etuner_ros.nodes.region_messages import box_message
 from etuner_ros.nodes.weights_intake import WeightsIntake
 
 try:  # optional on a robot; not on PyPI
@@ -280,12 +281,6 @@ class RegionNaming:
 def boxes_of(regions: list[Region]) -> Boxes:
     """Return the boxes of regions, (n, 4); unchecked."""
     return as_boxes([(r.box.x, r.box.y, r.box.width, r.box.height) for r in regions])
-
-
-def box_message(box: Floats) -> Box:
-    """Return a box (4,)."""
-    x, y, width, height = map(float, box)
-    return Box(x=x, y=y, width=width, height=height)
 
 
 def regions_of(message: Any, source: str) -> Regions:
