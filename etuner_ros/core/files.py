@@ -4,8 +4,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
+
+ASIDE = '.part'  # ends the name of a file that is being written
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,15 +33,42 @@ def write_synced(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """
     Replace a file in one step: a reader sees the old bytes or the new ones, also after power loss.
+
+    What writers in the same folder left that were killed is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    clear_asides(path.parent)
+    aside = path.with_name(f'.{path.name}.{os.getpid()}{ASIDE}')
     try:
-        write_synced(aside, data)
-        os.replace(aside, path)
+        # Locked until it has its name: so others know that its writer lives.
+        with _open_locked(aside) as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def clear_asides(folder: Path) -> None:
+    """Remove what writers in a folder left that are gone."""
+    for aside in folder.glob(f'.*{ASIDE}'):
+        # Somebody writes it, or it has its name by now.
+        with suppress(OSError), aside.open('rb') as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside.unlink()
+
+
+def _open_locked(aside: Path) -> BinaryIO:
+    """Open a file for this process alone."""
+    while True:
+        stream = aside.open('wb')
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        # Between `open` and `flock` another one may have taken it for a file that was left.
+        if aside.exists() and aside.stat().st_ino == os.fstat(stream.fileno()).st_ino:
+            return stream
+        stream.close()
 
 
 def home(name: str) -> Path:

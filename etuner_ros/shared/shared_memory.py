@@ -33,22 +33,37 @@ def mapped_names() -> set[str]:
     return found
 
 
+def group(name: str) -> str:
+    """
+    Return what a file belongs to: a port or a segment has its memory, a lock and a semaphore.
+
+    >>> group('fastrtps_port7411_el'), group('sem.fastrtps_port7411_mutex')
+    ('fastrtps_port7411', 'fastrtps_port7411')
+    """
+    return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el').removesuffix('_sl')
+
+
 def stale_segments(uid: int) -> list[Path]:
-    """Return segments of DDS that belong to a user and that no process maps."""
+    """
+    Return segments of DDS that belong to a user and that no process maps.
+
+    What belongs together stays together: the lock and the semaphore of a port are closed between
+    uses, but a process that sends to it and finds them gone is never heard again by the next one
+    that listens there.
+    """
     if not SHM.is_dir():
         return []
-    in_use = mapped_names()
+    files = {path: group(path.name) for pattern in NAMES for path in SHM.glob(pattern)}
+    # After the listing: a file that is made meanwhile is not in it, one that is opened is in use.
+    in_use = {group(name) for name in mapped_names()}
     found = []
-    for pattern in NAMES:
-        for path in SHM.glob(pattern):
-            try:
-                if path.stat().st_uid == uid and path.name not in in_use:
-                    found.append(path)
-            except OSError:
-                continue
-    # A port is in use as long as the lock file beside it is open.
-    locked = {name.removesuffix('_el') for name in in_use if name.endswith('_el')}
-    return sorted(p for p in found if p.name.removesuffix('_el') not in locked)
+    for path, of in files.items():
+        try:
+            if path.stat().st_uid == uid and of not in in_use:
+                found.append(path)
+        except OSError:
+            continue
+    return sorted(found)
 
 
 def clean(uid: int) -> list[Path]:

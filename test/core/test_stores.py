@@ -932,7 +932,8 @@ def test_a_full_disk_refuses_a_version_and_the_store_goes_on(base, tmp_path):
     assert after == '1 2 2'
     store = ModelStore(tmp_path / 'models', base)
     assert (store.live, store.warnings) == (2, [])
-    assert not list(store.folder.rglob('*.tmp')), 'nothing half written is left'
+    left = list(store.folder.rglob('.*'))
+    assert not left, 'nothing half written is left'
     assert len(store.update(2)) == 2, 'the new head, and the backbone of before'
 
 

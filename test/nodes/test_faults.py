@@ -116,3 +116,27 @@ def test_only_segments_that_no_process_maps_are_cleared():
         process.wait()
         for path in (stale, used, other):
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not SHM.is_dir(), reason='no /dev/shm here')
+def test_the_lock_of_a_port_that_somebody_still_sends_to_is_not_cleared():
+    port = f'fastrtps_port{os.getpid()}'
+    memory, *beside = (SHM / n for n in (port, f'{port}_el', f'sem.{port}_mutex'))
+    for path in (memory, *beside):
+        path.write_bytes(b'x' * 4096)
+    sender = subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(memory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert sender.stdout is not None
+        assert sender.stdout.readline() == b'held\n'
+        clean(os.getuid())
+        assert all(path.exists() for path in (memory, *beside)), 'who listens next is not heard'
+        sender.kill()
+        sender.wait()
+        assert {memory, *beside} <= set(clean(os.getuid())), 'nobody uses it any more'
+    finally:
+        sender.kill()
+        sender.wait()
+        for path in (memory, *beside):
+            path.unlink(missing_ok=True)

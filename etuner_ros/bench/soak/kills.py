@@ -122,6 +122,7 @@ def seen(robot: Robot, killed: float) -> None:
 
     :param killed: when inference died, in s on the steady clock
     """
+    robot.drain()  # what it said before
     before = robot.last_prediction
     if robot.until(lambda: robot.last_prediction > before, RESUME_LIMIT_S):
         robot.result.resume_s.append(robot.last_prediction - killed)

@@ -26,6 +26,7 @@ import yaml
 
 from etuner_ros.bench.soak.processes import children_of, MARK, memory_mb, processes_with
 from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.files import ASIDE
 from etuner_ros.core.images.codec import Image
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.store import ModelStore
@@ -302,6 +303,14 @@ class Robot(Outside):
         self.executor.spin_once(timeout_sec=max(0.0, min(due - time.monotonic(), 0.02)))
         self.supervisor.check()
 
+    def drain(self) -> None:
+        """Take in what waits to be read."""
+        before = -1
+        while self.result.predictions > before:
+            before = self.result.predictions
+            for _ in range(10):
+                self.executor.spin_once(timeout_sec=0.0)
+
     def until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         """Let the world go on until a condition holds."""
         end = time.monotonic() + limit_s
@@ -370,7 +379,9 @@ class Robot(Outside):
             models.update(models.live)
         except EtunerError:
             result.stores_unloadable += 1
-        result.temporary_files = sum('.tmp' in p.name for p in stores.rglob('*'))
+        result.temporary_files = sum(
+            '.tmp' in p.name or ASIDE in p.name for p in stores.rglob('*')
+        )
         return result
 
 
