@@ -85,7 +85,7 @@ class InferenceSettings(Checked):
         0.05,
         10.0,
     )
-    most_regions: int = setting(16, 'regions of an image that are named, the best first', 1, 256)
+    most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
     unknown_below: float = setting(
         0.4, 'score below which the thing in a region is called unknown', 0.0, 1.0
     )

@@ -39,7 +39,7 @@ class ProposerSettings(Checked):
     )
     most: int = setting(MOST, 'regions of an image at most', 1, 100)
     rate_hz: float = setting(
-        10.0,
+        5.0,
         'images per second that are looked at, at most; several cameras share it',
         0.01,
         1000.0,

@@ -13,7 +13,7 @@ from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.images.codec import Image
 
-MOST = 10  # boxes of an image
+MOST = 20  # boxes of an image
 KINDS = ('ssd', 'own')  # the one that is preferred first
 
 
