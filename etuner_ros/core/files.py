@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-ASIDE = '.part'  # ends the name of a file that is being written
+ASIDE = '.etuner-part'  # ends the name of a file that is being written; nobody else's does
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,7 +64,8 @@ def _open_locked(aside: Path) -> BinaryIO:
     """Open a file for this process alone."""
     while True:
         stream = aside.open('wb')
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: then nobody clears anything either
+            fcntl.flock(stream, fcntl.LOCK_EX)
         # Between `open` and `flock` another one may have taken it for a file that was left.
         if aside.exists() and aside.stat().st_ino == os.fstat(stream.fileno()).st_ino:
             return stream

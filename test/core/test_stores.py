@@ -930,10 +930,10 @@ def test_a_full_disk_refuses_a_version_and_the_store_goes_on(base, tmp_path):
     refused, after = done.stdout.splitlines()
     assert refused.startswith('refused: version 2 could not be stored')
     assert after == '1 2 2'
+    left = list((tmp_path / 'models').rglob('.*'))
+    assert not left, 'nothing half written is left'
     store = ModelStore(tmp_path / 'models', base)
     assert (store.live, store.warnings) == (2, [])
-    left = list(store.folder.rglob('.*'))
-    assert not left, 'nothing half written is left'
     assert len(store.update(2)) == 2, 'the new head, and the backbone of before'
 
 

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import os
+from pathlib import Path
 import subprocess
 import sys
 
@@ -92,51 +95,52 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not SHM.is_dir(), reason='no /dev/shm here')
-def test_only_segments_that_no_process_maps_are_cleared():
-    stale, used = (SHM / f'fastrtps_test{os.getpid()}{n}' for n in ('a', 'b'))
-    other = SHM / f'somebody{os.getpid()}'
-    for path in (stale, used, other):
-        path.write_bytes(b'x' * 4096)
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(used)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+@contextmanager
+def files_in_shared_memory(*names: str) -> Iterator[list[Path]]:
+    """Make files, and remove what is left of them."""
+    paths = [SHM / name for name in names]
+    try:
+        for path in paths:
+            path.write_bytes(b'x' * 4096)
+        yield paths
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Have another process map a file; it is killed in the end."""
+    command = [sys.executable, '-c', HOLD, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b'held\n'
-        assert stale in stale_segments(os.getuid())
-        assert stale_segments(os.getuid() + 1) == []
-        removed = clean(os.getuid())
-        assert stale in removed
-        assert not stale.exists()
-        assert used.exists()
-        assert other.exists()
+        yield
     finally:
         process.kill()
         process.wait()
-        for path in (stale, used, other):
-            path.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not SHM.is_dir(), reason='no /dev/shm here')
+def test_only_segments_that_no_process_maps_are_cleared():
+    name = f'fastrtps_test{os.getpid()}'
+    with files_in_shared_memory(f'{name}a', f'{name}b', f'somebody{os.getpid()}') as paths:
+        stale, used, other = paths
+        with held(used):
+            assert stale in stale_segments(os.getuid())
+            assert stale_segments(os.getuid() + 1) == []
+            assert stale in clean(os.getuid())
+            assert not stale.exists()
+            assert used.exists()
+            assert other.exists()
 
 
 @pytest.mark.skipif(not SHM.is_dir(), reason='no /dev/shm here')
 def test_the_lock_of_a_port_that_somebody_still_sends_to_is_not_cleared():
     port = f'fastrtps_port{os.getpid()}'
-    memory, *beside = (SHM / n for n in (port, f'{port}_el', f'sem.{port}_mutex'))
-    for path in (memory, *beside):
-        path.write_bytes(b'x' * 4096)
-    sender = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(memory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert sender.stdout is not None
-        assert sender.stdout.readline() == b'held\n'
-        clean(os.getuid())
-        assert all(path.exists() for path in (memory, *beside)), 'who listens next is not heard'
-        sender.kill()
-        sender.wait()
-        assert {memory, *beside} <= set(clean(os.getuid())), 'nobody uses it any more'
-    finally:
-        sender.kill()
-        sender.wait()
-        for path in (memory, *beside):
-            path.unlink(missing_ok=True)
+    with files_in_shared_memory(port, f'{port}_el', f'sem.{port}_mutex') as paths:
+        with held(paths[0]):
+            clean(os.getuid())
+            assert all(path.exists() for path in paths), 'who listens next is not heard'
+        assert set(paths) <= set(clean(os.getuid())), 'nobody uses it any more'
