@@ -128,7 +128,7 @@ class InferenceNode(AutostartNode):
         self._weights = WeightsIntake(
             self, first, live, learned, settings.wait_for_model, self._read
         )
-        self._regions = RegionNaming(self, cameras, settings, self._weights, self._kept.features)
+        self._regions = RegionNaming(self, cameras, settings, self._weights, self._kept)
         self.entities += [
             *self._weights.entities,
             *self._regions.entities,

@@ -52,6 +52,12 @@ class KeptFrames:
         """Return whether the frame that came now is kept; then `keep` has to follow."""
         return self._keeper.wants(self._settings.keep_rate_hz / self._cameras, camera)
 
+    def wants_after_all(self, camera: str) -> bool:
+        """Return whether a frame in which things were found is kept; then `keep` follows."""
+        return self._keeper.wants_after_all(
+            self._settings.keep_rate_hz / self._cameras, camera
+        )
+
     def keep(self, said: Predicted) -> None:
         """Keep a frame that was wanted."""
         self._keeper.keep(said)

@@ -24,6 +24,7 @@ from etuner_ros.core.serve.slot import RegionResult
 from etuner_ros.msg import Box, DetectedObject, FrameFeature, Objects, Region, Regions
 from etuner_ros.nodes.health import guarded
 from etuner_ros.nodes.inference_settings import InferenceSettings
+from etuner_ros.nodes.kept_frames import KeptFrames
 from etuner_ros.nodes.lifecycle import AutostartNode
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.predictions import packed, Predicted
@@ -41,10 +42,18 @@ DRAWN_S = 2.0  # so long objects are drawn; then what they show has moved on
 
 
 @dataclass
+class _Seen:
+    """A frame whose regions may come."""
+
+    said: Predicted
+    kept: bool
+
+
+@dataclass
 class _Eye:
     """One camera."""
 
-    matcher: Matcher[tuple[Predicted, bool], Regions]
+    matcher: Matcher[_Seen, Regions]
     tracker: Tracker = field(default_factory=Tracker)
     novelty: NoveltyScore = field(default_factory=NoveltyScore)
     newest_ns: int = 0  # stamp of the frame whose objects were named last
@@ -57,10 +66,10 @@ class RegionNaming:
     Subscribes `regions` (Regions; `source` names the camera) and, where vision_msgs is installed,
     `detections` (vision_msgs/Detection2DArray) of each camera; publishes `objects` (Objects),
     `object_detections` (vision_msgs/Detection2DArray) of each camera, and, while someone listens,
-    the features of the regions of kept frames on `frame_feature`.
+    the features of the regions of kept frames on `frame_feature`. What a detector looks at is not
+    what is kept at a steady rate: a frame whose regions come is kept after all.
 
     :param cameras: name and prefix of each
-    :param features: publisher of `frame_feature`
     """
 
     def __init__(
@@ -69,18 +78,13 @@ class RegionNaming:
         cameras: list[tuple[str, str]],
         settings: InferenceSettings,
         weights: WeightsIntake,
-        features: Any,
+        kept: KeptFrames,
     ) -> None:
-        self._node, self._settings, self._weights, self._features = (
-            node,
-            settings,
-            weights,
-            features,
-        )
+        self._node, self._settings, self._weights, self._kept = node, settings, weights, kept
         self.health, self.get_logger = node.health, node.get_logger
         self._single = len(cameras) == 1
         self._eyes = {
-            name: _Eye(Matcher(settings.regions_wait_s, size=lambda kept: kept[0].image.nbytes))
+            name: _Eye(Matcher(settings.regions_wait_s, size=lambda seen: seen.said.image.nbytes))
             for name, _ in cameras
         }
         self._asked_s = -np.inf  # when regions came last
@@ -133,9 +137,10 @@ class RegionNaming:
                 eye.matcher.clear()
             return
         eye = self._eyes[said.source]
-        regions = eye.matcher.frame(stamp_ns(said.header), (said, kept))
+        seen = _Seen(said, kept)
+        regions = eye.matcher.frame(stamp_ns(said.header), seen)
         if regions is not None:
-            self._name(eye, said, kept, regions)
+            self._name(eye, seen, regions)
 
     def draw(self, camera: str, image: Array) -> Array:
         """
@@ -173,13 +178,14 @@ class RegionNaming:
             )
         found = eye.matcher.found(stamp_ns(message.header), message)
         if found is not None:
-            self._name(eye, *found, message)
+            self._name(eye, found, message)
 
     @guarded
     def _on_detections(self, name: str, message: Any) -> None:
         self._on_regions(regions_of(message, name))
 
-    def _name(self, eye: _Eye, said: Predicted, kept: bool, regions: Regions) -> None:
+    def _name(self, eye: _Eye, seen: _Seen, regions: Regions) -> None:
+        said = seen.said
         stamp = stamp_ns(said.header)
         if stamp < eye.newest_ns and eye.newest_ns - stamp < 10**9:
             return  # a newer frame was named meanwhile
@@ -204,7 +210,7 @@ class RegionNaming:
             source=said.source,
             frame_uid=said.uid,
             model_version=result.version,
-            kept=kept,
+            kept=self._keep(seen),
             objects=[
                 self._object(eye, objects, i, int(tracks[i]), proposals, result)
                 for i in range(len(objects))
@@ -220,8 +226,15 @@ class RegionNaming:
         publisher = self._detections.get('' if self._single else said.source)
         if publisher is not None and publisher.get_subscription_count() > 0:
             publisher.publish(detections_of(message))
-        if kept and self._features.get_subscription_count() > 0:
+        if seen.kept and self._kept.features.get_subscription_count() > 0:
             self._publish_features(said, boxes, result)
+
+    def _keep(self, seen: _Seen) -> bool:
+        """Return whether a frame is kept; one that was not is kept now, where the rate allows."""
+        if not seen.kept and self._kept.wants_after_all(seen.said.source):
+            self._kept.keep(seen.said)
+            seen.kept = True
+        return seen.kept
 
     def _usable(self, regions: Regions, width: int, height: int) -> list[Region]:
         """Return the best regions that lie in the image."""
@@ -265,7 +278,7 @@ class RegionNaming:
 
     def _publish_features(self, said: Predicted, boxes: Boxes, result: RegionResult) -> None:
         for box, feature in zip(boxes, result.features):
-            self._features.publish(
+            self._kept.features.publish(
                 FrameFeature(
                     header=said.header,
                     source=said.source,

@@ -75,6 +75,31 @@ def test_so_many_frames_a_second_are_kept(rate, expected):
     keeper.close()
 
 
+@pytest.mark.parametrize('shift', range(6))
+@pytest.mark.parametrize(('rate', 'every', 'share'), [(10.0, 6, 1.0), (2.0, 6, 0.4)])
+def test_what_a_detector_looked_at_is_kept_first_and_no_more_in_all(rate, every, share, shift):
+    clock = Clock()
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    kept: set[int] = set()
+    for i in range(300):  # of 30 a second; the detector is 3 frames late
+        if keeper.wants(rate):
+            kept.add(i)
+        looked_at = i - 3
+        if looked_at % every == shift and looked_at not in kept and keeper.wants_after_all(rate):
+            kept.add(looked_at)
+        clock.now += 1 / 30
+    keeper.close()
+    assert len(kept) <= 10 * rate + 3
+    looked_at = set(range(shift, 297, every))
+    assert len(kept & looked_at) >= share * len(looked_at) - 1
+
+
+def test_where_nothing_is_to_be_kept_nothing_is_kept_after_all():
+    keeper = FrameKeeper(lambda _: None, pytest.fail, Clock())
+    assert not keeper.wants_after_all(0.0)
+    keeper.close()
+
+
 def test_a_camera_that_is_not_punctual_loses_no_kept_frame():
     clock, rng = Clock(), np.random.default_rng(0)
     keeper = FrameKeeper(lambda _: None, pytest.fail, clock)

@@ -25,6 +25,7 @@ from etuner_ros.msg import (
     LabelReceipt,
     Objects,
     PredictedFrame,
+    Prediction,
     Region,
     Regions,
 )
@@ -60,6 +61,7 @@ class Eye:
         ros.until(lambda: self.node.diagnostics()['active'], 'inference to be active')
         self.objects: list[Objects] = ros.listen(Objects, 'objects')
         self.kept: list[PredictedFrame] = ros.listen(PredictedFrame, 'predicted_frame')
+        self.predicted = ros.listen(Prediction, 'predictions')
         self._images = ros.speak(Image, 'image_raw', NEWEST_WINS)
         self._regions = ros.speak(Regions, 'regions')
 
@@ -193,6 +195,16 @@ def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
     ros.until(lambda: len(receipts) == 2, 'a receipt of the impossible box')
     assert receipts[1].code == LabelReceipt.INVALID_BOX
     assert '640 x 480' in receipts[1].message
+
+
+def test_a_frame_whose_regions_come_is_kept_although_it_was_not_its_turn(ros, deployed, table):
+    eye = Eye(ros, deployed, keep_rate_hz=0.1)
+    said = [eye.see(table, [region(DUCK)]) for _ in range(4)]
+    told = {one.frame_uid: one for one in said if one.kept}
+    at_once = {p.frame_uid for p in eye.predicted if p.kept}
+    assert set(told) - at_once
+    ros.until(lambda: set(told) <= {k.frame_uid for k in eye.kept}, 'the frames')
+    assert not all(one.kept for one in said), 'at this rate, not all'
 
 
 def test_a_thing_that_was_pointed_at_is_found_by_its_name_in_later_frames(ros, deployed, frames):

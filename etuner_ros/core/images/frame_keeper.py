@@ -51,6 +51,19 @@ class FrameKeeper(Generic[Frame]):
         self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
         return True
 
+    def wants_after_all(self, rate_hz: float, camera: str = '') -> bool:
+        """
+        Return whether a frame that was not wanted is kept after all, as there is more to label in
+        it; it takes the place of the next one of this camera. Then `keep` has to follow.
+
+        :param rate_hz: frames of this camera per second; 0 = none
+        """
+        now, due = self._clock(), self._due.get(camera, self._began)
+        if rate_hz <= 0 or self._side.full or now < due - (1.0 + SLACK) / rate_hz:
+            return False
+        self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
+        return True
+
     def keep(self, frame: Frame) -> None:
         """Keep a frame that was wanted."""
         self._side.give(frame)
