@@ -5,17 +5,24 @@
 Make the file of the proposer that ships with the package (config/proposer/own.onnx).
 
 It is taught from a recording with boxes whose kinds and places are others than those of the
-recording that reports are of, as `tools/render_things.py --second` renders. All maps are solved in
-closed form; nothing is trained by gradient.
+recordings that reports are of, as `tools/render_things.py --second` renders. All maps are solved
+in closed form; nothing is trained by gradient.
+
+The first stage says of each anchor how much of a thing it is and how to move it; the second one
+looks into the best of these boxes and says the same again (a cascade, arXiv 1712.00726). What the
+second stage is taught with are boxes of frames that their first stage was not taught with, as it
+will be on the robot.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 import sys
 import tempfile
+import time
 from typing import Any, NamedTuple
 import warnings
 
@@ -27,34 +34,48 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from etuner_ros.core.boxes.dense import anchors, HEIGHT, STRIDE, WIDTH
+from etuner_ros.core.boxes.dense import CANDIDATES, HEIGHT, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.models.networks import build, pretrained_spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Array = np.ndarray
+STRIDE = 16  # px of a cell
+SIDES, RATIOS = (32.0, 52.0, 84.0, 136.0), (0.5, 1.0, 2.0)  # of anchors; width to height
 FINE, COARSE = 'block4', 'block10'  # 40 channels of 8 px, 112 of 16 px
 OPENED = 'block11'  # its 672 channels in the middle are read, too
 AROUND = 7  # cells a side that are averaged
 LOW, HIGH = 0.3, 0.7  # overlaps from which a box is something of a thing, and all of one
 TAUGHT_FROM = 0.4  # overlap from which an anchor teaches how to move
+MOST_OFFSET = 0.7  # in sides of a box
 RIDGE, OFFSET_RIDGE = 0.03, 4.0  # penalties, in samples of standardised features
+GRID, CONTEXT = 5, 1.4  # points a side that the second stage looks at; of so many sides of the box
+SECOND_RIDGE, SECOND_OFFSET_RIDGE = 0.1, 3.0
+ON_THINGS, BEST, OTHERS = 30, 10, 20  # boxes of a frame that teach the second stage
+
+
+class Seen(NamedTuple):
+    """What the network makes of pictures: channels by place, (N, C, h, w)."""
+
+    fine: Tensor  # 40 channels of 8 px
+    coarse: Tensor  # 112 of 16 px
+    wide: Tensor  # 672 of 16 px
+
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """Return what is read with its neighbours, (N, 152, h, w), and what without."""
+        return torch.cat([self.coarse, functional.avg_pool2d(self.fine, 2)], 1), self.wide
 
 
 class Trunk(nn.Module):
-    """The first blocks of the deployed network: pictures to what is known of each cell."""
+    """The first blocks of the deployed network."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = build(pretrained_spec('efficientnet_lite0', 128), 'pretrained').eval()
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        Look at RGB pictures (N, H, W, 3) in [0, 255].
-
-        :return: (N, 152, h, w), which is read with its neighbours, and (N, 672, h, w)
-        """
+    def forward(self, pictures: Tensor) -> Seen:
+        """Look at RGB pictures (N, H, W, 3) in [0, 255]."""
         x = pictures.permute(0, 3, 1, 2).float() * self.model._scale + self.model._shift
         for name, block in self.model.backbone.named_children():
             if name == OPENED:
@@ -63,108 +84,292 @@ class Trunk(nn.Module):
             if name == FINE:
                 fine = x
         layers: Any = self.model.get_submodule(f'backbone.{OPENED}').layers
-        wide = layers.expand_act(layers.expand_bn(layers.expand(x)))
-        return torch.cat([x, functional.avg_pool2d(fine, 2)], 1), wide
+        return Seen(fine, x, layers.expand_act(layers.expand_bn(layers.expand(x))))
 
 
 def _around(cells: Tensor) -> Tensor:
     return functional.avg_pool2d(cells, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
-@torch.inference_mode()
-def described(trunk: Trunk, frame: BoxFrame) -> Array:
-    """Return features of each cell, (cells, D), float32."""
-    small = cv2.resize(frame.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    near, wide = trunk(torch.from_numpy(small[None]))
+def anchors() -> Array:
+    """Return the boxes around each cell, (cells, SIDES x RATIOS, 4), in px of the input."""
+    shapes = np.array([(s * r**0.5, s / r**0.5) for s in SIDES for r in RATIOS], np.float32)
+    y, x = np.mgrid[0 : HEIGHT // STRIDE, 0 : WIDTH // STRIDE]
+    middles = (np.stack([x.ravel(), y.ravel()], 1) + 0.5) * STRIDE
+    corners = middles[:, None] - shapes / 2
+    found: Array = np.concatenate(
+        [corners, np.broadcast_to(shapes, corners.shape)], 2, dtype=np.float32
+    )
+    return found
+
+
+def moved(boxes: Tensor, offsets: Tensor) -> Tensor:
+    """
+    Return boxes that were moved and resized, (n, 4).
+
+    :param offsets: (n, 4): of the middle, in sides of the box, and of the logarithms of its sides
+    """
+    offsets = offsets.clamp(-MOST_OFFSET, MOST_OFFSET)
+    sides = boxes[:, 2:] * offsets[:, 2:].exp()
+    middles = boxes[:, :2] + boxes[:, 2:] / 2 + offsets[:, :2] * boxes[:, 2:]
+    return torch.cat([middles - sides / 2, sides], 1)
+
+
+def offsets_to(boxes: Array, things: Array) -> Array:
+    """Return how boxes have to be moved to be things, (n, 4); see `moved`."""
+    middle = things[:, :2] + things[:, 2:] / 2 - boxes[:, :2] - boxes[:, 2:] / 2
+    found: Array = np.concatenate([middle / boxes[:, 2:], np.log(things[:, 2:] / boxes[:, 2:])], 1)
+    return found
+
+
+def cells_of(seen: Seen) -> Array:
+    """Return features of each cell of a picture, (cells, D), float32."""
+    near, wide = seen.cells()
     patches = functional.unfold(near, 3, padding=1).reshape(1, -1, *near.shape[2:])
     found: Array = torch.cat([patches, _around(near), wide], 1)[0].flatten(1).T.numpy()
     return found
 
 
-class Wanted(NamedTuple):
-    """What is to be said of each anchor, (cells, anchors a cell, ...)."""
+def inside(seen: Seen, boxes: Tensor, scores: Tensor) -> Tensor:
+    """Return what the second stage knows of boxes (n, 4) of a picture, (n, E)."""
+    sides = CONTEXT * boxes[:, 2:]
+    corners = boxes[:, :2] + boxes[:, 2:] / 2 - sides / 2
 
-    overlap: Array
-    offsets: Array  # (..., 4)
-    unfair: Array  # bool: of a thing that is hardly visible
+    def at(channels: Tensor, grid: int) -> Tensor:
+        """Return (n, C, points)."""
+        steps = (torch.arange(grid) + 0.5) / grid
+        across = 2.0 / WIDTH * (corners[:, :1] + sides[:, :1] * steps) - 1.0
+        down = 2.0 / HEIGHT * (corners[:, 1:] + sides[:, 1:] * steps) - 1.0
+        points = torch.stack(
+            [across[:, None].expand(-1, grid, -1), down[:, :, None].expand(-1, -1, grid)], -1
+        ).reshape(1, -1, grid * grid, 2)
+        found = functional.grid_sample(
+            channels, points, padding_mode='border', align_corners=False
+        )
+        return found[0].permute(1, 0, 2)
+
+    return torch.cat(
+        [
+            at(seen.fine, GRID).flatten(1),
+            at(seen.coarse, GRID).flatten(1),
+            at(seen.wide, 4).mean(2),
+            boxes[:, 2:].log(),
+            scores[:, None],
+        ],
+        1,
+    )
 
 
-def wanted(frame: BoxFrame) -> Wanted:
-    """Compare the anchors with the things in a frame."""
-    boxes = anchors()
-    flat = boxes.reshape(-1, 4)
+def things_of(frame: BoxFrame) -> Array:
+    """Return the boxes of things, (n, 4), in px of the input."""
     scale = np.array([WIDTH / frame.image.shape[1], HEIGHT / frame.image.shape[0]] * 2)
-    shape = boxes.shape[:2]
-    if not len(frame.boxes):
-        return Wanted(np.zeros(shape), np.zeros((*shape, 4)), np.zeros(shape, bool))
-    things = (frame.boxes * scale).astype(np.float32)
-    pairs = overlaps(flat, things)
-    nearest, overlap = things[pairs.argmax(1)], pairs.max(1)
-    middle = (nearest[:, :2] + nearest[:, 2:] / 2 - flat[:, :2] - flat[:, 2:] / 2) / flat[:, 2:]
-    offsets = np.concatenate([middle, np.log(nearest[:, 2:] / flat[:, 2:])], 1)
-    unfair = ~frame.fair()[pairs.argmax(1)] & (overlap > LOW)
-    return Wanted(overlap.reshape(shape), offsets.reshape(*shape, 4), unfair.reshape(shape))
+    found: Array = (frame.boxes * scale).astype(np.float32)
+    return found
 
 
-def solve(trunk: Trunk, frames: Sequence[BoxFrame]) -> tuple[Array, Array, Array, Array]:
+class Wanted(NamedTuple):
+    """What is to be said of n boxes."""
+
+    overlap: Array  # (n,)
+    offsets: Array  # (n, 4)
+    unfair: Array  # (n,) bool: of a thing that is hardly visible
+
+    def score(self) -> Array:
+        """Return how much of a thing each is, (n,)."""
+        found: Array = np.clip((self.overlap - LOW) / (HIGH - LOW), 0, 1)
+        return found
+
+
+def wanted(boxes: Array, frame: BoxFrame) -> Wanted:
+    """Compare boxes with the things in a frame."""
+    things = things_of(frame)
+    if not len(things):
+        none = np.zeros(len(boxes))
+        return Wanted(none, np.zeros((len(boxes), 4)), none > 0)
+    pairs = overlaps(boxes, things)
+    nearest, overlap = pairs.argmax(1), pairs.max(1)
+    unfair = ~frame.fair()[nearest] & (overlap > LOW)
+    return Wanted(overlap, offsets_to(boxes, things[nearest]), unfair)
+
+
+class Linear(NamedTuple):
+    """What is said of features: `features @ weight + constant`."""
+
+    weight: Array  # (D, K)
+    constant: Array  # (K,)
+
+
+def ridge(rows: Array, targets: Array, penalty: float) -> Linear:
     """
-    Solve both maps.
+    Return the solution for standardised features.
 
-    :return: weights (D, A) and constants (A,) of how much a thing each of A anchors is, and
-        (D, A * 4), (A * 4,) of how to move it
+    :param rows: (n, D)
+    :param targets: (n, K)
+    :param penalty: in samples, for each of n
     """
-    rows = np.concatenate([described(trunk, f) for f in frames])
-    truth = [wanted(f) for f in frames]
-    overlap, offsets, unfair = (np.concatenate([t[i] for t in truth]) for i in range(3))
-    mean, spread = rows.mean(0), rows.std(0) + 1e-3
-    rows = (rows - mean) / spread
-    count, size = rows.shape
-    target = np.clip((overlap - LOW) / (HIGH - LOW), 0, 1)
-    target[unfair] = target.mean()
-    level = target.mean(0)
+    level, (count, size) = targets.mean(0), rows.shape
+    wants = (targets - level).astype(np.float32)
+    if count < size:
+        kernel = rows @ rows.T
+        kernel[np.diag_indices(count)] += penalty * count
+        return Linear(rows.T @ np.linalg.solve(kernel, wants), level)
     moment = rows.T @ rows
-    moment[np.diag_indices(size)] += RIDGE * count
-    found = np.linalg.solve(moment, rows.T @ (target - level).astype(np.float32))
-    moves = np.zeros((size, *offsets.shape[1:]))
+    moment[np.diag_indices(size)] += penalty * count
+    return Linear(np.linalg.solve(moment, rows.T @ wants), level)
+
+
+def unscaled(found: Linear, mean: Array, spread: Array) -> Linear:
+    """Return the same for features that are not standardised."""
+    weight = found.weight / spread[:, None]
+    return Linear(weight, found.constant - mean @ weight)
+
+
+class Stage(NamedTuple):
+    """What is said of boxes."""
+
+    scores: Linear
+    offsets: Linear
+
+
+def first_stage(seen: Sequence[Seen], frames: Sequence[BoxFrame]) -> Stage:
+    """Solve for anchors: scores (D, A), offsets (D, A * 4)."""
+    boxes = anchors()
+    rows = np.concatenate([cells_of(s) for s in seen])
+    truth = [wanted(boxes.reshape(-1, 4), f) for f in frames]
+    overlap, offsets, unfair = (
+        np.concatenate([t[i].reshape(*boxes.shape[:2], *t[i].shape[1:]) for t in truth])
+        for i in range(3)
+    )
+    target = Wanted(overlap, offsets, unfair).score()
+    target[unfair] = target.mean()
+    mean, spread = rows.mean(0), rows.std(0) + 1e-3
+    rows -= mean
+    rows /= spread
+    moves = np.zeros((rows.shape[1], *offsets.shape[1:]))
     bases = np.zeros(offsets.shape[1:])
     for anchor in range(offsets.shape[1]):
         taught = np.nonzero((overlap[:, anchor] > TAUGHT_FROM) & ~unfair[:, anchor])[0]
         if len(taught) < 20:  # too few to learn from: it stays where it is
             continue
-        mine, wants = rows[taught], offsets[taught, anchor]
-        bases[anchor] = wants.mean(0)
-        kernel = mine @ mine.T
-        kernel[np.diag_indices(len(taught))] += OFFSET_RIDGE * len(taught)
-        moves[:, anchor] = mine.T @ np.linalg.solve(kernel, wants - bases[anchor])
-    folded = [w.reshape(size, -1) / spread[:, None] for w in (found, moves)]
-    constants = [c.ravel() - mean @ w for c, w in zip((level, bases), folded, strict=True)]
-    return folded[0], constants[0], folded[1], constants[1]
+        found = ridge(rows[taught], offsets[taught, anchor], OFFSET_RIDGE)
+        moves[:, anchor], bases[anchor] = found
+    flat = Linear(moves.reshape(len(moves), -1), bases.ravel())
+    scores = ridge(rows, target, RIDGE)
+    return Stage(unscaled(scores, mean, spread), unscaled(flat, mean, spread))
 
 
-class Reader(nn.Module):
-    """Trunk and maps as one network."""
+def second_stage(rows: Array, truth: Wanted) -> Stage:
+    """Solve for boxes of the first stage: scores (E, 1), offsets (E, 4)."""
+    mean, spread = rows.mean(0), rows.std(0) + 1e-3
+    rows = (rows - mean) / spread
+    scores = ridge(rows, truth.score()[:, None], SECOND_RIDGE)
+    on = truth.overlap >= TAUGHT_FROM
+    offsets = ridge(rows[on], truth.offsets[on], SECOND_OFFSET_RIDGE)
+    return Stage(unscaled(scores, mean, spread), unscaled(offsets, mean, spread))
 
-    def __init__(self, trunk: Trunk, maps: tuple[Array, Array, Array, Array]) -> None:
+
+def _tensors(stage: Stage) -> tuple[Tensor, Tensor]:
+    """Return weights (K, D) and constants (K,) of all that is said."""
+    weight = np.concatenate([stage.scores.weight, stage.offsets.weight], 1).T
+    constant = np.concatenate([stage.scores.constant, stage.offsets.constant])
+    return torch.tensor(weight, dtype=torch.float32), torch.tensor(constant, dtype=torch.float32)
+
+
+class First(nn.Module):
+    """Trunk and first stage."""
+
+    def __init__(self, trunk: Trunk, stage: Stage) -> None:
         super().__init__()
         self.trunk = trunk
-        weights = torch.tensor(np.concatenate([maps[0], maps[2]], 1).T, dtype=torch.float32)
-        self.bias = torch.tensor(np.concatenate([maps[1], maps[3]]), dtype=torch.float32)
-        self.kinds = maps[0].shape[1]
+        weights, self.bias = _tensors(stage)
+        self.kinds = stage.scores.weight.shape[1]
         near = (weights.shape[1] - 672) // 10
         self.patches = weights[:, : 9 * near].reshape(-1, near, 3, 3)
         self.around = weights[:, 9 * near : 10 * near, None, None]
         self.wide = weights[:, 10 * near :, None, None]
+        self.anchors = torch.from_numpy(anchors().reshape(-1, 4))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how much a thing each anchor is, (1, cells, A), and how to move it."""
-        near, wide = self.trunk(pictures)
+    def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Return the best boxes of a picture, (n, 4), and how much of a thing each is, (n,)."""
+        near, wide = seen.cells()
         said = (
             functional.conv2d(near, self.patches, self.bias, padding=1)
             + functional.conv2d(_around(near), self.around)
             + functional.conv2d(wide, self.wide)
         )
-        said = said.flatten(2).transpose(1, 2)
-        return said[..., : self.kinds], said[..., self.kinds :]
+        said = said[0].flatten(1).T
+        scores, best = said[:, : self.kinds].reshape(-1).topk(CANDIDATES)
+        return moved(self.anchors[best], said[:, self.kinds :].reshape(-1, 4)[best]), scores
+
+
+class Reader(nn.Module):
+    """The whole proposer but for leaving out boxes that are said twice."""
+
+    def __init__(self, first: First, stage: Stage) -> None:
+        super().__init__()
+        self.first = first
+        self.weight, self.bias = _tensors(stage)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes (n, 4) in px of a picture (1, H, W, 3), and how much of a thing each is."""
+        seen = self.first.trunk(pictures)
+        boxes, scores = self.first(seen)
+        said = functional.linear(inside(seen, boxes, scores), self.weight, self.bias)
+        return moved(boxes, said[:, 1:]), (scores + said[:, 0]) / 2
+
+
+def mirrored(frame: BoxFrame) -> BoxFrame:
+    """Return a frame as a mirror shows it."""
+    boxes = frame.boxes.copy()
+    boxes[:, 0] = frame.image.shape[1] - boxes[:, 0] - boxes[:, 2]
+    return replace(frame, image=np.ascontiguousarray(frame.image[:, ::-1]), boxes=boxes)
+
+
+@torch.inference_mode()
+def look(trunk: Trunk, frames: Sequence[BoxFrame]) -> Iterator[Seen]:
+    """Look at pictures."""
+    for frame in frames:
+        small = cv2.resize(frame.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        yield trunk(torch.from_numpy(small[None]))
+
+
+@torch.inference_mode()
+def examples(
+    first: First, seen: Sequence[Seen], frames: Sequence[BoxFrame], rng: np.random.Generator
+) -> Iterator[tuple[Array, Wanted]]:
+    """Yield boxes of a first stage, as the second one knows them, and what they should be."""
+    for one, frame in zip(seen, frames):
+        boxes, scores = first(one)
+        truth = wanted(boxes.numpy(), frame)
+        on = np.flatnonzero((truth.overlap >= TAUGHT_FROM) & ~truth.unfair)
+        off = np.flatnonzero((truth.overlap < TAUGHT_FROM) & ~truth.unfair)
+        chosen = np.concatenate(
+            [rng.permutation(on)[:ON_THINGS], off[:BEST], rng.permutation(off[BEST:])[:OTHERS]]
+        ).astype(int)
+        rows = inside(one, boxes[chosen], scores[chosen]).numpy()
+        yield rows, Wanted(*(part[chosen] for part in truth))
+
+
+def teach(trunk: Trunk, frames: Sequence[BoxFrame]) -> Reader:
+    """Return the proposer that frames teach."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f'{time.monotonic() - began:4.0f} s  {text}', file=sys.stderr, flush=True)
+
+    seen, middle = list(look(trunk, frames)), len(frames) // 2
+    say(f'{len(frames)} frames are read')
+    halves = (slice(None, middle), slice(middle, None))
+    found: list[tuple[Array, Wanted]] = []
+    for taught, others in (halves, halves[::-1]):
+        first = First(trunk, first_stage(seen[taught], frames[taught]))
+        found += examples(first, seen[others], frames[others], np.random.default_rng(0))
+        say('a half of the first stage')
+    rows = np.concatenate([rows for rows, _ in found])
+    truth = Wanted(*(np.concatenate([truth[i] for _, truth in found]) for i in range(3)))
+    second = second_stage(rows, truth)
+    say(f'the second stage, of {len(rows)} boxes')
+    return Reader(First(trunk, first_stage(seen, frames)), second)
 
 
 def export(reader: Reader) -> onnx.ModelProto:
@@ -195,20 +400,27 @@ def export(reader: Reader) -> onnx.ModelProto:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument('recording', type=Path, help='with image_raw/compressed and region_truth')
+    parser.add_argument(
+        'recordings', type=Path, nargs='+', help='with image_raw/compressed and region_truth'
+    )
+    parser.add_argument('--mirrored', action='store_true', help='also as a mirror shows them')
     parser.add_argument('--every', type=int, default=1, help='take one frame of so many')
     parser.add_argument(
         '--output', type=Path, default=REPOSITORY / 'config' / 'proposer' / 'own.onnx'
     )
     arguments = parser.parse_args()
-    frames = list(BoxRecording(arguments.recording))[:: arguments.every]
-    trunk = Trunk()
-    graph = export(Reader(trunk, solve(trunk, frames)))
+    frames = [
+        frame
+        for recording in arguments.recordings
+        for frame in list(BoxRecording(recording))[:: arguments.every]
+    ]
+    if arguments.mirrored:
+        frames = [one for frame in frames for one in (frame, mirrored(frame))]
+    graph = export(teach(Trunk(), frames))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(graph, str(arguments.output))
     size = arguments.output.stat().st_size
-    cells = (HEIGHT // STRIDE) * (WIDTH // STRIDE)
-    print(f'{arguments.output}: {size / 1e6:.1f} MB, {cells} cells, from {len(frames)} frames')
+    print(f'{arguments.output}: {size / 1e6:.1f} MB, from {len(frames)} frames')
     return 0
 
 

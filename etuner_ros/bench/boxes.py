@@ -33,9 +33,10 @@ from etuner_ros.bench.boxes_methods import (
     ProposersOwn,
     Shot,
     WholeImages,
+    WithProposals,
 )
 from etuner_ros.bench.boxes_score import RIGHT, Score, score
-from etuner_ros.bench.boxes_tracks import follow, OursOnTracks, purity
+from etuner_ros.bench.boxes_tracks import follow, OnTracks, purity
 from etuner_ros.bench.table import interval
 from etuner_ros.core.boxes.crops import cut
 from etuner_ros.core.boxes.geometry import overlaps
@@ -75,15 +76,18 @@ def methods(pool: Sequence[Shot], own_names: Mapping[str, str]) -> dict[str, tup
     tracks = follow(pool)
     found: dict[str, tuple[Make, bool]] = {
         'ours': (Ours, True),
-        'ours without background': (lambda: Ours(background=False), True),
-        'ours without box regressor': (lambda: Ours(regressor=False), True),
-        'ours without both': (lambda: Ours(background=False, regressor=False), True),
+        'ours, tapped': (lambda: Ours(tapped=True), True),
+        '... and background': (lambda: WithProposals(regressor=False), True),
+        '... and box regressor': (lambda: WithProposals(background=False), True),
+        '... and both': (WithProposals, True),
         'softmax and box head by gradient': (ByGradient, True),
         'the same with a hidden layer': (lambda: ByGradient(256), True),
         'whole-image labels, crops named': (lambda: WholeImages(crops=True), True),
         'whole-image labels, image named': (lambda: WholeImages(crops=False), True),
         'ours, one box a frame': (Ours, False),
-        'ours, one box a frame, on its track': (lambda: OursOnTracks(pool, tracks), False),
+        'ours, one tap a frame': (lambda: Ours(tapped=True), False),
+        '... and both, one box a frame': (WithProposals, False),
+        '... and both, one box a frame, on its track': (lambda: OnTracks(pool, tracks), False),
     }
     if own_names:
         found["the proposer's own names"] = (lambda: ProposersOwn(own_names), True)
@@ -262,7 +266,7 @@ def table(answer: Mapping[str, Any]) -> str:
 
 def picture(frames: Sequence[BoxFrame], shots_: Sequence[Shot], file: Path) -> None:
     """Save scored frames with what ours says after 60 labelled ones."""
-    method = Ours(calibrated=True)
+    method = WithProposals(calibrated=True)
     method.teach(lessons(shots_, 60, 0, True), 0)
     scored = [s for s in shots_ if s.visit > 0]
     chosen = scored[:: max(len(scored) // 8, 1)][:8]
@@ -272,7 +276,7 @@ def picture(frames: Sequence[BoxFrame], shots_: Sequence[Shot], file: Path) -> N
     cv2.imwrite(str(file), sheet[..., ::-1])
 
 
-def _drawn(image: Image, shot: Shot, method: Ours) -> Image:
+def _drawn(image: Image, shot: Shot, method: WithProposals) -> Image:
     """Draw objects: green with a right name, red with a wrong one, amber for unknown."""
     scale = 2
     drawn = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from etuner_ros.bench.boxes_score import Answer, Truth
+from etuner_ros.bench.boxes_score import Answer, RIGHT, Truth
 from etuner_ros.core.boxes.box_regressor import moved, offsets
-from etuner_ros.core.boxes.geometry import Boxes, Floats
+from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
@@ -82,10 +82,42 @@ def _answer(objects: Objects) -> Answer:
     return Answer(objects.boxes, [names[0] for names in objects.labels], scores, objects.evidence)
 
 
-@dataclass
 class Ours:
     """
-    The head of regions, or parts of it.
+    What the robot does: the instant head learns each taught box, nothing else of its frame.
+
+    :param tapped: somebody touches the proposal that shows a thing, and draws a box only where
+        there is none; else all boxes are drawn, and exact
+    """
+
+    def __init__(self, tapped: bool = False) -> None:
+        self.tapped = tapped
+
+    def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
+        """Learn from all lessons, without any chance."""
+        rows = [(self._feature(x.shot, i), x.shot.names[i]) for x in lessons for i in x.taught]
+        self.head = InstantHead(len(rows[0][0]))
+        features = torch.from_numpy(np.stack([feature for feature, _ in rows]))
+        self.head.rebuild(features, [name for _, name in rows])
+
+    def _feature(self, shot: Shot, thing: int) -> Floats:
+        """Return what is learned of a thing, (D,)."""
+        if self.tapped and len(shot.proposals):
+            upon = overlaps(shot.boxes[thing][None], shot.proposals)[0]
+            if upon.max() >= RIGHT:
+                return shot.proposed[int(upon.argmax())]
+        return shot.features[thing]
+
+    def answer(self, shot: Shot) -> Answer:
+        """Read the proposals."""
+        logits = self.head.logits(torch.from_numpy(shot.proposed)).numpy().astype(np.float32)
+        return _answer(read(self.head.classes, logits, shot.proposed, shot.proposals, shot.size))
+
+
+@dataclass
+class WithProposals:
+    """
+    The head of regions, or parts of it: proposals of a labelled frame are samples, too.
 
     :param background: whether there is a class for what shows no thing
     :param regressor: whether boxes are refined

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etuner_ros.bench.boxes_methods import Lesson, Ours, Shot
+from etuner_ros.bench.boxes_methods import Lesson, Shot, WithProposals
 from etuner_ros.core.boxes.geometry import distinct, overlaps
 from etuner_ros.core.boxes.track_labels import (
     Lesson as TrackLesson,
@@ -72,9 +72,9 @@ def purity(shots: Sequence[Shot], tracks: dict[int, np.ndarray]) -> Purity:
     return Purity(len(long), sightings / max(len(long), 1), same / max(sightings, 1))
 
 
-class OursOnTracks(Ours):
+class OnTracks(WithProposals):
     """
-    Ours, each label of which speaks for its track.
+    All of ours, each label of which speaks for its track.
 
     :param pool: all frames in which things are labelled, in order
     """

@@ -66,6 +66,7 @@ class Shot:
     place: str
     judged: Judged
     version: int
+    latency_ms: float  # from the stamp of the picture until its objects were published
 
 
 @dataclass
@@ -156,7 +157,9 @@ class Watcher:
         said = Things(as_boxes(boxes), names)
         judged, now = judge(truth, said), self._now()
         place = self._places.get(_stamp(message), '')
-        self.story.shots.append(Shot(now, place, judged, message.model_version))
+        self.story.shots.append(
+            Shot(now, place, judged, message.model_version, message.latency_ms)
+        )
         self._recent.append(judged)
         for kind, outcome in zip(judged.kinds, judged.things):
             if outcome == RIGHT and kind in self._waiting:
@@ -376,6 +379,9 @@ def figures_of(story: Story, seed: int) -> dict[str, Any]:
         'rounds': story.rounds,
         'frames': len(story.shots),
         'false_names_per_frame': false,
+        'latency_ms': float(np.median([s.latency_ms for s in story.shots]))
+        if story.shots
+        else None,
         'seconds_until_found': float(np.median(story.answers_s)) if story.answers_s else None,
         'visits': [
             {'place': place, 'frames': len(shots), **shares_of(shots)}

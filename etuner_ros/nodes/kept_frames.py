@@ -54,9 +54,7 @@ class KeptFrames:
 
     def wants_after_all(self, camera: str) -> bool:
         """Return whether a frame in which things were found is kept; then `keep` follows."""
-        return self._keeper.wants_after_all(
-            self._settings.keep_rate_hz / self._cameras, camera
-        )
+        return self._keeper.wants_after_all(self._settings.keep_rate_hz / self._cameras, camera)
 
     def keep(self, said: Predicted) -> None:
         """Keep a frame that was wanted."""
