@@ -78,8 +78,8 @@ class Method(Protocol):
 
 def _answer(objects: Objects) -> Answer:
     """Return what is deployed; names are forced where it would say "unknown"."""
-    scores = np.array([s[0] for s in objects.scores], np.float32)
-    return Answer(objects.boxes, [names[0] for names in objects.labels], scores, objects.evidence)
+    names = [names[0] for names in objects.labels]
+    return Answer(objects.boxes, names, objects.ranks, objects.evidence)
 
 
 class Ours:
@@ -111,7 +111,16 @@ class Ours:
     def answer(self, shot: Shot) -> Answer:
         """Read the proposals."""
         logits = self.head.logits(torch.from_numpy(shot.proposed)).numpy().astype(np.float32)
-        return _answer(read(self.head.classes, logits, shot.proposed, shot.proposals, shot.size))
+        return _answer(
+            read(
+                self.head.classes,
+                logits,
+                shot.proposed,
+                shot.proposals,
+                shot.size,
+                proposed=shot.proposal_scores,
+            )
+        )
 
 
 @dataclass
@@ -154,6 +163,7 @@ class WithProposals:
                 shot.size,
                 self.refiner,
                 self.head.least_evidence,
+                proposed=shot.proposal_scores,
             )
         )
 
@@ -192,11 +202,13 @@ class WholeImages:
     def answer(self, shot: Shot) -> Answer:
         """Name the proposals, or the frame."""
         boxes = np.array([[0, 0, *shot.size]], np.float32)
-        features = shot.whole[None]
+        features, scores = shot.whole[None], np.ones(1, np.float32)
         if self.crops:
-            boxes, features = shot.proposals, shot.proposed
+            boxes, features, scores = shot.proposals, shot.proposed, shot.proposal_scores
         logits = self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
-        return _answer(read(self.head.classes, logits, features, boxes, shot.size))
+        return _answer(
+            read(self.head.classes, logits, features, boxes, shot.size, proposed=scores)
+        )
 
 
 class ProposersOwn:
@@ -282,4 +294,7 @@ class ByGradient:
         with torch.no_grad():
             out = self._out(torch.from_numpy(shot.proposed)).numpy()
         boxes = moved(shot.proposals, out[:, -4:])
-        return _answer(read(self.classes, out[:, :-4], shot.proposed, boxes, shot.size))
+        scores = shot.proposal_scores
+        return _answer(
+            read(self.classes, out[:, :-4], shot.proposed, boxes, shot.size, proposed=scores)
+        )

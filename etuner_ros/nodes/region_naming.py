@@ -203,6 +203,7 @@ class RegionNaming:
             boxes,
             (width, height),
             settings=ReadoutSettings(top_k=top_k),
+            proposed=np.array([region.score for region in proposals], np.float32),
         )
         tracks = eye.tracker.update(1e-9 * stamp, objects.boxes, result.features[objects.places])
         message = Objects(

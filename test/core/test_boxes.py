@@ -20,7 +20,7 @@ from etuner_ros.core.boxes.geometry import (
     squares,
     usable,
 )
-from etuner_ros.core.boxes.readout import BACKGROUND, read, ReadoutSettings
+from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read, ReadoutSettings
 from etuner_ros.core.boxes.track_labels import Sighting, TrackLabels, TrackLabelSettings
 from etuner_ros.core.boxes.tracker import Tracker
 from etuner_ros.core.errors import WeightsError
@@ -231,6 +231,21 @@ def drive(seconds: float, speed: float, jitter: float = 1.0) -> list[tuple[float
 
 
 LOOKS = np.eye(3, 16, dtype=np.float32)
+
+
+def test_of_boxes_upon_each_other_the_one_that_is_a_thing_stays_also_where_any_name_fits():
+    proposals = as_boxes([(10, 10, 50, 50), (10, 10, 50, 36)])
+    logits = np.array([[2.0, -9.0], [2.1, -9.0]], np.float32)
+    features = np.zeros((2, 2), np.float32)
+
+    def said(*scores: float) -> Objects:
+        proposed = np.array(scores, np.float32)
+        return read(('cup', 'hat'), logits, features, proposals, SIZE, proposed=proposed)
+
+    assert said(0.9, 0.2).places.tolist() == [0]
+    assert said(0.2, 0.9).places.tolist() == [1]
+    for unknown in ((0.0, 0.0), (math.nan, math.nan)):
+        assert said(*unknown).places.tolist() == [1], 'then the surer name'
 
 
 def test_things_keep_their_numbers_while_the_camera_drives_by():

@@ -20,7 +20,7 @@ BACKGROUND = 'background'  # label of a region that shows no thing
 class ReadoutSettings:
     """What is said of regions."""
 
-    most_overlap: float = 0.45  # of two objects; above it they are one, and the surer one stays
+    most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
     top_k: int = 3  # names of an object
 
@@ -33,6 +33,7 @@ class Objects:
     boxes: Boxes  # (n, 4), refined and clipped
     labels: list[tuple[str, ...]]  # best first
     scores: list[tuple[float, ...]]  # softmax over all classes, background too
+    ranks: Floats  # (n,) the score of the proposal times that of the best name
     evidence: Floats  # (n,) see `evidence_of`
     unknown: npt.NDArray[np.bool_]  # (n,) the evidence is too weak for a name
     energy: Floats  # (n,) -logsumexp(logits) (arXiv 2010.03759)
@@ -75,11 +76,13 @@ def read(
     refiner: BoxRefiner | None = None,
     least_evidence: float = -np.inf,
     settings: ReadoutSettings | None = None,
+    proposed: Floats | None = None,
 ) -> Objects:
     """
     Say what is in the regions of an image: names, refined boxes, each thing once.
 
-    Regions that are background most likely are left out.
+    Regions that are background more likely than all things together are left out. The surest are those that are most
+    likely things, and of that name: a head that knows few kinds is sure of anything.
 
     :param logits: (n, C) of the features
     :param features: (n, D)
@@ -87,21 +90,26 @@ def read(
     :param size: width and height of the image, in px
     :param refiner: None leaves boxes as they were proposed
     :param least_evidence: below it an object is unknown
+    :param proposed: (n,) scores of the proposals; None, or none above 0, for equal ones
     """
     settings = settings or ReadoutSettings()
     things = _things(classes)
     if not len(proposals):
         return _nothing()
+    objectness = np.ones(len(proposals), np.float32)
+    if proposed is not None and np.nan_to_num(proposed).max() > 0:
+        objectness = np.nan_to_num(proposed).clip(0.0, None).astype(np.float32)
     if not things:
-        return _nameless(clip(proposals, *size), settings.most_overlap)
+        return _nameless(clip(proposals, *size), objectness, settings.most_overlap)
     shares = probabilities(logits)
-    best = shares.argmax(axis=1)
-    shown = np.flatnonzero(np.isin(best, things))
+    best = np.asarray(things)[shares[:, things].argmax(axis=1)]
+    shown = np.flatnonzero(shares[:, things].sum(axis=1) >= 0.5)
     boxes = proposals if refiner is None else refiner.refine(features, proposals)
     boxes = clip(boxes[shown], *size)
+    ranks = objectness[shown] * shares[shown, best[shown]]
     kept = distinct(
         boxes,
-        shares[shown, best[shown]],
+        ranks,
         settings.most_overlap,
         best[shown] if settings.by_class else None,
     )
@@ -115,22 +123,25 @@ def read(
         boxes[kept],
         [tuple(classes[things[i]] for i in order[p]) for p in places],
         [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
+        ranks[kept],
         evidence,
         evidence < least_evidence,
         energy.astype(np.float32),
     )
 
 
-def _nameless(boxes: Boxes, most_overlap: float) -> Objects:
+def _nameless(boxes: Boxes, ranks: Floats, most_overlap: float) -> Objects:
     """Return what is said while no class is known: all proposals, best first, without a name."""
-    places = distinct(boxes, -np.arange(len(boxes), dtype=np.float32), most_overlap)
+    places = distinct(boxes, ranks, most_overlap)
     none = np.zeros(len(places), np.float32)
     nothing: list[tuple[str, ...]] = [()] * len(places)
-    return Objects(places, boxes[places], nothing, [()] * len(places), none, none == 0, none)
+    return Objects(
+        places, boxes[places], nothing, [()] * len(places), ranks[places], none, none == 0, none
+    )
 
 
 def _nothing() -> Objects:
     none = np.zeros(0, np.float32)
     return Objects(
-        np.zeros(0, np.intp), np.zeros((0, 4), np.float32), [], [], none, none > 0, none
+        np.zeros(0, np.intp), np.zeros((0, 4), np.float32), [], [], none, none, none > 0, none
     )
