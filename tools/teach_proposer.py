@@ -34,7 +34,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from etuner_ros.core.boxes.dense import CANDIDATES, HEIGHT, WIDTH
+from etuner_ros.core.boxes.dense import HEIGHT, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.models.networks import build, pretrained_spec
@@ -50,6 +50,7 @@ LOW, HIGH = 0.3, 0.7  # overlaps from which a box is something of a thing, and a
 TAUGHT_FROM = 0.4  # overlap from which an anchor teaches how to move
 MOST_OFFSET = 0.7  # in sides of a box
 RIDGE, OFFSET_RIDGE = 0.03, 4.0  # penalties, in samples of standardised features
+CANDIDATES = 200  # boxes of the first stage that the second one looks into
 GRID, FEW = 5, 4  # points a side that the second stage looks at; and of the middle of `OPENED`
 CONTEXT = 1.4  # sides of the box over which they lie
 SECOND_RIDGE, SECOND_OFFSET_RIDGE = 0.1, 3.0
@@ -387,7 +388,7 @@ def teach(trunk: Trunk, frames: Sequence[BoxFrame]) -> Reader:
     def say(text: str) -> None:
         print(f'{time.monotonic() - began:4.0f} s  {text}', file=sys.stderr, flush=True)
 
-    seen, middle = list(look(trunk, frames)), len(frames) // 2
+    seen, middle = list(look(trunk, frames)), len(frames) // 4 * 2  # never between mirrored ones
     say(f'{len(frames)} frames are read')
     halves = (slice(None, middle), slice(middle, None))
     found: list[tuple[Array, Wanted]] = []

@@ -265,7 +265,7 @@ def table(answer: Mapping[str, Any]) -> str:
 
 
 def picture(frames: Sequence[BoxFrame], shots_: Sequence[Shot], file: Path) -> None:
-    """Save scored frames with what ours says after 60 labelled ones."""
+    """Save scored frames after 60 labelled ones, with all that there is (see `WithProposals`)."""
     method = WithProposals(calibrated=True)
     method.teach(lessons(shots_, 60, 0, True), 0)
     scored = [s for s in shots_ if s.visit > 0]

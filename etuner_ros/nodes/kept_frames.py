@@ -28,7 +28,6 @@ class KeptFrames:
 
     def __init__(self, node: AutostartNode, settings: InferenceSettings, cameras: int) -> None:
         self._health, self._cameras = node.health, cameras
-        self.regions_come = False  # things may be cut out of frames: they are kept as they are
         self._full = FullPictures[CompressedImage](0)
         self.apply(settings)
         publish = adaptable(node.create_lifecycle_publisher)
@@ -36,7 +35,7 @@ class KeptFrames:
         self.features = publish(FrameFeature, 'frame_feature', reliable(FEATURES))
         service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
         self.entities: list[Any] = [self._frames, self.features, service]
-        self._keeper = FrameKeeper[Predicted](self._publish, self._not_kept)
+        self._keeper = FrameKeeper[tuple[Predicted, bool]](self._publish, self._not_kept)
 
     @property
     def full_mb(self) -> float:
@@ -56,17 +55,21 @@ class KeptFrames:
         """Return whether a frame in which things were found is kept; then `keep` follows."""
         return self._keeper.wants_after_all(self._settings.keep_rate_hz / self._cameras, camera)
 
-    def keep(self, said: Predicted) -> None:
-        """Keep a frame that was wanted."""
-        self._keeper.keep(said)
+    def keep(self, said: Predicted, regions_come: bool) -> None:
+        """
+        Keep a frame that was wanted.
+
+        :param regions_come: things may be cut out of it, so it is kept as it is
+        """
+        self._keeper.keep((said, regions_come))
 
     def close(self) -> None:
         """Publish what waits, and end."""
         self._keeper.close()
 
-    def _publish(self, said: Predicted) -> None:
-        settings = self._settings
-        side = settings.kept_side(said.input_size, self.regions_come)
+    def _publish(self, frame: tuple[Predicted, bool]) -> None:
+        (said, regions_come), settings = frame, self._settings
+        side = settings.kept_side(said.input_size, regions_come)
         picture = said.small(side, settings.jpeg_quality)
         if picture is None or settings.full_mb > 0:
             full = said.full(settings.jpeg_quality)

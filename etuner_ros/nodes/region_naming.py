@@ -67,7 +67,7 @@ class RegionNaming:
     `detections` (vision_msgs/Detection2DArray) of each camera; publishes `objects` (Objects),
     `object_detections` (vision_msgs/Detection2DArray) of each camera, and, while someone listens,
     the features of the regions of kept frames on `frame_feature`. What a detector looks at is not
-    what is kept at a steady rate: a frame whose regions come is kept after all.
+    what is kept at a steady rate: a frame in whose regions things are is kept after all.
 
     :param cameras: name and prefix of each
     """
@@ -206,12 +206,15 @@ class RegionNaming:
             proposed=np.array([region.score for region in proposals], np.float32),
         )
         tracks = eye.tracker.update(1e-9 * stamp, objects.boxes, result.features[objects.places])
+        if not seen.kept and len(objects) and self._kept.wants_after_all(said.source):
+            self._kept.keep(said, regions_come=True)
+            seen.kept = True
         message = Objects(
             header=said.header,
             source=said.source,
             frame_uid=said.uid,
             model_version=result.version,
-            kept=self._keep(seen),
+            kept=seen.kept,
             objects=[
                 self._object(eye, objects, i, int(tracks[i]), proposals, result)
                 for i in range(len(objects))
@@ -229,13 +232,6 @@ class RegionNaming:
             publisher.publish(detections_of(message))
         if seen.kept and self._kept.features.get_subscription_count() > 0:
             self._publish_features(said, boxes, result)
-
-    def _keep(self, seen: _Seen) -> bool:
-        """Return whether a frame is kept; one that was not is kept now, where the rate allows."""
-        if not seen.kept and self._kept.wants_after_all(seen.said.source):
-            self._kept.keep(seen.said)
-            seen.kept = True
-        return seen.kept
 
     def _usable(self, regions: Regions, width: int, height: int) -> list[Region]:
         """Return the best regions that lie in the image."""

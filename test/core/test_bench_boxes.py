@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from etuner_ros.bench.boxes import lessons, line, methods, row, run
-from etuner_ros.bench.boxes_methods import Ours, ProposersOwn, Shot
+from etuner_ros.bench.boxes_methods import ProposersOwn, Shot, WithProposals
 from etuner_ros.bench.boxes_score import Answer, false_names, score, Truth
 from etuner_ros.bench.boxes_tracks import follow, OnTracks, purity
 from etuner_ros.core.boxes.geometry import as_boxes
@@ -124,7 +124,7 @@ def test_a_label_for_a_track_teaches_at_least_what_one_for_a_frame_does(stream):
     tracks = follow(pool)
     assert purity(pool, tracks).pure > 0.9
     few = lessons(stream, 5, 0, all_things=False)
-    alone, _, _ = run(Ours, stream, few, 0)
+    alone, _, _ = run(WithProposals, stream, few, 0)
     spread, _, _ = run(lambda: OnTracks(pool, tracks), stream, few, 0)
     assert spread.class_right >= alone.class_right
 

@@ -244,7 +244,7 @@ def test_of_boxes_upon_each_other_the_one_that_is_a_thing_stays_also_where_any_n
 
     assert said(0.9, 0.2).places.tolist() == [0]
     assert said(0.2, 0.9).places.tolist() == [1]
-    for unknown in ((0.0, 0.0), (math.nan, math.nan)):
+    for unknown in ((0.0, 0.0), (math.nan, math.nan), (math.inf, 7.0), (-1.0, -0.5)):
         assert said(*unknown).places.tolist() == [1], 'then the surer name'
 
 

@@ -76,21 +76,30 @@ def test_so_many_frames_a_second_are_kept(rate, expected):
 
 
 @pytest.mark.parametrize('shift', range(6))
-@pytest.mark.parametrize(('rate', 'every', 'share'), [(10.0, 6, 1.0), (2.0, 6, 0.4)])
+@pytest.mark.parametrize(
+    ('rate', 'every', 'share'), [(10.0, 6, 1.0), (2.0, 6, 0.2), (10.0, 1, 0.3)]
+)
 def test_what_a_detector_looked_at_is_kept_first_and_no_more_in_all(rate, every, share, shift):
     clock = Clock()
     keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
     kept: set[int] = set()
+    at_once = 0
     for i in range(300):  # of 30 a second; the detector is 3 frames late
         if keeper.wants(rate):
             kept.add(i)
+            at_once += 1
         looked_at = i - 3
-        if looked_at % every == shift and looked_at not in kept and keeper.wants_after_all(rate):
+        if (
+            looked_at % every == shift % every
+            and looked_at not in kept
+            and keeper.wants_after_all(rate)
+        ):
             kept.add(looked_at)
         clock.now += 1 / 30
     keeper.close()
     assert len(kept) <= 10 * rate + 3
-    looked_at = set(range(shift, 297, every))
+    assert at_once >= 10 * rate / 3 - 1, 'nobody is left without frames that come at once'
+    looked_at = set(range(shift % every, 297, every))
     assert len(kept & looked_at) >= share * len(looked_at) - 1
 
 

@@ -201,9 +201,13 @@ def test_a_frame_whose_regions_come_is_kept_although_it_was_not_its_turn(ros, de
     eye = Eye(ros, deployed, keep_rate_hz=0.1)
     said = [eye.see(table, [region(DUCK)]) for _ in range(4)]
     told = {one.frame_uid: one for one in said if one.kept}
+    ros.until(lambda: set(told) <= {p.frame_uid for p in eye.predicted}, 'the predictions')
     at_once = {p.frame_uid for p in eye.predicted if p.kept}
     assert set(told) - at_once
     ros.until(lambda: set(told) <= {k.frame_uid for k in eye.kept}, 'the frames')
+    after_all = next(k for k in eye.kept if k.frame_uid not in at_once)
+    shape = decode(bytes(after_all.image.data)).shape
+    assert shape == table.shape, 'as the camera has it: things are cut out of it'
     assert not all(one.kept for one in said), 'at this rate, not all'
 
 

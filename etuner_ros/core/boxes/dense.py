@@ -21,7 +21,6 @@ from etuner_ros.core.images.codec import Image
 
 WIDTH, HEIGHT = 320, 256  # px of its input
 MOST_OVERLAP = 0.5
-CANDIDATES = 200  # boxes that compete for a place in the answer
 
 
 class DenseProposer:

@@ -14,6 +14,7 @@ from etuner_ros.core.boxes.box_regressor import BoxRefiner
 from etuner_ros.core.boxes.geometry import Boxes, clip, distinct, Floats
 
 BACKGROUND = 'background'  # label of a region that shows no thing
+_LEAST_SCORE = 1e-6  # of a proposal
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def read(
     """
     Say what is in the regions of an image: names, refined boxes, each thing once.
 
-    Regions that are background more likely than all things together are left out. The surest are those that are most
+    Regions that are background more likely than all things together are left out; those that are
+    so more likely than the best thing are unknown. The surest are those that are most
     likely things, and of that name: a head that knows few kinds is sure of anything.
 
     :param logits: (n, C) of the features
@@ -90,15 +92,15 @@ def read(
     :param size: width and height of the image, in px
     :param refiner: None leaves boxes as they were proposed
     :param least_evidence: below it an object is unknown
-    :param proposed: (n,) scores of the proposals; None, or none above 0, for equal ones
+    :param proposed: (n,) scores of the proposals in [0, 1]; None for equal ones
     """
     settings = settings or ReadoutSettings()
     things = _things(classes)
     if not len(proposals):
         return _nothing()
-    objectness = np.ones(len(proposals), np.float32)
-    if proposed is not None and np.nan_to_num(proposed).max() > 0:
-        objectness = np.nan_to_num(proposed).clip(0.0, None).astype(np.float32)
+    # Never 0: of those without a score the surer name still comes first.
+    scores = np.ones(len(proposals)) if proposed is None else np.nan_to_num(proposed)
+    objectness = np.asarray(scores.clip(_LEAST_SCORE, 1.0), np.float32)
     if not things:
         return _nameless(clip(proposals, *size), objectness, settings.most_overlap)
     shares = probabilities(logits)
@@ -125,7 +127,7 @@ def read(
         [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
         ranks[kept],
         evidence,
-        evidence < least_evidence,
+        (evidence < least_evidence) | (shares[places].argmax(axis=1) != best[places]),
         energy.astype(np.float32),
     )
 

@@ -12,6 +12,7 @@ from etuner_ros.core.images.side_thread import SideThread
 
 Frame = TypeVar('Frame')
 MOST_WAITING = 30  # kept frames that wait for their encoding
+MOST_AFTER_ALL = 2  # kept frames of a camera in a row that were not wanted at first
 SLACK = 0.1  # of a period that a frame may come early; cameras are not punctual
 
 
@@ -37,6 +38,7 @@ class FrameKeeper(Generic[Frame]):
         self._clock = clock
         self._began = clock()
         self._due: dict[str, float] = {}  # when the next frame of a camera is wanted
+        self._after_all: dict[str, int] = {}  # kept ones in a row, by camera
         self._side = SideThread('keeper', write, failed, most)
 
     def wants(self, rate_hz: float, camera: str = '') -> bool:
@@ -49,19 +51,24 @@ class FrameKeeper(Generic[Frame]):
         if rate_hz <= 0 or self._side.full or now < due - SLACK / rate_hz:
             return False
         self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
+        self._after_all[camera] = 0
         return True
 
     def wants_after_all(self, rate_hz: float, camera: str = '') -> bool:
         """
         Return whether a frame that was not wanted is kept after all, as there is more to label in
-        it; it takes the place of the next one of this camera. Then `keep` has to follow.
+        it; it takes the place of the next one of this camera, but never of all of them. Then
+        `keep` has to follow.
 
         :param rate_hz: frames of this camera per second; 0 = none
         """
         now, due = self._clock(), self._due.get(camera, self._began)
         if rate_hz <= 0 or self._side.full or now < due - (1.0 + SLACK) / rate_hz:
             return False
+        if self._after_all.get(camera, 0) >= MOST_AFTER_ALL:
+            return False
         self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
+        self._after_all[camera] = self._after_all.get(camera, 0) + 1
         return True
 
     def keep(self, frame: Frame) -> None:

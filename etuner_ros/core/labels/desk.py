@@ -148,7 +148,8 @@ class LabelDesk:
             Code.FUTURE_STAMP: 'the clocks are apart, or the stamps are wrong',
         }.get(
             code,
-            'stamp, frame_id and source have to be those of a Prediction that says `kept`; is '
+            'stamp, frame_id and source have to be those of a Prediction, or Objects, that '
+            'says `kept`; is '
             'keep_rate_hz of inference too low?',
         )
         return f'{len(self._gone)} corrections in a row are for frames that are not there: {cause}'
