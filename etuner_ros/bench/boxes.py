@@ -47,7 +47,7 @@ from etuner_ros.core.images.codec import Image
 
 LABELLED = (30, 60, 120, 240)  # frames
 MAIN = 60  # with which all methods are compared; the others for a few
-MAINLY = ('ours',)
+MAINLY = ('ours', 'ours, tapped')
 TURNS = 40  # of the clock
 REGIONS = 10
 FULL_FRAME = (640, 480)
