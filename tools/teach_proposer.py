@@ -34,6 +34,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
+from etuner_ros.core.boxes.box_regressor import offsets as offsets_to
 from etuner_ros.core.boxes.dense import HEIGHT, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
@@ -115,13 +116,6 @@ def moved(boxes: Tensor, offsets: Tensor) -> Tensor:
     sides = boxes[:, 2:] * offsets[:, 2:].exp()
     middles = boxes[:, :2] + boxes[:, 2:] / 2 + offsets[:, :2] * boxes[:, 2:]
     return torch.cat([middles - sides / 2, sides], 1)
-
-
-def offsets_to(boxes: Array, things: Array) -> Array:
-    """Return how boxes have to be moved to be things, (n, 4); see `moved`."""
-    middle = things[:, :2] + things[:, 2:] / 2 - boxes[:, :2] - boxes[:, 2:] / 2
-    found: Array = np.concatenate([middle / boxes[:, 2:], np.log(things[:, 2:] / boxes[:, 2:])], 1)
-    return found
 
 
 def cells_of(seen: Seen) -> Array:

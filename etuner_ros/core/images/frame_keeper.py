@@ -47,12 +47,10 @@ class FrameKeeper(Generic[Frame]):
 
         :param rate_hz: frames of this camera per second; 0 = none
         """
-        now, due = self._clock(), self._due.get(camera, self._began)
-        if rate_hz <= 0 or self._side.full or now < due - SLACK / rate_hz:
-            return False
-        self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
-        self._after_all[camera] = 0
-        return True
+        wanted = self._takes_turn(rate_hz, camera, SLACK)
+        if wanted:
+            self._after_all[camera] = 0
+        return wanted
 
     def wants_after_all(self, rate_hz: float, camera: str = '') -> bool:
         """
@@ -62,13 +60,18 @@ class FrameKeeper(Generic[Frame]):
 
         :param rate_hz: frames of this camera per second; 0 = none
         """
+        row = self._after_all.get(camera, 0)
+        wanted = row < MOST_AFTER_ALL and self._takes_turn(rate_hz, camera, 1.0 + SLACK)
+        if wanted:
+            self._after_all[camera] = row + 1
+        return wanted
+
+    def _takes_turn(self, rate_hz: float, camera: str, early: float) -> bool:
+        """Return whether a frame may come so many periods early, and count it."""
         now, due = self._clock(), self._due.get(camera, self._began)
-        if rate_hz <= 0 or self._side.full or now < due - (1.0 + SLACK) / rate_hz:
-            return False
-        if self._after_all.get(camera, 0) >= MOST_AFTER_ALL:
+        if rate_hz <= 0 or self._side.full or now < due - early / rate_hz:
             return False
         self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
-        self._after_all[camera] = self._after_all.get(camera, 0) + 1
         return True
 
     def keep(self, frame: Frame) -> None:
