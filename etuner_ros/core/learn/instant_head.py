@@ -50,7 +50,7 @@ class InstantHead:
     :ivar classes: every class that it has a row for, also when its samples are gone
     :ivar counts: samples of each class now
     :ivar scale: of the scores, so that their softmax is a calibrated probability
-    :ivar accuracy: leave-one-out, in [0, 1], at the last rebuild
+    :ivar accuracy: leave-one-out by labels alone, in [0, 1], at the last solve
     :ivar solved: labels that the last rebuild saw
     :ivar ridge: relative penalty of the last solve: chosen by leave-one-out where there are labels
         enough, else the one that it has
@@ -69,7 +69,6 @@ class InstantHead:
         # Samples of each class that the last solve saw, guesses too, and what came on top since.
         self._weighed: dict[str, float] = {}
         self._grown: Counter[str] = Counter()
-        self._unseen: float | None = None  # of the scene prior at the last rebuild, if it had one
         self._ridge = RidgeRegression(features, self.config.ridge)
 
     @property
@@ -123,60 +122,69 @@ class InstantHead:
         """
         rows = self._checked(features, labels)
         self.classes = list(dict.fromkeys(labels))
-        target, hot = self._one_hot(labels)
-        further = torch.ones(len(rows)).double() if weights is None else weights.double()
-        counts = hot.sum(dim=0)
-        weight = further * (hot @ class_weights(counts, self.config.balance))
-        if self.config.choose_ridge and len(rows) >= ENOUGH * len(self.classes) > ENOUGH:
-            alone = choose_penalty(self._ridge, rows, hot, weight)
-        else:
-            self._ridge.ridge = self.config.ridge
-            self._ridge.solve(rows, hot, weight)
-            alone = leave_one_out(self._ridge, rows, hot, weight)
-        self.accuracy = float((alone.argmax(dim=1) == target).double().mean())
-        self.scale = likeliest_scale(alone, target)
-        self.solved, self._learned, self._unseen = len(labels), 0, None
+        self.solved, self._learned = len(labels), 0
         self._rebuilt = len(self.classes)
-        self._note(counts, counts)
-        if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
-            prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
-            prior.fit(self.scale * alone, set(unlabelled.scenes))
-            self._unseen = prior.unseen
-            weight = self._train(rows, hot, further, unlabelled, prior)
-        return [float(w) for w in weight]
+        further = torch.ones(len(rows)).double() if weights is None else weights.double()
+        choose = self.config.choose_ridge and len(rows) >= ENOUGH * len(self.classes) > ENOUGH
+        if not choose:
+            self._ridge.ridge = self.config.ridge
+        return self._solve(rows, labels, further, unlabelled, choose)
 
     def relearn(
         self, features: Tensor, labels: Sequence[str], unlabelled: Unlabelled
     ) -> list[float]:
         """
-        Do as `rebuild`, from where the head is now: guesses start from what it says, and what was
-        measured last holds as long as labels have not grown by half since. Half as costly.
+        Do as `rebuild`, with the penalty that it has as long as labels have not grown by half
+        since that was chosen.
 
         :param features: (n, D) of samples that it has learned
         """
-        same = self.classes and set(labels) == set(self.classes)
         old = len(labels) > GROWTH * self.solved or self.has_new_class
-        if not same or self._unseen is None or old:
+        if old or set(labels) != set(self.classes):
             return self.rebuild(features, labels, unlabelled=unlabelled)
         rows = self._checked(features, labels)
-        target, hot = self._one_hot(labels)
-        prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes), self._unseen)
-        ones = torch.ones(len(labels)).double()
-        return [float(w) for w in self._train(rows, hot, ones, unlabelled, prior)]
+        return self._solve(rows, labels, torch.ones(len(rows)).double(), unlabelled, choose=False)
 
-    def _train(
+    def _solve(
         self,
         rows: Tensor,
-        hot: Tensor,
+        labels: Sequence[str],
         further: Tensor,
-        unlabelled: Unlabelled,
-        prior: ScenePrior,
-    ) -> Tensor:
-        """Fit to frames without a label, too; return the weight of each labelled one, (n,)."""
-        training = SelfTraining(unlabelled, prior, self.scale, self.config)
-        effective = training.fit(self._ridge, rows, hot, further)
-        self._note(hot.sum(dim=0), effective)
-        return further * (hot @ class_weights(effective, self.config.balance))
+        unlabelled: Unlabelled | None,
+        choose: bool,
+    ) -> list[float]:
+        """
+        Solve for labels alone, measure that, and then for frames without a label, too.
+
+        Guesses always start from the labels: those of the last solve would confirm themselves.
+
+        :param choose: the penalty, too
+        :return: the weight of each sample
+        """
+        target, hot = self._one_hot(labels)
+        counts = hot.sum(dim=0)
+        weight = further * (hot @ class_weights(counts, self.config.balance))
+        if choose:
+            alone = choose_penalty(self._ridge, rows, hot, weight)
+        else:
+            self._ridge.solve(rows, hot, weight)
+            alone = leave_one_out(self._ridge, rows, hot, weight)
+        self.accuracy = float((alone.argmax(dim=1) == target).double().mean())
+        self.scale = likeliest_scale(alone, target)
+        self._note(counts, counts)
+        if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
+            here, scale = unlabelled.told, self.scale
+            if here.any():
+                # A head can be sure and right on the pictures that it was deployed with, and sure
+                # and wrong here: its guesses are no surer than labels of these scenes bear out.
+                scale = min(scale, likeliest_scale(alone[here], target[here]))
+            prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
+            prior.fit(scale * alone, here)
+            training = SelfTraining(unlabelled, prior, scale, self.config)
+            effective = training.fit(self._ridge, rows, hot, further)
+            self._note(counts, effective)
+            weight = further * (hot @ class_weights(effective, self.config.balance))
+        return [float(w) for w in weight]
 
     def _one_hot(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the classes of labels, (n,), and the same one-hot, (n, C) float64."""

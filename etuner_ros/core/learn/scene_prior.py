@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class ScenePrior:
         self._counts = torch.zeros(len(self._place), classes, dtype=torch.float64)
         self._counts.index_add_(0, self._at, self._hot)
 
-    def fit(self, scores: Tensor, asked: Set[Hashable]) -> None:
+    def fit(self, scores: Tensor, here: Tensor) -> None:
         """
         Choose `unseen`: what predicts each label best from the scene's other ones.
 
@@ -45,10 +45,8 @@ class ScenePrior:
         labels say little.
 
         :param scores: (n, C) calibrated logits of each labelled sample, made without it
-        :param asked: scenes that offsets are needed for; labels of others tell nothing
+        :param here: (n,) bool: labels of scenes that offsets are needed for; others tell nothing
         """
-        told = [i for scene, i in self._place.items() if scene in asked]
-        here = torch.isin(self._at, torch.tensor(told, dtype=torch.int64))
         if not here.any():
             return
         others = (self._counts[self._at] - self._hot)[here]

@@ -32,6 +32,12 @@ class Unlabelled:
     scenes: Sequence[Hashable]  # m: in which scene each was seen
     label_scenes: Sequence[Hashable]  # n: the same of the labelled samples
 
+    @property
+    def told(self) -> Tensor:
+        """Which labels are of scenes that frames are of, (n,) bool."""
+        scenes = set(self.scenes)
+        return torch.tensor([scene in scenes for scene in self.label_scenes])
+
 
 class SelfTraining:
     """

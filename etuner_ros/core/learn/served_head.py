@@ -239,7 +239,7 @@ class ServedHead:
         Solve a head for all that it has learned, and for frames without a label.
 
         :param compute: features of frames; None leaves out those whose feature is not known
-        :param again: go on from where it is, when nothing else has changed
+        :param again: with the penalty that it has, where that is not old
         :param frames: those without a label; None for all
         """
         keys, items = list(fit.learned), list(fit.learned.values())
