@@ -255,6 +255,11 @@ class HeadConfig(Checked):
     balance: float = setting(
         1.0, 'weight of a sample is its class count to the power of minus this', 0.0, 1.0
     )
+    within_class: bool = setting(
+        True,
+        'count less what pictures of one kind differ in (light, place, side), as learned from '
+        'other kinds; for networks that the package has that of: efficientnet_lite0',
+    )
     prior: float = setting(
         0.0,
         'how much it counts what is likely here and now, by labels, as far as frames that nobody '

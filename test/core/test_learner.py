@@ -29,6 +29,7 @@ from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.round import RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
+from etuner_ros.core.learn.within_class import shipped
 from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
 from etuner_ros.core.models.weights import (
@@ -191,7 +192,9 @@ def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):
     learner.set_live(result.live_update, result.classes, 1)
     everything = learner.book.replay.samples
     features = extract_features(learner.live, [s.image for s in everything])
-    fresh = InstantHead(model.feature_size)
+    within = shipped(model.spec.architecture, model.state())
+    assert within is not None
+    fresh = InstantHead(model.feature_size, within=within)
     fresh.rebuild(features, [s.label for s in everything])
     weight, _ = fresh.linear(result.classes)
     assert torch.allclose(learner.live.head.weight, weight, rtol=0.05, atol=0.02)

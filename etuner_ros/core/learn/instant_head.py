@@ -25,6 +25,7 @@ from etuner_ros.core.learn.calibration import choose_penalty, leave_one_out, lik
 from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
 from etuner_ros.core.learn.scene_prior import ScenePrior
 from etuner_ros.core.learn.self_training import SelfTraining, Unlabelled
+from etuner_ros.core.learn.within_class import WithinClass
 
 ENOUGH = 12  # labels a class on average, with which leave-one-out tells penalties apart
 GROWTH = 1.5  # labels now, of those at the last solve, that make it stale
@@ -47,6 +48,7 @@ class InstantHead:
     'ball'
 
     :param features: length D of a feature vector
+    :param within: what pictures of one kind differ in; it is taken out of features
     :ivar classes: every class that it has a row for, also when its samples are gone
     :ivar counts: samples of each class now
     :ivar scale: of the scores, so that their softmax is a calibrated probability
@@ -56,9 +58,14 @@ class InstantHead:
         enough, else the one that it has
     """
 
-    def __init__(self, features: int, config: HeadConfig | None = None) -> None:
+    def __init__(
+        self,
+        features: int,
+        config: HeadConfig | None = None,
+        within: WithinClass | None = None,
+    ) -> None:
         self.config = config or HeadConfig()
-        self.features = features
+        self.features, self.within = features, within
         self.classes: list[str] = []
         self.counts: dict[str, int] = {}
         self.scale = 1.0
@@ -180,7 +187,9 @@ class InstantHead:
                 scale = min(scale, likeliest_scale(alone[here], target[here]))
             prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
             prior.fit(scale * alone, here)
-            training = SelfTraining(unlabelled, prior, scale, self.config)
+            training = SelfTraining(
+                self._seen(unlabelled.features), unlabelled.scenes, prior, scale, self.config
+            )
             effective = training.fit(self._ridge, rows, hot, further)
             self._note(counts, effective)
             weight = further * (hot @ class_weights(effective, self.config.balance))
@@ -281,6 +290,8 @@ class InstantHead:
         known = [i for i, label in enumerate(classes) if self.knows(label)]
         rows = [index[classes[i]] for i in known]
         chosen[:, known] = self.scale * self._ridge.weights[:, rows]
+        if self.within is not None:
+            chosen[:-1] = self.within.without(chosen[:-1].T).T  # it is symmetric
         return chosen
 
     def _target(self, label: str) -> Tensor:
@@ -297,7 +308,11 @@ class InstantHead:
             )
         if len(labels) != len(features):
             raise ValueError(f'{len(features)} features but {len(labels)} labels')
-        rows = with_ones(features)
+        rows = with_ones(self._seen(features))
         if not math.isfinite(float(rows.square().sum())):
             raise ValueError('features must be finite')
         return rows
+
+    def _seen(self, features: Tensor) -> Tensor:
+        """Return features (n, D) as the regression sees them."""
+        return features if self.within is None else self.within.without(features.double())

@@ -41,6 +41,7 @@ from etuner_ros.core.learn.trainer import planned_iterations, Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.learn.validator import VALIDATION_WINDOW, Validator
+from etuner_ros.core.learn.within_class import shipped
 from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
@@ -96,6 +97,11 @@ class Learner:
         self.book = SampleBook(config)
         self._bank = FeatureBank(FEATURES_MB * 1_000_000, alive)
         frames = UnlabelledFrames(config.unlabelled_frames, config.seed)
+        within = (
+            shipped(base.spec.architecture, base.state())
+            if self.head_config.within_class
+            else None
+        )
         self.head = ServedHead(
             base.feature_size,
             self.head_config,
@@ -103,10 +109,11 @@ class Learner:
             self._bank,
             frames,
             self._live.says,
+            within,
         )
         deployed = copy.deepcopy(base).eval()
         self._prober = Prober(deployed)
-        self._rival = Rival(deployed, self.head_config)
+        self._rival = Rival(deployed, self.head_config, within)
         self._validator = Validator(self._bank)
 
     @property

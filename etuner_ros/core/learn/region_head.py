@@ -19,6 +19,7 @@ from etuner_ros.core.boxes.readout import BACKGROUND, evidence_of
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge, HEAD
 from etuner_ros.core.learn.instant_head import InstantHead
+from etuner_ros.core.learn.within_class import WithinClass
 
 FOLDS = 4  # of what is held back
 
@@ -105,6 +106,7 @@ class RegionHead:
     Learns names and boxes of things from features of regions.
 
     :param features: length D of a feature
+    :param within: what pictures of one kind differ in
     :ivar head: names
     :ivar regressor: boxes
     :ivar refiner: what it has learned
@@ -116,9 +118,10 @@ class RegionHead:
         features: int,
         settings: RegionSettings | None = None,
         config: HeadConfig | None = None,
+        within: WithinClass | None = None,
     ) -> None:
         self.settings = settings or RegionSettings()
-        self.head = InstantHead(features, config)
+        self.head = InstantHead(features, config, within)
         self.regressor = BoxRegressor(features)
         self.refiner = BoxRefiner.identity(features)
         self.least_evidence = -np.inf
@@ -167,7 +170,9 @@ class RegionHead:
             others = [f for i, rest in enumerate(folds) if i != fold for f in rest]
             if not held or not any(set(f.labels) - {BACKGROUND} for f in others):
                 continue
-            part = RegionHead(self.head.features, self.settings, self.head.config)
+            part = RegionHead(
+                self.head.features, self.settings, self.head.config, self.head.within
+            )
             part._solve(others)
             for frame in held:
                 rows = [i for i, n in enumerate(frame.labels) if part.head.knows(n)]

@@ -22,6 +22,7 @@ from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import shares
 from etuner_ros.core.learn.served_head import Known
 from etuner_ros.core.learn.training_state import TrainingState
+from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.networks import Classifier
 
@@ -41,12 +42,16 @@ class Rival:
     what rounds did to the features, not what the head has learned meanwhile.
 
     :param deployed: the network that the robot came with; it is not changed
+    :param within: what pictures of one kind differ in, on it
     """
 
-    def __init__(self, deployed: Classifier, config: HeadConfig) -> None:
+    def __init__(
+        self, deployed: Classifier, config: HeadConfig, within: WithinClass | None = None
+    ) -> None:
         self._deployed = deployed
         self._cuts = Cuts(deployed.backbone, deployed.units)
         self._config = replace(config, choose_ridge=False, unlabelled_weight=0.0)
+        self._within = within
         self._rows: OrderedDict[str, Tensor] = OrderedDict()  # by the deployed network
         self._asked: set[str] = set()  # since the last round
         self._outcomes: OrderedDict[str, tuple[bool, bool]] = OrderedDict()  # live right, rival
@@ -131,7 +136,7 @@ class Rival:
 
     def _right(self, labels: list[str], rows: list[Tensor], count: int) -> list[bool]:
         """Return whether a head for samples says the last ones right, each told all the others."""
-        head = InstantHead(len(rows[0]), self._config)
+        head = InstantHead(len(rows[0]), self._config, self._within)
         weights = head.rebuild(torch.stack(rows), labels)
         asked = labels[-count:]
         said = head.without_each(torch.stack(rows[-count:]), asked, weights[-count:])

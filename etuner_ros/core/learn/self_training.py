@@ -43,15 +43,22 @@ class SelfTraining:
     """
     Guesses labels of frames and fits to them.
 
+    :param features: (m, D) of the frames, as the regression sees them
+    :param scenes: m, of the frames
     :param prior: what the labels of a scene say about its other frames
     :param scale: of the scores, so that their softmax is a calibrated probability
     """
 
     def __init__(
-        self, unlabelled: Unlabelled, prior: ScenePrior, scale: float, config: HeadConfig
+        self,
+        features: Tensor,
+        scenes: Sequence[Hashable],
+        prior: ScenePrior,
+        scale: float,
+        config: HeadConfig,
     ) -> None:
-        self._rows = with_ones(unlabelled.features)
-        self._offsets = prior.offsets(unlabelled.scenes)
+        self._rows = with_ones(features)
+        self._offsets = prior.offsets(scenes)
         self._scale, self._config = scale, config
 
     def fit(self, ridge: RidgeRegression, rows: Tensor, hot: Tensor, further: Tensor) -> Tensor:

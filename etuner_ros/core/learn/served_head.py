@@ -26,6 +26,7 @@ from etuner_ros.core.learn.place_prior import PlacePrior
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.self_training import Unlabelled
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
+from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
@@ -81,6 +82,7 @@ class ServedHead:
     :param backbone: digest of the live one
     :param frames: how many frames without a label are kept
     :param says: what the live head makes of a feature; nothing while it knows no class
+    :param within: what pictures of one kind differ in, on the deployed backbone
     """
 
     def __init__(
@@ -91,8 +93,9 @@ class ServedHead:
         bank: FeatureBank,
         frames: UnlabelledFrames,
         says: Callable[[Tensor], str],
+        within: WithinClass | None = None,
     ) -> None:
-        self.config, self.frames = config, frames
+        self.config, self.frames, self._within = config, frames, within
         self._features, self._bank, self._says = features, bank, says
         self._prior = PlacePrior(config)
         self._told: dict[str, float] = {}  # shares of the prior that is served
@@ -101,7 +104,7 @@ class ServedHead:
         self._candidate: _Fit | None = None
 
     def _empty(self, backbone: str) -> _Fit:
-        return _Fit(backbone, InstantHead(self._features, self.config))
+        return _Fit(backbone, InstantHead(self._features, self.config, self._within))
 
     @property
     def is_new(self) -> bool:
