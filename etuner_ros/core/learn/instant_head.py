@@ -269,9 +269,15 @@ class InstantHead:
         alone[:, [not self.knows(name) for name in self.classes]] = -math.inf
         return [self.classes[i] for i in alone.argmax(dim=1).tolist()]
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Map features (n, D) to calibrated logits (n, C), in the order of `classes`."""
-        return with_ones(features) @ self._rows_of(self.classes)
+    def logits(self, features: Tensor, classes: Sequence[str] | None = None) -> Tensor:
+        """
+        Map features (n, D) to calibrated logits (n, C) of classes, or of all in their order.
+
+        `linear` is for what is served; this costs less for few features.
+        """
+        return with_ones(self._seen(features)) @ self._rows_of(
+            self.classes if classes is None else classes
+        )
 
     def linear(self, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
         """
@@ -280,18 +286,17 @@ class InstantHead:
         said.
         """
         chosen = self._rows_of(classes)
-        return chosen[:-1].T.float().contiguous(), chosen[-1].float()
+        weight = self._seen(chosen[:-1].T)  # what is taken out of features: the map is symmetric
+        return weight.float().contiguous(), chosen[-1].float()
 
     def _rows_of(self, classes: Sequence[str]) -> Tensor:
-        """Return the calibrated weights of classes, (D + 1, C)."""
+        """Return the calibrated weights of classes for what the regression sees, (D + 1, C)."""
         index = {label: i for i, label in enumerate(self.classes)}
         chosen = torch.zeros(self.features + 1, len(classes), dtype=torch.float64)
         chosen[-1] = NEVER
         known = [i for i, label in enumerate(classes) if self.knows(label)]
         rows = [index[classes[i]] for i in known]
         chosen[:, known] = self.scale * self._ridge.weights[:, rows]
-        if self.within is not None:
-            chosen[:-1] = self.within.without(chosen[:-1].T).T  # it is symmetric
         return chosen
 
     def _target(self, label: str) -> Tensor:

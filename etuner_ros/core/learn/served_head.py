@@ -289,9 +289,8 @@ class ServedHead:
             known = self.classes()
             if self.config.enabled and self.config.prior > 0 and known:
                 with counted_as(HEAD):
-                    weight, bias = self._live.head.linear(known)
-                    charge(2.0 * weight.numel())
-                    posterior = torch.softmax(weight @ row.float() + bias, dim=0)
+                    charge(2.0 * row.numel() * len(known))
+                    posterior = torch.softmax(self._live.head.logits(row[None], known)[0], dim=0)
                 self._prior.on_frame(posterior, known, sample.scenario.camera)
         return self.frames.add(sample)
 
