@@ -37,6 +37,7 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.msg import LabelCorrection, Objects, Prediction, Regions, TunerStatus
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.messages import stamp_ns
+from etuner_ros.nodes.punctual import keep_memory
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.region_messages import box_message
 from etuner_ros.nodes.running import use_dds_profile
@@ -48,7 +49,7 @@ PICTURES = 40  # of the recording, evenly; shown one after the other, again and 
 LABELS = 48  # things that are named: enough to calibrate with, too few for a round
 WARM_UP_S = 8.0
 LIMIT_S = 150.0  # until all nodes are up, and 8 bit serve where they are to
-PARTS = ('predicted', 'proposed', 'waited', 'named')
+PARTS = ('predicted', 'taken', 'looked', 'proposed', 'waited', 'named')
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Outside:
         self._proposed: dict[int, float] = {}  # until its regions are here
         self.objects: dict[int, tuple[float, float]] = {}  # latency; the network and the names
         self.regions: list[int] = []  # of each image
+        self._told: dict[str, list[float]] = {'taken': [], 'looked': []}
 
     def _on_prediction(self, message: Prediction) -> None:
         self._predicted[stamp_ns(message.header)] = message.latency_ms
@@ -131,20 +133,26 @@ class Outside:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             self.engine = values.get('engine', self.engine)
+            if 'proposer' in values:
+                self._told['taken'].append(float(values['wait ms']))
+                self._told['looked'].append(float(values['ms']))
 
     def parts(self) -> dict[str, list[float]]:
         """
         Return, in ms for each image: `predicted`, from its stamp until the whole image is named,
         beside the rest; `proposed`, from its stamp until its regions are heard; `waited`, from
         there until `inference` looks at them, and publishing; `named`, crops, network and head.
+        For an image a second: `taken`, from its stamp until the proposer has it, and `looked`, how
+        long that looks; both are parts of `proposed`.
         """
-        found: dict[str, list[float]] = {name: [] for name in PARTS}
+        found: dict[str, list[float]] = {name: [] for name in PARTS} | self._told
         for stamp, (latency, named) in self.objects.items():
             if stamp in self._proposed and stamp in self._predicted:
                 proposed = self._proposed[stamp]
-                values = self._predicted[stamp], proposed, latency - named - proposed, named
-                for name, value in zip(PARTS, values):
-                    found[name].append(value)
+                found['predicted'].append(self._predicted[stamp])
+                found['proposed'].append(proposed)
+                found['waited'].append(latency - named - proposed)
+                found['named'].append(named)
         return found
 
     def play(self, seconds: float) -> None:
@@ -192,7 +200,7 @@ def one_row(
     precision: str, most: int, seconds: float, base: Path, frames: Sequence[BoxFrame]
 ) -> Row:
     """Measure one setting."""
-    own = {
+    own: dict[str, dict[str, Any]] = {
         'inference': {'precision': precision},
         'tuner': {'precision': precision},
         'proposer': {'kind': 'own', 'most': most},
@@ -251,6 +259,7 @@ def measure(
     :param seconds: that each is measured
     """
     use_dds_profile()
+    keep_memory()  # as the camera has it
     rclpy.init()
     rows = []
     try:
