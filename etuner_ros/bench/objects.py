@@ -9,7 +9,7 @@ then listens; `etuner bench objects`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 import json
 import os
@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import Any
 from unittest.mock import patch
+import uuid
 
 from ament_index_python.packages import get_package_share_directory
 import cv2
@@ -30,6 +31,7 @@ from std_msgs.msg import Header
 import yaml
 
 from etuner_ros.bench import provenance
+from etuner_ros.bench.soak.processes import processes_with
 from etuner_ros.bench.soak.stage import deploy
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
@@ -46,6 +48,7 @@ from etuner_ros.shared.supervisor import Supervisor
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'proposer')
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 10.0
 PICTURES = 40  # of the recording, evenly; shown one after the other, again and again
+MARK = 'ETUNER_OBJECTS'  # in the environment of every process of a run
 LABELS = 48  # things that are named: enough to calibrate with, too few for a round
 WARM_UP_S = 8.0
 LIMIT_S = 150.0  # until all nodes are up, and 8 bit serve where they are to
@@ -63,6 +66,8 @@ class Row:
     p50_ms: float  # from image stamp until its objects were published
     p95_ms: float
     parts_ms: dict[str, tuple[float, float]]  # see `Outside.parts`
+    own_cores: float  # that all nodes and the camera kept busy
+    other_cores: float  # that other work did meanwhile: the less, the better the figures
 
 
 class Outside:
@@ -174,9 +179,9 @@ class Outside:
 
 
 @contextmanager
-def nodes(base: Path, home: Path, own: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def nodes(base: Path, home: Path, own: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """
-    Run all nodes as they ship.
+    Run all nodes as they ship; yields the mark in the environment of their processes.
 
     :param own: parameters beyond those, by node
     """
@@ -186,12 +191,13 @@ def nodes(base: Path, home: Path, own: Mapping[str, Mapping[str, Any]]) -> Itera
     file = home / 'params.yaml'
     file.write_text(yaml.safe_dump({k: {'ros__parameters': v} for k, v in sections.items()}))
     shipped = Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
-    with patch.dict(os.environ, {'ROS_HOME': str(home)}):
+    mark = uuid.uuid4().hex
+    with patch.dict(os.environ, {MARK: mark, 'ROS_HOME': str(home)}):
         supervisor = Supervisor([shipped, file], home / 'log')
         try:
             for name in NODES:
                 supervisor.start(name)
-            yield
+            yield mark
         finally:
             supervisor.stop()
 
@@ -207,7 +213,7 @@ def one_row(
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        nodes(base, Path(folder) / 'home', own),
+        nodes(base, Path(folder) / 'home', own) as mark,
         closing(Outside(frames)) as outside,
     ):
         began, wanted = time.monotonic(), f'onnxruntime-{precision}'
@@ -220,11 +226,32 @@ def one_row(
                 )
         outside.play(WARM_UP_S)
         outside.clear()
+        own_before, all_before = busy_s(mark)
         outside.play(seconds)
+        own_after, all_after = busy_s(mark)
     latencies = [latency for latency, _ in outside.objects.values()]
     parts = {name: _percentiles(values) for name, values in outside.parts().items()}
     mean = float(np.mean(outside.regions))
-    return Row(wanted, most, len(latencies), mean, *_percentiles(latencies), parts)
+    own_cores = (own_after - own_before) / seconds
+    other_cores = (all_after - all_before) / seconds - own_cores
+    latency = _percentiles(latencies)
+    return Row(wanted, most, len(latencies), mean, *latency, parts, own_cores, other_cores)
+
+
+def busy_s(mark: str) -> tuple[float, float]:
+    """
+    Return how long processors were busy, in s: with marked processes and this one, and at all.
+
+    Processes that ended are not counted.
+    """
+    ticks = os.sysconf('SC_CLK_TCK')
+    own = 0
+    for pid in (*processes_with(mark), os.getpid()):
+        with suppress(OSError):
+            fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+            own += int(fields[11]) + int(fields[12])
+    counts = [int(n) for n in Path('/proc/stat').read_text().splitlines()[0].split()[1:9]]
+    return own / ticks, (sum(counts) - counts[3] - counts[4]) / ticks
 
 
 def enlarged(frame: BoxFrame) -> BoxFrame:
@@ -292,7 +319,7 @@ def line(row: Row) -> str:
     parts = ' | '.join('{:.1f} ({:.1f})'.format(*row.parts_ms[name]) for name in PARTS)
     return (
         f'| {row.engine} | {row.most} | {row.regions:.1f} | {row.images} | {row.p50_ms:.1f} '
-        f'({row.p95_ms:.1f}) | {parts} |'
+        f'({row.p95_ms:.1f}) | {parts} | {row.own_cores:.2f} and {row.other_cores:.2f} |'
     )
 
 
@@ -301,7 +328,7 @@ def table(rows: Sequence[Row]) -> str:
     head = [
         '| engine | regions at most | on the mean | images | camera to objects, ms (p95) | '
         + ' | '.join(PARTS)
-        + ' |',
-        '|---|---|---|---|---|' + '---|' * len(PARTS),
+        + ' | cores: own and other work |',
+        '|---|---|---|---|---|' + '---|' * (len(PARTS) + 1),
     ]
     return '\n'.join([*head, *map(line, rows)])
