@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 import os
 import sys
 import threading
@@ -60,8 +59,9 @@ class SideThread(Generic[Job]):
 
     def _run(self) -> None:
         if sys.platform == 'linux':  # elsewhere this would be of the whole process
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            thread = threading.get_native_id()
+            inherited = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, inherited + NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._ends)
