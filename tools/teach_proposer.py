@@ -39,6 +39,7 @@ from etuner_ros.core.boxes.dense import HEIGHT, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.models.networks import build, pretrained_spec
+from etuner_ros.core.serve.graph import simplified
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 Array = np.ndarray
@@ -398,7 +399,7 @@ def teach(trunk: Trunk, frames: Sequence[BoxFrame]) -> Reader:
 
 
 def export(reader: Reader) -> onnx.ModelProto:
-    """Return the graph; its weights are stored in half precision and widened when loaded."""
+    """Return the graph; its weights are rounded to half precision, and stored in it."""
     options: dict[str, Any] = {'opset_version': 17, 'input_names': ['pictures']}
     if 'dynamo' in torch.onnx.export.__code__.co_varnames:
         options['dynamo'] = False
@@ -408,11 +409,27 @@ def export(reader: Reader) -> onnx.ModelProto:
         example = torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8)
         torch.onnx.export(reader.eval(), (example,), str(path), **options)
         graph = onnx.load(str(path))
-    widened = []
+        for tensor, value in _large(graph):
+            rounded = value.astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+        onnx.save(graph, str(path))
+        return narrowed(simplified(path))
+
+
+def _large(graph: onnx.ModelProto) -> Iterator[tuple[TensorProto, Array]]:
+    """Yield what takes room."""
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256:
-            name, value = tensor.name, numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f'{name}_half'))
+            yield tensor, numpy_helper.to_array(tensor)
+
+
+def narrowed(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with what half precision holds stored so, and widened when loaded."""
+    widened = []
+    for tensor, value in _large(graph):
+        name, half = tensor.name, value.astype(np.float16)
+        if np.array_equal(half, value):
+            tensor.CopyFrom(numpy_helper.from_array(half, f'{name}_half'))
             widened.append(
                 helper.make_node('Cast', [f'{name}_half'], [name], to=TensorProto.FLOAT)
             )

@@ -179,6 +179,26 @@ def _bench_cameras(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_objects(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from etuner_ros.bench.objects import measure, table
+    from etuner_ros.demo.run import recorded_stream
+
+    stream = recorded_stream()
+    rows = measure(
+        arguments.output,
+        stream,
+        arguments.recording or stream.with_name('stream_things'),
+        arguments.precision,
+        arguments.most,
+        arguments.seconds,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    answer(arguments.json, table(rows), [asdict(row) for row in rows])
+    return 0
+
+
 def _bench_composed(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.composed import measure, table
     from etuner_ros.demo.run import recorded_stream
@@ -751,6 +771,21 @@ def _add_benches(commands: Any) -> None:
     cameras.add_argument('--stream', type=Path, help='labelled pictures for the cameras')
     cameras.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
     cameras.set_defaults(run=_bench_cameras)
+    objects = benches.add_parser(
+        'objects', help='milliseconds from camera to objects, and where they go'
+    )
+    objects.add_argument(
+        '--recording', type=Path, help='with region_truth; default: the one of the package'
+    )
+    objects.add_argument(
+        '--precision', nargs='+', default=['fp32', 'int8'], choices=['fp32', 'int8']
+    )
+    objects.add_argument(
+        '--most', type=int, nargs='+', default=[10, 20], help='regions of an image'
+    )
+    objects.add_argument('--seconds', type=float, default=30.0, help='that each is measured')
+    objects.add_argument('--output', type=Path, default=Path('results'), help='folder to write to')
+    objects.set_defaults(run=_bench_objects)
     boxes = benches.add_parser(
         'boxes', help='what labels of boxes teach, beside those of images and other rivals'
     )

@@ -24,6 +24,7 @@ from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import to_bytes
 from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.punctual import keep_memory
 from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
 from etuner_ros.nodes.region_messages import to_regions
 from etuner_ros.nodes.running import run
@@ -136,11 +137,11 @@ class CameraNode(Node):
             )
         if isinstance(frame, BoxFrame):
             self._regions.publish(to_regions(header, frame.boxes, frame.shares, frame.labels))
+        if self._images.get_subscription_count() > 0:
+            self._images.publish(array_to_image(frame.image, header))
         if self._compressed.get_subscription_count() > 0:
             code = to_bytes(encode_jpeg(frame.image, self.settings.jpeg_quality))
             self._compressed.publish(CompressedImage(header=header, format='jpeg', data=code))
-        if self._images.get_subscription_count() > 0:
-            self._images.publish(array_to_image(frame.image, header))
         self._published += 1
 
     def close(self) -> None:
@@ -150,4 +151,5 @@ class CameraNode(Node):
 
 def main() -> int:
     """Run the node."""
+    keep_memory()
     return run(CameraNode)

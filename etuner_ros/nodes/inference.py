@@ -140,7 +140,7 @@ class InferenceNode(AutostartNode):
     def release(self) -> None:
         """Undo `on_configure`, however far it came."""
         self.active = False
-        parts = self._kept, self._weights, self._switch, self._engines
+        parts = self._regions, self._kept, self._weights, self._switch, self._engines
         for part in (*self._cameras, *parts):
             if part is not None:
                 part.close()

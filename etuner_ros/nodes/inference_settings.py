@@ -24,6 +24,7 @@ LIVE = (
     'wait_for_model',
     'silence_s',
     'regions_wait_s',
+    'region_threads',
     'most_regions',
     'unknown_below',
 )
@@ -84,6 +85,12 @@ class InferenceSettings(Checked):
         'how long an image is kept for regions of it that a detector may still send, in s',
         0.05,
         10.0,
+    )
+    region_threads: int = setting(
+        2,
+        'CPU threads that share the regions of an image, where onnxruntime serves on the CPU',
+        1,
+        256,
     )
     most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
     unknown_below: float = setting(

@@ -41,6 +41,7 @@ from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.pieces import turn
+from etuner_ros.nodes.punctual import step_back
 from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, latched, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
@@ -323,4 +324,5 @@ class LabelCollectorNode(Node):
 
 def main() -> int:
     """Run the node."""
+    step_back()
     return run(LabelCollectorNode)

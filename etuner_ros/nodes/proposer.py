@@ -24,7 +24,9 @@ from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.msg import Regions
 from etuner_ros.nodes.conversions import image_to_array
 from etuner_ros.nodes.health import guarded, Health
+from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare
+from etuner_ros.nodes.punctual import keep_memory, keep_what_was_imported
 from etuner_ros.nodes.qos import adaptable, NEWEST_WINS, reliable
 from etuner_ros.nodes.region_messages import to_regions
 from etuner_ros.nodes.running import run
@@ -51,7 +53,7 @@ class ProposerSettings(Checked):
     cameras: tuple[str, ...] = setting(
         (), "several cameras, as in `inference`: ['front', 'rear']; empty = one, image_raw"
     )
-    threads: int = setting(1, 'CPU threads', 1, 64)
+    threads: int = setting(2, 'CPU threads', 1, 64)
 
 
 def own_file() -> Path:
@@ -75,7 +77,7 @@ class ProposerNode(Node):
         self.get_logger().info(f'regions come from the proposer {self._proposer.name}')
         self._next_s: dict[str, float] = {}  # steady time from which a camera is looked at
         self._images = self._regions_sent = 0
-        self._ms = 0.0
+        self._ms = self._wait_ms = 0.0  # of the last image; the second from its stamp until then
         self.health = Health(self, self._diagnostics)
         cameras = [(name, f'{name}/') for name in self.settings.cameras]
         cameras = cameras or [(self.settings.source, '')]
@@ -95,6 +97,7 @@ class ProposerNode(Node):
             'proposer': self._proposer.name,
             'images': self._images,
             'regions': self._regions_sent,
+            'wait ms': self._wait_ms,
             'ms': self._ms,
         }
 
@@ -112,6 +115,7 @@ class ProposerNode(Node):
             return
         # An image a little early is still in time, or every second one would be left out.
         self._next_s[camera] = now + 0.9 / self._rate_hz
+        self._wait_ms = (self.get_clock().now().nanoseconds - stamp_ns(header)) / 1e6
         try:
             found = self._proposer.propose(read(), self.settings.most)
         except (ImageError, EngineError) as error:
@@ -125,4 +129,6 @@ class ProposerNode(Node):
 
 def main() -> int:
     """Run the node."""
+    keep_memory()
+    keep_what_was_imported()
     return run(ProposerNode)

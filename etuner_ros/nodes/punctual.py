@@ -7,10 +7,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.subscription import Subscription
+
+from etuner_ros.core.images.side_thread import NICENESS
 
 
 class TakenByHand(CallbackGroup):
@@ -51,6 +54,11 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((-3, 32 << 20), (-1, 256 << 20), (-2, 32 << 20)):
             libc.mallopt(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+def step_back() -> None:
+    """Have processes that answer frames go first, where both want the processor."""
+    os.nice(NICENESS)
 
 
 def keep_what_was_imported() -> None:

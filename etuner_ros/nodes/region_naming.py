@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 import time
@@ -81,6 +82,7 @@ class RegionNaming:
         kept: KeptFrames,
     ) -> None:
         self._node, self._settings, self._weights, self._kept = node, settings, weights, kept
+        self._pool = ThreadPoolExecutor(settings.region_threads, 'regions')
         self.health, self.get_logger = node.health, node.get_logger
         self._single = len(cameras) == 1
         self._eyes = {
@@ -124,11 +126,18 @@ class RegionNaming:
 
     def apply(self, settings: InferenceSettings) -> None:
         """Take settings."""
+        if settings.region_threads != self._settings.region_threads:
+            self._pool.shutdown()
+            self._pool = ThreadPoolExecutor(settings.region_threads, 'regions')
         self._settings = settings
         for eye in self._eyes.values():
             eye.matcher.wait_s = settings.regions_wait_s
         if not settings.cameras and settings.source not in self._eyes:
             self._eyes = {settings.source: next(iter(self._eyes.values()))}
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
 
     def saw(self, said: Predicted, kept: bool) -> None:
         """Take a frame that was predicted; its regions may have come, or come later."""
@@ -195,7 +204,7 @@ class RegionNaming:
         boxes = boxes_of(proposals)
         began = time.perf_counter()
         live, top_k = self._weights.live, self._settings.top_k
-        result = live.look_at(said.image, boxes)
+        result = live.look_at(said.image, boxes, self._pool.map)
         objects = read(
             result.classes,
             result.logits,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import time
 
@@ -259,6 +260,38 @@ def test_a_session_that_fails_while_it_serves_loses_no_frame(base, frames, engin
     result = live.predict(frames[0].image, 1)
     assert (result.version, len(result.labels), live.engine) == (0, 1, 'torch-fp32')
     assert engines.why_not() == 'onnxruntime failed: out of memory; torch serves'
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'int8'])
+def test_regions_that_threads_share_are_seen_as_each_is_alone(
+    precision, base, frames, engines, ranges
+):
+    """Also by the worker, which looks at one picture at a time and solves the head on that."""
+    update = {f'{RANGES}{ranges[0]}': ranges[1]} if precision == 'int8' else {}
+    engines.network(base.spec, base.state, ranges if update else None, wait=True)
+    live, image = LiveModel(base, engines), frames[0].image
+    live.swap(live.prepare(1, base.spec.classes, *travelling(base, update)))
+    assert live.engine == f'onnxruntime-{precision}'
+    boxes = np.array([(5 * i, 3 * i, 40 + i, 60 - i) for i in range(7)], np.float32)
+    with ThreadPoolExecutor(3) as pool:
+        shared = live.look_at(image, boxes, pool.map).features
+    alone = [live.look_at(image, box[None]).features[0] for box in boxes]
+    np.testing.assert_array_equal(shared, alone)
+    assert live.look_at(image, boxes[:0], pool.map).features.shape == (0, shared.shape[1])
+
+
+def test_regions_are_named_though_a_session_fails_in_a_thread(base, frames, engines, monkeypatch):
+    engines.network(base.spec, base.state, wait=True)
+    live = LiveModel(base, engines)
+
+    def fail(*_: object) -> None:
+        raise EngineError('onnxruntime failed: out of memory')
+
+    monkeypatch.setattr(OnnxNetwork, 'look', fail)
+    boxes = np.array([(5 * i, 3 * i, 40, 60) for i in range(5)], np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        result = live.look_at(frames[0].image, boxes, pool.map)
+    assert (len(result.features), live.engine) == (5, 'torch-fp32')
 
 
 def test_a_folder_that_can_not_be_written_to_leaves_torch_serving(base, monkeypatch, tmp_path):

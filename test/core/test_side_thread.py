@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import numpy as np
@@ -162,3 +164,16 @@ def test_an_image_is_shrunk_and_never_enlarged():
     assert shrunk(image, 0) is image
     assert shrunk(image, 4000) is image
     assert shrunk(np.zeros((1, 2000, 3), np.uint8), 10).shape == (1, 10, 3)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='threads have no niceness of their own')
+def test_what_is_done_beside_lets_those_who_give_jobs_go_first():
+    found: list[int] = []
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    side = SideThread[int]('test', lambda _: found.append(niceness()), pytest.fail, most=1)
+    side.give(0)
+    side.close()
+    assert found[0] > niceness()

@@ -137,6 +137,7 @@ def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros
     assert len(said.objects) <= 2
     assert eye.node.diagnostics()['regions left out'] >= 2003
     assert eye.see(table, []).objects == []
+    assert eye.node.set_parameters([Parameter('region_threads', value=1)])[0].successful
 
     def named() -> bool:
         eye._regions.publish(Regions(header=header(1), source='nobody', regions=[region(DUCK)]))

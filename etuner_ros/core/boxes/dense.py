@@ -40,6 +40,8 @@ class DenseProposer:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
             options.log_severity_level = 3
+            # Threads that wait for work in a loop take the processor from all others.
+            options.add_session_config_entry('session.intra_op.allow_spinning', '0')
             self._session: Any = onnxruntime.InferenceSession(
                 model, options, providers=['CPUExecutionProvider']
             )

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+import os
+import sys
 import threading
 from typing import Generic, TypeVar
 
 Job = TypeVar('Job')
+NICENESS = 5  # of what may come after the answer to a frame
 
 
 class SideThread(Generic[Job]):
     """
-    Works off jobs one after the other; those who give them never wait.
+    Works off jobs one after the other; those who give them never wait, and where the system knows
+    the niceness of a thread, they go first.
 
     :param work: does one job
     :param failed: told of what a job raised; the next one is done all the same
@@ -54,6 +58,10 @@ class SideThread(Generic[Job]):
         self._thread.join()
 
     def _run(self) -> None:
+        if sys.platform == 'linux':  # elsewhere this would be of the whole process
+            thread = threading.get_native_id()
+            inherited = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, inherited + NICENESS)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._ends)

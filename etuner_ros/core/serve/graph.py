@@ -131,13 +131,20 @@ def _export(model: Classifier, size: int) -> onnx.ModelProto:
         options['dynamo'] = False
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        raw, path = Path(folder) / 'raw.onnx', Path(folder) / 'clean.onnx'
+        raw = Path(folder) / 'raw.onnx'
         torch.onnx.export(_Served(model).eval(), (example,), str(raw), **options)
+        return simplified(raw)
+
+
+def simplified(file: Path) -> onnx.ModelProto:
+    """Return an exported graph without what is constant, and without layers that only pad."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'clean.onnx'
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         settings.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(str(raw), settings, providers=['CPUExecutionProvider'])
+        onnxruntime.InferenceSession(str(file), settings, providers=['CPUExecutionProvider'])
         proto = onnx.load(path)
     _merge_pads(proto.graph)
     return proto

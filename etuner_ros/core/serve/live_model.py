@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 import threading
@@ -33,10 +33,13 @@ from etuner_ros.core.models.weights import (
 )
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.graph_file import Floats, ranges_of
-from etuner_ros.core.serve.networks import Network, TorchNetwork
+from etuner_ros.core.serve.networks import Network, OnnxNetwork, TorchNetwork
 from etuner_ros.core.serve.slot import next_number, RegionResult, Result, Slot, SmallerSlot
 
 Answer = TypeVar('Answer')
+# What applies a function to each of several sets of boxes, in order: `map`, or that of a pool.
+Each = Callable[[Callable[[Boxes], Floats], Iterable[Boxes]], Iterable[Floats]]
+AT_ONCE = 2  # regions that a thread takes: few, so that none waits for long for the last one
 
 
 class LiveModel:
@@ -243,32 +246,47 @@ class LiveModel:
             if smaller is None:
                 self.renew()  # by the next best engine, now: no frame may be lost
 
-    def look_at(self, image: Image, boxes: Boxes) -> RegionResult:
+    def look_at(self, image: Image, boxes: Boxes, each: Each = map) -> RegionResult:
         """
-        Look at parts of an image in one batch, with one version for all of them.
+        Look at parts of an image, with one version for all of them.
 
         Always at the version's own pixels: parts have few enough.
 
         :param image: RGB uint8, (H, W, 3)
         :param boxes: (n, 4), in the image at least in part
+        :param each: goes through batches of them, perhaps by several threads
         """
 
         def look(slot: Slot, _: SmallerSlot | None) -> RegionResult:
             features = np.zeros((0, slot.weight.shape[1]), np.float32)
-            size = self.base.spec.input_size
+            network, size = slot.network, self.base.spec.input_size
+
+            def of(some: Boxes) -> Floats:
+                return features_of(image, some, network.look, size)
+
             if len(boxes):
                 try:
-                    features = features_of(image, boxes, slot.network.look, size)
+                    features = np.concatenate(list(each(of, self._batches(network, boxes))))
                 except EngineError:
                     if len(boxes) == 1:
                         raise
                     # Perhaps so many at once are too much for it: one by one, it may still do.
-                    ones = [features_of(image, b[None], slot.network.look, size) for b in boxes]
-                    features = np.concatenate(ones)
+                    features = np.concatenate([of(b[None]) for b in boxes])
             logits = slot.logits(features)
             return RegionResult(features, logits, slot.classes, slot.version, slot.backbone)
 
         return self._with_slot(look)
+
+    def _batches(self, network: Network, boxes: Boxes) -> list[Boxes]:
+        """
+        Return boxes as they go through the network together.
+
+        On a CPU a batch of onnxruntime takes as long as its pictures one after the other, and
+        several threads may look at once; torch has threads of its own, and a GPU wants them all.
+        """
+        spread = isinstance(network, OnnxNetwork) and self.engines.device == 'cpu'
+        step = AT_ONCE if spread else len(boxes)
+        return [boxes[i : i + step] for i in range(0, len(boxes), step)]
 
     def feature(self, image: Image) -> tuple[Floats, int, str]:
         """
