@@ -44,6 +44,8 @@ from etuner_ros.core.boxes.readout import read
 from etuner_ros.core.boxes.recording import BoxFrame
 from etuner_ros.core.cost import CostMeter
 from etuner_ros.core.images.codec import Image
+from etuner_ros.core.learn.region_head import RegionSettings
+from etuner_ros.core.learn.within_class import WithinClass
 
 LABELLED = (30, 60, 120, 240)  # frames
 MAIN = 60  # with which all methods are compared; the others for a few
@@ -71,23 +73,41 @@ def lessons(shots_: Sequence[Shot], count: int, seed: int, all_things: bool) -> 
     ]
 
 
-def methods(pool: Sequence[Shot], own_names: Mapping[str, str]) -> dict[str, tuple[Make, bool]]:
-    """Return how each method is made, by name, and whether all things of a frame are named."""
+def methods(
+    pool: Sequence[Shot], own_names: Mapping[str, str], within: WithinClass | None = None
+) -> dict[str, tuple[Make, bool]]:
+    """
+    Return how each method is made, by name, and whether all things of a frame are named.
+
+    :param within: what ships with the package for the network that made the features
+    """
     tracks = follow(pool)
+
+    def ours(tapped: bool) -> Make:
+        return lambda: Ours(tapped, within)
+
+    def proposals(background: bool = True, regressor: bool = True) -> Make:
+        return lambda: WithProposals(RegionSettings(), background, regressor, within=within)
+
     found: dict[str, tuple[Make, bool]] = {
-        'ours': (Ours, True),
-        'ours, tapped': (lambda: Ours(tapped=True), True),
-        '... and background': (lambda: WithProposals(regressor=False), True),
-        '... and box regressor': (lambda: WithProposals(background=False), True),
-        '... and both': (WithProposals, True),
+        'ours': (ours(tapped=False), True),
+        'ours, tapped': (ours(tapped=True), True),
+        'ours, tapped, no within-class map': (lambda: Ours(tapped=True), True),
+        '... and background': (proposals(regressor=False), True),
+        '... and box regressor': (proposals(background=False), True),
+        '... and both': (proposals(), True),
         'softmax and box head by gradient': (ByGradient, True),
         'the same with a hidden layer': (lambda: ByGradient(256), True),
-        'whole-image labels, crops named': (lambda: WholeImages(crops=True), True),
-        'whole-image labels, image named': (lambda: WholeImages(crops=False), True),
-        'ours, one box a frame': (Ours, False),
-        'ours, one tap a frame': (lambda: Ours(tapped=True), False),
-        '... and both, one box a frame': (WithProposals, False),
-        '... and both, one box a frame, on its track': (lambda: OnTracks(pool, tracks), False),
+        'whole-image labels, crops named': (lambda: WholeImages(True, within), True),
+        'whole-image labels, image named': (lambda: WholeImages(False, within), True),
+        'ours, one box a frame': (ours(tapped=False), False),
+        'ours, one tap a frame': (ours(tapped=True), False),
+        'ours, one tap a frame, no within-class map': (lambda: Ours(tapped=True), False),
+        '... and both, one box a frame': (proposals(), False),
+        '... and both, one box a frame, on its track': (
+            lambda: OnTracks(pool, tracks, within=within),
+            False,
+        ),
     }
     if own_names:
         found["the proposer's own names"] = (lambda: ProposersOwn(own_names), True)
@@ -188,7 +208,7 @@ def measure(
         for name, propose in sources.items()
     }
     first = next(iter(seen))
-    picture(frames, seen[first], output / 'boxes.jpg')
+    picture(frames, seen[first], output / 'boxes.jpg', deployed.within)
     scored = [s for s in seen[first] if s.visit > 0]
     answer: dict[str, Any] = {
         'rows': [],
@@ -211,7 +231,7 @@ def measure(
     for count in sorted(labelled, key=lambda n: (n != MAIN, n)):
         for proposer, stream in seen.items():
             pool = [s for s in stream if s.visit == 0]
-            ways = methods(pool, (own_names or {}) if proposer == first else {})
+            ways = methods(pool, (own_names or {}) if proposer == first else {}, deployed.within)
             for name, (make, all_things) in ways.items():
                 if (proposer != first or count != MAIN) and name not in MAINLY:
                     continue
@@ -264,9 +284,14 @@ def table(answer: Mapping[str, Any]) -> str:
     )
 
 
-def picture(frames: Sequence[BoxFrame], shots_: Sequence[Shot], file: Path) -> None:
+def picture(
+    frames: Sequence[BoxFrame],
+    shots_: Sequence[Shot],
+    file: Path,
+    within: WithinClass | None = None,
+) -> None:
     """Save scored frames after 60 labelled ones, with all that there is (see `WithProposals`)."""
-    method = WithProposals(calibrated=True)
+    method = WithProposals(calibrated=True, within=within)
     method.teach(lessons(shots_, 60, 0, True), 0)
     scored = [s for s in shots_ if s.visit > 0]
     chosen = scored[:: max(len(scored) // 8, 1)][:8]

@@ -18,6 +18,7 @@ from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import ImageError
 from etuner_ros.core.images.codec import Image, resize_square
+from etuner_ros.core.learn.within_class import shipped, WithinClass
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.weights import backbone_digest
 from etuner_ros.core.serve.engines import Engines, EngineSettings
@@ -37,6 +38,7 @@ class Deployed:
 
     network: Network
     digest: str
+    within: WithinClass | None  # what ships with the package for it
     size: int = INPUT_SIZE
 
     @classmethod
@@ -48,7 +50,7 @@ class Deployed:
         network = engines.network(spec, state, wait=True)
         digest = hashlib.sha256(f'{network.name} {INPUT_SIZE}'.encode())
         digest.update(backbone_digest('', state).encode())
-        return cls(network, digest.hexdigest()[:16])
+        return cls(network, digest.hexdigest()[:16], shipped(ARCHITECTURE, state))
 
 
 def read_frames(recording: Path, every: int = 1) -> list[BoxFrame]:

@@ -17,6 +17,7 @@ from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
+from etuner_ros.core.learn.within_class import WithinClass
 
 TOGETHER = 30  # frames in which mostly the same things are in view
 
@@ -88,15 +89,16 @@ class Ours:
 
     :param tapped: somebody touches the proposal that shows a thing, and draws a box only where
         there is none; else all boxes are drawn, and exact
+    :param within: what ships with the package for the deployed network
     """
 
-    def __init__(self, tapped: bool = False) -> None:
-        self.tapped = tapped
+    def __init__(self, tapped: bool = False, within: WithinClass | None = None) -> None:
+        self.tapped, self.within = tapped, within
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn from all lessons, without any chance."""
         rows = [(self._feature(x.shot, i), x.shot.names[i]) for x in lessons for i in x.taught]
-        self.head = InstantHead(len(rows[0][0]))
+        self.head = InstantHead(len(rows[0][0]), within=self.within)
         features = torch.from_numpy(np.stack([feature for feature, _ in rows]))
         self.head.rebuild(features, [name for _, name in rows])
 
@@ -137,13 +139,15 @@ class WithProposals:
     background: bool = True
     regressor: bool = True
     calibrated: bool = False
+    within: WithinClass | None = None
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn from all lessons, without any chance."""
         frames = self._frames(lessons)
         if not self.background:
             frames = [_without_background(frame) for frame in frames]
-        self.head = RegionHead(lessons[0].shot.whole.shape[0], self.settings)
+        features = lessons[0].shot.whole.shape[0]
+        self.head = RegionHead(features, self.settings, within=self.within)
         groups = [lesson.shot.number // TOGETHER for lesson in lessons] if self.calibrated else []
         self.head.fit(frames, groups)
         self.refiner = self.head.refiner if self.regressor else None
@@ -186,13 +190,13 @@ class WholeImages:
         for a box
     """
 
-    def __init__(self, crops: bool) -> None:
-        self.crops = crops
+    def __init__(self, crops: bool, within: WithinClass | None = None) -> None:
+        self.crops, self.within = crops, within
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn each name of a frame, without its box."""
         rows = [(x.shot.whole, x.shot.names[i], len(x.taught)) for x in lessons for i in x.taught]
-        self.head = InstantHead(len(rows[0][0]))
+        self.head = InstantHead(len(rows[0][0]), within=self.within)
         self.head.rebuild(
             torch.from_numpy(np.stack([r[0] for r in rows])),
             [r[1] for r in rows],

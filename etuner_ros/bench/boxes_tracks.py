@@ -21,6 +21,7 @@ from etuner_ros.core.boxes.track_labels import (
 )
 from etuner_ros.core.boxes.tracker import Tracker, TrackerSettings
 from etuner_ros.core.learn.region_head import Regions, RegionSettings
+from etuner_ros.core.learn.within_class import WithinClass
 
 SAME = 0.5  # overlap from which on a proposal is the thing
 APART = 0.5  # overlap above which of two proposals the weaker one is not followed
@@ -85,8 +86,9 @@ class OnTracks(WithProposals):
         tracks: dict[int, np.ndarray],
         settings: RegionSettings | None = None,
         spreading: TrackLabelSettings | None = None,
+        within: WithinClass | None = None,
     ) -> None:
-        super().__init__(settings or RegionSettings())
+        super().__init__(settings or RegionSettings(), within=within)
         self._tracks, self._pool = tracks, pool
         self._spreading = spreading
 
