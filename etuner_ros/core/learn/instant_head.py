@@ -181,10 +181,11 @@ class InstantHead:
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
             here, scale = unlabelled.told, self.scale
-            if here.any():
+            foretold = here & (counts[target] > 1.0)  # no other label tells of an only one
+            if foretold.any():
                 # A head can be sure and right on the pictures that it was deployed with, and sure
                 # and wrong here: its guesses are no surer than labels of these scenes bear out.
-                scale = min(scale, likeliest_scale(alone[here], target[here]))
+                scale = min(scale, likeliest_scale(alone[foretold], target[foretold]))
             prior = ScenePrior(target, unlabelled.label_scenes, len(self.classes))
             prior.fit(scale * alone, here)
             training = SelfTraining(
