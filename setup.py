@@ -30,7 +30,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['etuner_ros', 'etuner_ros.*']),
-    package_data={'etuner_ros': ['py.typed', 'templates/*.html']},
+    package_data={'etuner_ros': ['py.typed', 'templates/*.html', 'within_class/*.safetensors']},
     install_requires=[
         'jinja2',
         'matplotlib',

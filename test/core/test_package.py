@@ -103,6 +103,23 @@ def test_setup_py_does_not_ask_for_torch(repository):
     assert not any(re.match(r'torch(vision)?\b', line) for line in robot)
 
 
+def test_pip_installs_what_lies_beside_the_code(repository):
+    tree = ast.parse((repository / 'setup.py').read_text())
+    patterns = next(
+        ast.literal_eval(k.value)['etuner_ros']
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call)
+        for k in n.keywords
+        if k.arg == 'package_data'
+    )
+    package = repository / 'etuner_ros'
+    beside = [f for f in package.rglob('*') if f.is_file() and f.suffix not in ('.py', '.pyc')]
+    assert beside
+    for file in beside:
+        inside = file.relative_to(package)
+        assert any(inside.match(p) for p in patterns), f'{inside} is not in package_data'
+
+
 def test_versions_agree(repository):
     import etuner_ros
 

@@ -252,7 +252,7 @@ def test_what_is_worse_in_8_bit_stays_in_float_and_the_figures_are_told(
     candidate = list(learner.run_round())[-1]
     assert isinstance(candidate, RoundCandidate)
     assert ranges_of(candidate.update) is None
-    assert sum(o.candidate_correct for o in candidate.outcomes) > 0.8 * len(candidate.outcomes)
+    assert sum(o.candidate_correct for o in candidate.outcomes) > 0.7 * len(candidate.outcomes)
     assert '% live' in learner.quantiser.why_not
 
 

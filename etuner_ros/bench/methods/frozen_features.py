@@ -63,7 +63,7 @@ class NearestMean(_OnFeatures):
 
 
 class Ridge(_OnFeatures):
-    """Ridge regression onto one-hot targets: our instant head without any tuning below it."""
+    """Ridge regression onto one-hot targets on features as they are."""
 
     def __init__(self, world: World) -> None:
         self._head = InstantHead(world.base.feature_size, HeadConfig(prior=0.0))

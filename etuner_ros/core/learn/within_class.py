@@ -77,11 +77,12 @@ def from_scatters(
     scatters: Sequence[Scatter], rank: int = RANK, shrinkage: float = SHRINKAGE
 ) -> WithinClass:
     """
-    Return the map that takes out in which directions pictures of one kind differ more than kinds
-    do, until they differ by as much as they do elsewhere.
+    Return the map that shrinks the directions in which pictures of one kind differ more than kinds
+    do (the maximum margin criterion: Li, Jiang & Zhang 2004), by how much they do so beyond what
+    pictures of one kind differ by elsewhere.
 
-    Without the difference (the maximum margin criterion: Li, Jiang & Zhang 2004) directions that
-    tell kinds of other pictures apart are lost.
+    By what pictures of one kind differ in alone, directions that tell kinds of other pictures
+    apart are lost.
 
     :param scatters: of each sort of pictures; all count the same
     """
@@ -98,8 +99,10 @@ def from_scatters(
 
 def shipped(architecture: str, base: State) -> WithinClass | None:
     """
-    Return what ships with the package for a network; nothing where its backbone is another one
-    than it was learned with.
+    Return what ships with the package for a deployed network; nothing where its backbone is
+    another one than it was learned with.
+
+    It is used after rounds, too, as their networks are near the deployed one.
 
     :param base: all tensors of the deployed network
     :raises WeightsError: when the file is damaged
@@ -107,12 +110,13 @@ def shipped(architecture: str, base: State) -> WithinClass | None:
     file = FOLDER / f'{architecture}.safetensors'
     if not file.is_file():
         return None
-    tensors = unpack(file.read_bytes())
-    if set(tensors) != {'directions', 'keep', 'backbone'}:
-        raise WeightsError(f'{file} is damaged: install the package again')
-    if bytes(tensors['backbone']).decode() != backbone_digest('', base):
+    try:
+        tensors = unpack(file.read_bytes())
+        backbone = bytes(tensors['backbone']).decode()
+        directions = np.asarray(tensors['directions'], np.float32)
+        keep = np.asarray(tensors['keep'], np.float32)
+    except (WeightsError, KeyError, ValueError, OSError) as error:
+        raise WeightsError(f'{file} is damaged: install the package again ({error})') from error
+    if backbone != backbone_digest('', base):
         return None
-    return WithinClass(
-        torch.from_numpy(np.asarray(tensors['directions'], np.float32)),
-        torch.from_numpy(np.asarray(tensors['keep'], np.float32)),
-    )
+    return WithinClass(torch.from_numpy(directions), torch.from_numpy(keep))
