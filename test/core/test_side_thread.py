@@ -198,28 +198,29 @@ def test_where_the_system_forbids_to_step_back_jobs_are_done_all_the_same(monkey
 # In a process of its own: in this one, OpenCV's threads are there.
 FIRST_TO_NEED_THEM = """
 import os
+import threading
 import cv2
 import numpy as np
 from etuner_ros.core.images.side_thread import SideThread
 
-cv2.setNumThreads(4)
-own = os.getpriority(os.PRIO_PROCESS, 0)
-there = set(os.listdir('/proc/self/task'))
+def threads():
+    return set(map(int, os.listdir('/proc/self/task')))
 
 def work(size):
-    before = set(os.listdir('/proc/self/task'))
     cv2.cvtColor(np.zeros((size, size, 3), np.uint8), cv2.COLOR_RGB2BGR)
-    assert set(os.listdir('/proc/self/task')) == before, 'they were started here'
+    started = threads() - there - {threading.get_native_id()}
+    assert len(started) == 3, started
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in started} == {own}
 
-def fail(error):
+def failed(error):
+    print(repr(error), flush=True)
     os._exit(1)
 
-side = SideThread('test', work, fail, 1)
+cv2.setNumThreads(4)
+own, there = os.getpriority(os.PRIO_PROCESS, 0), threads()
+side = SideThread('test', work, failed, 1)
 side.give(2000)
 side.close()
-started = set(os.listdir('/proc/self/task')) - there
-assert len(started) == 3, started
-assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in started} == {own}
 """
 
 
