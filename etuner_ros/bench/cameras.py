@@ -8,18 +8,14 @@ one `inference` for all cameras and with all nodes once more in a namespace for 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 import json
-import os
 from pathlib import Path
 import tempfile
 import time
 from typing import Any
-from unittest.mock import patch
-import uuid
 
 import cv2
 import numpy as np
@@ -27,8 +23,8 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
-import yaml
 
+from etuner_ros.bench.live import running, stamp_now, turns
 from etuner_ros.bench.provenance import git
 from etuner_ros.bench.soak.processes import memory_mb, processes_with
 from etuner_ros.bench.soak.stage import deploy, Stage
@@ -39,13 +35,11 @@ from etuner_ros.msg import Prediction, TunerStatus
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.running import use_dds_profile
-from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner')
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 15.0
 WARM_UP_S = 15.0  # the network of onnxruntime is warm, and what starts has started
 LIMIT_S = 120.0
-MARK = 'ETUNER_CAMERAS'  # in the environment of every process of a run
 ONE, EACH = 'one inference for all', 'all nodes for each'
 
 
@@ -107,48 +101,16 @@ class Rig:
 
     def play(self, seconds: float, rate_hz: float) -> None:
         """Have all cameras show pictures, one after the other within a period."""
-        began, number = time.monotonic(), 0
-        gap = 1.0 / (rate_hz * len(self.names))
-        while (due := number * gap) < seconds:
-            while (left := began + due - time.monotonic()) > 0:
-                self.executor.spin_once(timeout_sec=left)
+        for number in turns(self.executor, rate_hz * len(self.names), seconds):
             turn, camera = divmod(number, len(self.names))
             message = self._messages[turn % len(self._messages)]
-            now = time.time_ns()
-            message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
+            stamp_now(message.header)
             self._cameras[self.names[camera]].publish(message)
-            number += 1
 
     def close(self) -> None:
         """Leave the graph."""
         self.executor.shutdown()
         self.node.destroy_node()
-
-
-@contextmanager
-def robot(base: Path, home: Path, cameras: list[str], namespaces: list[str]) -> Iterator[str]:
-    """Run all nodes in each namespace; yields the mark in the environment of their processes."""
-    mark = uuid.uuid4().hex
-    values: dict[str, Any] = {
-        'autostart': True,
-        'model': {'weights': str(base), 'input_size': INPUT_SIZE},
-    }
-    sections: dict[str, Any] = {'/**': {'ros__parameters': values}}
-    if cameras:
-        sections['/**/inference'] = {'ros__parameters': {'cameras': cameras}}
-    home.mkdir(parents=True)
-    file = home / 'params.yaml'
-    file.write_text(yaml.safe_dump(sections))
-    with patch.dict(os.environ, {MARK: mark, 'ROS_HOME': str(home)}):
-        supervisors = [Supervisor([file], home / f'log{i}') for i in range(len(namespaces))]
-        try:
-            for supervisor, namespace in zip(supervisors, namespaces):
-                for name in NODES:
-                    supervisor.start(name, namespace)
-            yield mark
-        finally:
-            for supervisor in supervisors:
-                supervisor.stop()
 
 
 def one_row(
@@ -160,11 +122,18 @@ def one_row(
     topics = {n: (f'{n}/', '' if shared else f'{n}/') for n in names}
     if count == 1:
         topics = {names[0]: ('', '')}
-    cameras = names if shared and count > 1 else []
+    parameters: dict[str, dict[str, Any]] = {
+        '/**': {
+            'autostart': True,
+            'model': {'weights': str(base), 'input_size': INPUT_SIZE},
+        }
+    }
+    if shared and count > 1:
+        parameters['/**/inference'] = {'cameras': names}
     namespaces = [''] if shared or count == 1 else [f'/{n}' for n in names]
     with (
         tempfile.TemporaryDirectory() as folder,
-        robot(base, Path(folder) / 'home', cameras, namespaces) as mark,
+        running(NODES, parameters, Path(folder) / 'home', namespaces=namespaces) as mark,
         closing(Rig(pictures, topics)) as rig,
     ):
         began = time.monotonic()

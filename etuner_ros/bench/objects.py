@@ -8,17 +8,16 @@ then listens; `etuner bench objects`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, replace
 import json
+import math
 import os
 from pathlib import Path
 import tempfile
 import time
 from typing import Any
-from unittest.mock import patch
-import uuid
 
 from ament_index_python.packages import get_package_share_directory
 import cv2
@@ -28,9 +27,9 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
-import yaml
 
 from etuner_ros.bench import provenance
+from etuner_ros.bench.live import running, stamp_now, turns
 from etuner_ros.bench.soak.processes import processes_with
 from etuner_ros.bench.soak.stage import deploy
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
@@ -43,12 +42,10 @@ from etuner_ros.nodes.punctual import keep_memory
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS, reliable
 from etuner_ros.nodes.region_messages import box_message
 from etuner_ros.nodes.running import use_dds_profile
-from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'proposer')
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 10.0
 PICTURES = 40  # of the recording, evenly; shown one after the other, again and again
-MARK = 'ETUNER_OBJECTS'  # in the environment of every process of a run
 LABELS = 48  # things that are named: enough to calibrate with, too few for a round
 WARM_UP_S = 8.0
 LIMIT_S = 150.0  # until all nodes are up, and 8 bit serve where they are to
@@ -61,13 +58,60 @@ class Row:
 
     engine: str
     most: int  # regions of an image
-    images: int
+    shown: int  # images
+    images: int  # of these, that objects came of: the proposer takes the newest when it has time
     regions: float  # mean of an image
     p50_ms: float  # from image stamp until its objects were published
     p95_ms: float
-    parts_ms: dict[str, tuple[float, float]]  # see `Outside.parts`
+    parts_ms: dict[str, tuple[float, float]]  # see `Window.parts`
     own_cores: float  # that all nodes and the camera kept busy
     other_cores: float  # that other work did meanwhile: the less, the better the figures
+
+
+@dataclass
+class Window:
+    """What was shown and heard for some time; by the stamp of the image in ns, all else in ms."""
+
+    shown: dict[int, BoxFrame] = field(default_factory=dict)
+    predicted: dict[int, float] = field(default_factory=dict)  # from stamp to prediction
+    proposed: dict[int, float] = field(default_factory=dict)  # until its regions are here
+    # From stamp to objects; the network and the names, of that.
+    objects: dict[int, tuple[float, float]] = field(default_factory=dict)
+    regions: list[int] = field(default_factory=list)  # of each image
+    # What the proposer says of itself.
+    told: dict[str, list[float]] = field(default_factory=lambda: {'taken': [], 'looked': []})
+
+    def parts(self) -> dict[str, list[float]]:
+        """
+        Return, in ms for each image with objects: `predicted`, from its stamp until the whole
+        image is named, beside the rest; `proposed`, from its stamp until its regions are heard;
+        `waited`, from there until `inference` looks at them, and publishing; `named`, crops,
+        network and head. For an image a second: `taken`, from its stamp until the proposer has it,
+        and `looked`, how long that looks; both are parts of `proposed`.
+        """
+        found: dict[str, list[float]] = {name: [] for name in PARTS} | self.told
+        for stamp, (latency, named) in self.objects.items():
+            if stamp in self.proposed and stamp in self.predicted:
+                proposed = self.proposed[stamp]
+                found['predicted'].append(self.predicted[stamp])
+                found['proposed'].append(proposed)
+                found['waited'].append(latency - named - proposed)
+                found['named'].append(named)
+        return found
+
+    def row(self, engine: str, most: int, own_cores: float, other_cores: float) -> Row:
+        """Return what this comes to; of what did not happen, nan."""
+        return Row(
+            engine,
+            most,
+            len(self.shown),
+            len(self.objects),
+            float(np.mean(self.regions)) if self.regions else math.nan,
+            *_percentiles([latency for latency, _ in self.objects.values()]),
+            {name: _percentiles(values) for name, values in self.parts().items()},
+            own_cores,
+            other_cores,
+        )
 
 
 class Outside:
@@ -79,7 +123,6 @@ class Outside:
         self._executor.add_node(self.node)
         self._frames = frames
         self._messages = [array_to_image(frame.image, Header()) for frame in frames]
-        self._shown: dict[int, BoxFrame] = {}  # by stamp
         self._images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self._labels = self.node.create_publisher(LabelCorrection, 'labels', reliable(100))
         self.labels = 0  # that were given
@@ -94,30 +137,29 @@ class Outside:
         hear(DiagnosticArray, '/diagnostics', self._on_diagnostics, reliable(50))
 
     def clear(self) -> None:
-        """Forget what was heard."""
-        # By the stamp of the image, all in ms.
-        self._predicted: dict[int, float] = {}  # from stamp to prediction
-        self._proposed: dict[int, float] = {}  # until its regions are here
-        self.objects: dict[int, tuple[float, float]] = {}  # latency; the network and the names
-        self.regions: list[int] = []  # of each image
-        self._told: dict[str, list[float]] = {'taken': [], 'looked': []}
+        """Forget what was shown and heard; what still comes of it counts no more."""
+        self.window = Window()
 
     def _on_prediction(self, message: Prediction) -> None:
-        self._predicted[stamp_ns(message.header)] = message.latency_ms
+        self.window.predicted[stamp_ns(message.header)] = message.latency_ms
 
     def _on_regions(self, message: Regions) -> None:
         stamp = stamp_ns(message.header)
-        self._proposed[stamp] = (time.time_ns() - stamp) / 1e6
-        self.regions.append(len(message.regions))
+        if stamp in self.window.shown:  # else it is of another robot
+            self.window.proposed[stamp] = (time.time_ns() - stamp) / 1e6
+            self.window.regions.append(len(message.regions))
 
     def _on_objects(self, message: Objects) -> None:
-        self.objects[stamp_ns(message.header)] = message.latency_ms, message.inference_ms
+        stamp = stamp_ns(message.header)
+        frame = self.window.shown.get(stamp)
+        if frame is None:  # of another robot
+            return
+        self.window.objects[stamp] = message.latency_ms, message.inference_ms
         if message.kept and self.labels < LABELS:
-            self._name(message)
+            self._name(message, frame)
 
-    def _name(self, message: Objects) -> None:
+    def _name(self, message: Objects, frame: BoxFrame) -> None:
         """Say what the thing is that is seen best."""
-        frame = self._shown[stamp_ns(message.header)]
         best = int(frame.shares.argmax())
         self._labels.publish(
             LabelCorrection(
@@ -139,38 +181,16 @@ class Outside:
             values = {pair.key: pair.value for pair in status.values}
             self.engine = values.get('engine', self.engine)
             if 'proposer' in values:
-                self._told['taken'].append(float(values['wait ms']))
-                self._told['looked'].append(float(values['ms']))
-
-    def parts(self) -> dict[str, list[float]]:
-        """
-        Return, in ms for each image: `predicted`, from its stamp until the whole image is named,
-        beside the rest; `proposed`, from its stamp until its regions are heard; `waited`, from
-        there until `inference` looks at them, and publishing; `named`, crops, network and head.
-        For an image a second: `taken`, from its stamp until the proposer has it, and `looked`, how
-        long that looks; both are parts of `proposed`.
-        """
-        found: dict[str, list[float]] = {name: [] for name in PARTS} | self._told
-        for stamp, (latency, named) in self.objects.items():
-            if stamp in self._proposed and stamp in self._predicted:
-                proposed = self._proposed[stamp]
-                found['predicted'].append(self._predicted[stamp])
-                found['proposed'].append(proposed)
-                found['waited'].append(latency - named - proposed)
-                found['named'].append(named)
-        return found
+                self.window.told['taken'].append(float(values['wait ms']))
+                self.window.told['looked'].append(float(values['ms']))
 
     def play(self, seconds: float) -> None:
         """Show pictures at the rate of the camera."""
-        began, number = time.monotonic(), 0
-        while (due := number / RATE_HZ) < seconds:
-            while (left := began + due - time.monotonic()) > 0:
-                self._executor.spin_once(timeout_sec=left)
-            place, now = number % len(self._messages), time.time_ns()
-            message, self._shown[now] = self._messages[place], self._frames[place]
-            message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
+        for number in turns(self._executor, RATE_HZ, seconds):
+            place = number % len(self._messages)
+            message = self._messages[place]
+            self.window.shown[stamp_now(message.header)] = self._frames[place]
             self._images.publish(message)
-            number += 1
 
     def close(self) -> None:
         """Leave the graph."""
@@ -178,42 +198,20 @@ class Outside:
         self.node.destroy_node()
 
 
-@contextmanager
-def nodes(base: Path, home: Path, own: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """
-    Run all nodes as they ship; yields the mark in the environment of their processes.
-
-    :param own: parameters beyond those, by node
-    """
-    home.mkdir(parents=True)
-    sections = {'/**': {'model': {'weights': str(base), 'input_size': INPUT_SIZE}}}
-    sections |= {f'/**/{name}': dict(values) for name, values in own.items()}
-    file = home / 'params.yaml'
-    file.write_text(yaml.safe_dump({k: {'ros__parameters': v} for k, v in sections.items()}))
-    shipped = Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
-    mark = uuid.uuid4().hex
-    with patch.dict(os.environ, {MARK: mark, 'ROS_HOME': str(home)}):
-        supervisor = Supervisor([shipped, file], home / 'log')
-        try:
-            for name in NODES:
-                supervisor.start(name)
-            yield mark
-        finally:
-            supervisor.stop()
-
-
 def one_row(
     precision: str, most: int, seconds: float, base: Path, frames: Sequence[BoxFrame]
 ) -> Row:
     """Measure one setting."""
     own: dict[str, dict[str, Any]] = {
-        'inference': {'precision': precision},
-        'tuner': {'precision': precision},
-        'proposer': {'kind': 'own', 'most': most},
+        '/**': {'model': {'weights': str(base), 'input_size': INPUT_SIZE}},
+        '/**/inference': {'precision': precision},
+        '/**/tuner': {'precision': precision},
+        '/**/proposer': {'kind': 'own', 'most': most},
     }
+    shipped = Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
     with (
         tempfile.TemporaryDirectory() as folder,
-        nodes(base, Path(folder) / 'home', own) as mark,
+        running(NODES, own, Path(folder) / 'home', upon=[shipped]) as mark,
         closing(Outside(frames)) as outside,
     ):
         began, wanted = time.monotonic(), f'onnxruntime-{precision}'
@@ -229,13 +227,9 @@ def one_row(
         own_before, all_before = busy_s(mark)
         outside.play(seconds)
         own_after, all_after = busy_s(mark)
-    latencies = [latency for latency, _ in outside.objects.values()]
-    parts = {name: _percentiles(values) for name, values in outside.parts().items()}
-    mean = float(np.mean(outside.regions))
     own_cores = (own_after - own_before) / seconds
     other_cores = (all_after - all_before) / seconds - own_cores
-    latency = _percentiles(latencies)
-    return Row(wanted, most, len(latencies), mean, *latency, parts, own_cores, other_cores)
+    return outside.window.row(wanted, most, own_cores, other_cores)
 
 
 def busy_s(mark: str) -> tuple[float, float]:
@@ -263,6 +257,8 @@ def enlarged(frame: BoxFrame) -> BoxFrame:
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    if not values:
+        return math.nan, math.nan
     p50, p95 = np.percentile(values, (50, 95))
     return float(p50), float(p95)
 
@@ -277,7 +273,7 @@ def measure(
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """
-    Measure and write `objects.json`.
+    Measure and write `objects.json`, after each row.
 
     :param stream: labelled pictures, for the head that the robot comes with
     :param recording: with things, for the camera
@@ -287,8 +283,16 @@ def measure(
     """
     use_dds_profile()
     keep_memory()  # as the camera has it
+    output.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    found = {
+        'commit': provenance.git('rev-parse', '--short', 'HEAD'),
+        'machine': provenance.machine(),
+        'size': [WIDTH, HEIGHT],
+        'rate_hz': RATE_HZ,
+        'seconds': seconds,
+    }
     rclpy.init()
-    rows = []
     try:
         with tempfile.TemporaryDirectory() as folder:
             base = Path(folder) / 'base.safetensors'
@@ -299,18 +303,10 @@ def measure(
                 for most in mosts:
                     rows.append(one_row(precision, most, seconds, base, shown))
                     say(line(rows[-1]))
+                    found['rows'] = [asdict(row) for row in rows]
+                    (output / 'objects.json').write_text(json.dumps(found, indent=1) + '\n')
     finally:
         rclpy.shutdown()
-    output.mkdir(parents=True, exist_ok=True)
-    found = {
-        'commit': provenance.git('rev-parse', '--short', 'HEAD'),
-        'machine': provenance.machine(),
-        'size': [WIDTH, HEIGHT],
-        'rate_hz': RATE_HZ,
-        'seconds': seconds,
-        'rows': [asdict(row) for row in rows],
-    }
-    (output / 'objects.json').write_text(json.dumps(found, indent=1) + '\n')
     return rows
 
 
@@ -318,16 +314,17 @@ def line(row: Row) -> str:
     """Return a row of the table."""
     parts = ' | '.join('{:.1f} ({:.1f})'.format(*row.parts_ms[name]) for name in PARTS)
     return (
-        f'| {row.engine} | {row.most} | {row.regions:.1f} | {row.images} | {row.p50_ms:.1f} '
-        f'({row.p95_ms:.1f}) | {parts} | {row.own_cores:.2f} and {row.other_cores:.2f} |'
+        f'| {row.engine} | {row.most} | {row.regions:.1f} | {row.images} of {row.shown} | '
+        f'{row.p50_ms:.1f} ({row.p95_ms:.1f}) | {parts} | '
+        f'{row.own_cores:.2f} and {row.other_cores:.2f} |'
     )
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the figures as a Markdown table."""
     head = [
-        '| engine | regions at most | on the mean | images | camera to objects, ms (p95) | '
-        + ' | '.join(PARTS)
+        '| engine | regions at most | on the mean | images with objects | '
+        + ' | '.join(['camera to objects, ms (p95)', *PARTS])
         + ' | cores: own and other work |',
         '|---|---|---|---|---|' + '---|' * (len(PARTS) + 1),
     ]

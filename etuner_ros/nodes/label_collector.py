@@ -34,6 +34,7 @@ from etuner_ros.core.labels.settings import CollectorSettings, LIVE, names
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import SAME, Things
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
+from etuner_ros.core.niceness import step_back
 from etuner_ros.core.rate_limit import RateLimit, TransferSettings
 from etuner_ros.nodes import label_messages
 from etuner_ros.nodes.answering import answering
@@ -41,7 +42,6 @@ from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.pieces import turn
-from etuner_ros.nodes.punctual import step_back
 from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, latched, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer

@@ -7,13 +7,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.subscription import Subscription
-
-from etuner_ros.core.images.side_thread import NICENESS
 
 
 class TakenByHand(CallbackGroup):
@@ -47,18 +44,13 @@ def keep_memory() -> None:
     """
     Have glibc keep large blocks instead of giving them back to the system.
 
-    Weights that arrive need blocks of many MB each time; fresh pages for them cost more than half
-    of the time that taking a message holds the interpreter.
+    Images and weights that come or go need blocks of up to many MB each time. Fresh pages for
+    weights cost more than half of the time that taking a message holds the interpreter.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc = ctypes.CDLL(None)
         for option, value in ((-3, 32 << 20), (-1, 256 << 20), (-2, 32 << 20)):
             libc.mallopt(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-
-
-def step_back() -> None:
-    """Have processes that answer frames go first, where both want the processor."""
-    os.nice(NICENESS)
 
 
 def keep_what_was_imported() -> None:

@@ -71,7 +71,6 @@ from etuner_ros.nodes.fine_tune import FineTuneAction
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import stamp_ns
 from etuner_ros.nodes.parameters import declare, ModelSettings
-from etuner_ros.nodes.punctual import step_back
 from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, reliable
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
@@ -432,5 +431,4 @@ class TunerNode(Node):
 
 def main() -> int:
     """Run the node."""
-    step_back()
     return run(TunerNode)

@@ -75,8 +75,7 @@ class Commands:
             HeadConfig(**message['head']),
         )
         self._engine = EngineSettings(**message['engine'])
-        inherited = os.nice(0)
-        os.nice(max(self._configs[0].niceness - inherited, 0))
+        os.nice(self._configs[0].niceness)
 
     def _on_open(self, message: Message) -> None:
         """Load base weights: those of a file, or those that the model settings name."""

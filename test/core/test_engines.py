@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+import threading
 import time
 
 import numpy as np
@@ -273,11 +274,35 @@ def test_regions_that_threads_share_are_seen_as_each_is_alone(
     live.swap(live.prepare(1, base.spec.classes, *travelling(base, update)))
     assert live.engine == f'onnxruntime-{precision}'
     boxes = np.array([(5 * i, 3 * i, 40 + i, 60 - i) for i in range(7)], np.float32)
+    looked, look, two = set(), OnnxNetwork.look, threading.Barrier(2, timeout=60)
+
+    def by_two(network: OnnxNetwork, squares: list) -> tuple:
+        looked.add(threading.get_ident())
+        two.wait()  # for another thread
+        return look(network, squares)
+
     with ThreadPoolExecutor(3) as pool:
-        shared = live.look_at(image, boxes, pool.map).features
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OnnxNetwork, 'look', by_two)
+            shared = live.look_at(image, boxes, pool.map).features
+        assert len(looked - {threading.get_ident()}) >= 2
     alone = [live.look_at(image, box[None]).features[0] for box in boxes]
     np.testing.assert_array_equal(shared, alone)
     assert live.look_at(image, boxes[:0], pool.map).features.shape == (0, shared.shape[1])
+
+
+@pytest.mark.parametrize(('engine', 'count'), [('onnxruntime', 2), ('torch', 7)])
+def test_regions_that_go_through_the_network_together_need_no_other_thread(
+    engine, count, base, frames
+):
+    engines = Engines(EngineSettings(engine=engine))
+    engines.network(base.spec, base.state, wait=True)
+    live = LiveModel(base, engines)
+    assert live.engine.startswith(engine)
+    boxes = np.array([(5 * i, 3 * i, 40 + i, 60 - i) for i in range(count)], np.float32)
+    result = live.look_at(frames[0].image, boxes, lambda *_: pytest.fail('another thread looks'))
+    assert len(result.features) == count
+    engines.close()
 
 
 def test_regions_are_named_though_a_session_fails_in_a_thread(base, frames, engines, monkeypatch):

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from etuner_ros.core.images.age import ImageAge
 from etuner_ros.core.images.annotate import shrunk
 from etuner_ros.core.images.frame_keeper import FrameKeeper
 from etuner_ros.core.images.side_thread import SideThread
+from etuner_ros.core.niceness import NICENESS
 
 
 class Slow:
@@ -176,4 +180,54 @@ def test_what_is_done_beside_lets_those_who_give_jobs_go_first():
     side = SideThread[int]('test', lambda _: found.append(niceness()), pytest.fail, most=1)
     side.give(0)
     side.close()
-    assert found[0] > niceness()
+    assert found[0] == min(niceness() + NICENESS, 19)
+
+
+def test_where_the_system_forbids_to_step_back_jobs_are_done_all_the_same(monkeypatch):
+    def forbid(*_: object) -> None:
+        raise PermissionError('not in this container')
+
+    monkeypatch.setattr(os, 'setpriority', forbid)
+    done: list[int] = []
+    side = SideThread('test', done.append, pytest.fail, most=1)
+    side.give(0)
+    side.close()
+    assert done == [0]
+
+
+# In a process of its own: in this one, OpenCV's threads are there.
+FIRST_TO_NEED_THEM = """
+import os
+import threading
+import cv2
+import numpy as np
+from etuner_ros.core.images.side_thread import SideThread
+
+def threads():
+    return set(map(int, os.listdir('/proc/self/task')))
+
+def work(size):
+    cv2.cvtColor(np.zeros((size, size, 3), np.uint8), cv2.COLOR_RGB2BGR)
+    started = threads() - there - {threading.get_native_id()}
+    assert len(started) == 3, started
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in started} == {own}
+
+def failed(error):
+    print(repr(error), flush=True)
+    os._exit(1)
+
+cv2.setNumThreads(4)
+own, there = os.getpriority(os.PRIO_PROCESS, 0), threads()
+side = SideThread('test', work, failed, 1)
+side.give(2000)
+side.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='threads have no niceness of their own')
+@pytest.mark.skipif(
+    not re.search('Parallel framework: +pthreads', cv2.getBuildInformation()),
+    reason='this OpenCV has threads of another library, which starts them as it likes',
+)
+def test_threads_of_opencv_that_work_for_all_do_not_step_back():
+    subprocess.run([sys.executable, '-c', FIRST_TO_NEED_THEM], check=True, timeout=60)

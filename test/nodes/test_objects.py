@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import threading
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -137,7 +138,6 @@ def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros
     assert len(said.objects) <= 2
     assert eye.node.diagnostics()['regions left out'] >= 2003
     assert eye.see(table, []).objects == []
-    assert eye.node.set_parameters([Parameter('region_threads', value=1)])[0].successful
 
     def named() -> bool:
         eye._regions.publish(Regions(header=header(1), source='nobody', regions=[region(DUCK)]))
@@ -145,6 +145,27 @@ def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros
 
     ros.until(named, 'a word on the unknown camera')
     assert eye.see(table, [region(DUCK)]).objects, 'and it goes on'
+
+
+def test_the_threads_that_share_regions_are_as_many_as_set_and_end_with_the_node(
+    ros, deployed, table
+):
+    before = set(threading.enumerate())
+
+    def threads() -> int:
+        started = set(threading.enumerate()) - before
+        return sum(thread.name.startswith('regions') for thread in started)
+
+    eye = Eye(ros, deployed, engine='onnxruntime', region_threads=3)
+    many = [region(DUCK), region(MUG)] * 4
+    ros.until(lambda: eye.see(table, many) and threads() > 1, 'threads that share regions')
+    assert threads() <= 3
+    assert eye.node.set_parameters([Parameter('region_threads', value=1)])[0].successful
+    assert threads() == 0
+    assert eye.see(table, many).objects, 'and it goes on'
+    assert threads() == 1
+    ros.remove(eye.node)
+    assert threads() == 0
 
 
 def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-import os
-import sys
 import threading
 from typing import Generic, TypeVar
 
+import cv2
+import numpy as np
+
+from etuner_ros.core.niceness import step_back
+
 Job = TypeVar('Job')
-NICENESS = 5  # of what may come after the answer to a frame
 
 
 class SideThread(Generic[Job]):
@@ -36,6 +38,9 @@ class SideThread(Generic[Job]):
         self._jobs: deque[Job] = deque(maxlen=most)
         self._changed = threading.Condition()
         self._ends = False
+        # OpenCV's threads work for all others, too, and are as nice as the one that needs them
+        # first: that is to be this one.
+        cv2.cvtColor(np.zeros((512, 512, 3), np.uint8), cv2.COLOR_RGB2BGR)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -58,10 +63,7 @@ class SideThread(Generic[Job]):
         self._thread.join()
 
     def _run(self) -> None:
-        if sys.platform == 'linux':  # elsewhere this would be of the whole process
-            thread = threading.get_native_id()
-            inherited = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, inherited + NICENESS)
+        step_back()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._ends)

@@ -265,8 +265,11 @@ class LiveModel:
                 return features_of(image, some, network.look, size)
 
             if len(boxes):
+                batches = self._batches(network, boxes)
+                # One alone is looked at here: in another thread, torch would start its own anew.
+                go_through = each if len(batches) > 1 else map
                 try:
-                    features = np.concatenate(list(each(of, self._batches(network, boxes))))
+                    features = np.concatenate(list(go_through(of, batches)))
                 except EngineError:
                     if len(boxes) == 1:
                         raise

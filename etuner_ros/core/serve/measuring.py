@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import contextlib
 from dataclasses import dataclass
-import os
 import threading
 
 import numpy as np
 
 from etuner_ros.core.images.codec import Image
+from etuner_ros.core.niceness import step_back
 from etuner_ros.core.serve.graph_file import Floats
 from etuner_ros.core.serve.networks import Network
 from etuner_ros.core.serve.slot import Alignment, backbone_at, Slot, SmallerSlot
 from etuner_ros.core.serve.variants import Variant
 
-NICENESS = 10  # of a thread that measures
+NICENESS = 10  # that a thread that measures adds to what it has
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ def look(
     :param ends: set when nobody wants to know any more
     :return: by size; nothing when `ends` was set
     """
-    _step_back()
+    if threading.current_thread() is not threading.main_thread():
+        # Not before networks are made, which hand it on to the threads that they start.
+        step_back(NICENESS)
     seen: dict[int, list[tuple[Floats, Floats, float]]] = {p: [] for p in networks}
     for pixels, network in networks.items():
         network.look([frames[0][pixels]])  # the first one is slow
@@ -111,14 +112,3 @@ def compare(
 def _row(network: Network, pixels: int, seen: Seen, accuracy: float) -> Variant:
     p50, p99 = (max(float(v), 1e-6) for v in np.percentile(seen.ms, (50, 99)))
     return Variant(pixels, network.name.rpartition('-')[2], p50, p99, accuracy)
-
-
-def _step_back() -> None:
-    """
-    Let predictions go first; the priority is of this thread alone, and can not be had back.
-
-    Not before networks are made, which hand it on to the threads that they start.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
