@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument('--every', type=int, default=2, help='take one of so many of its frames')
     parser.add_argument('--stream', type=Path, help='of whole frames')
     parser.add_argument('--grocery', type=Path, help='archive of the grocery photographs')
+    parser.add_argument('--images', type=Path, help='your own, as <scenario>/<class>/*.jpg')
     parser.add_argument('--rank', type=int, default=RANK)
     parser.add_argument('--shrinkage', type=float, default=SHRINKAGE)
     parser.add_argument('--output', type=Path, default=FOLDER / f'{ARCHITECTURE}.safetensors')
@@ -146,8 +147,12 @@ def main() -> None:
         sorts['rendered frames'] = of_pictures(READERS['recording'](arguments.stream))
     if arguments.grocery is not None:
         sorts['photographs'] = of_pictures(READERS['grocery_search'](arguments.grocery))
+    if arguments.images is not None:
+        sorts['own pictures'] = of_pictures(READERS['images'](arguments.images))
     if not sorts:
-        parser.error('there is nothing to learn from: give --things, --stream or --grocery')
+        parser.error(
+            'there is nothing to learn from: give --things, --stream, --grocery or --images'
+        )
     learn = partial(from_scatters, rank=arguments.rank, shrinkage=arguments.shrinkage)
     if arguments.judge:
         judge(sorts, learn)
