@@ -87,7 +87,7 @@ def right(
     rng = np.random.default_rng(seed)
     names = np.array(labels)
     known = np.concatenate(
-        [rng.permutation(np.flatnonzero(names == n))[:told] for n in set(labels)]
+        [rng.permutation(np.flatnonzero(names == n))[:told] for n in sorted(set(labels))]
     )
     asked = np.setdiff1d(np.arange(len(names)), known)
     found = []

@@ -280,6 +280,18 @@ def test_guesses_are_no_surer_than_labels_of_their_scene_bear_out():
     assert confidence(head, rest) < confidence(sure, rest) - 0.01
 
 
+def test_the_first_label_of_a_kind_makes_no_guess_less_sure():
+    known, names = clusters(0, 20, classes=4)
+    rows, rest = torch.cat([known, known[:1] + 9.0]), known[40:]
+    said = []
+    for scene in (1, 2):  # the one of that label, and one that no label is of
+        told = Unlabelled(rest, [scene] * 40, [*[0] * len(names), 1])
+        head = InstantHead(SIZE)
+        head.rebuild(rows, [*names, 'new'], unlabelled=told)
+        said.append(confidence(head, rest))
+    assert said[0] == pytest.approx(said[1], abs=0.01)
+
+
 def confidence(head: InstantHead, rows: torch.Tensor) -> float:
     return float(torch.softmax(head.logits(rows), dim=1).amax(dim=1).mean())
 

@@ -185,6 +185,11 @@ def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, fram
     )
 
 
+def test_what_pictures_of_one_kind_differ_in_is_counted_less_unless_it_is_switched_off(model):
+    assert Learner(model).head.instant.within is not None
+    assert Learner(model, head=HeadConfig(within_class=False)).head.instant.within is None
+
+
 def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):
     learner = deployed_learner(model, frames)
     learner.add_samples(samples(frames, ('race_car', 'tray')))
