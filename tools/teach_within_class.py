@@ -32,7 +32,6 @@ from etuner_ros.core.boxes.geometry import Floats
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.within_class import (
-    FOLDER,
     from_scatters,
     RANK,
     Scatter,
@@ -40,6 +39,7 @@ from etuner_ros.core.learn.within_class import (
     SHRINKAGE,
     WithinClass,
 )
+from etuner_ros.core.models.likeness import FOLDER
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.weights import backbone_digest
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ import torch
 from etuner_ros.bench.boxes_score import Answer, RIGHT, Truth
 from etuner_ros.core.boxes.box_regressor import moved, offsets
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
-from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
+from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read, ReadoutSettings
+from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
 from etuner_ros.core.learn.within_class import WithinClass
+from etuner_ros.core.models.likeness import Likeness, Within
+from etuner_ros.nodes.inference_settings import InferenceSettings
 
 TOGETHER = 30  # frames in which mostly the same things are in view
 
@@ -80,7 +83,10 @@ class Method(Protocol):
 def _answer(objects: Objects) -> Answer:
     """Return what is deployed; names are forced where it would say "unknown"."""
     names = [names[0] for names in objects.labels]
-    return Answer(objects.boxes, names, objects.ranks, objects.evidence)
+    # Where there is no likeness to what was taught, the head's evidence is what there is.
+    told = not np.isnan(objects.familiar).any()
+    evidence = objects.familiar if told else objects.evidence
+    return Answer(objects.boxes, names, objects.ranks, evidence, objects.unknown)
 
 
 class Ours:
@@ -101,6 +107,10 @@ class Ours:
         self.head = InstantHead(len(rows[0][0]), within=self.within)
         features = torch.from_numpy(np.stack([feature for feature, _ in rows]))
         self.head.rebuild(features, [name for _, name in rows])
+        things = {str(i): _Thing(features[i], name) for i, (_, name) in enumerate(rows)}
+        familiar = Familiar(self.within).rows(things, self.head.classes)
+        within = Within(*(t.numpy() for t in self.within)) if self.within else None
+        self.likeness = None if familiar is None else Likeness(familiar.numpy(), within)
 
     def _feature(self, shot: Shot, thing: int) -> Floats:
         """Return what is learned of a thing, (D,)."""
@@ -120,9 +130,19 @@ class Ours:
                 shot.proposed,
                 shot.proposals,
                 shot.size,
+                settings=ReadoutSettings(unknown_below=InferenceSettings().unknown_below),
                 proposed=shot.proposal_scores,
+                likeness=self.likeness(shot.proposed) if self.likeness else None,
             )
         )
+
+
+class _Thing(NamedTuple):
+    """What was taught of a thing."""
+
+    row: torch.Tensor
+    label: str
+    thing: bool = True
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
 
@@ -23,6 +24,7 @@ class Answer:
     names: Sequence[str]  # n
     scores: Floats  # (n,) how sure, comparable between frames
     evidence: Floats  # (n,) how much speaks for the name rather than for an unknown thing
+    unknown: npt.NDArray[np.bool_] | None = None  # (n,) it is called so; None: all are named
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Score:
     ap50: float  # mean over taught kinds
     recall: float  # of things of taught kinds, by proposals or objects of any name
     false_name: float  # of unknown things, at 90 % recall of known ones; nan without any
+    named: float  # of known things with an object upon them, as it is deployed: it has a name
+    false_named: float  # of unknown ones
 
 
 def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[str]) -> Score:
@@ -50,6 +54,7 @@ def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[s
     kinds = sorted(set(taught))
     known = right = both = found = 0
     evidence: tuple[list[float], list[float]] = ([], [])  # of known things, of unknown ones
+    named: tuple[list[bool], list[bool]] = ([], [])
     hits: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
     totals = dict.fromkeys(kinds, 0)
     for answer, truth in zip(answers, truths):
@@ -60,6 +65,8 @@ def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[s
             meets = upon >= 0 and overlap[upon, place] >= TOUCHES
             if meets:
                 evidence[name not in totals].append(float(answer.evidence[upon]))
+                said = answer.unknown is None or not answer.unknown[upon]
+                named[name not in totals].append(said)
             if name in totals:
                 known += 1
                 totals[name] += 1
@@ -73,6 +80,7 @@ def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[s
         float(np.mean(precisions)) if precisions else 0.0,
         found / max(known, 1),
         false_names(np.array(evidence[0]), np.array(evidence[1])),
+        *(float(np.mean(said)) if said else float('nan') for said in named),
     )
 
 

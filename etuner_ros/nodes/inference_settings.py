@@ -94,7 +94,11 @@ class InferenceSettings(Checked):
     )
     most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
     unknown_below: float = setting(
-        0.4, 'score below which the thing in a region is called unknown', 0.0, 1.0
+        0.4,
+        'score below which the thing in a region is called unknown, as is one that is not like '
+        'what was taught; 0 = names for all',
+        0.0,
+        1.0,
     )
     annotated_width: int = setting(
         640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384

@@ -211,8 +211,9 @@ class RegionNaming:
             result.features,
             boxes,
             (width, height),
-            settings=ReadoutSettings(top_k=top_k),
+            settings=ReadoutSettings(top_k=top_k, unknown_below=self._settings.unknown_below),
             proposed=np.array([region.score for region in proposals], np.float32),
+            likeness=result.likeness,
         )
         tracks = eye.tracker.update(1e-9 * stamp, objects.boxes, result.features[objects.places])
         if not seen.kept and len(objects) and self._kept.wants_after_all(said.source):
@@ -267,15 +268,13 @@ class RegionNaming:
         result: RegionResult,
     ) -> DetectedObject:
         scores, energy = objects.scores[place], float(objects.energy[place])
-        confidence = scores[0] if scores else 0.0
-        # Among few classes the best one has a high score whatever it is.
-        least = max(self._settings.unknown_below, 1.5 / max(len(result.classes), 1))
         return DetectedObject(
             box=box_message(objects.boxes[place]),
             labels=list(objects.labels[place]),
             scores=list(scores),
-            confidence=confidence,
-            unknown=bool(objects.unknown[place]) or confidence < least,
+            confidence=scores[0] if scores else 0.0,
+            unknown=bool(objects.unknown[place]),
+            familiar=float(objects.familiar[place]),
             energy=energy,
             novelty=eye.novelty.update(energy, result.version),
             track=track,

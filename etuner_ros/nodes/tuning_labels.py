@@ -147,6 +147,7 @@ class LabelSide:
                     'label': message.counting_label,
                     'backbone': kept[0],
                     'feature': kept[1],
+                    'thing': box is not None,
                     'scenario': self._scenarios.at(message.source, stamp_ns(message.header)),
                 }
             )

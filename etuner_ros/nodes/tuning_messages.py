@@ -70,6 +70,7 @@ def samples_message(
                 'id': name(s),
                 'label': s.label,
                 'predicted': s.predicted_label,
+                'thing': s.box.width > 0,
                 'image': bytes(s.image.data),
                 'scenario': scenario_at(s.source, stamp_ns(s.header)),
             }

@@ -37,7 +37,7 @@ from etuner_ros.core.models.networks import choose_device, from_base
 from etuner_ros.core.models.weights import (
     backbone_of,
     BaseWeights,
-    HEAD_PRIOR,
+    HEAD_ALL,
     HEAD_TENSORS,
     pack,
     pack_base,
@@ -350,7 +350,7 @@ class OfflineRobot:
         if verdict.accepted:
             self.learned.version += 1
             version, update = self.learned.version, candidate.live_update
-            head = pack({n: update[n] for n in (*HEAD_TENSORS, HEAD_PRIOR) if n in update})
+            head = pack({n: update[n] for n in HEAD_ALL if n in update})
             backbone = bytearray(pack(backbone_of(update)))
             slot = self._live.prepare(
                 version,

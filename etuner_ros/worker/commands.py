@@ -181,7 +181,9 @@ class Commands:
         scenario = Scenario(*message['scenario'])
         feature = _feature(message['feature'])
         backbone = message['backbone']
-        self.learner.correct(message['id'], message['label'], feature, backbone, scenario)
+        self.learner.correct(
+            message['id'], message['label'], feature, backbone, scenario, message['thing']
+        )
 
     def _on_withdraw(self, message: Message) -> None:
         self.learner.withdraw(message['ids'])
@@ -208,7 +210,9 @@ class Commands:
 
         image = resize_square(decode(raw['image']), self.learner.input_size)
         scenario = Scenario(*raw['scenario'])
-        return Sample.of(raw['id'], raw['label'], scenario, image, raw['predicted'])
+        return Sample.of(
+            raw['id'], raw['label'], scenario, image, raw['predicted'], raw.get('thing', False)
+        )
 
     def _on_unlabelled(self, message: Message) -> None:
         """Take a frame that nobody labelled, with its feature where that is known."""

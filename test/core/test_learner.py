@@ -34,7 +34,9 @@ from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
 from etuner_ros.core.models.weights import (
     backbone_digest,
+    check_update,
     difference,
+    HEAD_LIKENESS,
     pack,
     read_base,
 )
@@ -188,6 +190,35 @@ def test_a_feature_of_another_backbone_or_length_is_not_learned_from(model, fram
 def test_what_pictures_of_one_kind_differ_in_is_counted_less_unless_it_is_switched_off(model):
     assert Learner(model).head.instant.within is not None
     assert Learner(model, head=HeadConfig(within_class=False)).head.instant.within is None
+
+
+def test_a_thing_that_was_pointed_at_is_known_from_then_on_and_after_a_round(model, frames):
+    learner = deployed_learner(model, frames, epochs=1.0)
+    car = samples(frames, ('race_car',))[0]
+    feature = extract_features(model, [car.image])[0]
+    assert learner.correct('image', 'race_car', feature, BASE, HERE)
+    assert HEAD_LIKENESS not in learner.propose_head().live_update, 'no thing, no likeness'
+    assert learner.correct('thing', 'race_car', feature, BASE, HERE, thing=True)
+    head = learner.propose_head()
+    check_update(model.state(), head.weights, len(head.classes))
+    learner.set_live(head.live_update, head.classes, 1)
+    assert learner._live.says(feature, thing=True) == 'race_car'
+    strange = torch.roll(feature, 300)
+    assert learner._live.says(strange) != '', 'as an image it has the name that fits best'
+    assert learner._live.says(strange, thing=True) == ''
+    said = learner._live.says(strange)
+    assert learner.correct('new', said, strange, BASE, HERE, thing=True)
+    head = learner.propose_head()
+    assert head is not None, 'the name was right, but not that it is known'
+    learner.set_live(head.live_update, head.classes, 2)
+    learner.add_samples(samples(frames, ('tray',)))
+    learner.add_samples([replace(car, sample_id='thing', label='race_car', thing=True)])
+    result = finish(learner)
+    rows = result.update[HEAD_LIKENESS]
+    assert rows.shape == (len(result.classes), model.feature_size)
+    learner.set_live(result.live_update, result.classes, 3)
+    now = extract_features(learner.live, [car.image])[0]
+    assert learner._live.says(now, thing=True) == 'race_car'
 
 
 def test_after_a_round_the_head_is_the_one_for_the_new_features(model, frames):

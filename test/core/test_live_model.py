@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from versions import travelling
 
+from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.models.deflate import deflated
 from etuner_ros.core.models.learned import learned_version
+from etuner_ros.core.models.likeness import shipped
 from etuner_ros.core.models.store import ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
@@ -65,6 +67,28 @@ def test_the_live_model_predicts_what_it_was_deployed_for_and_swaps_at_once(base
     with pytest.raises(WeightsError, match='checksum'):
         live.prepare(8, base.spec.classes, data, sha256(b''))
     assert live.version == 7
+
+
+def test_a_version_tells_how_like_what_was_taught_regions_are_where_it_knows(base, duck):
+    live, box = LiveModel(base), as_boxes([(0, 0, *duck.shape[1::-1])])
+    seen = live.look_at(duck, box)
+    assert seen.likeness is None
+    rows = np.zeros((len(base.spec.classes), seen.features.shape[1]), np.float16)
+    within = shipped(base.spec.architecture, base.state)
+    rows[1] = seen.features[0] / within.lengths(seen.features)[0]
+    for update in ({'head.likeness': rows[:-1]}, {'head.likeness': rows.astype(np.float32)}):
+        data = bytearray(pack({**rolled_head(base), **update}))
+        with pytest.raises(WeightsError, match="'head.likeness'"):
+            live.prepare(1, base.spec.classes, data, sha256(data))
+    data = bytearray(pack({**rolled_head(base), 'head.likeness': rows}))
+    live.swap(live.prepare(1, base.spec.classes, data, sha256(data)))
+    now = live.look_at(duck, box).likeness
+    expected = float((seen.features[0] ** 2).sum() / within.lengths(seen.features)[0] ** 2)
+    assert now[0, 1] == pytest.approx(expected, rel=2e-3)
+    assert not now[0, 2:].any()
+    data = bytearray(pack(rolled_head(base)))
+    live.swap(live.prepare(2, base.spec.classes, data, sha256(data)))
+    assert live.look_at(duck, box).likeness is None, 'of the version before nothing is left'
 
 
 def test_a_prediction_names_the_backbone_that_its_feature_is_of(base, duck):

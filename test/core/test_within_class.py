@@ -12,9 +12,9 @@ import torch
 
 from etuner_ros.bench.datasets import READERS
 from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.learn import within_class
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.within_class import from_scatters, scatter, shipped, WithinClass
+from etuner_ros.core.models import likeness
 from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
 
@@ -91,7 +91,7 @@ def test_the_package_has_it_for_the_network_it_was_learned_with_alone(network):
 
 
 def test_a_damaged_file_says_what_to_do(network, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(within_class, 'FOLDER', tmp_path)
+    monkeypatch.setattr(likeness, 'FOLDER', tmp_path)
     (tmp_path / 'efficientnet_lite0.safetensors').write_bytes(b'x' * 99)
     with pytest.raises(WeightsError, match='install the package again'):
         shipped('efficientnet_lite0', network.state())

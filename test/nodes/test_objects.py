@@ -260,7 +260,8 @@ def test_a_thing_that_was_pointed_at_is_found_by_its_name_in_later_frames(ros, d
 
         return ros.until(seen, 'objects'), places[0]
 
-    look(0, 0)  # from now on frames are kept as the camera has them
+    said, _ = look(0, 0)  # from now on frames are kept as the camera has them
+    assert all(np.isnan(o.familiar) for o in said.objects), 'nobody has pointed at anything'
     for turn in range(4):
         said, place = look(turn, 20 * turn)
         count = len(robot.receipts)
@@ -279,10 +280,11 @@ def test_a_thing_that_was_pointed_at_is_found_by_its_name_in_later_frames(ros, d
 
     def found() -> bool:
         said, place = look(5, 120)
-        names = {round(o.box.x): o.labels[0] for o in said.objects}
-        return names == {place[0]: 'race_car', place[0] + 250: 'duck'}
+        names = {round(o.box.x): o.labels[0] for o in said.objects if not o.unknown}
+        known = all(o.familiar >= 1.0 for o in said.objects)
+        return known and names == {place[0]: 'race_car', place[0] + 250: 'duck'}
 
-    ros.until(found, 'both things by their names')
+    ros.until(found, 'both things by their names, and that they look known')
     samples = [s for b in robot.batches for s in b.samples]
     assert [s.label for s in samples] == ['race_car'] * 4
     assert all(s.box.width == 200.0 for s in samples)

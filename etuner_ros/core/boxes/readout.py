@@ -24,6 +24,8 @@ class ReadoutSettings:
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
     top_k: int = 3  # names of an object
+    # Score below which it is unknown. With 0 nothing is, whatever it is like.
+    unknown_below: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Objects:
     scores: list[tuple[float, ...]]  # softmax over all classes, background too
     ranks: Floats  # (n,) the score of the proposal times that of the best name
     evidence: Floats  # (n,) see `evidence_of`
-    unknown: npt.NDArray[np.bool_]  # (n,) the evidence is too weak for a name
+    familiar: Floats  # (n,) likeness to what was taught; 1 is what a name needs; nan: not told
+    unknown: npt.NDArray[np.bool_]  # (n,) too little speaks for a name, or it is not familiar
     energy: Floats  # (n,) -logsumexp(logits) (arXiv 2010.03759)
 
     def __len__(self) -> int:
@@ -64,6 +67,16 @@ def evidence_of(logits: Floats, classes: Sequence[str]) -> Floats:
     return np.asarray(2.0 * best - second, np.float32)
 
 
+def most_like(likeness: Floats, classes: Sequence[str]) -> Floats:
+    """
+    Return how like what was taught of any thing regions are, (n,); see `core/models/likeness.py`.
+
+    :param likeness: (n, C)
+    """
+    found: Floats = likeness[:, _things(classes)].max(axis=1, initial=0.0)
+    return found
+
+
 def _things(classes: Sequence[str]) -> list[int]:
     return [i for i, name in enumerate(classes) if name != BACKGROUND]
 
@@ -78,6 +91,7 @@ def read(
     least_evidence: float = -np.inf,
     settings: ReadoutSettings | None = None,
     proposed: Floats | None = None,
+    likeness: Floats | None = None,
 ) -> Objects:
     """
     Say what is in the regions of an image: names, refined boxes, each thing once.
@@ -93,6 +107,7 @@ def read(
     :param refiner: None leaves boxes as they were proposed
     :param least_evidence: below it an object is unknown
     :param proposed: (n,) scores of the proposals in [0, 1]; None for equal ones
+    :param likeness: (n, C) to what was taught of each class; None where that is not told
     """
     settings = settings or ReadoutSettings()
     things = _things(classes)
@@ -119,6 +134,18 @@ def read(
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
     evidence = evidence_of(logits, classes)[places]
     largest = logits[places].max(axis=1, initial=-np.inf)
+    familiar = (
+        np.full(len(places), np.nan, np.float32)
+        if likeness is None
+        else most_like(likeness[places], classes)
+    )
+    background = shares[places].argmax(axis=1) != best[places]
+    weak = np.zeros(len(places), bool)
+    if settings.unknown_below:
+        least = settings.unknown_below
+        if likeness is None:  # among few classes the best one has a high score whatever it is
+            least = max(least, 1.5 / len(classes))
+        weak = (shares[places, best[places]] < least) | (familiar < 1.0)
     energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
     return Objects(
         places,
@@ -127,7 +154,8 @@ def read(
         [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
         ranks[kept],
         evidence,
-        (evidence < least_evidence) | (shares[places].argmax(axis=1) != best[places]),
+        familiar,
+        (evidence < least_evidence) | weak | background,
         energy.astype(np.float32),
     )
 
@@ -138,12 +166,28 @@ def _nameless(boxes: Boxes, ranks: Floats, most_overlap: float) -> Objects:
     none = np.zeros(len(places), np.float32)
     nothing: list[tuple[str, ...]] = [()] * len(places)
     return Objects(
-        places, boxes[places], nothing, [()] * len(places), ranks[places], none, none == 0, none
+        places,
+        boxes[places],
+        nothing,
+        [()] * len(places),
+        ranks[places],
+        none,
+        none,
+        none == 0,
+        none,
     )
 
 
 def _nothing() -> Objects:
     none = np.zeros(0, np.float32)
     return Objects(
-        np.zeros(0, np.intp), np.zeros((0, 4), np.float32), [], [], none, none, none > 0, none
+        np.zeros(0, np.intp),
+        np.zeros((0, 4), np.float32),
+        [],
+        [],
+        none,
+        none,
+        none,
+        none > 0,
+        none,
     )

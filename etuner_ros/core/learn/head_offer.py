@@ -34,6 +34,7 @@ def offer_head(
     known, had = head.classes(), live.model.classes
     classes = (*had, *(c for c in known if c not in had))
     rows = head.rows(classes)
+    weights = {**rows.state(), **head.likeness(classes)}
     fitted = time.perf_counter()
     served = Asked(live.backbone, live.features, by_rows(live.head, had))
     outcomes = validator.of_head(
@@ -54,6 +55,6 @@ def offer_head(
         validation_seconds=ended - fitted,
         accuracy=after,
         accuracy_before=before,
-        weights=rows.state(),
-        live_update=live.with_head(rows.state()),
+        weights=weights,
+        live_update=live.with_head(weights),
     )

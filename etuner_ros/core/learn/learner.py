@@ -97,11 +97,7 @@ class Learner:
         self.book = SampleBook(config)
         self._bank = FeatureBank(FEATURES_MB * 1_000_000, alive)
         frames = UnlabelledFrames(config.unlabelled_frames, config.seed)
-        within = (
-            shipped(base.spec.architecture, base.state())
-            if self.head_config.within_class
-            else None
-        )
+        within = shipped(base.spec.architecture, base.state())
         self.head = ServedHead(
             base.feature_size,
             self.head_config,
@@ -113,7 +109,9 @@ class Learner:
         )
         deployed = copy.deepcopy(base).eval()
         self._prober = Prober(deployed)
-        self._rival = Rival(deployed, self.head_config, within)
+        self._rival = Rival(
+            deployed, self.head_config, within if self.head_config.within_class else None
+        )
         self._validator = Validator(self._bank)
 
     @property
@@ -254,7 +252,13 @@ class Learner:
                 self._forget(self.head.add_frame(sample, row if fits else None))
 
     def correct(
-        self, sample_id: str, label: str, feature: Tensor, backbone: str, scenario: Scenario
+        self,
+        sample_id: str,
+        label: str,
+        feature: Tensor,
+        backbone: str,
+        scenario: Scenario,
+        thing: bool = False,
     ) -> bool:
         """
         Learn a correction at once, from the feature that was computed with the prediction.
@@ -262,6 +266,7 @@ class Learner:
         :param feature: (D,)
         :param backbone: digest of what made the feature
         :param scenario: that the frame was seen in
+        :param thing: a thing in a box of it is labelled
         :return: False when it is of another backbone than the live one; it is then learned when
             its picture comes
         """
@@ -285,7 +290,7 @@ class Learner:
             self._rival.forget([sample_id])
             self.book.add([replace(known, label=label, predicted='')])
         self._late.pop(sample_id, None)  # its picture has an older label
-        self.head.teach(sample_id, label, feature.float(), scenario)
+        self.head.teach(sample_id, label, feature.float(), scenario, thing)
         return True
 
     def _hear_of(self, samples: Iterable[Sample]) -> None:

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etuner_ros.core.boxes.readout import most_like
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.quantiser import features_by, Quantiser
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.served_head import HeadRows
+from etuner_ros.core.models.likeness import Likeness, shipped
 from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import (
     backbone_digest,
     backbone_of,
+    HEAD_LIKENESS,
     HEAD_PRIOR,
     HEAD_TENSORS,
     network_of,
@@ -49,6 +52,7 @@ class LiveState:
         self.model = copy.deepcopy(base).eval()
         self.update: State = {}
         self.version, self.backbone = 0, self.digest({})
+        self._within = shipped(base.spec.architecture, self.base)
         self._quantiser = quantiser
         self.network: Network | None = None  # that serves, when it is a quantised one
         # The live version is quantised, and that network can't be had here: features are those of
@@ -111,13 +115,25 @@ class LiveState:
         off = (rows.bias <= NEVER / 2) & ~rows.weight.any(dim=1)
         return {name for name, is_off in zip(self.model.classes, off.tolist()) if is_off}
 
-    def says(self, feature: Tensor) -> str:
-        """Return what it makes of a feature (D,); nothing without classes."""
-        if not self.model.classes:
+    def says(self, feature: Tensor, thing: bool = False) -> str:
+        """
+        Return what it makes of a feature (D,); nothing without classes.
+
+        :param thing: it is that of a thing in a box, which may be unknown
+        """
+        if not self.model.classes or (thing and not self._knows(feature)):
             return ''
         head = self.model.head
         with torch.no_grad():
             return self.model.classes[int(head(feature.to(head.weight)).argmax())]
+
+    def _knows(self, feature: Tensor) -> bool:
+        rows = self.update.get(HEAD_LIKENESS)
+        if rows is None:
+            return True
+        likeness = Likeness(np.asarray(rows, np.float32), self._within)
+        row = feature.detach().float().cpu().numpy()[None]
+        return bool(most_like(likeness(row), self.model.classes)[0] >= 1.0)
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features (n, D) of samples as they are served, float32 on the CPU."""

@@ -166,7 +166,11 @@ class Round:
             validation_seconds=ended - fitted + made.validation_seconds,
             accuracy=after,
             accuracy_before=before,
-            update={**difference(live.base, {**model.state(), **rows.state()}), **made.ranges},
+            update={
+                **difference(live.base, {**model.state(), **rows.state()}),
+                **self.head.likeness(model.classes, candidate=True),
+                **made.ranges,
+            },
             iterations=self.iterations,
             loss=self.loss,
             probe_seconds=self.probe_seconds,

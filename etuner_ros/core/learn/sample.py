@@ -21,13 +21,20 @@ class Sample:
     scenario: Scenario
     jpeg: bytes  # of a square picture, already at the size of the network
     predicted: str = ''  # what the robot said when it saw the frame; empty when unknown
+    thing: bool = False  # a thing in a box, not a whole image
 
     @staticmethod
     def of(
-        sample_id: str, label: str, scenario: Scenario, image: Image, predicted: str = ''
+        sample_id: str,
+        label: str,
+        scenario: Scenario,
+        image: Image,
+        predicted: str = '',
+        thing: bool = False,
     ) -> Sample:
         """Encode RGB uint8 (S, S, 3) of the network's size; at 128 px some 8 KB instead of 49."""
-        return Sample(sample_id, label, scenario, encode_jpeg(image, QUALITY), predicted)
+        jpeg = encode_jpeg(image, QUALITY)
+        return Sample(sample_id, label, scenario, jpeg, predicted, thing)
 
     @property
     def image(self) -> Image:

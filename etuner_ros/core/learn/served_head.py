@@ -20,6 +20,7 @@ from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.drift import Drift
+from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.feature_bank import Compute, FeatureBank
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.place_prior import PlacePrior
@@ -27,7 +28,7 @@ from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.self_training import Unlabelled
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.learn.within_class import WithinClass
-from etuner_ros.core.models.weights import HEAD_PRIOR, HEAD_TENSORS, State
+from etuner_ros.core.models.weights import HEAD_LIKENESS, HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
 MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
@@ -63,6 +64,7 @@ class Known:
     weight: float
     scenario: Scenario
     followed: int = 0  # rounds since the feature was computed; see `Drift`
+    thing: bool = False  # a thing in a box
 
 
 @dataclass
@@ -71,6 +73,7 @@ class _Fit:
 
     backbone: str
     head: InstantHead
+    familiar: Familiar
     learned: dict[str, Known] = field(default_factory=dict)  # by sample id
     is_new: bool = False  # it was told something that what is served of it does not say
 
@@ -81,7 +84,8 @@ class ServedHead:
 
     :param backbone: digest of the live one
     :param frames: how many frames without a label are kept
-    :param says: what the live head makes of a feature; nothing while it knows no class
+    :param says: what the live head makes of a feature, which may be that of a thing; nothing
+        while it knows no class, and of an unknown thing
     :param within: what pictures of one kind differ in, on the deployed backbone
     """
 
@@ -92,10 +96,11 @@ class ServedHead:
         backbone: str,
         bank: FeatureBank,
         frames: UnlabelledFrames,
-        says: Callable[[Tensor], str],
+        says: Callable[[Tensor, bool], str],
         within: WithinClass | None = None,
     ) -> None:
-        self.config, self.frames, self._within = config, frames, within
+        self.config, self.frames, self._measure = config, frames, within
+        self._within = within if config.within_class else None
         self._features, self._bank, self._says = features, bank, says
         self._prior = PlacePrior(config)
         self._told: dict[str, float] = {}  # shares of the prior that is served
@@ -104,7 +109,8 @@ class ServedHead:
         self._candidate: _Fit | None = None
 
     def _empty(self, backbone: str) -> _Fit:
-        return _Fit(backbone, InstantHead(self._features, self.config, self._within))
+        head = InstantHead(self._features, self.config, self._within)
+        return _Fit(backbone, head, Familiar(self._measure))
 
     @property
     def is_new(self) -> bool:
@@ -167,17 +173,26 @@ class ServedHead:
 
     # Learning
 
-    def teach(self, sample_id: str, label: str, row: Tensor, scenario: Scenario) -> None:
+    def teach(
+        self, sample_id: str, label: str, row: Tensor, scenario: Scenario, thing: bool = False
+    ) -> None:
         """
         Learn a sample, or its new label, once.
 
         :param row: (D,) of the live backbone; of a sample that was learned before the first counts
+        :param thing: it is a thing in a box
         """
         with counted_as(HEAD):
-            self._teach(self._live, sample_id, label, row, scenario)
+            self._teach(self._live, sample_id, label, row, scenario, thing)
 
     def _teach(
-        self, fit: _Fit, sample_id: str, label: str, row: Tensor, scenario: Scenario
+        self,
+        fit: _Fit,
+        sample_id: str,
+        label: str,
+        row: Tensor,
+        scenario: Scenario,
+        thing: bool,
     ) -> None:
         old = fit.learned.get(sample_id)
         if old is not None:
@@ -186,14 +201,14 @@ class ServedHead:
             row = old.row
             fit.head.unlearn(row, old.label, old.weight)
         weight = fit.head.learn(row, label)
-        fit.learned[sample_id] = Known(row, label, weight, scenario)
+        fit.learned[sample_id] = Known(row, label, weight, scenario, thing=thing)
         if len(fit.learned) > MOST_LEARNED:  # a robot may run for months without a round
             sizes = Counter(x.label for x in fit.learned.values())
             largest = sizes.most_common(1)[0][0]
             del fit.learned[next(k for k, x in fit.learned.items() if x.label == largest)]
         if fit is self._live:
             # What the live head says already need not be sent; it goes with the next update.
-            fit.is_new |= self._says(row) != label
+            fit.is_new |= self._says(row, thing) != label
         if fit.head.is_stale:
             self._solve(fit)
 
@@ -208,11 +223,13 @@ class ServedHead:
             rows = self._rows(fit.backbone, samples, compute)
             if fit.learned:
                 for sample, row in zip(samples, rows):
-                    self._teach(fit, sample.sample_id, sample.label, row, sample.scenario)
+                    self._teach(
+                        fit, sample.sample_id, sample.label, row, sample.scenario, sample.thing
+                    )
                 return
             fit.learned = _unsolved(samples, rows)
             self._solve(fit, compute)
-            fit.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
+            fit.is_new |= any(self._says(r, s.thing) != s.label for s, r in zip(samples, rows))
 
     def learn_unlabelled(self, compute: Compute) -> None:
         """Solve the head anew from what it has learned and from frames without a label."""
@@ -333,7 +350,7 @@ class ServedHead:
         for fit in self._fits():
             for key, old in list(fit.learned.items()):
                 if old.label == label:
-                    self._teach(fit, key, new_label, old.row, old.scenario)
+                    self._teach(fit, key, new_label, old.row, old.scenario, old.thing)
                     fit.is_new = True
 
     # Serving
@@ -366,6 +383,20 @@ class ServedHead:
         fit = self._candidate if candidate and self._candidate is not None else self._live
         weight, bias = fit.head.linear(classes)
         return HeadRows(weight, bias, self.offsets(classes))
+
+    def likeness(self, classes: Sequence[str], candidate: bool = False) -> State:
+        """
+        Return how like what was taught of each class things are, as a tensor of weights; nothing
+        while no thing in a box was taught.
+
+        :param candidate: on the candidate's backbone
+        """
+        fit = self._candidate if candidate else self._live
+        if fit is None:
+            return {}
+        with counted_as(HEAD):
+            rows = fit.familiar.rows(fit.learned, classes)
+        return {} if rows is None else {HEAD_LIKENESS: rows.half().numpy()}
 
     def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return the prior of classes, (C,) float32."""
@@ -405,7 +436,14 @@ class ServedHead:
             rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
         fit = self._candidate = self._empty(backbone)
         fit.learned = {
-            i: Known(rows[i], s.label, 0.0, s.scenario, old[i].followed + 1 if i in rest else 0)
+            i: Known(
+                rows[i],
+                s.label,
+                0.0,
+                s.scenario,
+                old[i].followed + 1 if i in rest else 0,
+                s.thing,
+            )
             for i, s in unique.items()
         }
         frames = None if all_frames else ()
@@ -451,4 +489,7 @@ def _without_each(fit: _Fit, items: Sequence[Known]) -> list[str]:
 
 def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, Known]:
     """Return what a head is about to learn."""
-    return {s.sample_id: Known(row, s.label, 0.0, s.scenario) for s, row in zip(samples, rows)}
+    return {
+        s.sample_id: Known(row, s.label, 0.0, s.scenario, thing=s.thing)
+        for s, row in zip(samples, rows)
+    }

@@ -13,18 +13,15 @@ in these directions is the same as to regress on features that they are taken ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from etuner_ros.core.cost import charge, HEAD
-from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.models.weights import backbone_digest, State, unpack
+from etuner_ros.core.models import likeness
+from etuner_ros.core.models.weights import State
 
-FOLDER = Path(__file__).resolve().parents[2] / 'within_class'
 RANK = 64  # directions that are kept
 SHRINKAGE = 0.3  # of what differs towards equal in all directions
 
@@ -107,16 +104,5 @@ def shipped(architecture: str, base: State) -> WithinClass | None:
     :param base: all tensors of the deployed network
     :raises WeightsError: when the file is damaged
     """
-    file = FOLDER / f'{architecture}.safetensors'
-    if not file.is_file():
-        return None
-    try:
-        tensors = unpack(file.read_bytes())
-        backbone = bytes(tensors['backbone']).decode()
-        directions = np.asarray(tensors['directions'], np.float32)
-        keep = np.asarray(tensors['keep'], np.float32)
-    except (WeightsError, KeyError, ValueError, OSError) as error:
-        raise WeightsError(f'{file} is damaged: install the package again ({error})') from error
-    if backbone != backbone_digest('', base):
-        return None
-    return WithinClass(torch.from_numpy(directions), torch.from_numpy(keep))
+    found = likeness.shipped(architecture, base)
+    return WithinClass(*map(torch.from_numpy, found)) if found is not None else None

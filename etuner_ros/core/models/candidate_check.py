@@ -17,7 +17,7 @@ from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
     check_update,
-    HEAD_PRIOR,
+    HEAD_ALL,
     HEAD_TENSORS,
     sha256,
     State,
@@ -162,7 +162,7 @@ class CandidateCheck:
         try:
             update = unpack(candidate.weights)
             if candidate.kind == HEAD:
-                if update.keys() - {HEAD_PRIOR} != set(HEAD_TENSORS):
+                if not set(HEAD_TENSORS) <= update.keys() <= set(HEAD_ALL):
                     raise _Refusal(Code.DAMAGED, f'a head has {" and ".join(HEAD_TENSORS)}')
                 if candidate.backbone_sha256 != store.backbone(store.live):
                     raise _Refusal(Code.STALE, 'it belongs to another backbone than the live one')

@@ -31,6 +31,10 @@ HEAD_TENSORS = ('head.weight', 'head.bias')  # the only tensors whose first dime
 # What of `head.bias` is the prior of the classes, (C,). Optional, and no part of the network: so a
 # version can be compared without its prior.
 HEAD_PRIOR = 'head.prior'
+# How like what was taught of each class features are (`core/models/likeness.py`), (C, D) float16.
+# Optional, and no part of the network either.
+HEAD_LIKENESS = 'head.likeness'
+HEAD_ALL = (*HEAD_TENSORS, HEAD_PRIOR, HEAD_LIKENESS)
 # Begin of the name of the tensor that a quantised version carries: smallest and largest value of
 # each activation, (n, 2). What follows names the list of activations. No part of the network
 # either; it belongs to the backbone, as it changes what the features are.
@@ -199,7 +203,7 @@ def read_in_place(data: bytearray | array[int]) -> State:
 
 def backbone_of(update: State) -> State:
     """Return the tensors of an update that are not the head's."""
-    return {k: v for k, v in update.items() if k not in (*HEAD_TENSORS, HEAD_PRIOR)}
+    return {k: v for k, v in update.items() if k not in HEAD_ALL}
 
 
 def backbone_digest(base_sha256: str, update: State) -> str:
@@ -239,7 +243,10 @@ def check_update(base: State, update: State, classes: int) -> None:
     :param classes: number of classes that the update claims
     :raises WeightsError: naming the first tensor that does not fit
     """
-    like = {**base, HEAD_PRIOR: base[HEAD_TENSORS[1]]} if HEAD_TENSORS[1] in base else base
+    like = dict(base)
+    if base.keys() >= set(HEAD_TENSORS):
+        like[HEAD_PRIOR] = base[HEAD_TENSORS[1]]
+        like[HEAD_LIKENESS] = base[HEAD_TENSORS[0]].astype(np.float16)
     for name, tensor in sorted(update.items()):
         if name.startswith(RANGES):
             _check_ranges(name, tensor)
@@ -249,7 +256,7 @@ def check_update(base: State, update: State, classes: int) -> None:
                 f"tensor '{name[:80]}' is not in the base weights: another architecture?"
             )
         expected = like[name].shape
-        if name in (*HEAD_TENSORS, HEAD_PRIOR):
+        if name in HEAD_ALL:
             expected = (classes, *expected[1:])
         if tensor.shape != expected:
             raise WeightsError(f"tensor '{name}' has shape {tensor.shape}, expected {expected}")
@@ -272,4 +279,5 @@ def _check_ranges(name: str, tensor: npt.NDArray[np.generic]) -> None:
 
 def network_of(update: State) -> State:
     """Return the tensors of an update that are the network's."""
-    return {k: v for k, v in update.items() if k != HEAD_PRIOR and not k.startswith(RANGES)}
+    apart = (HEAD_PRIOR, HEAD_LIKENESS)
+    return {k: v for k, v in update.items() if k not in apart and not k.startswith(RANGES)}

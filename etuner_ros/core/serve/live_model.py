@@ -20,11 +20,13 @@ from etuner_ros.core.boxes.geometry import Boxes
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import EngineError, WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
+from etuner_ros.core.models.likeness import Likeness, shipped
 from etuner_ros.core.models.weights import (
     backbone_digest,
     backbone_of,
     BaseWeights,
     check_update,
+    HEAD_LIKENESS,
     HEAD_TENSORS,
     network_of,
     read_in_place,
@@ -71,6 +73,7 @@ class LiveModel:
         self.smaller: SmallerSlot | None = None
         self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
         self.bare = backbone_digest(base.sha256, {})
+        self._within = shipped(base.spec.architecture, base.state)
         self._slot = self._make(0, base.spec.classes, base.state, {}, self.bare)
         self._spare = None
         if isinstance(self._slot.network, TorchNetwork) and not self.engines.warming:
@@ -150,11 +153,22 @@ class LiveModel:
         tensors = (head.get(name, self.base.state[name]) for name in HEAD_TENSORS)
         weight, bias = (np.array(t, np.float32) for t in tensors)
         live: Slot | None = getattr(self, '_slot', None)
+        told = head.get(HEAD_LIKENESS)
+        likeness = None
+        if told is not None:
+            likeness = Likeness(np.array(told, np.float32), self._within)
         if live is not None and live.announced == backbone:
-            return replace(live, weight=weight, bias=bias, classes=classes, version=version)
+            return replace(
+                live,
+                weight=weight,
+                bias=bias,
+                classes=classes,
+                version=version,
+                likeness=likeness,
+            )
         network = self._network(update)
         served = self._served(backbone, update, network)
-        return Slot(network, weight, bias, classes, version, served, update, backbone)
+        return Slot(network, weight, bias, classes, version, served, update, backbone, likeness)
 
     def _served(self, announced: str, update: State, network: Network) -> str:
         """Return the digest of what makes the features: without its ranges, nothing is rounded."""
@@ -276,7 +290,10 @@ class LiveModel:
                     # Perhaps so many at once are too much for it: one by one, it may still do.
                     features = np.concatenate([of(b[None]) for b in boxes])
             logits = slot.logits(features)
-            return RegionResult(features, logits, slot.classes, slot.version, slot.backbone)
+            likeness = slot.likeness(features) if slot.likeness is not None else None
+            return RegionResult(
+                features, logits, slot.classes, slot.version, slot.backbone, likeness
+            )
 
         return self._with_slot(look)
 

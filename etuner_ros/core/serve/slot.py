@@ -9,6 +9,7 @@ import itertools
 
 import numpy as np
 
+from etuner_ros.core.models.likeness import Likeness
 from etuner_ros.core.models.weights import sha256, State
 from etuner_ros.core.serve.graph_file import Floats
 from etuner_ros.core.serve.networks import Network
@@ -42,6 +43,7 @@ class RegionResult:
     classes: tuple[str, ...]  # C
     version: int
     backbone: str  # digest of what made the features
+    likeness: Floats | None = None  # (n, C) to what was taught; None where that is not told
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Slot:
     backbone: str  # digest of what makes the features
     update: State  # of the backbone: tensors that differ from the base weights
     announced: str  # digest of the backbone, as it was announced
+    likeness: Likeness | None = None  # to what was taught; None where that is not told
     # Another one each time that a network is filled, as networks are written over in place; a new
     # head alone keeps it.
     number: int = field(default_factory=lambda: next(_numbers))

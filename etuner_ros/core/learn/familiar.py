@@ -1,0 +1,109 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a thing look known: rows of `core/models/likeness.py`, from what was taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from etuner_ros.core.boxes.readout import BACKGROUND
+from etuner_ros.core.cost import charge, HEAD
+from etuner_ros.core.learn.within_class import WithinClass
+
+MOST = 100  # of each class that count; the newest ones
+LEAST = 20  # things beside others of their class, from which on they say what a name needs
+SHARE = 0.05  # of taught things that would be unknown had they not been taught
+# Likeness that nine of ten things reach that were seen elsewhere before, with what ships for the
+# deployed network; it counts until there are things enough.
+USUAL = 0.42
+
+
+class Taught(Protocol):
+    """What was taught once."""
+
+    @property
+    def row(self) -> Tensor:
+        """Its feature, (D,)."""
+
+    @property
+    def label(self) -> str:
+        """What it is."""
+
+    @property
+    def thing(self) -> bool:
+        """Whether it is a thing in a box, not a whole image."""
+
+
+class Familiar:
+    """
+    Makes the rows for one backbone.
+
+    What is known of a thing is kept by the very feature: one that is learned anew counts anew.
+
+    :param within: what pictures of one kind differ in; None for nothing
+    """
+
+    def __init__(self, within: WithinClass | None) -> None:
+        self._within = within
+        self._units: dict[str, tuple[Tensor, Tensor]] = {}  # feature, and its direction in float16
+
+    def rows(self, taught: Mapping[str, Taught], classes: Sequence[str]) -> Tensor | None:
+        """
+        Return a row for each class, (C, D) float32; nothing while no thing in a box was taught,
+        or too little is known.
+
+        A class is what its things look like; one of which there are none, what its images do.
+
+        :param taught: by sample id, the newest last
+        """
+        counting = self._counting(taught, classes)
+        if not any(taught[i].thing for i in counting):
+            self._units.clear()
+            return None
+        units = self._directions({i: taught[i].row for i in counting})
+        index = {label: i for i, label in enumerate(classes)}
+        at = torch.tensor([index[taught[i].label] for i in counting])
+        sums = torch.zeros(len(classes), units.shape[1]).index_add_(0, at, units)
+        counts = torch.bincount(at, minlength=len(classes))
+        charge(6.0 * units.numel(), HEAD)
+        others = counts[at] - 1
+        told = (others > 0) & torch.tensor([taught[i].thing for i in counting])
+        alone = ((units * sums[at]).sum(dim=1) - 1.0)[told] / others[told]
+        if len(alone) >= LEAST:
+            needed = float(alone.quantile(SHARE))
+        elif self._within is not None:
+            needed = USUAL
+        else:
+            return None
+        means = sums / counts.clamp_min(1)[:, None]
+        # The map is symmetric: taken out of the rows, it need not be taken out of features.
+        rows = means if self._within is None else self._within.without(means)
+        return rows / max(needed, 1e-3)
+
+    @staticmethod
+    def _counting(taught: Mapping[str, Taught], classes: Sequence[str]) -> list[str]:
+        """Return ids of what counts; nothing that shows no thing, as that is like nothing."""
+        of: dict[str, tuple[list[str], list[str]]] = {
+            name: ([], []) for name in classes if name != BACKGROUND
+        }
+        for i, one in taught.items():
+            if one.label in of:
+                of[one.label][one.thing].append(i)
+        return [i for images, things in of.values() for i in (things or images)[-MOST:]]
+
+    def _directions(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return unit vectors (n, D) float32, computed once."""
+        self._units = {
+            i: known for i, known in self._units.items() if i in rows and known[0] is rows[i]
+        }
+        new = [i for i in rows if i not in self._units]
+        if new:
+            made = torch.stack([rows[i] for i in new]).float()
+            made = made if self._within is None else self._within.without(made)
+            made = torch.nn.functional.normalize(made, dim=1).half()
+            self._units.update(zip(new, zip([rows[i] for i in new], made)))
+        return torch.stack([self._units[i][1] for i in rows]).float()
