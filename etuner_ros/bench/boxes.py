@@ -36,7 +36,7 @@ from etuner_ros.bench.boxes_methods import (
     WithProposals,
 )
 from etuner_ros.bench.boxes_score import RIGHT, Score, score
-from etuner_ros.bench.boxes_tracks import follow, OnTracks, purity
+from etuner_ros.bench.boxes_tracks import purity, Tracks
 from etuner_ros.bench.table import interval
 from etuner_ros.core.boxes.crops import cut
 from etuner_ros.core.boxes.geometry import overlaps
@@ -81,18 +81,19 @@ def methods(
 
     :param within: what ships with the package for the network that made the features
     """
-    tracks = follow(pool)
+    tracks = Tracks(pool)
 
-    def ours(tapped: bool) -> Make:
-        return lambda: Ours(tapped, within)
+    def ours(tapped: bool, tracks: Tracks | None = None) -> Make:
+        return lambda: Ours(tapped, within, tracks)
 
     def proposals(background: bool = True, regressor: bool = True) -> Make:
         return lambda: WithProposals(RegionSettings(), background, regressor, within=within)
 
     found: dict[str, tuple[Make, bool]] = {
         'ours': (ours(tapped=False), True),
-        'ours, tapped': (ours(tapped=True), True),
-        'ours, tapped, no within-class map': (lambda: Ours(tapped=True), True),
+        'ours, tapped': (ours(tapped=True, tracks=tracks), True),
+        'ours, tapped, without its track': (ours(tapped=True), True),
+        'ours, tapped, no within-class map': (lambda: Ours(True, tracks=tracks), True),
         '... and background': (proposals(regressor=False), True),
         '... and box regressor': (proposals(background=False), True),
         '... and both': (proposals(), True),
@@ -101,13 +102,10 @@ def methods(
         'whole-image labels, crops named': (lambda: WholeImages(True, within), True),
         'whole-image labels, image named': (lambda: WholeImages(False, within), True),
         'ours, one box a frame': (ours(tapped=False), False),
-        'ours, one tap a frame': (ours(tapped=True), False),
-        'ours, one tap a frame, no within-class map': (lambda: Ours(tapped=True), False),
+        'ours, one tap a frame': (ours(tapped=True, tracks=tracks), False),
+        'ours, one tap a frame, without its track': (ours(tapped=True), False),
+        'ours, one tap a frame, no within-class map': (lambda: Ours(True, tracks=tracks), False),
         '... and both, one box a frame': (proposals(), False),
-        '... and both, one box a frame, on its track': (
-            lambda: OnTracks(pool, tracks, within=within),
-            False,
-        ),
     }
     if own_names:
         found["the proposer's own names"] = (lambda: ProposersOwn(own_names), True)
@@ -212,7 +210,7 @@ def measure(
     scored = [s for s in seen[first] if s.visit > 0]
     answer: dict[str, Any] = {
         'rows': [],
-        'tracks': asdict(purity(seen[first], follow(seen[first]))),
+        'tracks': asdict(purity(seen[first], Tracks(seen[first]))),
         'ms_ten_regions': clock(deployed),
         'setting': {
             'recording': recording.name,
@@ -264,7 +262,8 @@ def line(found: Mapping[str, Any]) -> str:
     return (
         f'| {found["method"]} | {found["proposer"]} | {found["labelled_frames"]} '
         f'| {cell("class_right")} | {cell("class_and_box")} | {cell("ap50")} '
-        f'| {cell("false_name")} | {found["flops"] / 1e9:.1f} | {found["ms"]:.0f} |'
+        f'| {cell("false_name")} | {cell("named")} | {cell("false_named")} '
+        f'| {found["flops"] / 1e9:.1f} | {found["ms"]:.0f} |'
     )
 
 
@@ -274,8 +273,8 @@ def table(answer: Mapping[str, Any]) -> str:
     return '\n'.join(
         [
             '| method | proposals by | labelled frames | class right, % | class and box, % | '
-            'AP50 | false name, % | GFLOP | ms |',
-            '|---|---|---|---|---|---|---|---|---|',
+            'AP50 | false name, % | named, % | of unknown ones, % | GFLOP | ms |',
+            '|---|---|---|---|---|---|---|---|---|---|---|',
             *(line(found) for found in answer['rows']),
             '',
             f'Ten regions of 640 x 480: {times["all"]:.1f} ms (crops {times["crops"]:.1f}, '
@@ -290,8 +289,8 @@ def picture(
     file: Path,
     within: WithinClass | None = None,
 ) -> None:
-    """Save scored frames after 60 labelled ones, with all that there is (see `WithProposals`)."""
-    method = WithProposals(calibrated=True, within=within)
+    """Save scored frames after 60 labelled ones, as the robot names things that were tapped."""
+    method = Ours(True, within, Tracks([s for s in shots_ if s.visit == 0]))
     method.teach(lessons(shots_, 60, 0, True), 0)
     scored = [s for s in shots_ if s.visit > 0]
     chosen = scored[:: max(len(scored) // 8, 1)][:8]
@@ -301,17 +300,17 @@ def picture(
     cv2.imwrite(str(file), sheet[..., ::-1])
 
 
-def _drawn(image: Image, shot: Shot, method: WithProposals) -> Image:
+def _drawn(image: Image, shot: Shot, method: Method) -> Image:
     """Draw objects: green with a right name, red with a wrong one, amber for unknown."""
     scale = 2
     drawn = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)
     said = method.answer(shot)
     truths = shot.truth()
-    for box, name, evidence in zip(said.boxes, said.names, said.evidence):
+    nobody = np.zeros(len(said.names), bool) if said.unknown is None else said.unknown
+    for box, name, unknown in zip(said.boxes, said.names, nobody):
         overlap = overlaps(box[None], truths.boxes)[0]
         best = int(overlap.argmax()) if len(overlap) else -1
         true = truths.names[best] if best >= 0 and overlap[best] >= RIGHT else ''
-        unknown = evidence < method.head.least_evidence
         colour = AMBER if unknown else GREEN if name == true else RED
         x, y, w, h = (int(round(scale * float(v))) for v in box)
         cv2.rectangle(drawn, (x, y), (x + w, y + h), colour, 2)

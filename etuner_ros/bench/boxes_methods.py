@@ -14,13 +14,13 @@ import torch
 from etuner_ros.bench.boxes_score import Answer, RIGHT, Truth
 from etuner_ros.core.boxes.box_regressor import moved, offsets
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
-from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read, ReadoutSettings
+from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
+from etuner_ros.core.boxes.track_labels import with_track
 from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
 from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.likeness import Likeness, Within
-from etuner_ros.nodes.inference_settings import InferenceSettings
 
 TOGETHER = 30  # frames in which mostly the same things are in view
 
@@ -80,6 +80,13 @@ class Method(Protocol):
         """Say what is in a frame, by its proposals."""
 
 
+class Followed(Protocol):
+    """Knows what is seen of things from frame to frame."""
+
+    def sightings(self, shot: Shot, place: int) -> Floats:
+        """Return what else was seen of the track of a proposal near its frame, (n, D)."""
+
+
 def _answer(objects: Objects) -> Answer:
     """Return what is deployed; names are forced where it would say "unknown"."""
     names = [names[0] for names in objects.labels]
@@ -96,10 +103,16 @@ class Ours:
     :param tapped: somebody touches the proposal that shows a thing, and draws a box only where
         there is none; else all boxes are drawn, and exact
     :param within: what ships with the package for the deployed network
+    :param tracks: what was tapped is followed, and the rest of its track learned, too
     """
 
-    def __init__(self, tapped: bool = False, within: WithinClass | None = None) -> None:
-        self.tapped, self.within = tapped, within
+    def __init__(
+        self,
+        tapped: bool = False,
+        within: WithinClass | None = None,
+        tracks: Followed | None = None,
+    ) -> None:
+        self.tapped, self.within, self.tracks = tapped, within, tracks
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn from all lessons, without any chance."""
@@ -109,15 +122,20 @@ class Ours:
         self.head.rebuild(features, [name for _, name in rows])
         things = {str(i): _Thing(features[i], name) for i, (_, name) in enumerate(rows)}
         familiar = Familiar(self.within).rows(things, self.head.classes)
-        within = Within(*(t.numpy() for t in self.within)) if self.within else None
-        self.likeness = None if familiar is None else Likeness(familiar.numpy(), within)
+        self.likeness = None
+        if familiar is not None and self.within is not None:
+            shipped = Within(*(part.numpy() for part in self.within))
+            self.likeness = Likeness(familiar.numpy(), shipped)
 
     def _feature(self, shot: Shot, thing: int) -> Floats:
         """Return what is learned of a thing, (D,)."""
         if self.tapped and len(shot.proposals):
             upon = overlaps(shot.boxes[thing][None], shot.proposals)[0]
             if upon.max() >= RIGHT:
-                return shot.proposed[int(upon.argmax())]
+                place = int(upon.argmax())
+                if self.tracks is None:
+                    return shot.proposed[place]
+                return with_track(shot.proposed[place], self.tracks.sightings(shot, place))
         return shot.features[thing]
 
     def answer(self, shot: Shot) -> Answer:
@@ -130,7 +148,6 @@ class Ours:
                 shot.proposed,
                 shot.proposals,
                 shot.size,
-                settings=ReadoutSettings(unknown_below=InferenceSettings().unknown_below),
                 proposed=shot.proposal_scores,
                 likeness=self.likeness(shot.proposed) if self.likeness else None,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import re
 
+from etuner_ros.core.boxes.readout import ReadoutSettings
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError
 
@@ -27,6 +28,7 @@ LIVE = (
     'region_threads',
     'most_regions',
     'unknown_below',
+    'unlike_below',
 )
 
 
@@ -94,11 +96,17 @@ class InferenceSettings(Checked):
     )
     most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
     unknown_below: float = setting(
-        0.4,
-        'score below which the thing in a region is called unknown, as is one that is not like '
-        'what was taught; 0 = names for all',
+        ReadoutSettings.unknown_below,
+        'score below which the thing in a region is called unknown',
         0.0,
         1.0,
+    )
+    unlike_below: float = setting(
+        ReadoutSettings.unlike_below,
+        'likeness to what was taught below which the thing in a region is called unknown, as a '
+        'multiple of what a name needs; 0 = not asked',
+        0.0,
+        10.0,
     )
     annotated_width: int = setting(
         640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384

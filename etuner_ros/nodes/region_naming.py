@@ -203,15 +203,18 @@ class RegionNaming:
         proposals = self._usable(regions, width, height)
         boxes = boxes_of(proposals)
         began = time.perf_counter()
-        live, top_k = self._weights.live, self._settings.top_k
-        result = live.look_at(said.image, boxes, self._pool.map)
+        result = self._weights.live.look_at(said.image, boxes, self._pool.map)
         objects = read(
             result.classes,
             result.logits,
             result.features,
             boxes,
             (width, height),
-            settings=ReadoutSettings(top_k=top_k, unknown_below=self._settings.unknown_below),
+            settings=ReadoutSettings(
+                top_k=self._settings.top_k,
+                unknown_below=self._settings.unknown_below,
+                unlike_below=self._settings.unlike_below,
+            ),
             proposed=np.array([region.score for region in proposals], np.float32),
             likeness=result.likeness,
         )
@@ -241,7 +244,9 @@ class RegionNaming:
         if publisher is not None and publisher.get_subscription_count() > 0:
             publisher.publish(detections_of(message))
         if seen.kept and self._kept.features.get_subscription_count() > 0:
-            self._publish_features(said, boxes, result)
+            followed = np.zeros(len(boxes), np.int64)
+            followed[objects.places] = tracks
+            self._publish_features(said, boxes, result, followed.tolist())
 
     def _usable(self, regions: Regions, width: int, height: int) -> list[Region]:
         """Return the best regions that lie in the image."""
@@ -281,14 +286,17 @@ class RegionNaming:
             proposal=proposals[int(objects.places[place])],
         )
 
-    def _publish_features(self, said: Predicted, boxes: Boxes, result: RegionResult) -> None:
-        for box, feature in zip(boxes, result.features):
+    def _publish_features(
+        self, said: Predicted, boxes: Boxes, result: RegionResult, tracks: list[int]
+    ) -> None:
+        for box, feature, track in zip(boxes, result.features, tracks):
             self._kept.features.publish(
                 FrameFeature(
                     header=said.header,
                     source=said.source,
                     frame_uid=said.uid,
                     box=box_message(box),
+                    track=track,
                     model_version=result.version,
                     backbone_sha256=result.backbone,
                     feature=packed(feature),

@@ -182,7 +182,12 @@ class Commands:
         feature = _feature(message['feature'])
         backbone = message['backbone']
         self.learner.correct(
-            message['id'], message['label'], feature, backbone, scenario, message['thing']
+            message['id'],
+            message['label'],
+            feature,
+            backbone,
+            scenario,
+            message.get('thing', False),
         )
 
     def _on_withdraw(self, message: Message) -> None:

@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from etuner_ros.bench.boxes import lessons, line, methods, row, run
-from etuner_ros.bench.boxes_methods import ProposersOwn, Shot, WithProposals
+from etuner_ros.bench.boxes_methods import Ours, ProposersOwn, Shot
 from etuner_ros.bench.boxes_score import Answer, false_names, score, Truth
-from etuner_ros.bench.boxes_tracks import follow, OnTracks, purity
+from etuner_ros.bench.boxes_tracks import purity, Tracks
 from etuner_ros.core.boxes.geometry import as_boxes
+from etuner_ros.core.learn.within_class import WithinClass
 
 NONE = np.zeros((0, 4), np.float32)
 
@@ -119,14 +121,28 @@ def test_every_method_runs_and_ours_finds_what_was_taught(stream):
     assert found["the proposer's own names"].class_right > 0
 
 
-def test_a_label_for_a_track_teaches_at_least_what_one_for_a_frame_does(stream):
+def test_what_was_tapped_is_followed_and_the_rest_of_its_track_learned(stream):
     pool = [s for s in stream if s.visit == 0]
-    tracks = follow(pool)
+    tracks = Tracks(pool)
     assert purity(pool, tracks).pure > 0.9
-    few = lessons(stream, 5, 0, all_things=False)
-    alone, _, _ = run(WithProposals, stream, few, 0)
-    spread, _, _ = run(lambda: OnTracks(pool, tracks), stream, few, 0)
+    near = tracks.sightings(pool[20], 0)
+    assert len(near) >= 15
+    assert np.abs(near.mean(axis=0) - pool[20].proposed[0]).max() > 0.1
+    few = lessons(stream, 3, 0, all_things=False)
+    alone, _, _ = run(lambda: Ours(True), stream, few, 0)
+    spread, _, _ = run(lambda: Ours(True, tracks=tracks), stream, few, 0)
     assert spread.class_right >= alone.class_right
+
+
+def test_things_that_are_like_nothing_that_was_taught_get_no_name(stream):
+    width = stream[0].whole.shape[0]
+    nothing = WithinClass(torch.eye(1, width), torch.ones(1))
+    few = lessons(stream, 20, 0, all_things=True)
+    found, _, _ = run(lambda: Ours(within=nothing), stream, few, 0)
+    assert found.named > 0.9
+    assert found.false_named < 0.1
+    plain, _, _ = run(Ours, stream, few, 0)
+    assert plain.false_named > found.false_named
 
 
 def test_a_proposers_names_are_its_own_where_no_other_is_meant(stream):

@@ -21,7 +21,6 @@ from etuner_ros.core.boxes.geometry import (
     usable,
 )
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read, ReadoutSettings
-from etuner_ros.core.boxes.track_labels import Sighting, TrackLabels, TrackLabelSettings
 from etuner_ros.core.boxes.tracker import Tracker
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.learn.region_head import RegionHead, regions_of, RegionSettings, shares
@@ -279,48 +278,6 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
     assert tracker.update(9.0, spot, LOOKS[:1]).tolist() == [2]
     assert tracker.update(1.0, spot, LOOKS[:1]).tolist() == [3]
     assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
-
-
-def sighting(key: int, stamp: float) -> Sighting[int]:
-    return Sighting(key, stamp, np.full(2, key, np.float32))
-
-
-def test_a_label_speaks_for_its_track_less_the_longer_ago_and_is_taken_back_as_one():
-    labels = TrackLabels[int](TrackLabelSettings(interval_s=0.0))
-    for key in range(5):
-        assert labels.see(7, sighting(key, key / 2)) == []
-    learned = labels.label(7, 2, 1.0, 'cup')
-    weights = {x.sighting.key: x.weight for x in learned}
-    assert weights.keys() == {0, 1, 3, 4}
-    assert weights[1] == weights[3] > weights[4] == weights[0]
-    (later,) = labels.see(7, sighting(5, 2.5))
-    assert (later.label, later.sighting.key) == ('cup', 5)
-    assert later.weight < weights[4]
-    taken = labels.withdraw(7)
-    assert {x.sighting.key: x.weight for x in taken} == {**weights, 5: later.weight}
-    assert labels.see(7, sighting(6, 3.0)) == []
-    assert labels.withdraw(7) == []
-
-
-def test_a_track_is_asked_about_once():
-    labels = TrackLabels[int]()
-    assert labels.may_ask(1)
-    labels.asked(1)
-    assert not labels.may_ask(1)
-    labels.label(2, 0, 0.0, 'cup')
-    assert not labels.may_ask(2)
-    labels.withdraw(2)
-    assert not labels.may_ask(2)
-
-
-def test_frames_that_show_nothing_new_of_a_track_are_not_kept_and_memory_is_bounded():
-    labels = TrackLabels[int](TrackLabelSettings(interval_s=0.3, most_tracks=3, most_sightings=4))
-    for key in range(100):
-        labels.see(1, sighting(key, key / 10))
-    assert len(labels.label(1, -1, 9.5, 'cup')) == 4
-    for track in range(2, 5):
-        labels.see(track, sighting(0, 0.0))
-    assert labels.withdraw(1) == []
 
 
 def scene(rng: np.random.Generator, names: list[str]) -> tuple[np.ndarray, ...]:

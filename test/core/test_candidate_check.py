@@ -152,6 +152,19 @@ def test_a_head_holds_its_two_tensors_and_nothing_else(office, update):
     assert 'a head has head.weight and head.bias' in finding.verdict.reason
 
 
+def test_a_head_may_tell_what_looks_known_and_its_rows_have_to_fit(office):
+    rows = np.ones((2, 3), np.float16)
+    head = {'head.weight': np.ones((2, 3), np.float32), 'head.bias': np.zeros(2, np.float32)}
+    wrong = office.check.admit(office.candidate(HEAD, {**head, 'head.likeness': rows[:1]}), 0)
+    assert wrong.code == Code.DAMAGED
+    assert "'head.likeness' has shape (1, 3), expected (2, 3)" in wrong.verdict.reason
+    assert office.check.admit(office.candidate(HEAD, {**head, 'head.likeness': rows}), 0).accepted
+    kept = office.store.update(office.store.live)
+    assert (kept['head.likeness'] == 1).all()
+    assert office.check.admit(office.head(), 0).accepted
+    assert 'head.likeness' not in office.store.update(office.store.live)
+
+
 def test_a_round_names_the_backbone_that_it_brings(office):
     finding = office.check.admit(office.round(backbone_sha256='another'), 0)
     assert finding.code == Code.DAMAGED

@@ -63,6 +63,16 @@ def test_the_strangest_unknown_thing_is_asked_about_first_and_each_once(asked):
     assert asked.next() == (4, RIGHT)
 
 
+def test_the_least_familiar_comes_first_however_sure_its_name_is(asked):
+    """With one name known, all are called so with a score of 1."""
+    for number, familiar in ((1, 0.9), (2, 0.2), (3, 0.5)):
+        key = replace(KEY, uid=RUN + number)
+        asked.office.buffer.add(Frame(key, picture(), 'jpeg', 'desk', 0.1, 0.5, 3, (320, 240)))
+        seen = Seen(as_boxes([RED]), ['mug'], [1.0], [True], [number], [familiar])
+        asked.asker.see(key, seen)
+    assert [asked.next()[0] for _ in range(3)] == [2, 3, 1]
+
+
 def test_the_request_shows_the_thing_and_its_frame_waits_for_the_answer(asked):
     key = asked.see(1, (RED, 0.3, True, 1))
     thing, reason = asked.asker.next()

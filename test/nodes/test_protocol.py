@@ -14,10 +14,11 @@ from test_fuzz import EVERYBODY, made
 from etuner_ros.msg import Backbone, LayerStates, ModelUpdate, ModelVerdict
 from etuner_ros.nodes import health
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.messages import PROTOCOL
 from etuner_ros.nodes.qos import LATCHED
 from etuner_ros.nodes.tuner import TunerNode
 
-WORDS = 'speaks protocol 1 of etuner_ros messages, this node speaks 2: install the same version'
+WORDS = f'speaks protocol 1 of etuner_ros messages, this node speaks {PROTOCOL}: install the same version'
 
 
 def numbered(node) -> list[tuple[str, type]]:

@@ -24,8 +24,9 @@ class ReadoutSettings:
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
     top_k: int = 3  # names of an object
-    # Score below which it is unknown. With 0 nothing is, whatever it is like.
-    unknown_below: float = 0.0
+    unknown_below: float = 0.4  # score below which it is unknown
+    # Likeness to what was taught, of what a name needs, below which it is unknown.
+    unlike_below: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Objects:
     boxes: Boxes  # (n, 4), refined and clipped
     labels: list[tuple[str, ...]]  # best first
     scores: list[tuple[float, ...]]  # softmax over all classes, background too
-    ranks: Floats  # (n,) the score of the proposal times that of the best name
+    # (n,) the score of the proposal times that of the best name, and how familiar it is
+    ranks: Floats
     evidence: Floats  # (n,) see `evidence_of`
     familiar: Floats  # (n,) likeness to what was taught; 1 is what a name needs; nan: not told
     unknown: npt.NDArray[np.bool_]  # (n,) too little speaks for a name, or it is not familiar
@@ -71,9 +73,9 @@ def most_like(likeness: Floats, classes: Sequence[str]) -> Floats:
     """
     Return how like what was taught of any thing regions are, (n,); see `core/models/likeness.py`.
 
-    :param likeness: (n, C)
+    :param likeness: (n, C), nan for classes of which nothing was taught
     """
-    found: Floats = likeness[:, _things(classes)].max(axis=1, initial=0.0)
+    found: Floats = np.nan_to_num(likeness[:, _things(classes)], nan=0.0).max(axis=1, initial=0.0)
     return found
 
 
@@ -107,7 +109,8 @@ def read(
     :param refiner: None leaves boxes as they were proposed
     :param least_evidence: below it an object is unknown
     :param proposed: (n,) scores of the proposals in [0, 1]; None for equal ones
-    :param likeness: (n, C) to what was taught of each class; None where that is not told
+    :param likeness: (n, C) to what was taught of each class, nan for one of which nothing was;
+        None where that is not told
     """
     settings = settings or ReadoutSettings()
     things = _things(classes)
@@ -123,7 +126,12 @@ def read(
     shown = np.flatnonzero(shares[:, things].sum(axis=1) >= 0.5)
     boxes = proposals if refiner is None else refiner.refine(features, proposals)
     boxes = clip(boxes[shown], *size)
+    familiar = np.full(len(shown), np.nan, np.float32)
     ranks = objectness[shown] * shares[shown, best[shown]]
+    if likeness is not None:
+        told = ~np.isnan(likeness[shown, best[shown]])  # else nothing speaks against its name
+        familiar[told] = most_like(likeness[shown[told]], classes)
+        ranks = ranks * np.nan_to_num(familiar, nan=1.0).clip(_LEAST_SCORE)
     kept = distinct(
         boxes,
         ranks,
@@ -134,18 +142,12 @@ def read(
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
     evidence = evidence_of(logits, classes)[places]
     largest = logits[places].max(axis=1, initial=-np.inf)
-    familiar = (
-        np.full(len(places), np.nan, np.float32)
-        if likeness is None
-        else most_like(likeness[places], classes)
-    )
+    familiar = familiar[kept]
     background = shares[places].argmax(axis=1) != best[places]
-    weak = np.zeros(len(places), bool)
-    if settings.unknown_below:
-        least = settings.unknown_below
-        if likeness is None:  # among few classes the best one has a high score whatever it is
-            least = max(least, 1.5 / len(classes))
-        weak = (shares[places, best[places]] < least) | (familiar < 1.0)
+    # Among few classes the best one has a high score whatever it is.
+    floor = np.where(np.isnan(familiar), 1.5 / len(classes), 0.0)
+    weak = shares[places, best[places]] < np.maximum(settings.unknown_below, floor)
+    weak |= familiar < settings.unlike_below
     energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
     return Objects(
         places,
@@ -164,6 +166,7 @@ def _nameless(boxes: Boxes, ranks: Floats, most_overlap: float) -> Objects:
     """Return what is said while no class is known: all proposals, best first, without a name."""
     places = distinct(boxes, ranks, most_overlap)
     none = np.zeros(len(places), np.float32)
+    untold = np.full(len(places), np.nan, np.float32)
     nothing: list[tuple[str, ...]] = [()] * len(places)
     return Objects(
         places,
@@ -172,7 +175,7 @@ def _nameless(boxes: Boxes, ranks: Floats, most_overlap: float) -> Objects:
         [()] * len(places),
         ranks[places],
         none,
-        none,
+        untold,
         none == 0,
         none,
     )

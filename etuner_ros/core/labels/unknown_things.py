@@ -23,7 +23,7 @@ class _Sight:
 
     key: FrameKey
     box: tuple[float, ...]  # x, y, width, height in px
-    confidence: float
+    familiar: float
 
 
 class UnknownThings:
@@ -44,8 +44,8 @@ class UnknownThings:
     def see(self, key: FrameKey, seen: Seen) -> None:
         """Note what the robot named in a frame that is kept."""
         self._things.see(key.uid, seen)
-        sights = zip(seen.boxes, seen.confidences, seen.unknown, seen.tracks)
-        for box, confidence, unknown, number in sights:
+        sights = zip(seen.boxes, seen.familiar or seen.confidences, seen.unknown, seen.tracks)
+        for box, familiar, unknown, number in sights:
             track = _track(key, number)
             if not unknown:
                 self._waiting.pop(track, None)  # it has got a name meanwhile
@@ -53,8 +53,8 @@ class UnknownThings:
             if not number or track in self._settled:
                 continue
             before = self._waiting.get(track)
-            if before is None or before.key not in self._buffer or confidence < before.confidence:
-                sight = _Sight(key, tuple(float(v) for v in box), confidence)
+            if before is None or before.key not in self._buffer or familiar < before.familiar:
+                sight = _Sight(key, tuple(float(v) for v in box), familiar)
                 self._waiting[track] = sight
                 while len(self._waiting) > MOST_WAITING:
                     self._waiting.popitem(last=False)
@@ -67,7 +67,7 @@ class UnknownThings:
 
     def next(self) -> Frame | None:
         """Return the thing to ask about now, with its picture; None when there is none."""
-        for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].confidence):
+        for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].familiar):
             frame = self._buffer.get(sight.key)
             if frame is None:
                 continue  # still on its way, or gone; the thing may be seen again

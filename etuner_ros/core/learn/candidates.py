@@ -30,7 +30,8 @@ class _Candidate:
 class HeadCandidate(_Candidate):
     """The instant head as it is now, for the backbone that is live."""
 
-    weights: State = field(repr=False)  # head.weight, head.bias, and head.prior where there is one
+    # head.weight, head.bias; head.prior and head.likeness where there are such
+    weights: State = field(repr=False)
     live_update: State = field(
         repr=False
     )  # the same with the live backbone: what `set_live` takes

@@ -14,12 +14,12 @@ from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.cost import charge, HEAD
 from etuner_ros.core.learn.within_class import WithinClass
 
-MOST = 100  # of each class that count; the newest ones
-LEAST = 20  # things beside others of their class, from which on they say what a name needs
-SHARE = 0.05  # of taught things that would be unknown had they not been taught
+MOST = 100  # of each class that count; those that were learned last
 # Likeness that nine of ten things reach that were seen elsewhere before, with what ships for the
-# deployed network; it counts until there are things enough.
-USUAL = 0.42
+# deployed network: 0.42 to 0.47, however many were taught (docs/boxes.md).
+USUAL = 0.45
+LEAST = 20  # things beside others of their class, from which on they may ask for less
+SHARE = 0.05  # of them that would be unknown had they not been taught
 
 
 class Taught(Protocol):
@@ -44,7 +44,8 @@ class Familiar:
 
     What is known of a thing is kept by the very feature: one that is learned anew counts anew.
 
-    :param within: what pictures of one kind differ in; None for nothing
+    :param within: what pictures of one kind differ in; without it nothing is told: how alike
+        things of one kind are is not known then
     """
 
     def __init__(self, within: WithinClass | None) -> None:
@@ -53,15 +54,15 @@ class Familiar:
 
     def rows(self, taught: Mapping[str, Taught], classes: Sequence[str]) -> Tensor | None:
         """
-        Return a row for each class, (C, D) float32; nothing while no thing in a box was taught,
-        or too little is known.
+        Return a row for each class, (C, D) float32; nothing while no thing in a box was taught.
 
-        A class is what its things look like; one of which there are none, what its images do.
+        A class is what its things look like; one of which there are none, what its images do. One
+        of which there is nothing has a row of zeros.
 
-        :param taught: by sample id, the newest last
+        :param taught: by sample id
         """
         counting = self._counting(taught, classes)
-        if not any(taught[i].thing for i in counting):
+        if self._within is None or not any(taught[i].thing for i in counting):
             self._units.clear()
             return None
         units = self._directions({i: taught[i].row for i in counting})
@@ -73,16 +74,13 @@ class Familiar:
         others = counts[at] - 1
         told = (others > 0) & torch.tensor([taught[i].thing for i in counting])
         alone = ((units * sums[at]).sum(dim=1) - 1.0)[told] / others[told]
+        needed = USUAL
         if len(alone) >= LEAST:
-            needed = float(alone.quantile(SHARE))
-        elif self._within is not None:
-            needed = USUAL
-        else:
-            return None
+            # Never more: neighbouring frames are far more alike than a thing is elsewhere.
+            needed = min(needed, float(alone.quantile(SHARE)))
         means = sums / counts.clamp_min(1)[:, None]
         # The map is symmetric: taken out of the rows, it need not be taken out of features.
-        rows = means if self._within is None else self._within.without(means)
-        return rows / max(needed, 1e-3)
+        return self._within.without(means) / max(needed, 1e-3)
 
     @staticmethod
     def _counting(taught: Mapping[str, Taught], classes: Sequence[str]) -> list[str]:
@@ -102,8 +100,8 @@ class Familiar:
         }
         new = [i for i in rows if i not in self._units]
         if new:
-            made = torch.stack([rows[i] for i in new]).float()
-            made = made if self._within is None else self._within.without(made)
+            assert self._within is not None
+            made = self._within.without(torch.stack([rows[i] for i in new]).float())
             made = torch.nn.functional.normalize(made, dim=1).half()
             self._units.update(zip(new, zip([rows[i] for i in new], made)))
         return torch.stack([self._units[i][1] for i in rows]).float()

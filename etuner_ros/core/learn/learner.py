@@ -105,6 +105,7 @@ class Learner:
             self._bank,
             frames,
             self._live.says,
+            self._live.knows,
             within,
         )
         deployed = copy.deepcopy(base).eval()

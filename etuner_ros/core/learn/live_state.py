@@ -115,24 +115,31 @@ class LiveState:
         off = (rows.bias <= NEVER / 2) & ~rows.weight.any(dim=1)
         return {name for name, is_off in zip(self.model.classes, off.tolist()) if is_off}
 
-    def says(self, feature: Tensor, thing: bool = False) -> str:
-        """
-        Return what it makes of a feature (D,); nothing without classes.
-
-        :param thing: it is that of a thing in a box, which may be unknown
-        """
-        if not self.model.classes or (thing and not self._knows(feature)):
+    def says(self, feature: Tensor) -> str:
+        """Return what it makes of a feature (D,); nothing without classes."""
+        if not self.model.classes:
             return ''
         head = self.model.head
         with torch.no_grad():
             return self.model.classes[int(head(feature.to(head.weight)).argmax())]
 
-    def _knows(self, feature: Tensor) -> bool:
+    def knows(self, label: str, thing: Tensor | None = None) -> bool:
+        """
+        Return whether things of a class can look known, and the feature (D,) of one does.
+
+        True where that can not be told, for the network is another one than what ships is for.
+        """
         rows = self.update.get(HEAD_LIKENESS)
-        if rows is None:
+        if self._within is None:
             return True
+        if rows is None or label not in self.model.classes:
+            return False
         likeness = Likeness(np.asarray(rows, np.float32), self._within)
-        row = feature.detach().float().cpu().numpy()[None]
+        if not likeness.rows[self.model.classes.index(label)].any():
+            return False
+        if thing is None:
+            return True
+        row = thing.detach().float().cpu().numpy()[None]
         return bool(most_like(likeness(row), self.model.classes)[0] >= 1.0)
 
     def features(self, samples: Sequence[Sample]) -> Tensor:

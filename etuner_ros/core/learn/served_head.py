@@ -16,6 +16,7 @@ import zlib
 import torch
 from torch import Tensor
 
+from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.cost import charge, counted_as, HEAD
 from etuner_ros.core.identity import Scenario
@@ -84,8 +85,8 @@ class ServedHead:
 
     :param backbone: digest of the live one
     :param frames: how many frames without a label are kept
-    :param says: what the live head makes of a feature, which may be that of a thing; nothing
-        while it knows no class, and of an unknown thing
+    :param says: what the live head makes of a feature; nothing while it knows no class
+    :param knows: whether things of a class look known to it, and one does
     :param within: what pictures of one kind differ in, on the deployed backbone
     """
 
@@ -96,12 +97,13 @@ class ServedHead:
         backbone: str,
         bank: FeatureBank,
         frames: UnlabelledFrames,
-        says: Callable[[Tensor, bool], str],
+        says: Callable[[Tensor], str],
+        knows: Callable[[str, Tensor | None], bool],
         within: WithinClass | None = None,
     ) -> None:
         self.config, self.frames, self._measure = config, frames, within
         self._within = within if config.within_class else None
-        self._features, self._bank, self._says = features, bank, says
+        self._features, self._bank, self._says, self._knows = features, bank, says, knows
         self._prior = PlacePrior(config)
         self._told: dict[str, float] = {}  # shares of the prior that is served
         self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
@@ -184,6 +186,8 @@ class ServedHead:
         """
         with counted_as(HEAD):
             self._teach(self._live, sample_id, label, row, scenario, thing)
+        if thing and label != BACKGROUND:  # the name may be right, and the thing look unknown
+            self._live.is_new |= not self._knows(label, row)
 
     def _teach(
         self,
@@ -208,7 +212,7 @@ class ServedHead:
             del fit.learned[next(k for k, x in fit.learned.items() if x.label == largest)]
         if fit is self._live:
             # What the live head says already need not be sent; it goes with the next update.
-            fit.is_new |= self._says(row, thing) != label
+            fit.is_new |= self._says(row) != label
         if fit.head.is_stale:
             self._solve(fit)
 
@@ -226,10 +230,21 @@ class ServedHead:
                     self._teach(
                         fit, sample.sample_id, sample.label, row, sample.scenario, sample.thing
                     )
+                self._note_things(samples)
                 return
             fit.learned = _unsolved(samples, rows)
             self._solve(fit, compute)
-            fit.is_new |= any(self._says(r, s.thing) != s.label for s, r in zip(samples, rows))
+            fit.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
+            self._note_things(samples)
+
+    def _note_things(self, samples: Sequence[Sample]) -> None:
+        """
+        Note whether there are things of a class of which none looks known to the live head.
+
+        Only that: a few of what was taught look unknown for good, and come again with each start.
+        """
+        names = {s.label for s in samples if s.thing and s.label != BACKGROUND}
+        self._live.is_new |= any(not self._knows(name, None) for name in names)
 
     def learn_unlabelled(self, compute: Compute) -> None:
         """Solve the head anew from what it has learned and from frames without a label."""

@@ -66,17 +66,14 @@ class Likeness:
     How like what was taught of each class features are; 1 is what a name needs.
 
     :ivar rows: (C, D), 0 for a class of which nothing was taught
-    :ivar within: None for a network for which none ships
     """
 
     rows: Floats
-    within: Within | None
+    within: Within
 
     def __call__(self, features: Floats) -> Floats:
-        """Return it of features (n, D) for each class, (n, C)."""
-        if self.within is None:
-            lengths = np.linalg.norm(features, axis=1)
-        else:
-            lengths = self.within.lengths(features)
-        likeness: Floats = features @ self.rows.T / np.maximum(lengths, 1e-6)[:, None]
+        """Return it of features (n, D) for each class, (n, C); nan where nothing was taught."""
+        lengths = np.maximum(self.within.lengths(features), 1e-6)
+        likeness: Floats = features @ self.rows.T / lengths[:, None]
+        likeness[:, ~self.rows.any(axis=1)] = np.nan
         return likeness

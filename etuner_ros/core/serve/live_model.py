@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
 from contextlib import contextmanager
 from dataclasses import replace
 import threading
@@ -20,7 +21,7 @@ from etuner_ros.core.boxes.geometry import Boxes
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import EngineError, WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
-from etuner_ros.core.models.likeness import Likeness, shipped
+from etuner_ros.core.models.likeness import Likeness, shipped, Within
 from etuner_ros.core.models.weights import (
     backbone_digest,
     backbone_of,
@@ -73,7 +74,9 @@ class LiveModel:
         self.smaller: SmallerSlot | None = None
         self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
         self.bare = backbone_digest(base.sha256, {})
-        self._within = shipped(base.spec.architecture, base.state)
+        self._within: Within | None = None
+        with contextlib.suppress(WeightsError):  # the tuner says so; names do without it
+            self._within = shipped(base.spec.architecture, base.state)
         self._slot = self._make(0, base.spec.classes, base.state, {}, self.bare)
         self._spare = None
         if isinstance(self._slot.network, TorchNetwork) and not self.engines.warming:
@@ -155,7 +158,7 @@ class LiveModel:
         live: Slot | None = getattr(self, '_slot', None)
         told = head.get(HEAD_LIKENESS)
         likeness = None
-        if told is not None:
+        if told is not None and self._within is not None:
             likeness = Likeness(np.array(told, np.float32), self._within)
         if live is not None and live.announced == backbone:
             return replace(
