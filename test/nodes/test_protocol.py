@@ -89,7 +89,8 @@ def test_a_message_of_another_layout_changes_nothing_and_is_said_when_it_can_be_
         layers.publish(old(LayerStates(model_version=3)))  # can't be read: it is lost
         models.publish(old(ModelUpdate(version=4, weights=bytes(100), classes=['mug'])))
         backbones.publish(old(Backbone(backbone_sha256='a' * 64, weights=bytes(100))))
-        text = f'speaks protocol {seconds % 2**16} of etuner_ros messages, this node speaks 2'
+        spoken = seconds % 2**16
+        text = f'speaks protocol {spoken} of etuner_ros messages, this node speaks {PROTOCOL}'
         return any(text in s.message for m in told[-9:] for s in m.status)
 
     ros.until(said, 'what is wrong')
