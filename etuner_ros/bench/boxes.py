@@ -83,17 +83,17 @@ def methods(
     """
     tracks = Tracks(pool)
 
-    def ours(tapped: bool, tracks: Tracks | None = None) -> Make:
-        return lambda: Ours(tapped, within, tracks)
+    def ours(tapped: bool, followed: Tracks | None = None) -> Make:
+        return lambda: Ours(tapped, within, followed)
 
     def proposals(background: bool = True, regressor: bool = True) -> Make:
         return lambda: WithProposals(RegionSettings(), background, regressor, within=within)
 
     found: dict[str, tuple[Make, bool]] = {
         'ours': (ours(tapped=False), True),
-        'ours, tapped': (ours(tapped=True, tracks=tracks), True),
-        'ours, tapped, without its track': (ours(tapped=True), True),
-        'ours, tapped, no within-class map': (lambda: Ours(True, tracks=tracks), True),
+        'ours, tapped': (ours(tapped=True), True),
+        'ours, tapped, no within-class map': (lambda: Ours(True), True),
+        '... and its track': (ours(tapped=True, followed=tracks), True),
         '... and background': (proposals(regressor=False), True),
         '... and box regressor': (proposals(background=False), True),
         '... and both': (proposals(), True),
@@ -102,9 +102,9 @@ def methods(
         'whole-image labels, crops named': (lambda: WholeImages(True, within), True),
         'whole-image labels, image named': (lambda: WholeImages(False, within), True),
         'ours, one box a frame': (ours(tapped=False), False),
-        'ours, one tap a frame': (ours(tapped=True, tracks=tracks), False),
-        'ours, one tap a frame, without its track': (ours(tapped=True), False),
-        'ours, one tap a frame, no within-class map': (lambda: Ours(True, tracks=tracks), False),
+        'ours, one tap a frame': (ours(tapped=True), False),
+        'ours, one tap a frame, no within-class map': (lambda: Ours(True), False),
+        '... and its track, one tap a frame': (ours(tapped=True, followed=tracks), False),
         '... and both, one box a frame': (proposals(), False),
     }
     if own_names:
@@ -290,7 +290,7 @@ def picture(
     within: WithinClass | None = None,
 ) -> None:
     """Save scored frames after 60 labelled ones, as the robot names things that were tapped."""
-    method = Ours(True, within, Tracks([s for s in shots_ if s.visit == 0]))
+    method = Ours(True, within)
     method.teach(lessons(shots_, 60, 0, True), 0)
     scored = [s for s in shots_ if s.visit > 0]
     chosen = scored[:: max(len(scored) // 8, 1)][:8]

@@ -15,7 +15,6 @@ from etuner_ros.bench.boxes_score import Answer, RIGHT, Truth
 from etuner_ros.core.boxes.box_regressor import moved, offsets
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
-from etuner_ros.core.boxes.track_labels import with_track
 from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
@@ -80,6 +79,17 @@ class Method(Protocol):
         """Say what is in a frame, by its proposals."""
 
 
+def _with_track(feature: Floats, sightings: Floats) -> Floats:
+    """
+    Return half of what was labelled and half the mean of what else was seen of its track, (D,).
+
+    :param sightings: (n, D); none leave the feature as it is
+    """
+    if not len(sightings):
+        return feature
+    return np.asarray(0.5 * feature + 0.5 * sightings.mean(axis=0), np.float32)
+
+
 class Followed(Protocol):
     """Knows what is seen of things from frame to frame."""
 
@@ -103,7 +113,8 @@ class Ours:
     :param tapped: somebody touches the proposal that shows a thing, and draws a box only where
         there is none; else all boxes are drawn, and exact
     :param within: what ships with the package for the deployed network
-    :param tracks: what was tapped is followed, and the rest of its track learned, too
+    :param tracks: what was tapped is followed, and the rest of its track learned, too, which a
+        robot does not do
     """
 
     def __init__(
@@ -135,7 +146,7 @@ class Ours:
                 place = int(upon.argmax())
                 if self.tracks is None:
                     return shot.proposed[place]
-                return with_track(shot.proposed[place], self.tracks.sightings(shot, place))
+                return _with_track(shot.proposed[place], self.tracks.sightings(shot, place))
         return shot.features[thing]
 
     def answer(self, shot: Shot) -> Answer:

@@ -1,6 +1,6 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Things followed from frame to frame, as on the robot, and what labels find in their tracks."""
+"""Things followed from frame to frame, as on the robot; their tracks may be learned from, too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from etuner_ros.bench.boxes_methods import Shot
 from etuner_ros.core.boxes.geometry import distinct, Floats, overlaps
-from etuner_ros.core.boxes.track_labels import WITHIN_S
 from etuner_ros.core.boxes.tracker import Tracker, TrackerSettings
 
 SAME = 0.5  # overlap from which on a proposal is the thing
 APART = 0.5  # overlap above which of two proposals the weaker one is not followed
+WITHIN_S = 3.0  # before and after a label: later the track may have slipped to another thing
 
 
 class Tracks:

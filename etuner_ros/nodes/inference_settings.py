@@ -97,7 +97,7 @@ class InferenceSettings(Checked):
     most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
     unknown_below: float = setting(
         ReadoutSettings.unknown_below,
-        'score below which the thing in a region is called unknown',
+        'score below which the thing in a region is called unknown; 0 = not asked',
         0.0,
         1.0,
     )

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import math
 from typing import Any
 
 import numpy as np
@@ -129,8 +128,7 @@ def seen_of(message: Objects) -> Seen:
         [o.confidence for o in found],
         [o.unknown for o in found],
         [o.track for o in found],
-        # Of few classes one is always sure: what a thing is like says more, where that is told.
-        [o.confidence if math.isnan(o.familiar) else o.familiar for o in found],
+        [o.familiar for o in found],
     )
 
 

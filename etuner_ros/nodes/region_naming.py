@@ -244,9 +244,7 @@ class RegionNaming:
         if publisher is not None and publisher.get_subscription_count() > 0:
             publisher.publish(detections_of(message))
         if seen.kept and self._kept.features.get_subscription_count() > 0:
-            followed = np.zeros(len(boxes), np.int64)
-            followed[objects.places] = tracks
-            self._publish_features(said, boxes, result, followed.tolist())
+            self._publish_features(said, boxes, result)
 
     def _usable(self, regions: Regions, width: int, height: int) -> list[Region]:
         """Return the best regions that lie in the image."""
@@ -286,17 +284,14 @@ class RegionNaming:
             proposal=proposals[int(objects.places[place])],
         )
 
-    def _publish_features(
-        self, said: Predicted, boxes: Boxes, result: RegionResult, tracks: list[int]
-    ) -> None:
-        for box, feature, track in zip(boxes, result.features, tracks):
+    def _publish_features(self, said: Predicted, boxes: Boxes, result: RegionResult) -> None:
+        for box, feature in zip(boxes, result.features):
             self._kept.features.publish(
                 FrameFeature(
                     header=said.header,
                     source=said.source,
                     frame_uid=said.uid,
                     box=box_message(box),
-                    track=track,
                     model_version=result.version,
                     backbone_sha256=result.backbone,
                     feature=packed(feature),

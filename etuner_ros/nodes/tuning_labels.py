@@ -11,7 +11,7 @@ from rclpy.node import Node
 from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.tune.batch_feed import BatchFeed
-from etuner_ros.core.tune.frame_features import FrameFeatures, RegionFeature
+from etuner_ros.core.tune.frame_features import FrameFeatures
 from etuner_ros.core.tune.round_keeper import RoundKeeper
 from etuner_ros.msg import (
     FrameFeature,
@@ -123,17 +123,7 @@ class LabelSide:
         name = frame_name(message.source, message.header, message.frame_uid)
         feature, box = bytes(message.feature), box_of(message.box)
         if box is not None:
-            self.features.add_region(
-                RegionFeature(
-                    name,
-                    box,
-                    message.backbone_sha256,
-                    feature,
-                    message.source,
-                    message.track,
-                    1e-9 * stamp_ns(message.header),
-                )
-            )
+            self.features.add_region(name, box, message.backbone_sha256, feature)
             return
         self.features.add(name, message.backbone_sha256, feature)
         self.pass_on_frame()

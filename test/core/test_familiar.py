@@ -85,10 +85,16 @@ def test_neighbouring_frames_of_a_thing_do_not_make_it_unknown_elsewhere():
 
 def test_things_of_a_kind_that_are_less_alike_than_usual_are_known_all_the_same():
     torch.manual_seed(0)
-    odd = {k: replace(v, row=v.row + 6 * torch.randn(SIZE)) for k, v in told(40).items()}
-    others = [look(k, 500 + i) + 6 * torch.randn(SIZE) for k in range(3) for i in range(100)]
+    odd = {k: replace(v, row=v.row + torch.randn(SIZE)) for k, v in told(40).items()}
+    others = [look(k, 500 + i) + torch.randn(SIZE) for k in range(3) for i in range(100)]
     found = most_like(likeness(odd)(torch.stack(others).numpy()), KINDS)
     assert (found >= 1.0).mean() > 0.85
+
+
+def test_some_taps_with_a_wrong_name_do_not_make_everything_known():
+    wrong = {f'wrong {i}': One(look(1 + i % 2, 300 + i), 'cup') for i in range(3)}
+    like = likeness({**told(8), **wrong})
+    assert all(familiar(like, kind) < 0.1 for kind in range(4, 9))
 
 
 def test_without_the_map_of_a_network_nothing_is_told():

@@ -20,7 +20,7 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey, Pl
 from etuner_ros.core.labels.schema import VERSION
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Seen, Things
-from etuner_ros.core.tune.frame_features import FrameFeatures, RegionFeature
+from etuner_ros.core.tune.frame_features import FrameFeatures
 
 KEY = FrameKey('camera', NOW, 'eye', 5)
 RED = (100, 60, 80, 40)  # x, y, width, height in px of the camera
@@ -169,43 +169,11 @@ def test_a_label_of_a_box_finds_the_feature_of_the_region_that_it_lies_on():
     clock = Clock()
     features = FrameFeatures(wanted=False, clock=clock)
     assert features.wants_frame
-    features.add_region(RegionFeature('frame', (0.0, 0.0, 10.0, 10.0), 'backbone', b'left'))
-    features.add_region(RegionFeature('frame', (20.0, 0.0, 10.0, 10.0), 'backbone', b'right'))
+    features.add_region('frame', (0.0, 0.0, 10.0, 10.0), 'backbone', b'left')
+    features.add_region('frame', (20.0, 0.0, 10.0, 10.0), 'backbone', b'right')
     assert features.of_box('frame', (19.0, 0.0, 10.0, 10.0)) == ('backbone', b'right')
     assert features.of_box('frame', (40.0, 0.0, 10.0, 10.0)) is None
     assert features.of_box('other', (0.0, 0.0, 10.0, 10.0)) is None
     assert not features.wants_frame, 'a whole frame is no example where regions are named'
     clock.now += 11.0
     assert features.wants_frame
-
-
-def test_a_label_speaks_for_what_was_seen_of_its_track_shortly_before_and_after():
-    features, box = FrameFeatures(True), (0.0, 0.0, 10.0, 10.0)
-
-    def see(frame: str, value: float, stamp: float, track: int = 7, **others: str) -> None:
-        feature = np.full(3, value, '<f2').tobytes()
-        facts = {'camera': 'front', 'backbone': 'a', **others}
-        features.add_region(
-            RegionFeature(frame, box, feature=feature, track=track, stamp_s=stamp, **facts)
-        )
-
-    def learned(frame: str) -> float:
-        backbone, feature = features.of_box(frame, box)
-        values = np.frombuffer(feature, '<f2')
-        assert backbone == 'a'
-        assert (values == values[0]).all()
-        return float(values[0])
-
-    see('now', 2.0, 10.0)
-    assert learned('now') == 2.0
-    see('before', 4.0, 8.0)
-    see('after', 8.0, 12.0)
-    assert learned('now') == 4.0, 'half of it, and half the mean of the others'
-    see('long ago', 100.0, 6.0)
-    see('another thing', 100.0, 10.0, track=8)
-    see('another camera', 100.0, 10.0, camera='rear')
-    see('another network', 100.0, 10.0, backbone='b')
-    assert learned('now') == 4.0
-    see('no track', 100.0, 10.0, track=0)
-    see('nor here', 50.0, 10.0, track=0)
-    assert learned('no track') == 100.0

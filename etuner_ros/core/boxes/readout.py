@@ -24,8 +24,8 @@ class ReadoutSettings:
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
     top_k: int = 3  # names of an object
-    unknown_below: float = 0.4  # score below which it is unknown
-    # Likeness to what was taught, of what a name needs, below which it is unknown.
+    unknown_below: float = 0.4  # score below which it is unknown; 0: not asked
+    # Likeness to what was taught, of what a name needs, below which it is unknown; 0: not asked.
     unlike_below: float = 1.0
 
 
@@ -128,7 +128,7 @@ def read(
     boxes = clip(boxes[shown], *size)
     familiar = np.full(len(shown), np.nan, np.float32)
     ranks = objectness[shown] * shares[shown, best[shown]]
-    if likeness is not None:
+    if likeness is not None and settings.unlike_below > 0:
         told = ~np.isnan(likeness[shown, best[shown]])  # else nothing speaks against its name
         familiar[told] = most_like(likeness[shown[told]], classes)
         ranks = ranks * np.nan_to_num(familiar, nan=1.0).clip(_LEAST_SCORE)
@@ -146,7 +146,8 @@ def read(
     background = shares[places].argmax(axis=1) != best[places]
     # Among few classes the best one has a high score whatever it is.
     floor = np.where(np.isnan(familiar), 1.5 / len(classes), 0.0)
-    weak = shares[places, best[places]] < np.maximum(settings.unknown_below, floor)
+    least = np.maximum(settings.unknown_below, floor) if settings.unknown_below > 0 else 0.0
+    weak = shares[places, best[places]] < least
     weak |= familiar < settings.unlike_below
     energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
     return Objects(

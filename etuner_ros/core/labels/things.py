@@ -33,7 +33,7 @@ class Seen:
     confidences: Sequence[float]  # n
     unknown: Sequence[bool] = ()  # n, or none: the evidence is too weak for a name
     tracks: Sequence[int] = ()  # n, or none: the same for the same thing in later frames
-    familiar: Sequence[float] = ()  # n, how known each looks; none: as sure as it is
+    familiar: Sequence[float] = ()  # n, or none: how known each looks; nan where not told
 
 
 class Things:

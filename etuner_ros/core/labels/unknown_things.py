@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+import math
 
 from etuner_ros.core.boxes.geometry import BoxError
 from etuner_ros.core.errors import ImageError
@@ -23,7 +24,8 @@ class _Sight:
 
     key: FrameKey
     box: tuple[float, ...]  # x, y, width, height in px
-    familiar: float
+    known: float  # how known it looks: familiar where that is told, else how sure its name is
+    told: bool
 
 
 class UnknownThings:
@@ -44,8 +46,9 @@ class UnknownThings:
     def see(self, key: FrameKey, seen: Seen) -> None:
         """Note what the robot named in a frame that is kept."""
         self._things.see(key.uid, seen)
-        sights = zip(seen.boxes, seen.familiar or seen.confidences, seen.unknown, seen.tracks)
-        for box, familiar, unknown, number in sights:
+        familiar = seen.familiar or [math.nan] * len(seen.confidences)
+        sights = zip(seen.boxes, familiar, seen.confidences, seen.unknown, seen.tracks)
+        for box, likeness, confidence, unknown, number in sights:
             track = _track(key, number)
             if not unknown:
                 self._waiting.pop(track, None)  # it has got a name meanwhile
@@ -53,8 +56,12 @@ class UnknownThings:
             if not number or track in self._settled:
                 continue
             before = self._waiting.get(track)
-            if before is None or before.key not in self._buffer or familiar < before.familiar:
-                sight = _Sight(key, tuple(float(v) for v in box), familiar)
+            # Of few classes one is always sure: what a thing is like says more, once that is told.
+            told = not math.isnan(likeness)
+            known = likeness if told else confidence
+            gone = before is None or before.key not in self._buffer
+            if before is None or gone or told != before.told or known < before.known:
+                sight = _Sight(key, tuple(float(v) for v in box), known, told)
                 self._waiting[track] = sight
                 while len(self._waiting) > MOST_WAITING:
                     self._waiting.popitem(last=False)
@@ -67,7 +74,7 @@ class UnknownThings:
 
     def next(self) -> Frame | None:
         """Return the thing to ask about now, with its picture; None when there is none."""
-        for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].familiar):
+        for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].known):
             frame = self._buffer.get(sight.key)
             if frame is None:
                 continue  # still on its way, or gone; the thing may be seen again

@@ -18,6 +18,7 @@ MOST = 100  # of each class that count; those that were learned last
 # Likeness that nine of ten things reach that were seen elsewhere before, with what ships for the
 # deployed network: 0.42 to 0.47, however many were taught (docs/boxes.md).
 USUAL = 0.45
+LOWEST = 0.35  # where some of them are called by wrong names, or are not alike at all
 LEAST = 20  # things beside others of their class, from which on they may ask for less
 SHARE = 0.05  # of them that would be unknown had they not been taught
 
@@ -77,10 +78,10 @@ class Familiar:
         needed = USUAL
         if len(alone) >= LEAST:
             # Never more: neighbouring frames are far more alike than a thing is elsewhere.
-            needed = min(needed, float(alone.quantile(SHARE)))
+            needed = min(needed, max(float(alone.quantile(SHARE)), LOWEST))
         means = sums / counts.clamp_min(1)[:, None]
         # The map is symmetric: taken out of the rows, it need not be taken out of features.
-        return self._within.without(means) / max(needed, 1e-3)
+        return self._within.without(means) / needed
 
     @staticmethod
     def _counting(taught: Mapping[str, Taught], classes: Sequence[str]) -> list[str]:

@@ -184,9 +184,11 @@ class ServedHead:
         :param row: (D,) of the live backbone; of a sample that was learned before the first counts
         :param thing: it is a thing in a box
         """
+        old = self._live.learned.get(sample_id)
         with counted_as(HEAD):
             self._teach(self._live, sample_id, label, row, scenario, thing)
-        if thing and label != BACKGROUND:  # the name may be right, and the thing look unknown
+        is_new = old is None or old.label != label
+        if is_new and thing and label != BACKGROUND:  # named rightly, it may look unknown
             self._live.is_new |= not self._knows(label, row)
 
     def _teach(

@@ -6,34 +6,17 @@ from __future__ import annotations
 
 from collections import deque, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 import math
 import time
 from typing import Any
 
-import numpy as np
-
 from etuner_ros.core.boxes.geometry import as_boxes, overlaps
-from etuner_ros.core.boxes.track_labels import with_track, WITHIN_S
 
 MOST_FEATURES = 2000  # 5 MB at 1,280 values
 MOST_REGIONS = 6000  # of kept frames: a minute of ten regions at 10 Hz
 REGIONS_S = 10.0  # after the last region frames are whole images again
 SAME = 0.6  # overlap from which on a label of a box is one of a region
 UNLABELLED_PERIOD_S = 0.5
-
-
-@dataclass(frozen=True)
-class RegionFeature:
-    """The feature of a region of a frame."""
-
-    frame: str
-    box: tuple[float, ...]  # x, y, width, height
-    backbone: str  # digest of what made it
-    feature: bytes  # float16
-    camera: str = ''
-    track: int = 0  # of its thing, counted for each camera; 0 for none
-    stamp_s: float = 0.0  # of the image
 
 
 class FrameFeatures:
@@ -47,7 +30,9 @@ class FrameFeatures:
     def __init__(self, wanted: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._wanted, self._clock = wanted, clock
         self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
-        self._regions: deque[RegionFeature] = deque(maxlen=MOST_REGIONS)
+        self._regions: deque[tuple[str, tuple[float, ...], str, bytes]] = deque(
+            maxlen=MOST_REGIONS
+        )
         self._region_s = -math.inf  # when a region came last
         self._frame: dict[str, Any] | None = None  # waits for its feature
         self._next = 0.0
@@ -59,9 +44,15 @@ class FrameFeatures:
         while len(self._kept) > MOST_FEATURES:
             self._kept.popitem(last=False)
 
-    def add_region(self, region: RegionFeature) -> None:
-        """Keep the feature of a region of a frame."""
-        self._regions.append(region)
+    def add_region(
+        self, frame: str, box: tuple[float, ...], backbone: str, feature: bytes
+    ) -> None:
+        """
+        Keep the feature of a region of a frame.
+
+        :param box: x, y, width, height
+        """
+        self._regions.append((frame, box, backbone, feature))
         self._region_s = self._clock()
 
     def of(self, name: str) -> tuple[str, bytes] | None:
@@ -69,33 +60,13 @@ class FrameFeatures:
         return self._kept.get(name)
 
     def of_box(self, frame: str, box: tuple[float, ...]) -> tuple[str, bytes] | None:
-        """
-        Return backbone and feature of the region of a frame that a box lies on, with what else was
-        seen of its track.
-        """
-        regions = [region for region in self._regions if region.frame == frame]
+        """Return those of the region of a frame that a box lies on."""
+        regions = [region for region in self._regions if region[0] == frame]
         if not regions:
             return None
-        overlap = overlaps(as_boxes([box]), as_boxes([r.box for r in regions]))[0]
+        overlap = overlaps(as_boxes([box]), as_boxes([r[1] for r in regions]))[0]
         best = int(overlap.argmax())
-        return self._with_track(regions[best]) if overlap[best] >= SAME else None
-
-    def _with_track(self, region: RegionFeature) -> tuple[str, bytes]:
-        others = [
-            other.feature
-            for other in self._regions
-            if region.track
-            and (other.camera, other.track) == (region.camera, region.track)
-            and other.backbone == region.backbone
-            and len(other.feature) == len(region.feature)
-            and other.frame != region.frame
-            and abs(other.stamp_s - region.stamp_s) <= WITHIN_S
-        ]
-        if not others:
-            return region.backbone, region.feature
-        rows = np.stack([np.frombuffer(f, '<f2') for f in (region.feature, *others)])
-        made = with_track(rows[0].astype(np.float32), rows[1:].astype(np.float32))
-        return region.backbone, made.astype('<f2').tobytes()
+        return regions[best][2:] if overlap[best] >= SAME else None
 
     @property
     def wants_frame(self) -> bool:
