@@ -93,6 +93,7 @@ def methods(
         'ours': (ours(tapped=False), True),
         'ours, tapped': (ours(tapped=True), True),
         'ours, tapped, no within-class map': (lambda: Ours(True), True),
+        'ours, tapped, frame by frame': (lambda: Ours(True, within, steady=False), True),
         '... and its track': (ours(tapped=True, followed=tracks), True),
         '... and background': (proposals(regressor=False), True),
         '... and box regressor': (proposals(background=False), True),
@@ -202,7 +203,7 @@ def measure(
     output.mkdir(parents=True, exist_ok=True)
     sources: dict[str, Propose | None] = {**proposers, 'the truth': None}
     seen = {
-        name: shots(frames, propose, deployed, folder, say=say)
+        name: Tracks(shots(frames, propose, deployed, folder, say=say)).steadied
         for name, propose in sources.items()
     }
     first = next(iter(seen))

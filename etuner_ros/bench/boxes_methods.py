@@ -42,6 +42,12 @@ class Shot:
     proposal_scores: Floats  # (p,)
     proposal_names: tuple[str, ...]  # p, the proposer's own; '' where it has none
     proposed: Floats  # (p, D), features
+    steadied: Floats | None = None  # (p, D), with what was seen of each before; None: as proposed
+
+    @property
+    def looks(self) -> Floats:
+        """What proposals are named by, (p, D)."""
+        return self.proposed if self.steadied is None else self.steadied
 
     def truth(self) -> Truth:
         """Return what answers are compared with."""
@@ -113,6 +119,7 @@ class Ours:
     :param tapped: somebody touches the proposal that shows a thing, and draws a box only where
         there is none; else all boxes are drawn, and exact
     :param within: what ships with the package for the deployed network
+    :param steady: names a thing by what was seen of it in the frames before, too
     :param tracks: what was tapped is followed, and the rest of its track learned, too, which a
         robot does not do
     """
@@ -122,8 +129,9 @@ class Ours:
         tapped: bool = False,
         within: WithinClass | None = None,
         tracks: Followed | None = None,
+        steady: bool = True,
     ) -> None:
-        self.tapped, self.within, self.tracks = tapped, within, tracks
+        self.tapped, self.within, self.tracks, self.steady = tapped, within, tracks, steady
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
         """Learn from all lessons, without any chance."""
@@ -151,7 +159,8 @@ class Ours:
 
     def answer(self, shot: Shot) -> Answer:
         """Read the proposals."""
-        logits = self.head.logits(torch.from_numpy(shot.proposed)).numpy().astype(np.float32)
+        looks = torch.from_numpy(shot.looks if self.steady else shot.proposed)
+        logits = self.head.logits(looks).numpy().astype(np.float32)
         return _answer(
             read(
                 self.head.classes,
@@ -209,7 +218,7 @@ class WithProposals:
         return _answer(
             read(
                 self.head.head.classes,
-                self.head.logits(shot.proposed),
+                self.head.logits(shot.looks),
                 shot.proposed,
                 shot.proposals,
                 shot.size,
@@ -256,7 +265,7 @@ class WholeImages:
         boxes = np.array([[0, 0, *shot.size]], np.float32)
         features, scores = shot.whole[None], np.ones(1, np.float32)
         if self.crops:
-            boxes, features, scores = shot.proposals, shot.proposed, shot.proposal_scores
+            boxes, features, scores = shot.proposals, shot.looks, shot.proposal_scores
         logits = self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
         return _answer(
             read(self.head.classes, logits, features, boxes, shot.size, proposed=scores)
@@ -344,8 +353,9 @@ class ByGradient:
     def answer(self, shot: Shot) -> Answer:
         """Read the proposals as ours are read."""
         with torch.no_grad():
-            out = self._out(torch.from_numpy(shot.proposed)).numpy()
-        boxes = moved(shot.proposals, out[:, -4:])
+            out = self._out(torch.from_numpy(shot.looks)).numpy()
+            moves = self._out(torch.from_numpy(shot.proposed)).numpy()[:, -4:]
+        boxes = moved(shot.proposals, moves)
         scores = shot.proposal_scores
         return _answer(
             read(self.classes, out[:, :-4], shot.proposed, boxes, shot.size, proposed=scores)

@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from etuner_ros.bench.boxes_methods import Shot
-from etuner_ros.core.boxes.geometry import distinct, Floats, overlaps
+from etuner_ros.core.boxes.geometry import Floats, overlaps
 from etuner_ros.core.boxes.tracker import Tracker, TrackerSettings
 
 SAME = 0.5  # overlap from which on a proposal is the thing
-APART = 0.5  # overlap above which of two proposals the weaker one is not followed
 WITHIN_S = 3.0  # before and after a label: later the track may have slipped to another thing
 
 
@@ -23,18 +22,22 @@ class Tracks:
     The tracks of a stream.
 
     :param shots: frames, in order
-    :ivar of: by frame the track of each proposal; 0 for one that a better one covers
+    :ivar of: by frame the track of each proposal
+    :ivar steadied: the frames, with what a robot names proposals by
     """
 
     def __init__(self, shots: Sequence[Shot], settings: TrackerSettings | None = None) -> None:
         tracker = Tracker(settings)
         self.of: dict[int, np.ndarray] = {}
+        self.steadied: list[Shot] = []
         self._sightings: dict[int, list[tuple[int, float, Floats]]] = {}
         for shot in shots:
-            kept = distinct(shot.proposals, shot.proposal_scores, APART)
-            tracks = np.zeros(len(shot.proposals), np.int64)
-            tracks[kept] = tracker.update(shot.stamp, shot.proposals[kept], shot.proposed[kept])
+            tracks = tracker.follow(
+                shot.stamp, shot.proposals, shot.proposal_scores, shot.proposed
+            )
             self.of[shot.number] = tracks
+            steady = tracker.steadied(tracks, shot.proposed)
+            self.steadied.append(replace(shot, steadied=steady))
             for place in np.flatnonzero(tracks):
                 sighting = shot.number, shot.stamp, shot.proposed[place]
                 self._sightings.setdefault(int(tracks[place]), []).append(sighting)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from etuner_ros.core.boxes.geometry import as_boxes, Boxes, usable
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats, usable
 from etuner_ros.core.boxes.matcher import Matcher
 from etuner_ros.core.boxes.readout import Objects as Read
 from etuner_ros.core.boxes.readout import read, ReadoutSettings
@@ -56,6 +56,7 @@ class _Eye:
 
     matcher: Matcher[_Seen, Regions]
     tracker: Tracker = field(default_factory=Tracker)
+    backbone: str = ''  # digest of what made the features that the tracker has
     novelty: NoveltyScore = field(default_factory=NoveltyScore)
     newest_ns: int = 0  # stamp of the frame whose objects were named last
     newest: Objects | None = None  # that were named last
@@ -203,7 +204,17 @@ class RegionNaming:
         proposals = self._usable(regions, width, height)
         boxes = boxes_of(proposals)
         began = time.perf_counter()
-        result = self._weights.live.look_at(said.image, boxes, self._pool.map)
+        scores = np.array([region.score for region in proposals], np.float32)
+        tracks = np.zeros(len(boxes), np.int64)
+
+        def steady(features: Floats, backbone: str) -> Floats:
+            if backbone != eye.backbone:
+                eye.backbone = backbone
+                eye.tracker.forget_looks()
+            tracks[:] = eye.tracker.follow(1e-9 * stamp, boxes, np.nan_to_num(scores), features)
+            return eye.tracker.steadied(tracks, features)
+
+        result = self._weights.live.look_at(said.image, boxes, self._pool.map, steady)
         objects = read(
             result.classes,
             result.logits,
@@ -215,10 +226,9 @@ class RegionNaming:
                 unknown_below=self._settings.unknown_below,
                 unlike_below=self._settings.unlike_below,
             ),
-            proposed=np.array([region.score for region in proposals], np.float32),
+            proposed=scores,
             likeness=result.likeness,
         )
-        tracks = eye.tracker.update(1e-9 * stamp, objects.boxes, result.features[objects.places])
         if not seen.kept and len(objects) and self._kept.wants_after_all(said.source):
             self._kept.keep(said, regions_come=True)
             seen.kept = True
@@ -229,8 +239,8 @@ class RegionNaming:
             model_version=result.version,
             kept=seen.kept,
             objects=[
-                self._object(eye, objects, i, int(tracks[i]), proposals, result)
-                for i in range(len(objects))
+                self._object(eye, objects, i, int(tracks[place]), proposals, result)
+                for i, place in enumerate(objects.places)
             ],
             width=width,
             height=height,

@@ -280,6 +280,42 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
     assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
 
 
+def test_a_thing_is_named_by_what_was_seen_of_it_lately_too():
+    tracker, here = Tracker(), boxes((10, 10, 40, 40), (200, 10, 40, 40))
+    other = np.eye(2, 4, dtype=np.float32)[1]
+
+    def see(stamp: float, value: float) -> np.ndarray:
+        """Show a thing whose looks change in one direction, and one whose looks stay."""
+        features = np.stack([np.array([1, 0, value, 0], np.float32), other])
+        numbers = tracker.follow(stamp, here, np.ones(2, np.float32), features)
+        steady = tracker.steadied(numbers, features)
+        assert np.allclose(steady[1], other)
+        return float(steady[0, 2])
+
+    assert see(0.0, 0.8) == pytest.approx(0.8)
+    assert see(0.5, 0.0) == pytest.approx(0.4)
+    assert see(1.0, 0.4) == pytest.approx(0.4), 'half of it, half the mean of both before'
+    assert see(1.5, 0.4) == see(1.5, 0.4), 'a frame is not before itself'
+    for stamp in (2.0, 2.5, 3.0, 3.5):
+        see(stamp, 0.4)
+    assert see(3.6, 0.4) == pytest.approx(0.4), 'what is two seconds ago is over'
+    tracker.forget_looks()
+    assert see(3.7, 0.2) == pytest.approx(0.2), 'another network sees other things'
+    assert see(3.8, 0.4) == pytest.approx(0.3)
+    assert see(9.0, 0.5) == pytest.approx(0.5), 'it may be another thing by now'
+
+
+def test_regions_that_show_one_thing_share_its_track():
+    tracker = Tracker()
+    twice = boxes((10, 10, 40, 40), (14, 10, 40, 40), (200, 10, 40, 40))
+    features = np.eye(3, 4, dtype=np.float32)
+    numbers = tracker.follow(0.0, twice, np.float32([0.5, 0.9, 0.7]), features)
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert (numbers > 0).all()
+    assert tracker.follow(0.1, twice[:0], np.zeros(0, np.float32), features[:0]).shape == (0,)
+    assert tracker.steadied(numbers[:0], features[:0]).shape == (0, 4)
+
+
 def scene(rng: np.random.Generator, names: list[str]) -> tuple[np.ndarray, ...]:
     """Return boxes, proposals and their features: of things by kind, of ground all alike."""
     kinds = {'cup': 0, 'ball': 1, 'hat': 2}

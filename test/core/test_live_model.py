@@ -73,6 +73,12 @@ def test_a_version_tells_how_like_what_was_taught_regions_are_where_it_knows(bas
     live, box = LiveModel(base), as_boxes([(0, 0, *duck.shape[1::-1])])
     seen = live.look_at(duck, box)
     assert seen.likeness is None
+    asked = []
+    named = live.look_at(duck, box, steady=lambda f, b: asked.append((f, b)) or np.zeros_like(f))
+    assert (asked[0][0] == named.features).all(), 'which are told as they were seen'
+    assert asked[0][1] == seen.backbone
+    assert (named.logits == live.slot.bias).all()
+    assert (seen.logits != named.logits).any()
     rows = np.zeros((len(base.spec.classes), seen.features.shape[1]), np.float16)
     within = shipped(base.spec.architecture, base.state)
     rows[1] = seen.features[0] / within.lengths(seen.features)[0]

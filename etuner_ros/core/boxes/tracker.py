@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from etuner_ros.core.boxes.geometry import Boxes, centres, Floats, overlaps
+from etuner_ros.core.boxes.geometry import Boxes, centres, distinct, Floats, overlaps
 
 _SMOOTHING = 0.5  # share of the newest step in the velocity of a track
+_STEADY_S = 2.0  # so long what was seen of a thing counts in what it is taken for ...
+_STEADY = 0.5  # ... by this share
+_MOST_LOOKS = 30  # of a thing that are kept
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class TrackerSettings:
     least_likeness: float = 0.5  # cosine of features, from what all regions have in common
     look: float = 0.5  # share of the likeness in what tells pairs apart; the rest is the overlap
     patience_s: float = 0.7  # a thing that was not seen for so long is another one
+    most_overlap: float = 0.5  # of two regions; above it they show one thing
 
 
 @dataclass
@@ -31,6 +36,8 @@ class _Track:
     feature: Floats  # (D,)
     velocity: Floats  # (2,), px/s
     stamp: float
+    # When it was seen lately, the newest last, and its features (D,).
+    looks: deque[tuple[float, Floats]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
 
     def at(self, stamp: float) -> Boxes:
         """Return where it is expected, (4,)."""
@@ -91,7 +98,51 @@ class Tracker:
                     stamp,
                 )
             )
+            self._tracks[-1].looks.append((stamp, features[region].copy()))
         return numbers
+
+    def follow(
+        self, stamp: float, boxes: Boxes, scores: Floats, features: Floats
+    ) -> npt.NDArray[np.int64]:
+        """
+        Return the track of each region of a frame, (n,), where several may show one thing.
+
+        :param scores: (n,), the best of those that show one thing is followed
+        """
+        numbers = np.zeros(len(boxes), np.int64)
+        kept = distinct(boxes, scores, self.settings.most_overlap)
+        numbers[kept] = self.update(stamp, boxes[kept], features[kept])
+        others = np.flatnonzero(numbers == 0)
+        if len(others):
+            numbers[others] = numbers[kept[overlaps(boxes[others], boxes[kept]).argmax(axis=1)]]
+        return numbers
+
+    def steadied(self, numbers: npt.NDArray[np.int64], features: Floats) -> Floats:
+        """
+        Return what the regions of the newest frame are to be named by, (n, D): half of it what is
+        seen now, half the mean of what was seen of the thing in the two seconds before.
+
+        :param numbers: (n,) their tracks
+        :param features: (n, D)
+        """
+        tracks = {t.number: t for t in self._tracks}
+        steady: Floats = features.copy()
+        for place, number in enumerate(numbers.tolist()):
+            before = [
+                look
+                for stamp, look in (tracks[number].looks if number in tracks else ())
+                if stamp < self._stamp <= stamp + _STEADY_S
+            ]
+            if before:
+                mean = np.mean(before, axis=0, dtype=np.float32)
+                steady[place] = (1.0 - _STEADY) * features[place] + _STEADY * mean
+        return steady
+
+    def forget_looks(self) -> None:
+        """Another network looks from now on: its features are no mean with those before."""
+        self._common = np.zeros(0, np.float32)
+        for track in self._tracks:
+            track.looks.clear()
 
     def _pairs(self, stamp: float, boxes: Boxes, features: Floats) -> list[tuple[int, int]]:
         """Return which tracks go on in which regions, each once."""
@@ -127,3 +178,4 @@ class Tracker:
                 np.float32
             )
         track.box, track.feature, track.stamp = box.copy(), feature.copy(), stamp
+        track.looks.append((stamp, track.feature))

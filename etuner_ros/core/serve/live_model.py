@@ -42,6 +42,7 @@ from etuner_ros.core.serve.slot import next_number, RegionResult, Result, Slot, 
 Answer = TypeVar('Answer')
 # What applies a function to each of several sets of boxes, in order: `map`, or that of a pool.
 Each = Callable[[Callable[[Boxes], Floats], Iterable[Boxes]], Iterable[Floats]]
+Steady = Callable[[Floats, str], Floats]
 AT_ONCE = 2  # regions that a thread takes: few, so that none waits for long for the last one
 
 
@@ -263,7 +264,9 @@ class LiveModel:
             if smaller is None:
                 self.renew()  # by the next best engine, now: no frame may be lost
 
-    def look_at(self, image: Image, boxes: Boxes, each: Each = map) -> RegionResult:
+    def look_at(
+        self, image: Image, boxes: Boxes, each: Each = map, steady: Steady | None = None
+    ) -> RegionResult:
         """
         Look at parts of an image, with one version for all of them.
 
@@ -272,6 +275,8 @@ class LiveModel:
         :param image: RGB uint8, (H, W, 3)
         :param boxes: (n, 4), in the image at least in part
         :param each: goes through batches of them, perhaps by several threads
+        :param steady: returns what they are named by, (n, D), from their features and the digest
+            of what made these; what they are like is always told of the features
         """
 
         def look(slot: Slot, _: SmallerSlot | None) -> RegionResult:
@@ -292,7 +297,7 @@ class LiveModel:
                         raise
                     # Perhaps so many at once are too much for it: one by one, it may still do.
                     features = np.concatenate([of(b[None]) for b in boxes])
-            logits = slot.logits(features)
+            logits = slot.logits(steady(features, slot.backbone) if steady else features)
             likeness = slot.likeness(features) if slot.likeness is not None else None
             return RegionResult(
                 features, logits, slot.classes, slot.version, slot.backbone, likeness
