@@ -105,8 +105,8 @@ class Learner:
             self._bank,
             frames,
             self._live.says,
-            self._live.knows,
             within,
+            self._live.knows,
         )
         deployed = copy.deepcopy(base).eval()
         self._prober = Prober(deployed)

@@ -86,8 +86,8 @@ class ServedHead:
     :param backbone: digest of the live one
     :param frames: how many frames without a label are kept
     :param says: what the live head makes of a feature; nothing while it knows no class
-    :param knows: whether things of a class look known to it, and one does
     :param within: what pictures of one kind differ in, on the deployed backbone
+    :param knows: whether things of a class look known to it, and one does
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class ServedHead:
         bank: FeatureBank,
         frames: UnlabelledFrames,
         says: Callable[[Tensor], str],
-        knows: Callable[[str, Tensor | None], bool],
         within: WithinClass | None = None,
+        knows: Callable[[str, Tensor | None], bool] = lambda _label, _thing: True,
     ) -> None:
         self.config, self.frames, self._measure = config, frames, within
         self._within = within if config.within_class else None

@@ -7,8 +7,9 @@ the bytes of the file. So another version of the weights needs no export. NumPy 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 import hashlib
 import json
 from pathlib import Path
@@ -25,6 +26,7 @@ RECIPE = 'etuner'  # key of the metadata that says what is written where
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 
+EIGHT_BITS, SEVEN_BITS = 127, 64  # largest weights
 _KINDS = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 10: np.float16}
 
 
@@ -183,7 +185,8 @@ class GraphFile:
     def _write_quantised(
         self, data: bytearray, layer: Layer, weight: Floats, bias: Floats, step: float
     ) -> None:
-        codes, scales = symmetric(weight, least_steps(bias, step))
+        most = SEVEN_BITS if saturates(processor_flags()) else EIGHT_BITS
+        codes, scales = symmetric(weight, least_steps(bias, step), most)
         self._write(data, f'{layer.weight_to}_quantized', codes)
         self._write(data, f'{layer.weight_to}_scale', scales)
         if not layer.bias_to:
@@ -239,17 +242,39 @@ def least_steps(bias: Floats, step: float) -> Floats:
     return np.asarray(1.0001 * 2.0 * np.abs(bias) / (2.0**32 - 1) / step, np.float32)
 
 
-def symmetric(weight: Floats, least: Floats | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
+@lru_cache(maxsize=1)
+def processor_flags() -> frozenset[str]:
+    """Return what this processor can do, as Linux names it; empty where it does not tell."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return frozenset()
+    told = next((line for line in lines if line.startswith('flags')), '')
+    return frozenset(told.partition(':')[2].split())
+
+
+def saturates(flags: Collection[str]) -> bool:
+    """
+    Return whether products of 8 bit are too large for a processor: x86 without VNNI adds two of
+    them in 16 bit, and what does not fit is cut off (onnxruntime calls the remedy `reduce_range`).
+    """
+    return 'avx2' in flags and not {'avx512_vnni', 'avx_vnni'} & set(flags)
+
+
+def symmetric(
+    weight: Floats, least: Floats | None = None, most: int = EIGHT_BITS
+) -> tuple[npt.NDArray[np.int8], Floats]:
     """
     Return weights (C, ...) as signed 8 bit and the scale (C,) of each output channel.
 
     :param least: smallest scale (C,)
+    :param most: largest value
     """
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    scales = np.where(largest > 0, largest / np.float32(127.0), np.float32(1.0))
+    scales = np.where(largest > 0, largest / np.float32(most), np.float32(1.0))
     scales = np.maximum(scales, 0.0 if least is None else least).astype(np.float32)
     rounded = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1)))
-    return np.clip(rounded, -127, 127).astype(np.int8), scales
+    return np.clip(rounded, -most, most).astype(np.int8), scales
 
 
 def ranges_of(update: State) -> tuple[str, Floats] | None:
