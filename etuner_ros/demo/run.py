@@ -45,6 +45,7 @@ from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'operator', 'camera')
 ROLLING = 50  # frames
+MARK = '.etuner_demo'  # in a folder that a demo made and may empty
 
 
 def deploy(stream: Path, output: Path, console: Console) -> Deployed:
@@ -432,6 +433,23 @@ def play(
         system.stop()
 
 
+def empty(output: Path) -> None:
+    """
+    Make a folder for a demo, or empty one that a demo has made before.
+
+    :raises EtunerError: when there is something else in it
+    """
+    ours = any((output / mark).exists() for mark in (MARK, 'deployed.safetensors'))
+    if output.exists() and any(output.iterdir()) and not ours:
+        raise EtunerError(
+            f'{output} is not empty and not of an earlier demo; choose another folder with '
+            f'--output'
+        )
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    (output / MARK).touch()
+
+
 def recorded_stream() -> Path:
     """Return the folder of the recording that comes with the package."""
     return Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
@@ -453,17 +471,7 @@ def run_demo(
     signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = stream or recorded_stream()
-    if (
-        output.exists()
-        and any(output.iterdir())
-        and not (output / 'deployed.safetensors').exists()
-    ):
-        raise EtunerError(
-            f'{output} is not empty and not of an earlier demo; choose another folder with '
-            f'--output'
-        )
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    empty(output)
     began = time.monotonic()
     deployed = deploy(stream.resolve(), output, console)
     results, records = [], []

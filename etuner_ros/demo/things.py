@@ -15,7 +15,6 @@ import json
 import os
 from pathlib import Path
 import random
-import shutil
 import signal
 import time
 from typing import Any
@@ -36,6 +35,7 @@ from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
+from etuner_ros.demo.run import empty
 from etuner_ros.demo.tapper import (
     FOUND,
     judge,
@@ -55,7 +55,6 @@ ROLLING = 20  # frames
 EVERY_S = 3.5  # between two pictures of the page
 MOST_FRAMES = 20  # kept ones that are remembered
 START_LIMIT_S = 120.0
-MARK = '.etuner_things_demo'  # in a folder that this demo made and may empty
 
 
 @dataclass
@@ -421,14 +420,7 @@ def run_things(
     console = Console(stderr=as_json)
     share = Path(get_package_share_directory('etuner_ros'))
     stream = (stream or share / 'config' / 'stream_things').resolve()
-    if output.exists() and any(output.iterdir()) and not (output / MARK).exists():
-        raise EtunerError(
-            f'{output} is not empty and not of an earlier demo; choose another folder with '
-            f'--output'
-        )
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    (output / MARK).touch()
+    empty(output)
     params = output / 'params.yaml'
     write_params(params, stream, seed, rate)
     os.environ['ROS_HOME'] = str(output.resolve() / 'ros_home')

@@ -17,6 +17,7 @@ from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.images.sources import Recording, SourceFrame
+from etuner_ros.demo.run import empty
 from etuner_ros.msg import TunerStatus
 from etuner_ros.nodes.qos import LATCHED
 from etuner_ros.shared.supervisor import Supervisor
@@ -115,6 +116,8 @@ def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp
     page = (tmp_path / 'out' / 'index.html').read_text()
     assert page.count('<svg') == 1
     assert page.count('data:image/jpeg;base64,') >= 3
+    empty(tmp_path / 'out')  # as the other demo does
+    assert [f.name for f in (tmp_path / 'out').iterdir()] == ['.etuner_demo']
     other = tmp_path / 'mine'
     other.mkdir()
     (other / 'params.yaml').touch()
