@@ -34,7 +34,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional
 
-from etuner_ros.core.boxes.box_regressor import offsets as offsets_to
+from etuner_ros.bench.boxes_regressor import offsets as offsets_to
 from etuner_ros.core.boxes.dense import HEIGHT, WIDTH
 from etuner_ros.core.boxes.geometry import overlaps
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording

@@ -11,17 +11,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from etuner_ros.bench.boxes_region_head import RegionHead, Regions, regions_of, RegionSettings
+from etuner_ros.bench.boxes_regressor import moved, offsets
 from etuner_ros.bench.boxes_score import Answer, RIGHT, Truth
-from etuner_ros.core.boxes.box_regressor import moved, offsets
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
-from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read
+from etuner_ros.core.boxes.readout import BACKGROUND, read
 from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.instant_head import InstantHead
-from etuner_ros.core.learn.region_head import RegionHead, Regions, regions_of, RegionSettings
 from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.likeness import Likeness, Within
-
-TOGETHER = 30  # frames in which mostly the same things are in view
 
 
 @dataclass(frozen=True)
@@ -103,12 +101,40 @@ class Followed(Protocol):
         """Return what else was seen of the track of a proposal near its frame, (n, D)."""
 
 
-def _answer(objects: Objects) -> Answer:
-    """Return what is deployed; names are forced where it would say "unknown"."""
+def evidence_of(logits: Floats, classes: Sequence[str]) -> Floats:
+    """
+    Return how much speaks for the best name of each region, (n,): its logit, and how far it is
+    ahead of the next one.
+
+    :param logits: (n, C)
+    """
+    ordered = np.sort(logits[:, [i for i, name in enumerate(classes) if name != BACKGROUND]])
+    best = ordered[:, -1]
+    second = ordered[:, -2] if ordered.shape[1] > 1 else 0.0
+    return np.asarray(2.0 * best - second, np.float32)
+
+
+def _answer(
+    shot: Shot,
+    classes: Sequence[str],
+    logits: Floats,
+    boxes: Boxes | None = None,
+    scores: Floats | None = None,
+    likeness: Floats | None = None,
+) -> Answer:
+    """
+    Read the regions of a frame as the robot does; names are forced where it would say "unknown".
+
+    :param boxes: None: the proposals of the frame, with their scores
+    """
+    if boxes is None:
+        boxes = shot.proposals
+    scores = shot.proposal_scores if scores is None else scores
+    objects = read(classes, logits, boxes, shot.size, proposed=scores, likeness=likeness)
     names = [names[0] for names in objects.labels]
     # Where there is no likeness to what was taught, the head's evidence is what there is.
-    told = not np.isnan(objects.familiar).any()
-    evidence = objects.familiar if told else objects.evidence
+    told = likeness is not None and not np.isnan(objects.familiar).any()
+    evidence = objects.familiar if told else evidence_of(logits[objects.places], classes)
     return Answer(objects.boxes, names, objects.ranks, evidence, objects.unknown)
 
 
@@ -161,17 +187,8 @@ class Ours:
         """Read the proposals."""
         looks = torch.from_numpy(shot.looks if self.steady else shot.proposed)
         logits = self.head.logits(looks).numpy().astype(np.float32)
-        return _answer(
-            read(
-                self.head.classes,
-                logits,
-                shot.proposed,
-                shot.proposals,
-                shot.size,
-                proposed=shot.proposal_scores,
-                likeness=self.likeness(shot.proposed) if self.likeness else None,
-            )
-        )
+        likeness = self.likeness(shot.proposed) if self.likeness else None
+        return _answer(shot, self.head.classes, logits, likeness=likeness)
 
 
 class _Thing(NamedTuple):
@@ -189,13 +206,11 @@ class WithProposals:
 
     :param background: whether there is a class for what shows no thing
     :param regressor: whether boxes are refined
-    :param calibrated: whether weak evidence makes an object unknown; no figure depends on it
     """
 
     settings: RegionSettings = field(default_factory=RegionSettings)
     background: bool = True
     regressor: bool = True
-    calibrated: bool = False
     within: WithinClass | None = None
 
     def teach(self, lessons: Sequence[Lesson], seed: int) -> None:
@@ -204,10 +219,8 @@ class WithProposals:
         if not self.background:
             frames = [_without_background(frame) for frame in frames]
         features = lessons[0].shot.whole.shape[0]
-        self.head = RegionHead(features, self.settings, within=self.within)
-        groups = [lesson.shot.number // TOGETHER for lesson in lessons] if self.calibrated else []
-        self.head.fit(frames, groups)
-        self.refiner = self.head.refiner if self.regressor else None
+        self.head = RegionHead(features, self.settings, self.within)
+        self.head.fit(frames)
 
     def _frames(self, lessons: Sequence[Lesson]) -> list[Regions]:
         """Return what labels teach."""
@@ -215,18 +228,9 @@ class WithProposals:
 
     def answer(self, shot: Shot) -> Answer:
         """Read the proposals."""
-        return _answer(
-            read(
-                self.head.head.classes,
-                self.head.logits(shot.looks),
-                shot.proposed,
-                shot.proposals,
-                shot.size,
-                self.refiner,
-                self.head.least_evidence,
-                proposed=shot.proposal_scores,
-            )
-        )
+        refiner = self.head.refiner if self.regressor else None
+        boxes = refiner.refine(shot.proposed, shot.proposals) if refiner else None
+        return _answer(shot, self.head.head.classes, self.head.logits(shot.looks), boxes)
 
 
 def _without_background(frame: Regions) -> Regions:
@@ -262,14 +266,12 @@ class WholeImages:
 
     def answer(self, shot: Shot) -> Answer:
         """Name the proposals, or the frame."""
-        boxes = np.array([[0, 0, *shot.size]], np.float32)
-        features, scores = shot.whole[None], np.ones(1, np.float32)
-        if self.crops:
-            boxes, features, scores = shot.proposals, shot.looks, shot.proposal_scores
+        features = shot.looks if self.crops else shot.whole[None]
         logits = self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
-        return _answer(
-            read(self.head.classes, logits, features, boxes, shot.size, proposed=scores)
-        )
+        if self.crops:
+            return _answer(shot, self.head.classes, logits)
+        whole = np.array([[0, 0, *shot.size]], np.float32)
+        return _answer(shot, self.head.classes, logits, whole, np.ones(1, np.float32))
 
 
 class ProposersOwn:
@@ -355,8 +357,4 @@ class ByGradient:
         with torch.no_grad():
             out = self._out(torch.from_numpy(shot.looks)).numpy()
             moves = self._out(torch.from_numpy(shot.proposed)).numpy()[:, -4:]
-        boxes = moved(shot.proposals, moves)
-        scores = shot.proposal_scores
-        return _answer(
-            read(self.classes, out[:, :-4], shot.proposed, boxes, shot.size, proposed=scores)
-        )
+        return _answer(shot, self.classes, out[:, :-4], moved(shot.proposals, moves))

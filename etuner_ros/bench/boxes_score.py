@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,16 +46,25 @@ class Score:
     ap50: float  # mean over taught kinds
     recall: float  # of things of taught kinds, by proposals or objects of any name
     false_name: float  # of unknown things, at 90 % recall of known ones; nan without any
+    false_of_right: float  # the same where 90 % of known ones that are called rightly have a name
     named: float  # of known things with an object upon them, as it is deployed: it has a name
-    false_named: float  # of unknown ones
+    named_right: float  # ... which is theirs
+    false_named: float  # of unknown ones, as it is deployed
+
+
+class _Met(NamedTuple):
+    """The object upon a thing."""
+
+    evidence: float
+    named: bool
+    right: bool  # its best name is the thing's
 
 
 def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[str]) -> Score:
     """Compare answers with the truth of the same frames."""
     kinds = sorted(set(taught))
     known = right = both = found = 0
-    evidence: tuple[list[float], list[float]] = ([], [])  # of known things, of unknown ones
-    named: tuple[list[bool], list[bool]] = ([], [])
+    met: tuple[list[_Met], list[_Met]] = ([], [])  # known things, unknown ones
     hits: dict[str, list[tuple[float, bool]]] = {kind: [] for kind in kinds}
     totals = dict.fromkeys(kinds, 0)
     for answer, truth in zip(answers, truths):
@@ -64,9 +74,11 @@ def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[s
             upon = int(overlap[:, place].argmax()) if len(answer.boxes) else -1
             meets = upon >= 0 and overlap[upon, place] >= TOUCHES
             if meets:
-                evidence[name not in totals].append(float(answer.evidence[upon]))
                 said = answer.unknown is None or not answer.unknown[upon]
-                named[name not in totals].append(said)
+                rightly = answer.names[upon] == name
+                met[name not in totals].append(
+                    _Met(float(answer.evidence[upon]), bool(said), rightly)
+                )
             if name in totals:
                 known += 1
                 totals[name] += 1
@@ -79,9 +91,16 @@ def score(answers: Sequence[Answer], truths: Sequence[Truth], taught: Sequence[s
         both / max(known, 1),
         float(np.mean(precisions)) if precisions else 0.0,
         found / max(known, 1),
-        false_names(np.array(evidence[0]), np.array(evidence[1])),
-        *(float(np.mean(said)) if said else float('nan') for said in named),
+        false_names([m.evidence for m in met[0]], [m.evidence for m in met[1]]),
+        false_names([m.evidence for m in met[0] if m.right], [m.evidence for m in met[1]]),
+        _share([m.named for m in met[0]]),
+        _share([m.named and m.right for m in met[0]]),
+        _share([m.named for m in met[1]]),
     )
+
+
+def _share(values: Sequence[bool]) -> float:
+    return float(np.mean(values)) if len(values) else float('nan')
 
 
 def _match(
@@ -119,7 +138,7 @@ def _average_precision(hits: Sequence[tuple[float, bool]], total: int) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def false_names(known: np.ndarray, unknown: np.ndarray, recall: float = 0.9) -> float:
+def false_names(known: Sequence[float], unknown: Sequence[float], recall: float = 0.9) -> float:
     """
     Return the share of unknown things that get a name where a share of known ones does.
 
@@ -128,4 +147,4 @@ def false_names(known: np.ndarray, unknown: np.ndarray, recall: float = 0.9) -> 
     """
     if not len(known) or not len(unknown):
         return float('nan')
-    return float((unknown >= np.quantile(known, 1.0 - recall)).mean())
+    return float((np.asarray(unknown) >= np.quantile(known, 1.0 - recall)).mean())

@@ -95,18 +95,19 @@ class InferenceSettings(Checked):
         256,
     )
     most_regions: int = setting(20, 'regions of an image that are named, the best first', 1, 256)
-    unknown_below: float = setting(
-        ReadoutSettings.unknown_below,
-        'score below which the thing in a region is called unknown; 0 = not asked',
-        0.0,
-        1.0,
-    )
     unlike_below: float = setting(
         ReadoutSettings.unlike_below,
-        'likeness to what was taught below which the thing in a region is called unknown, as a '
-        'multiple of what a name needs; 0 = not asked',
+        'how familiar the thing in a region has to look or it is called unknown, as a multiple of '
+        'what a name needs; 0 = not asked',
         0.0,
         10.0,
+    )
+    unknown_below: float = setting(
+        ReadoutSettings.unknown_below,
+        'score below which it is called unknown where that is not asked, or can not be told; 0 = '
+        'not asked',
+        0.0,
+        1.0,
     )
     annotated_width: int = setting(
         640, 'most width of the annotated image, in px; 0 = as the camera has it', 0, 16384

@@ -218,13 +218,12 @@ class RegionNaming:
         objects = read(
             result.classes,
             result.logits,
-            result.features,
             boxes,
             (width, height),
             settings=ReadoutSettings(
                 top_k=self._settings.top_k,
-                unknown_below=self._settings.unknown_below,
                 unlike_below=self._settings.unlike_below,
+                unknown_below=self._settings.unknown_below,
             ),
             proposed=scores,
             likeness=result.likeness,

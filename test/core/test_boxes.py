@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 
-from etuner_ros.core.boxes.box_regressor import BoxRefiner, BoxRegressor
 from etuner_ros.core.boxes.crops import cut, features_of
 from etuner_ros.core.boxes.geometry import (
     as_boxes,
@@ -22,8 +21,6 @@ from etuner_ros.core.boxes.geometry import (
 )
 from etuner_ros.core.boxes.readout import BACKGROUND, Objects, read, ReadoutSettings
 from etuner_ros.core.boxes.tracker import Tracker
-from etuner_ros.core.errors import WeightsError
-from etuner_ros.core.learn.region_head import RegionHead, regions_of, RegionSettings, shares
 
 SIZE = (320, 240)
 
@@ -109,74 +106,13 @@ def test_all_regions_of_an_image_are_one_batch():
     assert calls == [2]
 
 
-def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features (n, 8) that tell how far proposals are from their boxes, and both."""
-    rng = np.random.default_rng(seed)
-    taught = np.concatenate([rng.uniform(0, 200, (count, 2)), rng.uniform(20, 90, (count, 2))], 1)
-    off = rng.uniform(-0.25, 0.25, (count, 4))
-    proposals = taught.copy()
-    proposals[:, :2] += off[:, :2] * taught[:, 2:]
-    proposals[:, 2:] *= 1 + off[:, 2:]
-    features = np.concatenate([off, rng.normal(size=(count, 4))], axis=1)
-    return features.astype(np.float32), as_boxes(proposals), as_boxes(taught)
-
-
-def mean_overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.diag(overlaps(found, wanted)).mean())
-
-
-def test_boxes_that_were_taught_make_proposals_of_other_things_better():
-    regressor = BoxRegressor(8, ridge=1.0)
-    regressor.add(*pairs(200, 0))
-    features, proposals, taught = pairs(50, 1)
-    refined = regressor.refiner().refine(features, proposals)
-    assert mean_overlap(proposals, taught) < 0.75
-    assert mean_overlap(refined, taught) > 0.9
-
-
-def test_pairs_that_are_taken_back_leave_no_trace():
-    regressor, other = BoxRegressor(8), BoxRegressor(8)
-    regressor.add(*pairs(30, 0))
-    regressor.add(*pairs(20, 1), weight=0.5)
-    regressor.take_back(*pairs(20, 1), weight=0.5)
-    other.add(*pairs(30, 0))
-    assert np.allclose(regressor.refiner().weight, other.refiner().weight, atol=1e-5)
-    regressor.take_back(*pairs(30, 0))
-    assert not regressor.refiner().weight.any()
-
-
-def test_a_regressor_travels_as_two_tensors():
-    regressor = BoxRegressor(8)
-    regressor.add(*pairs(30, 0))
-    sent = regressor.refiner()
-    features, proposals, _ = pairs(5, 1)
-    came = BoxRefiner.of(sent.tensors(), 8)
-    assert np.array_equal(came.refine(features, proposals), sent.refine(features, proposals))
-    assert np.allclose(BoxRefiner.of({}, 8).refine(features, proposals), proposals, atol=1e-3)
-    broken = {**sent.tensors(), 'boxes.bias': np.full(4, np.nan, np.float32)}
-    with pytest.raises(WeightsError, match='boxes.bias'):
-        BoxRefiner.of(broken, 8)
-    with pytest.raises(WeightsError, match='boxes.weight'):
-        BoxRefiner.of(sent.tensors(), 9)
-
-
-def test_a_regressor_refuses_what_is_no_pair():
-    features, proposals, taught = pairs(3, 0)
-    regressor = BoxRegressor(8)
-    with pytest.raises(ValueError, match='finite'):
-        regressor.add(features * np.nan, proposals, taught)
-    with pytest.raises(ValueError, match='features must be'):
-        regressor.add(features[:2], proposals, taught)
-    assert not regressor.refiner().weight.any()
-
-
 CLASSES = ('cup', BACKGROUND, 'ball')
 
 
 def test_background_is_left_out_duplicates_are_merged_and_weak_names_are_unknown():
     proposals = boxes((0, 0, 50, 50), (5, 0, 50, 50), (100, 100, 40, 40), (200, 0, 40, 40))
     logits = np.array([[4, 0, 0], [5, 0, 0], [0, 5, 0], [0, 0.1, 0.6]], np.float32)
-    found = read(CLASSES, logits, np.zeros((4, 2), np.float32), proposals, SIZE, least_evidence=2)
+    found = read(CLASSES, logits, proposals, SIZE, settings=ReadoutSettings(unknown_below=0.5))
     assert found.places.tolist() == [1, 3]
     assert [names[0] for names in found.labels] == ['cup', 'ball']
     assert all(BACKGROUND not in names for names in found.labels)
@@ -184,16 +120,8 @@ def test_background_is_left_out_duplicates_are_merged_and_weak_names_are_unknown
     assert found.scores[0][0] > found.scores[1][0]
 
 
-def test_boxes_are_refined_into_the_image():
-    refiner = BoxRefiner(np.zeros((4, 2), np.float32), np.array([0.5, 0, 0, 0], np.float32))
-    found = read(
-        ('cup',),
-        np.ones((1, 1), np.float32),
-        np.zeros((1, 2), np.float32),
-        boxes((280, 0, 40, 40)),
-        SIZE,
-        refiner,
-    )
+def test_objects_lie_in_the_image():
+    found = read(('cup',), np.ones((1, 1), np.float32), boxes((300, 0, 40, 40)), SIZE)
     assert found.boxes.tolist() == [[300, 0, 20, 40]]
 
 
@@ -201,7 +129,7 @@ def test_boxes_are_refined_into_the_image():
 def test_a_model_that_knows_no_thing_finds_them_without_a_name(classes):
     logits = np.zeros((3, len(classes)), np.float32)
     proposals = boxes((0, 0, 9, 9), (0, 0, 9, 8), (40, 0, 9, 9))
-    found = read(classes, logits, np.zeros((3, 2), np.float32), proposals, SIZE)
+    found = read(classes, logits, proposals, SIZE)
     assert found.places.tolist() == [0, 2], 'each once'
     assert found.unknown.all()
     assert found.labels == [(), ()]
@@ -210,11 +138,8 @@ def test_a_model_that_knows_no_thing_finds_them_without_a_name(classes):
 def test_several_names_may_lie_upon_each_other_where_that_is_set():
     proposals = boxes((0, 0, 50, 50), (2, 0, 50, 50))
     logits = np.array([[4, 0, 0], [0, 0, 4]], np.float32)
-    features = np.zeros((2, 2), np.float32)
-    assert len(read(CLASSES, logits, features, proposals, SIZE)) == 1
-    both = read(
-        CLASSES, logits, features, proposals, SIZE, settings=ReadoutSettings(by_class=True)
-    )
+    assert len(read(CLASSES, logits, proposals, SIZE)) == 1
+    both = read(CLASSES, logits, proposals, SIZE, settings=ReadoutSettings(by_class=True))
     assert len(both) == 2
 
 
@@ -235,11 +160,10 @@ LOOKS = np.eye(3, 16, dtype=np.float32)
 def test_of_boxes_upon_each_other_the_one_that_is_a_thing_stays_also_where_any_name_fits():
     proposals = as_boxes([(10, 10, 50, 50), (10, 10, 50, 36)])
     logits = np.array([[2.0, -9.0], [2.1, -9.0]], np.float32)
-    features = np.zeros((2, 2), np.float32)
 
     def said(*scores: float) -> Objects:
         proposed = np.array(scores, np.float32)
-        return read(('cup', 'hat'), logits, features, proposals, SIZE, proposed=proposed)
+        return read(('cup', 'hat'), logits, proposals, SIZE, proposed=proposed)
 
     assert said(0.9, 0.2).places.tolist() == [0]
     assert said(0.2, 0.9).places.tolist() == [1]
@@ -314,65 +238,3 @@ def test_regions_that_show_one_thing_share_its_track():
     assert (numbers > 0).all()
     assert tracker.follow(0.1, twice[:0], np.zeros(0, np.float32), features[:0]).shape == (0,)
     assert tracker.steadied(numbers[:0], features[:0]).shape == (0, 4)
-
-
-def scene(rng: np.random.Generator, names: list[str]) -> tuple[np.ndarray, ...]:
-    """Return boxes, proposals and their features: of things by kind, of ground all alike."""
-    kinds = {'cup': 0, 'ball': 1, 'hat': 2}
-    taught = as_boxes([[20 + 90 * i, 60, 60, 60] for i in range(len(names))])
-    ground = as_boxes([[20 + 70 * i, 170, 50, 50] for i in range(4)])
-    looks = 3.0 * np.eye(4, 12)
-
-    def noisy(rows: np.ndarray) -> np.ndarray:
-        return (rows + 0.3 * rng.normal(size=rows.shape)).astype(np.float32)
-
-    things = np.stack([looks[kinds[name]] for name in names])
-    proposals = np.concatenate([taught + np.float32(3.0), ground])
-    return (
-        taught,
-        noisy(things),
-        proposals,
-        np.concatenate([noisy(things), noisy(np.repeat(looks[3:], 4, axis=0))]),
-    )
-
-
-def test_taught_boxes_name_things_in_other_frames_and_leave_the_ground_out():
-    rng = np.random.default_rng(0)
-    settings = RegionSettings()
-    frames = []
-    for number in range(12):
-        names = ['cup', 'ball'] if number % 2 else ['ball', 'cup']
-        taught, features, proposals, proposed = scene(rng, names)
-        frames.append(regions_of(taught, names, features, proposals, proposed, settings))
-    head = RegionHead(12, settings)
-    head.fit(frames, range(12))
-    said: list[tuple[str, str]] = []
-    for _ in range(10):
-        names = ['ball', 'hat', 'cup']  # the hat has no name yet
-        _, _, proposals, proposed = scene(rng, names)
-        found = read(
-            head.head.classes,
-            head.logits(proposed),
-            proposed,
-            proposals,
-            SIZE,
-            head.refiner,
-            head.least_evidence,
-        )
-        assert found.places.max(initial=0) < 3  # no ground
-        said += [
-            (names[place], labels[0])
-            for place, labels, unknown in zip(found.places, found.labels, found.unknown)
-            if not unknown
-        ]
-    assert said.count(('ball', 'ball')) + said.count(('cup', 'cup')) >= 15
-    assert sum(true != name for true, name in said) <= 1
-
-
-def test_a_track_of_many_sightings_counts_as_much_as_one_label():
-    weights = np.array([1, 1, 0.1, 0.1, 0.1, 1], np.float32)
-    labels = ['cup', 'ball', 'ball', 'ball', 'ball', BACKGROUND]
-    found = shares(labels, weights, 0.25)
-    assert found[0] == 1.0
-    assert math.isclose(found[1:5].mean(), 1.0, rel_tol=1e-6)
-    assert found[5] == 0.25

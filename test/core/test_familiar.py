@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from etuner_ros.core.boxes.geometry import as_boxes
-from etuner_ros.core.boxes.readout import BACKGROUND, most_like, read, ReadoutSettings
+from etuner_ros.core.boxes.readout import BACKGROUND, familiar_as, read, ReadoutSettings
 from etuner_ros.core.learn.familiar import Familiar, USUAL
 from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.likeness import Likeness, Within
@@ -53,7 +53,7 @@ def likeness(taught: dict[str, One]) -> Likeness | None:
 def familiar(like: Likeness, kind: int) -> float:
     """Return which share of other things of a kind is known."""
     rows = torch.stack([look(kind, 1000 + i) for i in range(100)]).numpy()
-    return float((most_like(like(rows), KINDS) >= 1.0).mean())
+    return float((np.nan_to_num(like(rows)).max(axis=1) >= 1.0).mean())
 
 
 @pytest.mark.parametrize('each', [1, 30])
@@ -87,8 +87,8 @@ def test_things_of_a_kind_that_are_less_alike_than_usual_are_known_all_the_same(
     torch.manual_seed(0)
     odd = {k: replace(v, row=v.row + torch.randn(SIZE)) for k, v in told(40).items()}
     others = [look(k, 500 + i) + torch.randn(SIZE) for k in range(3) for i in range(100)]
-    found = most_like(likeness(odd)(torch.stack(others).numpy()), KINDS)
-    assert (found >= 1.0).mean() > 0.85
+    found = likeness(odd)(torch.stack(others).numpy())
+    assert (found.max(axis=1) >= 1.0).mean() > 0.85
 
 
 def test_some_taps_with_a_wrong_name_do_not_make_everything_known():
@@ -104,12 +104,10 @@ def test_without_the_map_of_a_network_nothing_is_told():
 def test_a_name_of_which_no_thing_is_known_is_not_judged_by_what_it_is_like():
     like = likeness(told(5, ('cup', 'ball')))
     places, logits = as_boxes([(0, 0, 40, 40)]), np.array([[0, 0, 9]], np.float32)
-    found = read(
-        KINDS, logits, logits, places, (320, 240), likeness=like(look(8, 1)[None].numpy())
-    )
+    found = read(KINDS, logits, places, (320, 240), likeness=like(look(8, 1)[None].numpy()))
     assert np.isnan(found.familiar[0])
     assert (found.labels[0][0], found.unknown.tolist()) == ('hat', [False])
-    bare = read((), logits[:, :0], logits, places, (320, 240))
+    bare = read((), logits[:, :0], places, (320, 240))
     assert np.isnan(bare.familiar[0]), 'nor before anything is known'
 
 
@@ -144,16 +142,15 @@ def test_what_is_no_thing_makes_nothing_familiar():
     assert familiar(like, 5) < 0.1
 
 
-def test_a_region_that_is_like_nothing_that_was_taught_is_unknown_whatever_its_score():
-    logits = np.array([[9, 0, 0], [9, 0, 0], [0, 0.1, 0]], np.float32)
-    places = as_boxes([(0, 0, 40, 40), (100, 0, 40, 40), (200, 0, 40, 40)])
-    like = np.array([[1.2, 0, 0], [0.8, 0, 0], [0, 1.4, 0]], np.float32)
+def test_a_region_that_is_not_like_what_has_its_name_is_unknown_whatever_its_score():
+    logits = np.array([[9, 0, 0], [9, 0, 0], [9, 0, 0], [0, 0.1, 0]], np.float32)
+    places = as_boxes([(0, 0, 40, 40), (80, 0, 40, 40), (160, 0, 40, 40), (240, 0, 40, 40)])
+    like = np.array([[1.2, 0, 0], [0.8, 0, 0], [0.8, 2, 0], [0, 1.05, 0]], np.float32)
 
     def unknown(likeness: np.ndarray | None, size: int = 3, **settings: float) -> list[bool]:
         found = read(
             KINDS[:size],
             logits[:, :size],
-            np.zeros((3, 2), np.float32),
             places,
             (320, 240),
             settings=ReadoutSettings(**settings),
@@ -161,9 +158,18 @@ def test_a_region_that_is_like_nothing_that_was_taught_is_unknown_whatever_its_s
         )
         return found.unknown[np.argsort(found.places)].tolist()
 
-    assert unknown(like) == [False, True, True], 'the last one for its score'
-    assert unknown(like, unlike_below=0.0) == [False, False, True]
-    assert unknown(like, unknown_below=0.0) == [False, True, False]
-    assert unknown(None) == [False, False, True]
-    assert unknown(None, size=1) == [True] * 3, 'an only name is always sure'
-    assert unknown(like, size=1) == [False, True, True], 'but fits what is like it'
+    assert unknown(like) == [False, True, True, True], 'the last one for its score, too'
+    assert unknown(like, unlike_below=0.9) == [False, True, True, False]
+    assert unknown(like, unlike_below=0.0) == [False, False, False, True], 'by scores alone'
+    assert unknown(like, unknown_below=0.0) == [False, True, True, True], 'not by scores alone'
+    assert unknown(None) == [False, False, False, True]
+    assert unknown(None, size=1) == [True] * 4, 'an only name is always sure'
+    assert unknown(like, size=1) == [False, True, True, True], 'but fits what is like it'
+
+
+def test_a_thing_that_is_hard_to_tell_from_another_one_has_to_be_more_like_its_name():
+    like = np.full(4, 1.0, np.float32)
+    sure = familiar_as(like, np.array([1.0, 0.6, 0.4, 0.1], np.float32))
+    assert sure[1] == pytest.approx(1.0)
+    assert np.all(np.diff(sure) < 0)
+    assert familiar_as(-like, like).max() == 0.0, 'unlike is unlike, however sure'

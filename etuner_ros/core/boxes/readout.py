@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from etuner_ros.core.boxes.box_regressor import BoxRefiner
 from etuner_ros.core.boxes.geometry import Boxes, clip, distinct, Floats
 
 BACKGROUND = 'background'  # label of a region that shows no thing
 _LEAST_SCORE = 1e-6  # of a proposal
+# What a score counts beside likeness; see `familiar_as`.
+_USUAL_SCORE = 0.6  # of a name that is known; with it a thing is as familiar as it is like it
+_SCORE_POWER = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class ReadoutSettings:
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
     top_k: int = 3  # names of an object
-    unknown_below: float = 0.4  # score below which it is unknown; 0: not asked
-    # Likeness to what was taught, of what a name needs, below which it is unknown; 0: not asked.
+    # How familiar it has to look, of what a name needs, or it is unknown; 0: not asked.
     unlike_below: float = 1.0
+    # Score below which it is unknown where that is not told; 0: not asked.
+    unknown_below: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,13 @@ class Objects:
     """What is in an image, the surest first; n objects."""
 
     places: npt.NDArray[np.intp]  # (n,) of each in the proposals
-    boxes: Boxes  # (n, 4), refined and clipped
+    boxes: Boxes  # (n, 4), clipped
     labels: list[tuple[str, ...]]  # best first
     scores: list[tuple[float, ...]]  # softmax over all classes, background too
     # (n,) the score of the proposal times that of the best name, and how familiar it is
     ranks: Floats
-    evidence: Floats  # (n,) see `evidence_of`
-    familiar: Floats  # (n,) likeness to what was taught; 1 is what a name needs; nan: not told
-    unknown: npt.NDArray[np.bool_]  # (n,) too little speaks for a name, or it is not familiar
+    familiar: Floats  # (n,) see `familiar_as`; nan: not told
+    unknown: npt.NDArray[np.bool_]  # (n,) not familiar, or too little speaks for a name
     energy: Floats  # (n,) -logsumexp(logits) (arXiv 2010.03759)
 
     def __len__(self) -> int:
@@ -56,26 +58,17 @@ def probabilities(logits: Floats) -> Floats:
     return shares
 
 
-def evidence_of(logits: Floats, classes: Sequence[str]) -> Floats:
+def familiar_as(likeness: Floats, scores: Floats) -> Floats:
     """
-    Return how much speaks for the best name of each region, (n,): its logit, and how far it is
-    ahead of the next one.
+    Return how familiar regions look as what they are called, (n,); 1 is what a name needs.
 
-    :param logits: (n, C)
+    It is how like that they are, and for a little their score: what is a bit like several kinds is
+    none of them more often than what is like a single one.
+
+    :param likeness: (n,) to what was taught of that name; see `core/models/likeness.py`
+    :param scores: (n,) of that name, softmax
     """
-    ordered = np.sort(logits[:, _things(classes)], axis=1)
-    best = ordered[:, -1]
-    second = ordered[:, -2] if ordered.shape[1] > 1 else 0.0
-    return np.asarray(2.0 * best - second, np.float32)
-
-
-def most_like(likeness: Floats, classes: Sequence[str]) -> Floats:
-    """
-    Return how like what was taught of any thing regions are, (n,); see `core/models/likeness.py`.
-
-    :param likeness: (n, C), nan for classes of which nothing was taught
-    """
-    found: Floats = np.nan_to_num(likeness[:, _things(classes)], nan=0.0).max(axis=1, initial=0.0)
+    found: Floats = likeness.clip(0.0) * (scores / _USUAL_SCORE) ** _SCORE_POWER
     return found
 
 
@@ -86,28 +79,22 @@ def _things(classes: Sequence[str]) -> list[int]:
 def read(
     classes: Sequence[str],
     logits: Floats,
-    features: Floats,
     proposals: Boxes,
     size: tuple[int, int],
-    refiner: BoxRefiner | None = None,
-    least_evidence: float = -np.inf,
     settings: ReadoutSettings | None = None,
     proposed: Floats | None = None,
     likeness: Floats | None = None,
 ) -> Objects:
     """
-    Say what is in the regions of an image: names, refined boxes, each thing once.
+    Say what is in the regions of an image: names and boxes, each thing once.
 
     Regions that are background more likely than all things together are left out; those that are
     so more likely than the best thing are unknown. The surest are those that are most
     likely things, and of that name: a head that knows few kinds is sure of anything.
 
-    :param logits: (n, C) of the features
-    :param features: (n, D)
+    :param logits: (n, C)
     :param proposals: (n, 4)
     :param size: width and height of the image, in px
-    :param refiner: None leaves boxes as they were proposed
-    :param least_evidence: below it an object is unknown
     :param proposed: (n,) scores of the proposals in [0, 1]; None for equal ones
     :param likeness: (n, C) to what was taught of each class, nan for one of which nothing was;
         None where that is not told
@@ -124,13 +111,12 @@ def read(
     shares = probabilities(logits)
     best = np.asarray(things)[shares[:, things].argmax(axis=1)]
     shown = np.flatnonzero(shares[:, things].sum(axis=1) >= 0.5)
-    boxes = proposals if refiner is None else refiner.refine(features, proposals)
-    boxes = clip(boxes[shown], *size)
+    boxes = clip(proposals[shown], *size)
     familiar = np.full(len(shown), np.nan, np.float32)
     ranks = objectness[shown] * shares[shown, best[shown]]
     if likeness is not None and settings.unlike_below > 0:
-        told = ~np.isnan(likeness[shown, best[shown]])  # else nothing speaks against its name
-        familiar[told] = most_like(likeness[shown[told]], classes)
+        # nan where nothing was taught of that name: then nothing speaks against it.
+        familiar = familiar_as(likeness[shown, best[shown]], shares[shown, best[shown]])
         ranks = ranks * np.nan_to_num(familiar, nan=1.0).clip(_LEAST_SCORE)
     kept = distinct(
         boxes,
@@ -140,15 +126,16 @@ def read(
     )
     places = shown[kept]
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
-    evidence = evidence_of(logits, classes)[places]
     largest = logits[places].max(axis=1, initial=-np.inf)
     familiar = familiar[kept]
     background = shares[places].argmax(axis=1) != best[places]
     # Among few classes the best one has a high score whatever it is.
-    floor = np.where(np.isnan(familiar), 1.5 / len(classes), 0.0)
-    least = np.maximum(settings.unknown_below, floor) if settings.unknown_below > 0 else 0.0
-    weak = shares[places, best[places]] < least
-    weak |= familiar < settings.unlike_below
+    least = max(settings.unknown_below, 1.5 / len(classes)) if settings.unknown_below > 0 else 0.0
+    weak = np.where(
+        np.isnan(familiar),
+        shares[places, best[places]] < least,
+        familiar < settings.unlike_below,
+    )
     energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
     return Objects(
         places,
@@ -156,9 +143,8 @@ def read(
         [tuple(classes[things[i]] for i in order[p]) for p in places],
         [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
         ranks[kept],
-        evidence,
         familiar,
-        (evidence < least_evidence) | weak | background,
+        weak | background,
         energy.astype(np.float32),
     )
 
@@ -175,7 +161,6 @@ def _nameless(boxes: Boxes, ranks: Floats, most_overlap: float) -> Objects:
         nothing,
         [()] * len(places),
         ranks[places],
-        none,
         untold,
         none == 0,
         none,
@@ -189,7 +174,6 @@ def _nothing() -> Objects:
         np.zeros((0, 4), np.float32),
         [],
         [],
-        none,
         none,
         none,
         none > 0,

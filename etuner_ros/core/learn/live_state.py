@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etuner_ros.core.boxes.readout import most_like
+from etuner_ros.core.boxes.readout import familiar_as, probabilities
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
@@ -119,9 +119,14 @@ class LiveState:
         """Return what it makes of a feature (D,); nothing without classes."""
         if not self.model.classes:
             return ''
+        return self.model.classes[int(self._logits(feature).argmax())]
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Return the logits of features (..., D), float32 on the CPU."""
         head = self.model.head
         with torch.no_grad():
-            return self.model.classes[int(head(feature.to(head.weight)).argmax())]
+            found: Tensor = head(features.to(head.weight)).float().cpu()
+        return found
 
     def knows(self, label: str, thing: Tensor | None = None) -> bool:
         """
@@ -135,12 +140,14 @@ class LiveState:
         if rows is None or label not in self.model.classes:
             return False
         likeness = Likeness(np.asarray(rows, np.float32), self._within)
-        if not likeness.rows[self.model.classes.index(label)].any():
+        place = self.model.classes.index(label)
+        if not likeness.rows[place].any():
             return False
         if thing is None:
             return True
-        row = thing.detach().float().cpu().numpy()[None]
-        return bool(most_like(likeness(row), self.model.classes)[0] >= 1.0)
+        row = thing.detach().float().cpu()[None]
+        scores = probabilities(self._logits(row).numpy())[:, place]
+        return bool(familiar_as(likeness(row.numpy())[:, place], scores)[0] >= 1.0)
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features (n, D) of samples as they are served, float32 on the CPU."""

@@ -1,8 +1,8 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
 """
-The head of regions: the instant head with a class for what shows no thing, a box regressor on the
-same features, and the evidence that a name needs.
+The head of regions: the instant head with a class for what shows no thing, and a box regressor on
+the same features. A robot learns what people say alone: neither gains anything (docs/boxes.md).
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from etuner_ros.core.boxes.box_regressor import BoxRefiner, BoxRegressor
+from etuner_ros.bench.boxes_regressor import BoxRefiner, refiner
 from etuner_ros.core.boxes.geometry import Boxes, Floats, overlaps
-from etuner_ros.core.boxes.readout import BACKGROUND, evidence_of
-from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.cost import charge, HEAD
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.within_class import WithinClass
-
-FOLDS = 4  # of what is held back
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class RegionSettings:
     proposal_weight: float = 0.5  # of such a proposal, beside 1 of the taught box itself
     grounds: int = 6  # proposals of a frame that are learned as background; the best ones
     nears: int = 2  # ... as a taught thing, of each; those that fit best
-    recall: float = 0.9  # share of known things whose name is said
 
 
 @dataclass(frozen=True)
@@ -108,76 +104,40 @@ class RegionHead:
     :param features: length D of a feature
     :param within: what pictures of one kind differ in
     :ivar head: names
-    :ivar regressor: boxes
-    :ivar refiner: what it has learned
-    :ivar least_evidence: below it a thing is unknown
+    :ivar refiner: boxes; None before any pair was learned
     """
 
     def __init__(
         self,
         features: int,
         settings: RegionSettings | None = None,
-        config: HeadConfig | None = None,
         within: WithinClass | None = None,
     ) -> None:
         self.settings = settings or RegionSettings()
-        self.head = InstantHead(features, config, within)
-        self.regressor = BoxRegressor(features)
-        self.refiner = BoxRefiner.identity(features)
-        self.least_evidence = -np.inf
+        self.head = InstantHead(features, within=within)
+        self.refiner: BoxRefiner | None = None
 
-    def fit(self, frames: Sequence[Regions], groups: Sequence[int] = ()) -> None:
+    def fit(self, frames: Sequence[Regions]) -> None:
         """
         Learn from all frames, whatever was learned before.
 
         :param frames: with one thing or more in all
-        :param groups: of each frame; frames of one group show the same things, so what is known
-            of one by another tells nothing; those below 0 are no measure of what a name needs;
-            without groups nothing is unknown
         """
-        self._solve(frames)
-        self.regressor = BoxRegressor(self.head.features)
-        for frame in frames:
-            self.regressor.add(frame.paired, frame.proposals, frame.boxes)
-        self.refiner = self.regressor.refiner()
-        width, pairs = self.head.features + 1, sum(len(f.paired) for f in frames)
-        charge(2.0 * pairs * width**2 + 2.0 / 3.0 * width**3, HEAD)
-        evidence = self._held_back(frames, groups)
-        self.least_evidence = (
-            float(np.quantile(evidence, 1.0 - self.settings.recall)) if len(evidence) else -np.inf
-        )
-
-    def logits(self, features: Floats) -> Floats:
-        """Return logits (n, C) of features (n, D)."""
-        return self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
-
-    def _solve(self, frames: Sequence[Regions]) -> None:
         labels = [name for frame in frames for name in frame.labels]
         weights = shares(
             labels, np.concatenate([f.weights for f in frames]), self.settings.background
         )
         features = np.concatenate([f.features for f in frames])
         self.head.rebuild(torch.from_numpy(features), labels, torch.from_numpy(weights))
+        paired = np.concatenate([f.paired for f in frames])
+        self.refiner = refiner(
+            paired,
+            np.concatenate([f.proposals for f in frames]),
+            np.concatenate([f.boxes for f in frames]),
+        )
+        width = self.head.features + 1
+        charge(2.0 * len(paired) * width**2 + 2.0 / 3.0 * width**3, HEAD)
 
-    def _held_back(self, frames: Sequence[Regions], groups: Sequence[int]) -> Floats:
-        """Return the evidence of things by what was learned of other groups alone, (m,)."""
-        folds = [
-            [f for f, g in zip(frames, groups) if g >= 0 and g % FOLDS == fold]
-            for fold in range(FOLDS)
-        ]
-        found = [np.zeros(0, np.float32)]
-        for fold, held in enumerate(folds):
-            others = [f for i, rest in enumerate(folds) if i != fold for f in rest]
-            if not held or not any(set(f.labels) - {BACKGROUND} for f in others):
-                continue
-            part = RegionHead(
-                self.head.features, self.settings, self.head.config, self.head.within
-            )
-            part._solve(others)
-            for frame in held:
-                rows = [i for i, n in enumerate(frame.labels) if part.head.knows(n)]
-                things = [i for i in rows if frame.labels[i] != BACKGROUND]
-                if things:
-                    logits = part.logits(frame.features[things])
-                    found.append(evidence_of(logits, part.head.classes))
-        return np.concatenate(found)
+    def logits(self, features: Floats) -> Floats:
+        """Return logits (n, C) of features (n, D)."""
+        return self.head.logits(torch.from_numpy(features)).numpy().astype(np.float32)
