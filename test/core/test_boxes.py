@@ -73,7 +73,6 @@ def test_the_surest_of_boxes_on_one_thing_stays_and_other_kinds_may():
     found = boxes((0, 0, 10, 10), (1, 0, 10, 10), (50, 50, 10, 10))
     scores = np.array([0.5, 0.9, 0.1], np.float32)
     assert distinct(found, scores, 0.5).tolist() == [1, 2]
-    assert distinct(found, scores, 0.5, ['cup', 'ball', 'cup']).tolist() == [1, 0, 2]
 
 
 def test_a_square_keeps_the_thing_in_the_middle_also_at_the_border():
@@ -141,6 +140,17 @@ def test_several_names_may_lie_upon_each_other_where_that_is_set():
     assert len(read(CLASSES, logits, proposals, SIZE)) == 1
     both = read(CLASSES, logits, proposals, SIZE, settings=ReadoutSettings(by_class=True))
     assert len(both) == 2
+
+
+def test_a_part_of_a_thing_that_has_its_name_is_no_second_one():
+    proposals = boxes((0, 0, 90, 90), (10, 10, 30, 30), (70, 10, 60, 30), (200, 0, 30, 30))
+    logits = np.array([[5, 0, 0], [4, 0, 0], [4, 0, 0], [4, 0, 0]], np.float32)
+    assert read(CLASSES, logits, proposals, SIZE).places.tolist() == [0, 2, 3]
+    logits[1] = (0, 0, 4)
+    assert read(CLASSES, logits, proposals, SIZE).places.tolist() == [0, 1, 2, 3], 'a ball upon it'
+    logits[1] = (6, 0, 0)
+    found = read(CLASSES, logits, proposals, SIZE)
+    assert found.places.tolist() == [1, 2, 3], 'the surer one stays, whichever is larger'
 
 
 def drive(seconds: float, speed: float, jitter: float = 1.0) -> list[tuple[float, np.ndarray]]:

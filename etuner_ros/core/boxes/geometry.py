@@ -90,13 +90,24 @@ def centres(boxes: Boxes) -> Floats:
 
 def overlaps(ours: Boxes, others: Boxes) -> Floats:
     """Return the intersection over union of each pair, (n, m), in [0, 1]."""
+    common = _common(ours, others)
+    areas = ours[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None]
+    return np.asarray(common / np.maximum(areas - common, 1e-9), np.float32)
+
+
+def insides(ours: Boxes, others: Boxes) -> Floats:
+    """Return which share of the smaller one of each pair lies in the other, (n, m), in [0, 1]."""
+    smaller = np.minimum.outer(ours[:, 2:].prod(axis=1), others[:, 2:].prod(axis=1))
+    return np.asarray(_common(ours, others) / np.maximum(smaller, 1e-9), np.float32)
+
+
+def _common(ours: Boxes, others: Boxes) -> Floats:
+    """Return the area that each pair shares, (n, m)."""
     low = np.maximum(ours[:, None, :2], others[None, :, :2])
     high = np.minimum(
         ours[:, None, :2] + ours[:, None, 2:], others[None, :, :2] + others[None, :, 2:]
     )
-    common = np.maximum(high - low, 0.0).prod(axis=2)
-    areas = ours[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None]
-    return np.asarray(common / np.maximum(areas - common, 1e-9), np.float32)
+    return np.asarray(np.maximum(high - low, 0.0).prod(axis=2), np.float32)
 
 
 def squares(boxes: Boxes, margin: float) -> Boxes:
@@ -109,23 +120,26 @@ def squares(boxes: Boxes, margin: float) -> Boxes:
     return np.concatenate([centres(boxes) - 0.5 * side, side, side], axis=1, dtype=np.float32)
 
 
-def distinct(
-    boxes: Boxes, scores: Floats, most_overlap: float, groups: npt.ArrayLike | None = None
-) -> npt.NDArray[np.intp]:
+def distinct(boxes: Boxes, scores: Floats, most_overlap: float) -> npt.NDArray[np.intp]:
     """
     Return the places of boxes that no better one overlaps too much, best first (non-maximum
     suppression).
 
     :param scores: (n,)
     :param most_overlap: intersection over union above which the weaker one is left out
-    :param groups: (n,) only boxes of one group compete; None for one group
     """
-    order = np.argsort(-np.asarray(scores), kind='stable')
-    rivals = overlaps(boxes, boxes) > most_overlap
-    if groups is not None:
-        rivals &= np.equal.outer(np.asarray(groups), np.asarray(groups))
+    return without_rivals(overlaps(boxes, boxes) > most_overlap, scores)
+
+
+def without_rivals(rivals: npt.NDArray[np.bool_], scores: Floats) -> npt.NDArray[np.intp]:
+    """
+    Return the places of what has no better rival that stays itself, best first.
+
+    :param rivals: (n, n), which can not stay both
+    :param scores: (n,)
+    """
     kept: list[int] = []
-    for place in order:
+    for place in np.argsort(-np.asarray(scores), kind='stable'):
         if not rivals[place, kept].any():
             kept.append(int(place))
     return np.array(kept, np.intp)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from etuner_ros.core.boxes.geometry import Boxes, clip, distinct, Floats
+from etuner_ros.core.boxes.geometry import (
+    Boxes,
+    clip,
+    distinct,
+    Floats,
+    insides,
+    overlaps,
+    without_rivals,
+)
 
 BACKGROUND = 'background'  # label of a region that shows no thing
 _LEAST_SCORE = 1e-6  # of a proposal
@@ -25,6 +33,9 @@ class ReadoutSettings:
 
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
+    most_inside: float = (
+        0.7  # share of one that lies in another one of its name; else a part of it
+    )
     top_k: int = 3  # names of an object
     # How familiar it has to look, of what a name needs, or it is unknown; 0: not asked.
     unlike_below: float = 1.0
@@ -118,12 +129,11 @@ def read(
         # nan where nothing was taught of that name: then nothing speaks against it.
         familiar = familiar_as(likeness[shown, best[shown]], shares[shown, best[shown]])
         ranks = ranks * np.nan_to_num(familiar, nan=1.0).clip(_LEAST_SCORE)
-    kept = distinct(
-        boxes,
-        ranks,
-        settings.most_overlap,
-        best[shown] if settings.by_class else None,
-    )
+    same = np.equal.outer(best[shown], best[shown])
+    rivals = overlaps(boxes, boxes) > settings.most_overlap
+    if settings.by_class:
+        rivals &= same
+    kept = without_rivals(rivals | same & (insides(boxes, boxes) > settings.most_inside), ranks)
     places = shown[kept]
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
     largest = logits[places].max(axis=1, initial=-np.inf)
