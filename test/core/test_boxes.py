@@ -69,7 +69,7 @@ def test_of_thousands_of_boxes_those_that_can_be_used_are_told_at_once():
                 checked_box(many[index].tolist(), *SIZE)
 
 
-def test_the_surest_of_boxes_on_one_thing_stays_and_other_kinds_may():
+def test_the_surest_of_boxes_on_one_thing_stays():
     found = boxes((0, 0, 10, 10), (1, 0, 10, 10), (50, 50, 10, 10))
     scores = np.array([0.5, 0.9, 0.1], np.float32)
     assert distinct(found, scores, 0.5).tolist() == [1, 2]

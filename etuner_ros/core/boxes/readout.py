@@ -33,9 +33,8 @@ class ReadoutSettings:
 
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
-    most_inside: float = (
-        0.7  # share of one that lies in another one of its name; else a part of it
-    )
+    # Share of one that may lie in another one of its name; above it it is a part of that.
+    most_inside: float = 0.7
     top_k: int = 3  # names of an object
     # How familiar it has to look, of what a name needs, or it is unknown; 0: not asked.
     unlike_below: float = 1.0
