@@ -97,6 +97,35 @@ def test_some_taps_with_a_wrong_name_do_not_make_everything_known():
     assert all(familiar(like, kind) < 0.1 for kind in range(4, 9))
 
 
+def trained(row: torch.Tensor) -> torch.Tensor:
+    """Return what a round makes of a feature: all pictures have more in common."""
+    return row + 4.0 * torch.nn.functional.one_hot(torch.tensor(SIZE - 1), SIZE)
+
+
+@pytest.mark.parametrize('restarted', [False, True])
+def test_what_was_never_taught_stays_unknown_when_a_round_makes_all_things_more_alike(restarted):
+    before = told(12)
+    after = {k: replace(v, row=trained(v.row)) for k, v in before.items()}
+
+    def named(made: Familiar, kind: int) -> float:
+        like = Likeness(made.rows(after, KINDS).numpy(), SHIPPED)
+        rows = torch.stack([trained(look(kind, 1000 + i)) for i in range(100)]).numpy()
+        return float((like(rows).max(axis=1) >= 1.0).mean())
+
+    plain = Familiar(LIGHT)
+    assert any(named(plain, kind) > 0.9 for kind in range(4, 9)), 'as by the deployed network'
+    deployed = {} if restarted else {i: one.row for i, one in before.items()}
+    made = Familiar(LIGHT, deployed)
+    assert all(named(made, kind) > 0.85 for kind in range(3))
+    assert all(named(made, kind) < 0.1 for kind in range(4, 9))
+
+
+def test_one_thing_that_was_taught_after_a_round_is_known():
+    one = {'cup': One(look(0, 0), 'cup')}
+    like = Likeness(Familiar(LIGHT, {}).rows(one, KINDS).numpy(), SHIPPED)
+    assert like(look(0, 0)[None].numpy())[0, 0] > 1.0
+
+
 def test_without_the_map_of_a_network_nothing_is_told():
     assert Familiar(None).rows(told(30), KINDS) is None
 

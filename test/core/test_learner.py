@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from etuner_ros.bench.foresight import Foresight
 from etuner_ros.bench.fronts import Fronts
 from etuner_ros.bench.methods.base import World
+from etuner_ros.core.boxes.crops import cut
+from etuner_ros.core.boxes.recording import BoxRecording
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.cost import CostMeter, PROBE
 from etuner_ros.core.decide.scenario import compressed
@@ -785,3 +788,31 @@ def test_half_the_batch_is_trained_on_after_memory_ran_out(model, frames):
     while learner.halve_batches():
         pass
     assert learner.batch_size == 2, 'one new sample beside one that is replayed'
+
+
+def test_things_that_were_never_taught_do_not_all_look_known_after_a_round(repository):
+    """A round makes all pictures more alike; what a name needs follows that."""
+    model = build(pretrained_spec('efficientnet_lite0', 96), 'pretrained')
+    seen = []
+    for frame in islice(BoxRecording(repository / 'config' / 'stream_things'), 0, 320, 10):
+        for box, label in zip(frame.boxes[frame.fair()], np.array(frame.labels)[frame.fair()]):
+            picture = cut(frame.image, box[None], 96)[0]
+            seen.append(Sample.of(str(len(seen)), str(label), HERE, picture, thing=True))
+    kinds = sorted({s.label for s in seen})
+    known = [s for s in seen if s.label in kinds[::2]]
+    others = [s for s in seen if s.label in kinds[1::2]]
+    learner = Learner(model, replace(QUICK, epochs=2.0, learning_rate=5e-4))
+
+    def named(some: list[Sample]) -> float:
+        rows = extract_features(learner.live, [s.image for s in some])
+        return float(np.mean([learner._live.knows(learner._live.says(r), r) for r in rows]))
+
+    learner.add_samples(known[::2])
+    head = learner.propose_head()
+    learner.set_live(head.live_update, head.classes, 1)
+    before = named(others)
+    assert before < 0.85 < named(known[1::2])
+    result = finish(learner)
+    learner.set_live(result.live_update, result.classes, 2)
+    assert named(others) < before + 0.1
+    assert named(known[1::2]) > 0.85

@@ -35,6 +35,7 @@ MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 
 MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
+MOST_REMEMBERED = 300  # samples whose feature by the deployed network is kept, 8 KB each
 MOVED = 0.3  # of the probability that the prior gives to other classes since it was served last
 
 
@@ -83,7 +84,7 @@ class ServedHead:
     """
     Owns the instant head of the live backbone, and that of a candidate until its verdict.
 
-    :param backbone: digest of the live one
+    :param backbone: digest of the deployed one, which is live at first
     :param frames: how many frames without a label are kept
     :param says: what the live head makes of a feature; nothing while it knows no class
     :param within: what pictures of one kind differ in, on the deployed backbone
@@ -107,12 +108,15 @@ class ServedHead:
         self._prior = PlacePrior(config)
         self._told: dict[str, float] = {}  # shares of the prior that is served
         self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
+        self._deployed = backbone
+        self._by_deployed: dict[str, Tensor] = {}  # what it made of samples before the first round
         self._live = self._empty(backbone)
         self._candidate: _Fit | None = None
 
     def _empty(self, backbone: str) -> _Fit:
         head = InstantHead(self._features, self.config, self._within)
-        return _Fit(backbone, head, Familiar(self._measure))
+        by_deployed = None if backbone == self._deployed else self._by_deployed
+        return _Fit(backbone, head, Familiar(self._measure, by_deployed))
 
     @property
     def is_new(self) -> bool:
@@ -451,6 +455,9 @@ class ServedHead:
         if rest:
             drift = Drift(*(torch.stack(side) for side in zip(*pairs)))
             rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
+        if self._live.backbone == self._deployed:
+            things = [i for i, known in old.items() if known.thing] or list(old)
+            self._by_deployed = {i: old[i].row for i in things[-MOST_REMEMBERED:]}
         fit = self._candidate = self._empty(backbone)
         fit.learned = {
             i: Known(
