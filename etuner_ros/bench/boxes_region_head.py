@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 The head of regions: the instant head with a class for what shows no thing, and a box regressor on
-the same features. A robot learns what people say alone: neither gains anything (docs/boxes.md).
+the same features. A robot learns what people say alone: where one thing of a frame was named, both
+lose (docs/boxes.md).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def shares(labels: Sequence[str], weights: Floats, background: float) -> Floats:
     Return weights whose mean is 1 for each class, and `background` for that one, (n,).
 
     As the instant head weighs each class the same by the number of its samples, so do they: a
-    track of many faint sightings counts no more and no less than a single label.
+    thing that was proposed several times counts no more and no less than a single label.
     """
     found = np.asarray(weights, np.float64).copy()
     names = np.asarray(labels)

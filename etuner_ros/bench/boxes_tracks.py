@@ -30,7 +30,7 @@ class Tracks:
         tracker = Tracker(settings)
         self.of: dict[int, np.ndarray] = {}
         self.steadied: list[Shot] = []
-        self._sightings: dict[int, list[tuple[int, float, Floats]]] = {}
+        self._sightings: dict[tuple[int, int], list[tuple[int, float, Floats]]] = {}
         for shot in shots:
             tracks = tracker.follow(
                 shot.stamp, shot.proposals, shot.proposal_scores, shot.proposed
@@ -40,11 +40,12 @@ class Tracks:
             self.steadied.append(replace(shot, steadied=steady))
             for place in np.flatnonzero(tracks):
                 sighting = shot.number, shot.stamp, shot.proposed[place]
-                self._sightings.setdefault(int(tracks[place]), []).append(sighting)
+                track = shot.visit, int(tracks[place])
+                self._sightings.setdefault(track, []).append(sighting)
 
     def sightings(self, shot: Shot, place: int) -> Floats:
-        """Return what else was seen of the track of a proposal near its frame, (n, D)."""
-        track = int(self.of[shot.number][place])
+        """Return what else was seen of the track of a proposal in its visit, near its frame, (n, D)."""
+        track = shot.visit, int(self.of[shot.number][place])
         near = [
             feature
             for number, stamp, feature in self._sightings.get(track, [])

@@ -151,6 +151,9 @@ def test_a_part_of_a_thing_that_has_its_name_is_no_second_one():
     logits[1] = (6, 0, 0)
     found = read(CLASSES, logits, proposals, SIZE)
     assert found.places.tolist() == [1, 2, 3], 'the surer one stays, whichever is larger'
+    like = np.array([[1.5, 0, 0], [0.2, 0, 0], [0.3, 0, 0], [0.3, 0, 0]], np.float32)
+    found = read(CLASSES, logits, proposals, SIZE, likeness=like)
+    assert sorted(found.places) == [0, 1, 2, 3], 'what is upon it and has no name can be named'
 
 
 def drive(seconds: float, speed: float, jitter: float = 1.0) -> list[tuple[float, np.ndarray]]:

@@ -97,7 +97,7 @@ def test_onnxruntime_gives_the_features_that_torch_gives(base, pictures, engines
     assert np.abs(by_torch.look(pictures[:8])[0] - got).max() < 1e-4
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'regnet_y_400mf'])
+@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v3_small', 'regnet_y_400mf'])
 def test_networks_of_torchvision_are_served_too(name, pictures, engines):
     """With biases, squeeze-and-excitation and groups: of each the weights are found."""
     torch.manual_seed(1)

@@ -12,7 +12,7 @@ import torch
 
 from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.boxes.readout import BACKGROUND, familiar_as, read, ReadoutSettings
-from etuner_ros.core.learn.familiar import Familiar, USUAL
+from etuner_ros.core.learn.familiar import Familiar, TUNED, USUAL
 from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.likeness import Likeness, Within
 
@@ -120,6 +120,24 @@ def test_what_was_never_taught_stays_unknown_when_a_round_makes_all_things_more_
     assert all(named(made, kind) < 0.1 for kind in range(4, 9))
 
 
+def test_few_things_do_not_say_what_a_round_has_changed():
+    """Nor do neighbouring frames, which are far more alike than a thing is elsewhere."""
+    near = {f'cup {i}': One(look(0, 0) + 0.01 * torch.randn(SIZE), 'cup') for i in range(3)}
+
+    def needed(deployed: dict[str, torch.Tensor] | None, taught: dict[str, One]) -> float:
+        row = Familiar(LIGHT, deployed).rows(taught, KINDS)[0]
+        cups = torch.stack([one.row for one in taught.values() if one.label == 'cup'])
+        unit = torch.nn.functional.normalize(LIGHT.without(cups), dim=1)
+        return float(LIGHT.without(unit.mean(dim=0)).norm() / row.norm())
+
+    assert needed(None, near) == pytest.approx(USUAL, rel=1e-3)
+    assert needed({}, near) == pytest.approx(TUNED, rel=1e-3)
+    assert needed({i: one.row for i, one in near.items()}, near) == pytest.approx(USUAL, rel=1e-3)
+    many = told(12)
+    same = {i: one.row for i, one in many.items()}
+    assert needed(same, many) == pytest.approx(USUAL, rel=1e-3), 'as when it is quantised alone'
+
+
 def test_one_thing_that_was_taught_after_a_round_is_known():
     one = {'cup': One(look(0, 0), 'cup')}
     like = Likeness(Familiar(LIGHT, {}).rows(one, KINDS).numpy(), SHIPPED)
@@ -197,8 +215,12 @@ def test_a_region_that_is_not_like_what_has_its_name_is_unknown_whatever_its_sco
 
 
 def test_a_thing_that_is_hard_to_tell_from_another_one_has_to_be_more_like_its_name():
-    like = np.full(4, 1.0, np.float32)
-    sure = familiar_as(like, np.array([1.0, 0.6, 0.4, 0.1], np.float32))
+    first = np.zeros(4, np.intp)
+    like = np.ones((4, 2), np.float32)
+    shares = np.array([[1.0, 0], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]], np.float32)
+    sure = familiar_as(like, shares, first)
     assert sure[1] == pytest.approx(1.0)
     assert np.all(np.diff(sure) < 0)
-    assert familiar_as(-like, like).max() == 0.0, 'unlike is unlike, however sure'
+    assert familiar_as(-like, shares, first).max() == 0.0, 'unlike is unlike, however sure'
+    only = familiar_as(like[:, :1], np.ones((4, 1), np.float32), first)
+    assert only.tolist() == [1.0] * 4, 'an only name is always sure, and that says nothing'

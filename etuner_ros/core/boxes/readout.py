@@ -33,7 +33,7 @@ class ReadoutSettings:
 
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
     by_class: bool = False  # objects of different names may lie upon each other
-    # Share of one that may lie in another one of its name; above it it is a part of that.
+    # Share of a named one that may lie in another one of its name; above it it is a part of that.
     most_inside: float = 0.7
     top_k: int = 3  # names of an object
     # How familiar it has to look, of what a name needs, or it is unknown; 0: not asked.
@@ -68,17 +68,21 @@ def probabilities(logits: Floats) -> Floats:
     return shares
 
 
-def familiar_as(likeness: Floats, scores: Floats) -> Floats:
+def familiar_as(likeness: Floats, shares: Floats, names: npt.NDArray[np.intp]) -> Floats:
     """
     Return how familiar regions look as what they are called, (n,); 1 is what a name needs.
 
     It is how like that they are, and for a little their score: what is a bit like several kinds is
     none of them more often than what is like a single one.
 
-    :param likeness: (n,) to what was taught of that name; see `core/models/likeness.py`
-    :param scores: (n,) of that name, softmax
+    :param likeness: (n, C) to what was taught of each class, nan for one of which nothing was; see
+        `core/models/likeness.py`
+    :param shares: (n, C) their scores; of one class alone they tell nothing
+    :param names: (n,) columns of what they are called
     """
-    found: Floats = likeness.clip(0.0) * (scores / _USUAL_SCORE) ** _SCORE_POWER
+    places = np.arange(len(names))
+    score = shares[places, names] if shares.shape[1] > 1 else _USUAL_SCORE
+    found: Floats = likeness[places, names].clip(0.0) * (score / _USUAL_SCORE) ** _SCORE_POWER
     return found
 
 
@@ -119,41 +123,38 @@ def read(
     if not things:
         return _nameless(clip(proposals, *size), objectness, settings.most_overlap)
     shares = probabilities(logits)
-    best = np.asarray(things)[shares[:, things].argmax(axis=1)]
     shown = np.flatnonzero(shares[:, things].sum(axis=1) >= 0.5)
-    boxes = clip(proposals[shown], *size)
+    boxes, shares = clip(proposals[shown], *size), shares[shown]
+    best = np.asarray(things)[shares[:, things].argmax(axis=1)]
+    score = shares[np.arange(len(shown)), best]
     familiar = np.full(len(shown), np.nan, np.float32)
-    ranks = objectness[shown] * shares[shown, best[shown]]
+    ranks = objectness[shown] * score
     if likeness is not None and settings.unlike_below > 0:
         # nan where nothing was taught of that name: then nothing speaks against it.
-        familiar = familiar_as(likeness[shown, best[shown]], shares[shown, best[shown]])
+        familiar = familiar_as(likeness[shown], shares, best)
         ranks = ranks * np.nan_to_num(familiar, nan=1.0).clip(_LEAST_SCORE)
-    same = np.equal.outer(best[shown], best[shown])
+    # Among few classes the best one has a high score whatever it is.
+    least = max(settings.unknown_below, 1.5 / len(classes)) if settings.unknown_below > 0 else 0.0
+    unknown = np.where(np.isnan(familiar), score < least, familiar < settings.unlike_below)
+    unknown |= shares.argmax(axis=1) != best  # background
+    same = np.equal.outer(best, best)
     rivals = overlaps(boxes, boxes) > settings.most_overlap
     if settings.by_class:
         rivals &= same
-    kept = without_rivals(rivals | same & (insides(boxes, boxes) > settings.most_inside), ranks)
+    parts = insides(boxes, boxes) > settings.most_inside
+    kept = without_rivals(rivals | parts & same & ~np.logical_or.outer(unknown, unknown), ranks)
     places = shown[kept]
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
     largest = logits[places].max(axis=1, initial=-np.inf)
-    familiar = familiar[kept]
-    background = shares[places].argmax(axis=1) != best[places]
-    # Among few classes the best one has a high score whatever it is.
-    least = max(settings.unknown_below, 1.5 / len(classes)) if settings.unknown_below > 0 else 0.0
-    weak = np.where(
-        np.isnan(familiar),
-        shares[places, best[places]] < least,
-        familiar < settings.unlike_below,
-    )
     energy = -(largest + np.log(np.exp(logits[places] - largest[:, None]).sum(axis=1)))
     return Objects(
         places,
         boxes[kept],
-        [tuple(classes[things[i]] for i in order[p]) for p in places],
-        [tuple(float(shares[p, things[i]]) for i in order[p]) for p in places],
+        [tuple(classes[things[i]] for i in order[k]) for k in kept],
+        [tuple(float(shares[k, things[i]]) for i in order[k]) for k in kept],
         ranks[kept],
-        familiar,
-        weak | background,
+        familiar[kept],
+        unknown[kept],
         energy.astype(np.float32),
     )
 

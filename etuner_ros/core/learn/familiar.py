@@ -15,7 +15,7 @@ from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.cost import charge, HEAD
 from etuner_ros.core.learn.within_class import WithinClass
 
-MOST = 100  # of each class that count; those that were learned last
+COUNTING = 100  # of each class; those that were learned last
 # Likeness that nine of ten things reach that were seen elsewhere before, with what ships for the
 # deployed network: 0.42 to 0.47, however many were taught (docs/boxes.md).
 USUAL = 0.45
@@ -24,7 +24,9 @@ LEAST = 20  # things beside others of their class, from which on they may ask fo
 # Mean cosine of two things of one class, and of two classes, by the deployed network (three
 # recordings, 48 to 208 labels: 0.51 to 0.58, and 0.35 to 0.38).
 ALIKE, APART = 0.55, 0.37
-MOST_NEEDED = 0.95
+PAIRS = 20  # from which on such a mean tells something
+TUNED, MOST = 0.6, 0.75  # what is needed after rounds where nothing tells (0.52 to 0.70), and most
+SAME = 0.97  # cosine of features from which on no round has changed them
 SHARE = 0.05  # of them that would be unknown had they not been taught
 
 
@@ -45,7 +47,7 @@ class Taught(Protocol):
 
 
 class _Spread(NamedTuple):
-    """Mean cosine of two samples of one class, and of two classes; nan without such a pair."""
+    """Mean cosine of two samples of one class, and of two classes; nan of few such pairs."""
 
     alike: float
     apart: float
@@ -59,8 +61,8 @@ class _Spread(NamedTuple):
         same = int(counts.square().sum()) - len(units)
         other = len(units) ** 2 - same - len(units)
         return cls(
-            (own - len(units)) / same if same else math.nan,
-            (total - own) / other if other else math.nan,
+            (own - len(units)) / same if same >= 2 * PAIRS else math.nan,
+            (total - own) / other if other >= 2 * PAIRS else math.nan,
         )
 
 
@@ -125,18 +127,24 @@ class Familiar:
         if self._deployed is None:
             return USUAL
         assert self._within is not None
-        before, now = _Spread(ALIKE, APART), _Spread.of(units, at)
+        before = now = _Spread(math.nan, math.nan)
         both = [place for place, i in enumerate(counting) if i in self._deployed]
-        if len(both) >= LEAST:
+        if both:
             rows = torch.stack([self._deployed[counting[place]] for place in both]).float()
             made = torch.nn.functional.normalize(self._within.without(rows), dim=1)
-            before, now = _Spread.of(made, at[both]), _Spread.of(units[both], at[both])
             charge(6.0 * rows.numel(), HEAD)
-        found = (
-            USUAL * now.alike / max(before.alike, 0.1),
-            1.0 - (1.0 - USUAL) * (1.0 - now.apart) / max(1.0 - before.apart, 0.1),
-        )
-        return min(max([USUAL, *(v for v in found if not math.isnan(v))]), MOST_NEEDED)
+            if float((made * units[both]).sum(dim=1).mean()) > SAME:
+                return USUAL
+            before, now = _Spread.of(made, at[both]), _Spread.of(units[both], at[both])
+        elif len(counting) >= LEAST:  # after a restart
+            before, now = _Spread(ALIKE, APART), _Spread.of(units, at)
+        found = []
+        if before.alike > 0.0:  # else, or of nan, it tells nothing
+            found.append(USUAL * now.alike / before.alike)
+        if before.apart < USUAL:
+            found.append(1.0 - (1.0 - USUAL) * (1.0 - now.apart) / (1.0 - before.apart))
+        told = [value for value in found if not math.isnan(value)]
+        return min(max([USUAL, *told]), MOST) if told else TUNED
 
     @staticmethod
     def _counting(taught: Mapping[str, Taught], classes: Sequence[str]) -> list[str]:
@@ -147,7 +155,7 @@ class Familiar:
         for i, one in taught.items():
             if one.label in of:
                 of[one.label][one.thing].append(i)
-        return [i for images, things in of.values() for i in (things or images)[-MOST:]]
+        return [i for images, things in of.values() for i in (things or images)[-COUNTING:]]
 
     def _directions(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Return unit vectors (n, D) float32, computed once."""

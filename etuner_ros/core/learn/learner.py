@@ -492,7 +492,7 @@ class Learner:
             self._validator.restart()
             self._rival.restart()
             self.book.on_other_backbone()
-            self.head.start_over(self.backbone)
+            self.head.start_over(self.backbone, self._live.is_tuned)
             self._learn_instantly(self.book.newest(self.head_config.max_samples))
         self.head.on_served(self.live.classes, self._live.head.prior)
         self._learn_late()

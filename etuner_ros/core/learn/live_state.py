@@ -146,8 +146,8 @@ class LiveState:
         if thing is None:
             return True
         row = thing.detach().float().cpu()[None]
-        scores = probabilities(self._logits(row).numpy())[:, place]
-        return bool(familiar_as(likeness(row.numpy())[:, place], scores)[0] >= 1.0)
+        shares = probabilities(self._logits(row).numpy())
+        return bool(familiar_as(likeness(row.numpy()), shares, np.array([place]))[0] >= 1.0)
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features (n, D) of samples as they are served, float32 on the CPU."""

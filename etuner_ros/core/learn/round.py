@@ -30,7 +30,7 @@ from etuner_ros.core.learn.served_head import HeadRows, ServedHead
 from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.validator import accuracies, Asked, by_rows, Validator
-from etuner_ros.core.models.weights import backbone_of, difference, RANGES, State
+from etuner_ros.core.models.weights import backbone_of, difference, network_of, RANGES, State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
 from etuner_ros.core.serve.networks import Network
 
@@ -300,6 +300,7 @@ class Round:
             features,
             {s.sample_id for s in [*self.new, *judged]},
             all_frames=self.training.simsiam is not None,
+            tuned=bool(network_of(self._change())),
         )
 
     def _with_late_classes(self, rows: HeadRows) -> HeadRows:

@@ -76,6 +76,7 @@ class _Fit:
     backbone: str
     head: InstantHead
     familiar: Familiar
+    tuned: bool  # a round has changed the network; else it is the deployed one, perhaps in 8 bit
     learned: dict[str, Known] = field(default_factory=dict)  # by sample id
     is_new: bool = False  # it was told something that what is served of it does not say
 
@@ -108,15 +109,15 @@ class ServedHead:
         self._prior = PlacePrior(config)
         self._told: dict[str, float] = {}  # shares of the prior that is served
         self._noted: dict[str, str] = {}  # labels that the prior knows, by sample id
-        self._deployed = backbone
-        self._by_deployed: dict[str, Tensor] = {}  # what it made of samples before the first round
-        self._live = self._empty(backbone)
+        # What the deployed network made of samples before the first round, by their id.
+        self._by_deployed: dict[str, Tensor] = {}
+        self._live = self._empty(backbone, tuned=False)
         self._candidate: _Fit | None = None
 
-    def _empty(self, backbone: str) -> _Fit:
+    def _empty(self, backbone: str, tuned: bool) -> _Fit:
         head = InstantHead(self._features, self.config, self._within)
-        by_deployed = None if backbone == self._deployed else self._by_deployed
-        return _Fit(backbone, head, Familiar(self._measure, by_deployed))
+        familiar = Familiar(self._measure, self._by_deployed if tuned else None)
+        return _Fit(backbone, head, familiar, tuned)
 
     @property
     def is_new(self) -> bool:
@@ -357,6 +358,7 @@ class ServedHead:
         """Forget samples, exactly."""
         for sample_id in sample_ids:
             self._noted.pop(sample_id, None)
+            self._by_deployed.pop(sample_id, None)
             for fit in self._fits():
                 old = fit.learned.pop(sample_id, None)
                 if old is not None:
@@ -432,6 +434,7 @@ class ServedHead:
         compute: Compute,
         anew: Collection[str],
         all_frames: bool,
+        tuned: bool = True,
     ) -> None:
         """
         Solve a head for the backbone that a round made.
@@ -442,6 +445,7 @@ class ServedHead:
         :param anew: ids of samples
         :param all_frames: learn from all frames without a label; else from none, as their
             features would have to be computed anew, and those of frames to come are free
+        :param tuned: whether a round has changed the network; else it is quantised alone
         """
         unique = {s.sample_id: s for s in samples}
         old = self._live.learned
@@ -455,10 +459,10 @@ class ServedHead:
         if rest:
             drift = Drift(*(torch.stack(side) for side in zip(*pairs)))
             rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
-        if self._live.backbone == self._deployed:
+        if not self._live.tuned:
             things = [i for i, known in old.items() if known.thing] or list(old)
             self._by_deployed = {i: old[i].row for i in things[-MOST_REMEMBERED:]}
-        fit = self._candidate = self._empty(backbone)
+        fit = self._candidate = self._empty(backbone, tuned)
         fit.learned = {
             i: Known(
                 rows[i],
@@ -482,7 +486,7 @@ class ServedHead:
         :return: ids of frames without a label that are given up: their features would have to be
             computed anew, those of frames to come are free
         """
-        self._live, self._candidate = self._candidate or self._empty(backbone), None
+        self._live, self._candidate = self._candidate or self._empty(backbone, True), None
         self._bank.keep_only(self._live.backbone)
         known = [
             s.sample_id
@@ -496,9 +500,13 @@ class ServedHead:
         self._candidate = None
         self._bank.keep_only(self._live.backbone)
 
-    def start_over(self, backbone: str) -> None:
-        """Begin anew for another backbone."""
-        self._live, self._candidate = self._empty(backbone), None
+    def start_over(self, backbone: str, tuned: bool) -> None:
+        """
+        Begin anew for another backbone.
+
+        :param tuned: whether a round has changed the network
+        """
+        self._live, self._candidate = self._empty(backbone, tuned), None
         self._bank.keep_only(backbone)
         self.is_new = False
 
