@@ -44,7 +44,7 @@ class Tracks:
                 self._sightings.setdefault(track, []).append(sighting)
 
     def sightings(self, shot: Shot, place: int) -> Floats:
-        """Return what else was seen of the track of a proposal in its visit, near its frame, (n, D)."""
+        """Return what else was seen of the track of a proposal near its frame, (n, D)."""
         track = shot.visit, int(self.of[shot.number][place])
         near = [
             feature
