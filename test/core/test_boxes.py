@@ -134,14 +134,6 @@ def test_a_model_that_knows_no_thing_finds_them_without_a_name(classes):
     assert found.labels == [(), ()]
 
 
-def test_several_names_may_lie_upon_each_other_where_that_is_set():
-    proposals = boxes((0, 0, 50, 50), (2, 0, 50, 50))
-    logits = np.array([[4, 0, 0], [0, 0, 4]], np.float32)
-    assert len(read(CLASSES, logits, proposals, SIZE)) == 1
-    both = read(CLASSES, logits, proposals, SIZE, settings=ReadoutSettings(by_class=True))
-    assert len(both) == 2
-
-
 def test_a_part_of_a_thing_that_has_its_name_is_no_second_one():
     proposals = boxes((0, 0, 90, 90), (10, 10, 30, 30), (70, 10, 60, 30), (200, 0, 30, 30))
     logits = np.array([[5, 0, 0], [4, 0, 0], [4, 0, 0], [4, 0, 0]], np.float32)

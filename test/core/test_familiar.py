@@ -132,10 +132,12 @@ def test_few_things_do_not_say_what_a_round_has_changed():
 
     assert needed(None, near) == pytest.approx(USUAL, rel=1e-3)
     assert needed({}, near) == pytest.approx(TUNED, rel=1e-3)
-    assert needed({i: one.row for i, one in near.items()}, near) == pytest.approx(USUAL, rel=1e-3)
+    assert needed({i: one.row for i, one in near.items()}, near) == pytest.approx(TUNED, rel=1e-3)
     many = told(12)
     same = {i: one.row for i, one in many.items()}
-    assert needed(same, many) == pytest.approx(USUAL, rel=1e-3), 'as when it is quantised alone'
+    assert needed(same, many) == pytest.approx(USUAL, rel=1e-3), 'nothing has changed'
+    few = dict(list(same.items())[:3])
+    assert needed(few, many) == needed({}, many), 'then what is usual tells more'
 
 
 def test_one_thing_that_was_taught_after_a_round_is_known():

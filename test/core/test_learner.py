@@ -816,5 +816,6 @@ def test_things_that_were_never_taught_do_not_all_look_known_after_a_round(repos
     learner.set_live(result.live_update, result.classes, 2)
     assert named(others) < before + 0.1
     assert named(known[1::2]) > 0.85
+    assert learner.head._by_deployed.keys() == {s.sample_id for s in known[::2]}
     learner.withdraw([s.sample_id for s in known])
     assert not learner.head._by_deployed, 'what is taken back leaves no trace'

@@ -32,7 +32,6 @@ class ReadoutSettings:
     """What is said of regions."""
 
     most_overlap: float = 0.5  # of two objects; above it they are one, and the surer one stays
-    by_class: bool = False  # objects of different names may lie upon each other
     # Share of a named one that may lie in another one of its name; above it it is a part of that.
     most_inside: float = 0.7
     top_k: int = 3  # names of an object
@@ -137,12 +136,10 @@ def read(
     least = max(settings.unknown_below, 1.5 / len(classes)) if settings.unknown_below > 0 else 0.0
     unknown = np.where(np.isnan(familiar), score < least, familiar < settings.unlike_below)
     unknown |= shares.argmax(axis=1) != best  # background
-    same = np.equal.outer(best, best)
     rivals = overlaps(boxes, boxes) > settings.most_overlap
-    if settings.by_class:
-        rivals &= same
     parts = insides(boxes, boxes) > settings.most_inside
-    kept = without_rivals(rivals | parts & same & ~np.logical_or.outer(unknown, unknown), ranks)
+    parts &= np.equal.outer(best, best) & ~np.logical_or.outer(unknown, unknown)
+    kept = without_rivals(rivals | parts, ranks)
     places = shown[kept]
     order = np.argsort(-shares[:, things], axis=1, kind='stable')[:, : settings.top_k]
     largest = logits[places].max(axis=1, initial=-np.inf)

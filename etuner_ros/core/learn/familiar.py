@@ -21,13 +21,12 @@ COUNTING = 100  # of each class; those that were learned last
 USUAL = 0.45
 LOWEST = 0.35  # where some of them are called by wrong names, or are not alike at all
 LEAST = 20  # things beside others of their class, from which on they may ask for less
+SHARE = 0.05  # of them that would be unknown had they not been taught
 # Mean cosine of two things of one class, and of two classes, by the deployed network (three
 # recordings, 48 to 208 labels: 0.51 to 0.58, and 0.35 to 0.38).
 ALIKE, APART = 0.55, 0.37
 PAIRS = 20  # from which on such a mean tells something
 TUNED, MOST = 0.6, 0.75  # what is needed after rounds where nothing tells (0.52 to 0.70), and most
-SAME = 0.97  # cosine of features from which on no round has changed them
-SHARE = 0.05  # of them that would be unknown had they not been taught
 
 
 class Taught(Protocol):
@@ -64,6 +63,16 @@ class _Spread(NamedTuple):
             (own - len(units)) / same if same >= 2 * PAIRS else math.nan,
             (total - own) / other if other >= 2 * PAIRS else math.nan,
         )
+
+
+def _grown(before: _Spread, now: _Spread) -> list[float]:
+    """Return what is needed now, by each mean that tells something before and now."""
+    found = []
+    if before.alike > 0.0:  # not of nan
+        found.append(USUAL * now.alike / before.alike)
+    if before.apart < USUAL:
+        found.append(1.0 - (1.0 - USUAL) * (1.0 - now.apart) / (1.0 - before.apart))
+    return [value for value in found if not math.isnan(value)]
 
 
 class Familiar:
@@ -127,23 +136,15 @@ class Familiar:
         if self._deployed is None:
             return USUAL
         assert self._within is not None
-        before = now = _Spread(math.nan, math.nan)
+        told: list[float] = []
         both = [place for place, i in enumerate(counting) if i in self._deployed]
         if both:
             rows = torch.stack([self._deployed[counting[place]] for place in both]).float()
             made = torch.nn.functional.normalize(self._within.without(rows), dim=1)
             charge(6.0 * rows.numel(), HEAD)
-            if float((made * units[both]).sum(dim=1).mean()) > SAME:
-                return USUAL
-            before, now = _Spread.of(made, at[both]), _Spread.of(units[both], at[both])
-        elif len(counting) >= LEAST:  # after a restart
-            before, now = _Spread(ALIKE, APART), _Spread.of(units, at)
-        found = []
-        if before.alike > 0.0:  # else, or of nan, it tells nothing
-            found.append(USUAL * now.alike / before.alike)
-        if before.apart < USUAL:
-            found.append(1.0 - (1.0 - USUAL) * (1.0 - now.apart) / (1.0 - before.apart))
-        told = [value for value in found if not math.isnan(value)]
+            told = _grown(_Spread.of(made, at[both]), _Spread.of(units[both], at[both]))
+        if not told and len(counting) >= LEAST:  # as after a restart, or months
+            told = _grown(_Spread(ALIKE, APART), _Spread.of(units, at))
         return min(max([USUAL, *told]), MOST) if told else TUNED
 
     @staticmethod
