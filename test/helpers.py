@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from typing import Any
+import zlib
 
 import numpy as np
 from rcl_interfaces.msg import Log
@@ -23,20 +24,29 @@ from std_msgs.msg import Header
 
 from etuner_ros.core.images.codec import encode_jpeg
 
-LIMIT_S = 60.0  # generous: only a broken feature waits so long
-_domains = itertools.count()
+LIMIT_S = 120.0  # generous: only a broken feature waits so long
+MOST_DOMAINS = 100  # 1 to 100 are safe on Linux
+_domains, _graphs = itertools.count(), itertools.count()
+
+
+def new_domain() -> int:
+    """Return a ROS domain for a test, which no other process of this run of tests uses."""
+    lanes = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+    lane = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+    each = MOST_DOMAINS // lanes
+    # Two runs of the tests start at different places.
+    run = zlib.crc32(os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid())).encode())
+    return 1 + (run + lane * each + next(_domains) % each) % MOST_DOMAINS
 
 
 class Graph:
     """Nodes of one test and an executor that is spun while the test waits."""
 
     def __init__(self) -> None:
-        # Domains 1 to 100 are safe on Linux; tests of two processes start at different places.
-        number = next(_domains)
-        self.domain = 1 + (os.getpid() * 7 + number) % 100
+        self.domain = new_domain()
         # rcl keeps one /rosout publisher per node name in a process, and a node of an earlier test
         # may take it along when it is collected late; a namespace makes the names differ.
-        self.namespace = f'/t{number}'
+        self.namespace = f'/t{next(_graphs)}'
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.executor = SingleThreadedExecutor(context=self.context)

@@ -257,7 +257,7 @@ def test_no_prediction_mixes_versions_while_backbones_and_sizes_change(robot, fr
 
     def change() -> None:
         try:
-            for turn in range(3):
+            for turn in range(2):
                 robot.swap(turn % 2, states[turn % 2])
                 robot.variants.prepare(robot.live)
                 for pixels in (48, 32):

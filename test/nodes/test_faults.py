@@ -11,6 +11,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+from helpers import new_domain
 import pytest
 
 from etuner_ros.bench.soak.apart import run_apart, why_not_apart
@@ -26,7 +27,7 @@ from etuner_ros.shared.shared_memory import clean, SHM, stale_segments
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the processes of a test a domain of their own."""
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(1 + os.getpid() % 90))
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(new_domain()))
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 
 
@@ -76,6 +77,7 @@ def test_a_full_disk_and_a_lost_radio_lose_nothing_that_was_accepted(
     assert found['labels_accepted'] > 0
 
 
+@pytest.mark.alone
 def test_swaps_drop_no_frame_and_mix_no_versions(apart, frames, deployed, tmp_path):
     result = swap_weights(deployed, frames[0].image, tmp_path / 'home', swaps=12, every=12)
     assert result.swaps == 12
