@@ -49,7 +49,7 @@ GROCERY ?=
 bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)
 	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery $(GROCERY))
 
-# The core is computation and takes all cores; what uses DDS waits for other processes and has them for itself.
+# What uses DDS waits for processes of its own, so that comes when the core is done.
 .PHONY: test
 test: build lint  ## check style and types, then run all tests
 	@$(RUN) failed=0; beside='--dist worksteal -n logical --maxprocesses'; \
