@@ -49,13 +49,11 @@ GROCERY ?=
 bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)
 	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery $(GROCERY))
 
-# What uses DDS waits for processes of its own, so that comes when the core is done.
+# The core is computation and takes all cores; what uses DDS waits for other processes and has them for itself.
 .PHONY: test
 test: build lint  ## check style and types, then run all tests
-	@$(RUN) failed=0; beside='--dist worksteal -n logical --maxprocesses'; \
-	  pytest $$beside 8 test/core || failed=1; \
-	  pytest $$beside 4 -m 'not alone' test/launch test/nodes || failed=1; \
-	  pytest -m alone test/nodes || failed=1; exit $$failed
+	@$(RUN) pytest -n logical --maxprocesses 8 --dist worksteal test/core; core=$$?; \
+	  pytest test/launch test/nodes && exit $$core
 
 .PHONY: lint
 lint: build  ## ruff and mypy

@@ -77,7 +77,6 @@ def test_a_full_disk_and_a_lost_radio_lose_nothing_that_was_accepted(
     assert found['labels_accepted'] > 0
 
 
-@pytest.mark.alone
 def test_swaps_drop_no_frame_and_mix_no_versions(apart, frames, deployed, tmp_path):
     result = swap_weights(deployed, frames[0].image, tmp_path / 'home', swaps=12, every=12)
     assert result.swaps == 12

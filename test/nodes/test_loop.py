@@ -636,7 +636,7 @@ def test_a_change_that_one_camera_sees_leaves_labels_of_another_current(ros, dep
 
     def look() -> None:
         nonlocal number
-        if number - len(robot.predictions) > 20:  # of more at once than a queue holds some are lost
+        if number > len(robot.predictions) + 20:  # queues lose what they can not hold
             return
         shift = 0.0 if number < 320 else 6.0
         appearance = [float(v) for v in 9.0 + rng.normal(size=40) + shift]
