@@ -634,6 +634,20 @@ def test_a_round_is_as_long_as_its_new_samples_ask(samples_, expected):
     )
 
 
+def test_what_was_predicted_right_takes_part_of_a_pass_as_the_forecast_knows(model, frames):
+    train = replace(QUICK, epochs=1.0, easy_share=0.5)
+    iterations, passes = [], []
+    for right in (False, True):
+        learner = Learner(model, train)
+        new = samples(frames, ('tray', 'race_car'))
+        learner.add_samples([replace(s, predicted=s.label if right else 'duck') for s in new])
+        passes.append(learner.weigh_rounds().passes)
+        iterations.append(finish(learner).iterations)
+    assert iterations[1] < 0.7 * iterations[0]
+    saved = iterations[0] - iterations[1]
+    assert passes[0] - passes[1] == 3 * saved * train.batch_size
+
+
 def test_a_grown_head_keeps_its_moments(model):
     optimiser = make_optimiser(model, TrainConfig())
     model.head(torch.randn(3, 1904)).sum().backward()

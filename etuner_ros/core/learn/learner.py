@@ -37,7 +37,7 @@ from etuner_ros.core.learn.round import Round
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import HeadRows, MOST_COMPUTED, ServedHead
-from etuner_ros.core.learn.trainer import planned_iterations, Step
+from etuner_ros.core.learn.trainer import pass_length, planned_iterations, Step
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 from etuner_ros.core.learn.validator import VALIDATION_WINDOW, Validator
@@ -338,7 +338,8 @@ class Learner:
         Compares the live network with the deployed one first, where enough labels have come.
         """
         new = self.book.pending
-        planned = planned_iterations(len(new), self.state.config) if new else 0
+        config = self.state.config
+        planned = planned_iterations(pass_length(new, config), config) if new else 0
         judged = min(len(self.book.held), VALIDATION_WINDOW)
         computed = min(len(self.head.learned), len(new) + judged + MOST_COMPUTED)
         passes = 3 * planned * self.batch_size + computed

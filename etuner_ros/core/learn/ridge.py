@@ -61,10 +61,6 @@ class RidgeRegression:
         """
         penalty = self._penalty(rows[:, :-1], weight, targets.shape[1])
         self._inverse = RidgeInverse(rows * weight.sqrt()[:, None], penalty)
-        self.retarget(rows, targets, weight)
-
-    def retarget(self, rows: Tensor, targets: Tensor, weight: Tensor) -> None:
-        """Solve for other targets of the rows and weights that were solved for last."""
         charge(2.0 * rows.numel() * targets.shape[1], HEAD)
         self.weights = self._inverse.times(rows.T @ (weight[:, None] * targets))
 

@@ -27,7 +27,7 @@ from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.networks import Classifier
 
 LOOK = 24  # new labels that are compared at once, at least
-PER_ROUND = 128  # labels that are compared after a round, as long as no other follows
+PER_ROUND = 64  # labels that are compared after a round, as long as no other follows
 WINDOW = 128  # newest comparisons that count
 SEEDED = 100  # samples that the rival begins with after a restart
 REMEMBERED = 300  # samples whose feature by the deployed network is kept, 8 KB each

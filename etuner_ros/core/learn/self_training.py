@@ -21,8 +21,6 @@ from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
 from etuner_ros.core.learn.scene_prior import ScenePrior
 
-_GUESSES = 3  # times that the labels of unlabelled frames are guessed anew
-
 
 @dataclass(frozen=True)
 class Unlabelled:
@@ -63,7 +61,8 @@ class SelfTraining:
 
     def fit(self, ridge: RidgeRegression, rows: Tensor, hot: Tensor, further: Tensor) -> Tensor:
         """
-        Solve a regression for labels and guesses; it makes the first guesses as it comes.
+        Solve a regression for labels and guesses, which it makes as it comes: once, as guesses
+        that are made anew by what they have taught confirm themselves.
 
         :param rows: (n, D + 1) labelled samples
         :param hot: (n, C) their targets
@@ -75,10 +74,7 @@ class SelfTraining:
         balanced = class_weights(effective, self._config.balance)
         share = self._config.unlabelled_weight * (guess @ balanced)
         weight = torch.cat([further * (hot @ balanced), share])
-        everything = torch.cat([rows, self._rows])
-        ridge.solve(everything, torch.cat([hot, guess]), weight)
-        for _ in range(_GUESSES - 1):
-            ridge.retarget(everything, torch.cat([hot, self._guess(ridge)]), weight)
+        ridge.solve(torch.cat([rows, self._rows]), torch.cat([hot, guess]), weight)
         return effective
 
     def _guess(self, ridge: RidgeRegression) -> Tensor:

@@ -32,7 +32,7 @@ from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.weights import HEAD_LIKENESS, HEAD_PRIOR, HEAD_TENSORS, State
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
-MOST_COMPUTED = 64  # samples of earlier rounds whose feature a round computes anew
+MOST_COMPUTED = 32  # samples of earlier rounds whose feature a round computes anew
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
 MOST_REMEMBERED = 300  # samples whose feature by the deployed network is kept, 8 KB each

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 import math
@@ -104,6 +104,12 @@ def planned_iterations(new_samples: int, config: TrainConfig) -> int:
     return max(1, min(config.max_iterations, math.ceil(config.epochs * new_samples / per_batch)))
 
 
+def pass_length(new: Sequence[Sample], config: TrainConfig) -> int:
+    """Return how many of new samples a pass over them trains on, on average; at least 1."""
+    right = sum(s.predicted == s.label for s in new)
+    return max(1, round(len(new) - right + config.easy_share * right))
+
+
 def view(sample: Sample, index: int, seed: int) -> Image:
     """
     Return a view of a sample, the same for the same arguments: 0 is the picture itself, the others
@@ -152,8 +158,7 @@ def train_round(
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
     right = [s.predicted == s.label for s in new]
-    hard = len(new) - sum(right)
-    total = planned_iterations(max(1, round(hard + config.easy_share * sum(right))), config)
+    total = planned_iterations(pass_length(new, config), config)
     # A pass over the new samples; a few batches more where a pass is too short to be compared.
     span = max(math.ceil(len(new) / fresh), LEAST_SPAN)
     rates = [
