@@ -181,14 +181,17 @@ class LabelCollectorNode(Node):
     @guarded
     def _on_objects(self, message: msg.Objects) -> None:
         """Note what the robot takes the things in a frame for."""
+        key = label_messages.key_of(message)
         if message.kept:
-            self._asker.see(label_messages.key_of(message), label_messages.seen_of(message))
+            self._asker.see(key, label_messages.seen_of(message))
+        for correction in self._joiner.named(key):
+            self._answer(correction)
 
     @guarded
     def _on_label(self, message: msg.LabelCorrection) -> None:
-        """Answer at once, or wait a moment for a frame that is still on its way."""
+        """Answer at once, or wait a moment for what is still on its way."""
         correction = label_messages.correction_of(message, self.settings.source)
-        if not self._joiner.hold(correction.key, message):
+        if not self._joiner.hold(correction.key, message, correction.box is not None):
             self._answer(message)
 
     def _answer(self, message: msg.LabelCorrection) -> None:

@@ -158,6 +158,28 @@ def test_corrections_wait_for_their_frame_in_order(office, joiner):
     assert len(joiner) == 0
 
 
+def test_what_is_said_of_a_thing_waits_for_what_the_robot_took_it_for(office, joiner):
+    for uid in (1, 2, 3):
+        office.buffer.add(frame(key(uid, uid=uid)))
+    assert not joiner.hold(key(1, uid=1), 'by a robot that names no things', thing=True)
+    assert joiner.named(key(1, uid=1)) == []
+    assert not joiner.hold(key(1, uid=1), 'it is known', thing=True)
+    assert not joiner.hold(key(2, uid=2), 'of the whole frame')
+    assert joiner.hold(key(2, uid=2), 'of a thing', thing=True)
+    assert joiner.hold(key(5), 'its frame comes later', thing=True)
+    assert joiner.named(key(3, uid=3)) == ['of a thing'], 'what is named in order comes no more'
+    office.buffer.add(frame(key(5, uid=5)))
+    assert joiner.arrived(key(5, uid=5)) == [], 'of which nothing is named yet'
+    assert joiner.named(key(5, uid=5)) == ['its frame comes later']
+    office.buffer.add(frame(key(9, uid=9)))
+    assert joiner.hold(key(9, uid=9), 'too long', thing=True)
+    again = key(9, uid=9 + (1 << 32))
+    office.buffer.add(frame(again))
+    assert not joiner.hold(again, 'by a robot that started again', thing=True)
+    office.clock.now += 1.5
+    assert joiner.overdue() == ['too long']
+
+
 def test_without_a_name_an_older_picture_of_this_stamp_is_not_taken_for_a_newer(office, joiner):
     office.store.add(frame(key(1, uid=5)), 'duck', 'ann', 0)
     assert not joiner.hold(key(1, uid=5), 'named, and stored')
@@ -176,7 +198,7 @@ def test_what_can_not_come_is_not_waited_for(office, joiner):
         assert joiner.hold(key(10 + number), '')
     assert not joiner.hold(key(5), 'one too many')
     joiner.wait_s = 0.0
-    assert not Joiner(small, office.store, 0.0, office.clock).hold(key(5), '')
+    assert not joiner.hold(key(5), '')
 
 
 # Batches

@@ -20,12 +20,15 @@ from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.core.labels.renaming import RenameCode
 from etuner_ros.core.labels.value import MOST_EXEMPLARS
 from etuner_ros.msg import (
+    Box,
+    DetectedObject,
     FrameFeature,
     LabelCorrection,
     LabelledBatch,
     LabelReceipt,
     LabelRequest,
     ModelVerdict,
+    Objects,
     PredictedFrame,
     ScenarioChange,
 )
@@ -197,6 +200,34 @@ def test_a_correction_waits_for_a_frame_that_is_still_on_its_way(ros):
     desk._frames.publish(PredictedFrame(header=head, source='camera', label='mug'))
     ros.until(lambda: desk.receipts, 'the receipt')
     assert desk.receipts[0].code == LabelReceipt.ACCEPTED
+
+
+def test_a_thing_is_confirmed_once_it_is_known_what_the_robot_took_it_for(ros):
+    """Topics come in any order: the page may have been told before the collector is."""
+    desk = Desk(ros, join_wait_s=30.0)
+    objects = ros.speak(Objects, 'objects')
+    box = Box(x=1.0, y=1.0, width=5.0, height=5.0)
+
+    def name(frame: PredictedFrame) -> None:
+        thing = DetectedObject(box=box, labels=['cup'], confidence=0.5)
+        uid, size = frame.frame_uid, {'width': 8, 'height': 8, 'kept': True}
+        said = Objects(
+            header=frame.header, source='camera', frame_uid=uid, objects=[thing], **size
+        )
+        objects.publish(said)
+
+    first, second = desk.see(2.0, uid=1), desk.see(1.0, uid=2)
+    name(first)
+    ros.until(lambda: desk.node._things.seen_at(1, (1, 1, 5, 5)), 'the first frame to be named')
+    words = {'label': 'cup', 'author': 'ann', 'box': box}
+    desk._labels.publish(LabelCorrection(header=second.header, frame_uid=2, **words))
+    ros.until(lambda: len(desk.node._joiner), 'the word to wait')
+    name(second)
+    ros.until(lambda: desk.receipts, 'the receipt')
+    assert (desk.receipts[0].code, desk.receipts[0].message) == (
+        LabelReceipt.ACCEPTED,
+        'confirmed',
+    )
 
 
 def test_labels_come_out_in_numbered_batches(ros):

@@ -1,10 +1,12 @@
 # Copyright 2026 The etuner_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Corrections that came before their frame wait for it, a moment."""
+"""Corrections that came before what they are about wait for it, a moment."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 import time
 from typing import Generic, TypeVar
 
@@ -12,12 +14,23 @@ from etuner_ros.core.labels.frame_buffer import FrameBuffer, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 
 MOST_WAITING = 1000
+MOST_RUNS = 64  # of cameras, each until a robot starts again
 Item = TypeVar('Item')
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[Item]):
+    since: float
+    key: FrameKey
+    item: Item
+    thing: bool  # it is about a thing in the frame
+    frame_is_there: bool  # so it waits for what the robot named in it
 
 
 class Joiner(Generic[Item]):
     """
-    Holds back what is about a frame that is still on its way.
+    Holds back what is about a frame that is still on its way, or about a thing in a frame of
+    which the robot has not said yet what it takes its things for.
 
     :param wait_s: so long at most
     :param clock: returns seconds that only grow
@@ -31,17 +44,26 @@ class Joiner(Generic[Item]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer, self._store, self.wait_s, self._clock = buffer, store, wait_s, clock
-        self._waiting: list[tuple[float, FrameKey, Item]] = []
+        self._waiting: list[_Waiting[Item]] = []
+        # By camera and run (the upper half of a uid): the newest frame whose things were named.
+        self._named: OrderedDict[tuple[str, int], int] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._waiting)
 
-    def hold(self, key: FrameKey, item: Item) -> bool:
-        """Hold an item back; return False when it has nothing to wait for, or too many wait."""
-        if self.wait_s <= 0 or len(self._waiting) >= MOST_WAITING or not self._on_its_way(key):
+    def hold(self, key: FrameKey, item: Item, thing: bool = False) -> bool:
+        """
+        Hold an item back; return False when it has nothing to wait for, or too many wait.
+
+        :param thing: it is about a thing in the frame
+        """
+        if self.wait_s <= 0 or len(self._waiting) >= MOST_WAITING:
             return False
-        self._waiting.append((self._clock(), key, item))
+        there = not self._on_its_way(key)
+        if there and not (thing and self._names_come(key)):
+            return False
+        self._waiting.append(_Waiting(self._clock(), key, item, thing, there))
         return True
 
     def _on_its_way(self, key: FrameKey) -> bool:
@@ -52,17 +74,39 @@ class Joiner(Generic[Item]):
         # Without a uid the store may know an older picture of this stamp only.
         return not self._buffer.forgotten(key)
 
+    def _names_come(self, key: FrameKey) -> bool:
+        """Return whether the robot names things for this camera, and of no later frame yet."""
+        return 0 < self._named.get((key.source, key.uid >> 32), 0) < key.uid
+
     def arrived(self, frame: FrameKey) -> list[Item]:
         """Return what waited for a frame, in order."""
-        return self._take(lambda since, key: key.means(frame))
+        self._waiting = [
+            replace(w, key=frame, frame_is_there=True)
+            if not w.frame_is_there and w.key.means(frame)
+            else w
+            for w in self._waiting
+        ]
+        return self._complete()
+
+    def named(self, frame: FrameKey) -> list[Item]:
+        """Note that the robot has named the things in a frame; return, in order, what waited."""
+        run = frame.source, frame.uid >> 32
+        self._named[run] = max(frame.uid, self._named.pop(run, 0))
+        while len(self._named) > MOST_RUNS:
+            self._named.popitem(last=False)
+        return self._complete()
+
+    def _complete(self) -> list[Item]:
+        """Return, in order, what has nothing to wait for any more."""
+        return self._take(lambda w: w.frame_is_there and not (w.thing and self._names_come(w.key)))
 
     def overdue(self) -> list[Item]:
         """Return what has waited long enough."""
         now = self._clock()
-        return self._take(lambda since, key: now - since > self.wait_s)
+        return self._take(lambda w: now - w.since > self.wait_s)
 
-    def _take(self, chosen: Callable[[float, FrameKey], bool]) -> list[Item]:
-        found = [w for w in self._waiting if chosen(w[0], w[1])]
+    def _take(self, chosen: Callable[[_Waiting[Item]], bool]) -> list[Item]:
+        found = [w for w in self._waiting if chosen(w)]
         if found:
-            self._waiting = [w for w in self._waiting if not chosen(w[0], w[1])]
-        return [item for _, _, item in found]
+            self._waiting = [w for w in self._waiting if not chosen(w)]
+        return [w.item for w in found]
