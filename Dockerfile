@@ -12,6 +12,7 @@ ENV PIP_BREAK_SYSTEM_PACKAGES=1
 RUN source /opt/ros/${ROS_DISTRO}/setup.bash && apt-get update && rosdep update --rosdistro ${ROS_DISTRO} \
     && rosdep install --from-paths src --ignore-src -y && rm -rf /var/lib/apt/lists/* \
     && python3 -m pip install --no-deps -r src/etuner_ros/requirements-robot.txt \
+    && python3 -m pip install nicegui==3.18.0 \
     && (python3 -c 'import torch' || python3 -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu) \
     && colcon build --packages-select etuner_ros
 # Room for pictures in shared memory: run with --shm-size=512m, as compose.yaml does (config/fastdds.xml is left out below 256 MB).

@@ -85,6 +85,7 @@ ARGUMENTS = {
         'true runs inference, model_manager, label_collector and tuner in one process, to save '
         'memory on small boards',
     ),
+    'tuner': ('true', 'false leaves the tuner out: another computer has it'),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
     'metrics': (
         '0',
@@ -254,15 +255,19 @@ def compose(context):
         remappings = [*images, *battery]
         return process('robot', arguments, remappings=remappings, additional_env=one_thread)
 
+    tunes_here = LaunchConfiguration('tuner').perform(context).lower() in ('true', '1')
     if LaunchConfiguration('composed').perform(context).lower() in ('true', '1'):
+        if not tunes_here:
+            raise ValueError('tuner:=false does not go with composed:=true, which has the tuner')
         nodes = [robot()]
     else:
         nodes = [
             node('model_manager', own['model_manager']),
             node('inference', own['inference'], remappings=[*images, *battery]),
             node('label_collector', own['label_collector'], additional_env=one_thread),
-            node('tuner', own['tuner'], remappings=battery),
         ]
+        if tunes_here:
+            nodes.append(node('tuner', own['tuner'], remappings=battery))
     nodes += [
         node('teacher', watching, condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),

@@ -91,8 +91,12 @@ def check_torchvision() -> Finding:
     return Finding('torchvision', OK, _version('torchvision'))
 
 
-def check_engine() -> Finding:
-    """Look which engine will serve."""
+def check_engine(cuda: bool = False) -> Finding:
+    """
+    Look which engine will serve.
+
+    :param cuda: torch sees a GPU
+    """
     try:
         onnxruntime = importlib.import_module('onnxruntime')
     except ImportError:
@@ -118,7 +122,28 @@ def check_engine() -> Finding:
             f'serves',
             'python3 -m pip install --user --no-deps -r requirements-robot.txt',
         )
-    return Finding('engine', OK, f'onnxruntime {onnxruntime.__version__}: {providers}')
+    text = f'onnxruntime {onnxruntime.__version__}: {providers}'
+    if cuda and 'CUDA' not in providers and 'Tensorrt' not in providers:
+        return Finding(
+            'engine',
+            WARNING,
+            f'{text}; on the GPU torch serves, in 32 bit',
+            'an onnxruntime with CUDA or TensorRT that fits this board, or device:=cpu',
+        )
+    return Finding('engine', OK, text)
+
+
+def check_teaching_page() -> Finding:
+    """Look whether the teaching page can be served."""
+    version = _version('nicegui')
+    if not version:
+        return Finding(
+            'teaching page',
+            SKIPPED,
+            'nicegui is not installed',
+            'python3 -m pip install --user nicegui==3.18.0',
+        )
+    return Finding('teaching page', OK, f'nicegui {version}')
 
 
 def check_proposers() -> Finding:
@@ -343,15 +368,17 @@ def _check_qos(node: Any) -> list[Finding]:
 
 def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]:
     """Run all checks."""
+    torch = check_torch()
     found = [
         check_python(),
-        check_torch(),
+        torch,
         check_torchvision(),
-        check_engine(),
+        check_engine(torch.state == OK and 'CUDA' in torch.text),
         check_numpy(),
         check_ros(),
     ]
-    found += [check_package(), check_proposers(), *check_folders(), check_shared_memory()]
+    found += [check_package(), check_proposers(), check_teaching_page()]
+    found += [*check_folders(), check_shared_memory()]
     if graph and not any(f.check == 'ros' and f.state == ERROR for f in found):
         found += check_graph(image_topic)
     return found

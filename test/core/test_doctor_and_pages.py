@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from etuner_ros.cli import doctor
-from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
+from etuner_ros.cli.doctor import ERROR, OK, SKIPPED, WARNING
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.annotate import AMBER, annotate, GREEN, mark, Marked
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
@@ -49,6 +49,21 @@ def test_a_torch_without_cuda_on_a_jetson_is_found(monkeypatch):
     found = doctor.check_torch()
     assert found.state == ERROR
     assert 'JetPack' in found.advice
+
+
+def test_a_gpu_that_the_engine_does_not_know_is_found():
+    assert doctor.check_engine().state == OK
+    found = doctor.check_engine(cuda=True)  # the onnxruntime of the tests knows the processor
+    assert found.state == WARNING
+    assert 'torch serves' in found.text
+
+
+def test_what_the_teaching_page_needs_is_looked_for(monkeypatch):
+    assert doctor.check_teaching_page().state == OK
+    monkeypatch.setattr(doctor, '_version', lambda package: '')
+    found = doctor.check_teaching_page()
+    assert (found.state, found.text) == (SKIPPED, 'nicegui is not installed')
+    assert 'pip install' in found.advice
 
 
 def test_parts_of_two_distros_are_found(monkeypatch):

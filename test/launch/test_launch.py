@@ -274,6 +274,15 @@ def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):
     assert received(ros, composed, tmp_path, 'metrics', metrics='9464')['port'] == 9464
 
 
+def test_the_tuner_may_be_on_another_computer(composed):
+    assert 'tuner' in composed()
+    robot = composed(tuner='false')
+    assert 'tuner' not in robot
+    assert {'inference', 'label_collector', 'model_manager'} <= set(robot)
+    with pytest.raises(ValueError, match='composed:=true'):
+        composed(tuner='false', composed='true')
+
+
 def test_a_params_file_that_is_not_there_is_an_error(composed, tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere'):
         composed(params_file=str(tmp_path / 'nowhere.yaml'))
