@@ -26,6 +26,7 @@ from etuner_ros.shared.answers import answer
 from etuner_ros.srv import ListVersions, PinVersion, RollBack, SetFrozenLayers, SwapModel
 
 ANSWER_S = 5.0
+RATE_S = 2.0  # over which predictions are counted
 
 
 def ask(kind: Any, name: str, **fields: Any) -> Any:
@@ -132,7 +133,7 @@ class Watcher:
     def __init__(self, node: Node) -> None:
         self.status: TunerStatus | None = None
         self.prediction: Prediction | None = None
-        self.times: deque[float] = deque(maxlen=60)
+        self.times: deque[float] = deque()  # of predictions in the last RATE_S
         self.accepted = self.refused = 0
         self.right: deque[bool] = deque(maxlen=100)
         self.last_refusal = ''
@@ -143,6 +144,11 @@ class Watcher:
     def _on_prediction(self, message: Prediction) -> None:
         self.prediction = message
         self.times.append(time.monotonic())
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        while self.times and time.monotonic() - self.times[0] > RATE_S:
+            self.times.popleft()
 
     def _on_status(self, message: TunerStatus) -> None:
         self.status = message
@@ -157,11 +163,10 @@ class Watcher:
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain values; None for what was not heard yet."""
-        now = time.monotonic()
-        recent = [t for t in self.times if now - t < 2.0]
+        self._forget_old()
         seen, status = self.prediction, self.status
         return {
-            'rate_hz': round(len(recent) / 2.0, 1),
+            'rate_hz': round(len(self.times) / RATE_S, 1),
             'label': seen.labels[0] if seen and seen.labels else None,
             'confidence': round(seen.confidence, 3) if seen else None,
             'version': seen.model_version if seen else None,
@@ -186,8 +191,12 @@ class Watcher:
 
 def panel(facts: dict[str, Any]) -> Any:
     """Return the live view."""
+    from rich.markup import escape
     from rich.panel import Panel
     from rich.table import Table
+
+    # What people and robots say may hold brackets, which are markup here.
+    facts = {name: escape(v) if isinstance(v, str) else v for name, v in facts.items()}
 
     def bar(share: float | None) -> str:
         filled = round(30 * (share or 0.0))

@@ -275,7 +275,7 @@ class InferenceNode(AutostartNode):
         camera.frames += 1
         self._last_frame = time.monotonic()
         if keep:
-            kept.keep(said, regions.wanted)
+            kept.keep(said, regions.wanted(said.source))
         if camera.watched:
             camera.show(header, image, partial(self._draw, said))
         if Classification is not None and self._classification.get_subscription_count() > 0:

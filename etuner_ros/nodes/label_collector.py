@@ -7,7 +7,7 @@ labelled batches.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import deque, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import math
@@ -26,7 +26,7 @@ from etuner_ros.core.files import home
 from etuner_ros.core.labels.asker import LabelAsker
 from etuner_ros.core.labels.batches import BatchMaker
 from etuner_ros.core.labels.desk import Code, LabelDesk
-from etuner_ros.core.labels.frame_buffer import FrameBuffer
+from etuner_ros.core.labels.frame_buffer import FrameBuffer, FrameKey
 from etuner_ros.core.labels.joiner import Joiner
 from etuner_ros.core.labels.renaming import rename
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
@@ -49,6 +49,8 @@ from etuner_ros.nodes.timers import steady_timer
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
 AT_RUN_TIME = (*LIVE, 'transfer_mbit_s')  # what may be set
 ASKED_S = 60.0  # so long after a request somebody should listen to them
+MOST_UNANSWERED = 24  # requests that are told to who listens later
+FEATURES_NS = 30 * 10**9  # so long `tuner` has the features of all things, whatever the detector
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class LabelCollectorNode(Node):
         self._leaving: deque[int] = deque()  # numbers of batches that are to be published
         self._sources = names(settings.sources)
         self._asked_s = -math.inf  # steady time of the last request
+        self._listeners = 0  # to requests
+        # By frame, or thing in one: what was asked and has no label yet.
+        self._unanswered: OrderedDict[FrameKey, msg.LabelRequest] = OrderedDict()
 
         self.health = Health(self, self._diagnostics)
         for warning in self._store.warnings:
@@ -181,6 +186,8 @@ class LabelCollectorNode(Node):
     @guarded
     def _on_objects(self, message: msg.Objects) -> None:
         """Note what the robot takes the things in a frame for."""
+        if self._sources and message.source not in self._sources:
+            return
         key = label_messages.key_of(message)
         if message.kept:
             self._asker.see(key, label_messages.seen_of(message))
@@ -203,8 +210,11 @@ class LabelCollectorNode(Node):
         if receipt.code is Code.ACCEPTED and receipt.frame is not None:
             key = receipt.frame.key
             self._asker.note_labelled(key)
-            # Of a box that somebody drew there is no feature: it is learned from its batch alone.
-            if key.place and self._things.seen_at(key.uid, key.place.box, SAME) is None:
+            self._unanswered.pop(key, None)
+            # Of a box that somebody drew there is no feature, and of an old one perhaps none any
+            # more: it is learned from its batch alone.
+            old = now_ns - key.stamp_ns > FEATURES_NS
+            if key.place and (old or not self._things.seen_at(key.uid, key.place.box, SAME)):
                 self._maker.hurry()
             self._hand_out()
             return
@@ -264,11 +274,27 @@ class LabelCollectorNode(Node):
 
     @guarded
     def _request_label(self) -> None:
-        if self._requests.get_subscription_count() == 0:
+        listeners, before = self._requests.get_subscription_count(), self._listeners
+        self._listeners = listeners
+        if listeners > before:
+            self._ask_again()
+        if listeners == 0:
             self._asked_s = time.monotonic()  # and nothing is used up that nobody hears
         elif (chosen := self._asker.next()) is not None:
             self._asked_s = time.monotonic()
-            self._requests.publish(label_messages.request_message(*chosen))
+            request = label_messages.request_message(*chosen)
+            self._unanswered[chosen[0].key] = request
+            while len(self._unanswered) > MOST_UNANSWERED:
+                self._unanswered.popitem(last=False)
+            self._requests.publish(request)
+
+    def _ask_again(self) -> None:
+        """Ask what has no answer once more: who listens since now has not heard it."""
+        for key, request in list(self._unanswered.items()):
+            if self._desk.find(key.whole) is None:
+                del self._unanswered[key]  # nobody could label it any more
+            else:
+                self._requests.publish(request)
 
     def _in_turn(self, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Have an answer with pictures wait until it may be sent."""

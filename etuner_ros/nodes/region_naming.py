@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats, usable
+from etuner_ros.core.boxes.geometry import as_boxes, Boxes, clip, Floats, usable
 from etuner_ros.core.boxes.matcher import Matcher
 from etuner_ros.core.boxes.readout import Objects as Read
 from etuner_ros.core.boxes.readout import read, ReadoutSettings
@@ -55,6 +55,7 @@ class _Eye:
     """One camera."""
 
     matcher: Matcher[_Seen, Regions]
+    asked_s: float = -np.inf  # when regions came last
     tracker: Tracker = field(default_factory=Tracker)
     backbone: str = ''  # digest of what made the features that the tracker has
     novelty: NoveltyScore = field(default_factory=NoveltyScore)
@@ -90,7 +91,6 @@ class RegionNaming:
             name: _Eye(Matcher(settings.regions_wait_s, size=lambda seen: seen.said.image.nbytes))
             for name, _ in cameras
         }
-        self._asked_s = -np.inf  # when regions came last
         self.images = self.left_out = 0
         publish = adaptable(node.create_lifecycle_publisher)
         self._objects = publish(Objects, 'objects', reliable(10 * len(cameras)))
@@ -120,10 +120,9 @@ class RegionNaming:
         """How often regions came whose image was gone."""
         return sum(eye.matcher.late for eye in self._eyes.values())
 
-    @property
-    def wanted(self) -> bool:
-        """Whether regions came lately."""
-        return time.monotonic() - self._asked_s < LATELY_S
+    def wanted(self, camera: str) -> bool:
+        """Whether regions of a camera came lately."""
+        return time.monotonic() - self._eyes[camera].asked_s < LATELY_S
 
     def apply(self, settings: InferenceSettings) -> None:
         """Take settings."""
@@ -142,11 +141,10 @@ class RegionNaming:
 
     def saw(self, said: Predicted, kept: bool) -> None:
         """Take a frame that was predicted; its regions may have come, or come later."""
-        if not self.wanted:
-            for eye in self._eyes.values():
-                eye.matcher.clear()
-            return
         eye = self._eyes[said.source]
+        if not self.wanted(said.source):
+            eye.matcher.clear()
+            return
         seen = _Seen(said, kept)
         regions = eye.matcher.frame(stamp_ns(said.header), seen)
         if regions is not None:
@@ -176,12 +174,15 @@ class RegionNaming:
     @guarded
     def _on_regions(self, message: Regions) -> None:
         """Name what is in the regions of a frame that is there; else wait for it."""
-        self._asked_s = time.monotonic()
-        if not self._node.active:
-            return
         name = message.source or (next(iter(self._eyes)) if self._single else '')
         eye = self._eyes.get(name)
+        if eye is not None:
+            eye.asked_s = time.monotonic()
+        if not self._node.active:
+            return
         if eye is None:
+            if any(self.wanted(camera) for camera in self._eyes):
+                return  # another inference has that camera
             known = ', '.join(self._eyes)
             raise MessageError(
                 f'regions of camera {short(message.source)!r} are ignored: the cameras are {known}'
@@ -202,7 +203,8 @@ class RegionNaming:
         eye.newest_ns = stamp
         height, width = said.image.shape[:2]
         proposals = self._usable(regions, width, height)
-        boxes = boxes_of(proposals)
+        # What lies outside can not be looked at, and a crop takes the square of its box in memory.
+        boxes = clip(boxes_of(proposals), width, height)
         began = time.perf_counter()
         scores = np.array([region.score for region in proposals], np.float32)
         tracks = np.zeros(len(boxes), np.int64)

@@ -48,6 +48,7 @@ from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.files import home
 from etuner_ros.core.rate_limit import RateLimit
 from etuner_ros.core.serve.engines import EngineSettings
+from etuner_ros.core.tune.batch_feed import ANSWER_TIMEOUT_S, SLOW_ANSWER_TIMEOUT_S
 from etuner_ros.core.tune.round_keeper import End, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
 from etuner_ros.msg import (
@@ -100,7 +101,9 @@ class TunerNode(Node):
         self._lazy.configure(declare(self, 'lazy_tune', LazyTuneConfig, self._lazy.configure))
         self._scenarios = ScenarioLog(declare(self, 'scenario', ScenarioConfig))
 
-        self._link = WorkerLink(lambda base_path: self._worker.start(base_path))
+        self._link = WorkerLink(
+            lambda: self._worker.start(), lambda path: self._worker.opening(path)
+        )
         self._keeper = RoundKeeper(
             self._lazy,
             self._budget,
@@ -121,6 +124,11 @@ class TunerNode(Node):
         self.health.watch(
             lambda: self._worker.why_not(),
             'the worker has the live weights',
+            DiagnosticStatus.WARN,
+        )
+        self.health.watch(
+            lambda: self._worker.why_too_large(),
+            'the worker takes less memory than it may',
             DiagnosticStatus.WARN,
         )
         self._labels = LabelSide(
@@ -191,6 +199,9 @@ class TunerNode(Node):
         self._limit.mbit_s = settings.transfer_mbit_s
         if hasattr(self, '_worker'):
             self._worker.memory_mb = settings.worker_memory_mb
+            slow = settings.transfer_mbit_s > 0
+            timeout_s = SLOW_ANSWER_TIMEOUT_S if slow else ANSWER_TIMEOUT_S
+            self._labels.feed.answer_timeout_s = timeout_s
             self._predictions_come.limit_s = settings.silence_s
             self._keeper.verdict_timeout_s = settings.verdict_timeout_s
             self._link.timeout_s = settings.worker_timeout_s
@@ -247,7 +258,7 @@ class TunerNode(Node):
             return False
         started = self._keeper.start(self._labels.feed.cursors, forced)
         if started is None and not forced:
-            learned = learned_of(self._worker.update)
+            learned = self._labels.feed.learned(learned_of(self._worker.update))
             started = self._keeper.start_calibration(learned)
         if started is None:
             return False
@@ -294,17 +305,18 @@ class TunerNode(Node):
         facts = (
             made.candidate_id,
             self._worker.ready['base_sha256'],
-            learned_of(self._worker.update),
+            self._labels.feed.learned(learned_of(self._worker.update)),
         )
         self._heads.publish(messages.head_candidate(message, *facts, self._scenarios))
 
     @guarded
     def _on_verdict(self, message: ModelVerdict) -> None:
         accepted = message.code == ModelVerdict.ACCEPTED
+        judged = message.code in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE)
         ours = self._keeper.on_verdict(
-            message.candidate_id, accepted, message.reason, message.version
+            message.candidate_id, accepted, message.reason, message.version, judged
         )
-        if ours and message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
+        if ours and not judged:
             self._problem(message.reason)
 
     def _worker_prospects(self, message: dict[str, Any]) -> None:

@@ -94,7 +94,8 @@ class LabelSide:
 
     def _take_batch(self, message: LabelledBatch) -> None:
         """Hand a batch to the worker; one that the live weights have learned is only replayed."""
-        new = message.batch_id > learned_of(self._live()).get(message.collector, 0)
+        learned = self.feed.learned(learned_of(self._live()))
+        new = message.batch_id > learned.get(message.collector, 0)
         renamed = list(zip(message.renamed_from, message.renamed_to))
         handed = messages.samples_message(
             message.collector, message.samples, new, renamed, self._scenarios.at
@@ -123,7 +124,8 @@ class LabelSide:
         name = frame_name(message.source, message.header, message.frame_uid)
         feature, box = bytes(message.feature), box_of(message.box)
         if box is not None:
-            self.features.add_region(name, box, message.backbone_sha256, feature)
+            digest, camera = message.backbone_sha256, message.source
+            self.features.add_region(name, box, digest, feature, camera)
             return
         self.features.add(name, message.backbone_sha256, feature)
         self.pass_on_frame()
@@ -155,7 +157,7 @@ class LabelSide:
     @guarded
     def on_frame(self, message: PredictedFrame) -> None:
         """Take frames for learning without labels, two a second."""
-        if self._keeper.ready and self.features.wants_frame:
+        if self._keeper.ready and self.features.wants_frame(message.source):
             self.features.put(
                 {
                     'op': 'unlabelled',

@@ -28,6 +28,7 @@ from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.memory import resident_mb
 
 BYTES_PER_PIXEL = 0.5  # of a picture in the replay memory
+LEAST_BATCH = 2  # training samples, to which batches are made smaller
 
 
 class WorkerSide:
@@ -62,6 +63,7 @@ class WorkerSide:
         self.backbone: Backbone | None = None  # the newest
         self._made = Backbone()  # of the newest candidate of a round: it need not travel back
         self._told = ''  # digest of the backbone that the worker was told last
+        self._no_base = False  # the base weights of the settings could not be opened here
         self.layers: LayerStates | None = None
         self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
@@ -77,8 +79,8 @@ class WorkerSide:
         """How rounds train; batches become smaller when memory runs out."""
         return self._train
 
-    def start(self, base_path: str) -> WorkerClient:
-        """Start a process on base weights of a file; '' = those of the settings."""
+    def start(self) -> WorkerClient:
+        """Start a process."""
 
         def receive(message: dict[str, Any]) -> None:
             self._inbox.put({**message, 'from': client})
@@ -86,17 +88,18 @@ class WorkerSide:
 
         self.ready = {}
         client = WorkerClient(self._train, self._sim_freeze, self._head, receive, self._engine)
-        model = self._model
-        client.send(
-            {
-                'op': 'open',
-                'path': base_path,
-                'architecture': model.architecture,
-                'input_size': model.input_size,
-                'weights': model.weights,
-            }
-        )
         return client
+
+    def opening(self, base_path: str) -> dict[str, Any]:
+        """Return the message that opens base weights of a file; '' = those of the settings."""
+        model = self._model
+        return {
+            'op': 'open',
+            'path': base_path,
+            'architecture': model.architecture,
+            'input_size': model.input_size,
+            'weights': model.weights,
+        }
 
     def _restart_worker(self, base_path: str = '') -> None:
         self._labels.feed.stop()
@@ -127,7 +130,7 @@ class WorkerSide:
         """The link has noted it."""
 
     def _worker_ready(self, message: dict[str, Any]) -> None:
-        self.ready = message
+        self.ready, self._no_base = message, False
         self._told = backbone_digest(message['base_sha256'], {})
         count = len(message['units'])
         self.get_logger().info(f'worker ready: {message["architecture"]}, {count} blocks')
@@ -137,11 +140,17 @@ class WorkerSide:
         """Give the worker the live weights once both are there; fetch their base if need be."""
         if self.update is None:
             self._keeper.on_starting('no weights yet: is model_manager active?')
-        elif self.ready and self.update.base_sha256 != self.ready['base_sha256']:
+        elif self._lacks(self.update.base_sha256):
             self._fetcher.fetch(self.update.base_sha256)
         elif self.ready:
             self._fetcher.stop()
             self._hand_over(self.update)
+
+    def _lacks(self, base_sha256: str) -> bool:
+        """Whether the worker has other base weights, or could open none of its own."""
+        if self.ready:
+            return bool(self.ready['base_sha256'] != base_sha256)
+        return self._no_base and not self._link.base  # else fetched ones were tried
 
     def _hand_over(self, update: ModelUpdate) -> None:
         """Give the worker a version, with its backbone when that is another one than before."""
@@ -228,7 +237,10 @@ class WorkerSide:
 
     def _worker_error(self, message: dict[str, Any]) -> None:
         if message['during'] == 'open':
+            self._no_base = True
             self._worker_lost(message['text'], 10.0)
+            if self.update is not None and self._lacks(self.update.base_sha256):
+                self._fetcher.fetch(self.update.base_sha256)
         else:
             self._warn(f'worker: {message["during"]}: {message["text"]}')
             if message['during'] == 'model':
@@ -250,10 +262,20 @@ class WorkerSide:
         if self._link.restart_if_due():
             self._keeper.on_starting()
         limit, used = self.memory_mb, resident_mb(self.pid)
-        if used > limit > 0:
+        if used > limit > 0 and self.ready and self._train.batch_size > LEAST_BATCH:
             why = f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}'
-            self._shrink(max(2, self._train.batch_size // 2), why)
-            self._restart_worker()
+            self._shrink(max(LEAST_BATCH, self._train.batch_size // 2), why)
+            self._restart_worker(self._link.base)
+
+    def why_too_large(self) -> str:
+        """Return that the worker takes more than it may and can not be made smaller."""
+        limit, used = self.memory_mb, resident_mb(self.pid)
+        if not used > limit > 0 or self._train.batch_size > LEAST_BATCH:
+            return ''
+        return (
+            f'the worker takes {used:.0f} MB with training batches of {LEAST_BATCH}: '
+            f'worker_memory_mb = {limit:.0f} is less than it needs'
+        )
 
     @property
     def pid(self) -> int:

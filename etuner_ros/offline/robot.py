@@ -212,7 +212,7 @@ class OfflineRobot:
                 result.version,
             )
         )
-        if self.learner.wants_unlabelled and self._features.wants_frame:
+        if self.learner.wants_unlabelled and self._features.wants_frame():
             self._features.put({'id': name})
             if (frame := self._features.take()) is not None:
                 size = self.learner.input_size

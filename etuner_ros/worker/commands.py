@@ -193,8 +193,10 @@ class Commands:
     def _on_withdraw(self, message: Message) -> None:
         self.learner.withdraw(message['ids'])
 
-    def _on_head_refused(self, _message: Message) -> None:
-        """The loop takes note."""
+    def _on_head_refused(self, message: Message) -> None:
+        """Offer it anew where it was not judged; the loop waits a while before it does."""
+        if message.get('again') and self._learner is not None:
+            self._learner.head.is_new = True
 
     def _on_samples(self, message: Message) -> None:
         for label, new_label in message['renamed']:

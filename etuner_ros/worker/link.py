@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 CREDIT = 4_000_000  # bytes that may be on their way or wait in the worker
 LONGEST_DELAY_S = 60.0
+OPENING_S = 1800.0  # that a worker may take for its network at least: weights may be downloaded
+Message = dict[str, Any]
 
 
 class Client(Protocol):
@@ -35,7 +37,8 @@ class WorkerLink:
     """
     Keeps one worker running.
 
-    :param start: starts a worker on base weights of a file; '' = those of the settings
+    :param start: starts a worker
+    :param opening: returns the message that opens base weights of a file; '' = of the settings
     :param timeout_s: without any sign of life, after which a worker that owes an answer is killed
     :param delay_s: before a dead worker is started again; doubles while it dies again
     :param clock: monotonic time in s
@@ -43,32 +46,43 @@ class WorkerLink:
 
     def __init__(
         self,
-        start: Callable[[str], Client],
+        start: Callable[[], Client],
+        opening: Callable[[str], Message],
         timeout_s: float = 300.0,
         delay_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._start, self._clock = start, clock
+        self._start, self._opening, self._clock = start, opening, clock
         self.timeout_s, self.delay_s = timeout_s, delay_s
         self.client: Client | None = None
         self._serial = self._deaths = 0
         self._owed: dict[int, int] = {}  # bytes of messages that are not worked off, by serial
         self._heard = self._restart_at = math.inf
-        self._base = ''
+        self.base = ''  # file of the base weights that were opened last; '' = as in the settings
+        self._opens = 0  # serial of the message that opens them
 
     def start(self, base: str = '') -> None:
-        """Start a worker, in the place of any that runs."""
+        """
+        Start a worker, in the place of any that runs.
+
+        :raises OSError: when none can be started; it is tried again later
+        """
         self.close()
-        self._owed.clear()
-        self._heard, self._restart_at, self._base = self._clock(), math.inf, base
-        self.client = self._start(base)
+        self._heard, self._restart_at, self.base = self._clock(), math.inf, base
+        try:
+            self.client = self._start()
+        except OSError:
+            self.died()
+            raise
+        self.send(self._opening(base))
+        self._opens = self._serial
 
     @property
     def has_credit(self) -> bool:
         """Whether more pictures may be sent now."""
         return self.client is not None and sum(self._owed.values()) < CREDIT
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Send a message; it is lost where no worker runs."""
         if self.client is None:
             return
@@ -100,14 +114,15 @@ class WorkerLink:
     @property
     def hangs(self) -> bool:
         """Whether the worker owes an answer and has given no sign of life for too long."""
-        silent = self._clock() - self._heard > self.timeout_s
+        limit = max(self.timeout_s, OPENING_S) if self._opens in self._owed else self.timeout_s
+        silent = self._clock() - self._heard > limit
         return self.client is not None and bool(self._owed) and silent
 
     def restart_if_due(self) -> bool:
         """Start a dead worker again when its time has come; return whether one was started."""
         if self._clock() < self._restart_at:
             return False
-        self.start(self._base)
+        self.start(self.base)
         return True
 
     def close(self) -> None:

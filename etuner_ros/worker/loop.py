@@ -22,6 +22,8 @@ from etuner_ros.worker.commands import Commands, Message
 from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me_first
 
 HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
+AGAIN_S = 5.0  # after which a head is offered again that nobody could judge; doubles each time
+LONGEST_AGAIN_S = 60.0
 CALIBRATION_S = 60.0  # least time between two tries to quantise
 ALIVE_S = 0.3  # least time between two messages that say nothing but that it goes on
 ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
@@ -38,6 +40,7 @@ class Worker:
         self._stale = False  # the running round started from weights that are live no more
         self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
         self._next_head = 0.0
+        self._again_s = AGAIN_S
         self._next_calibration = 0.0  # when it may be said again that it could be quantised
         self._next_alive = 0.0
         self.commands = Commands(self._reply, self._say_alive)
@@ -101,6 +104,11 @@ class Worker:
                 self.commands.do(message)
             if op in ('model', 'head_refused'):
                 self._head_sent = None
+            if op == 'head_refused' and message.get('again'):
+                self._next_head = time.monotonic() + self._again_s
+                self._again_s = min(2 * self._again_s, LONGEST_AGAIN_S)
+            elif op == 'model' and self._again_s > AGAIN_S:  # it can be judged again
+                self._next_head, self._again_s = 0.0, AGAIN_S
         except EtunerError as error:
             self._reply(op='error', during=op, text=str(error))
         except Exception as error:  # the next message may work; the parent is told

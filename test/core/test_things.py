@@ -168,12 +168,13 @@ def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
 def test_a_label_of_a_box_finds_the_feature_of_the_region_that_it_lies_on():
     clock = Clock()
     features = FrameFeatures(wanted=False, clock=clock)
-    assert features.wants_frame
-    features.add_region('frame', (0.0, 0.0, 10.0, 10.0), 'backbone', b'left')
-    features.add_region('frame', (20.0, 0.0, 10.0, 10.0), 'backbone', b'right')
+    assert features.wants_frame('left')
+    features.add_region('frame', (0.0, 0.0, 10.0, 10.0), 'backbone', b'left', 'left')
+    features.add_region('frame', (20.0, 0.0, 10.0, 10.0), 'backbone', b'right', 'left')
     assert features.of_box('frame', (19.0, 0.0, 10.0, 10.0)) == ('backbone', b'right')
     assert features.of_box('frame', (40.0, 0.0, 10.0, 10.0)) is None
     assert features.of_box('other', (0.0, 0.0, 10.0, 10.0)) is None
-    assert not features.wants_frame, 'a whole frame is no example where regions are named'
+    assert not features.wants_frame('left'), 'a whole frame is no example where regions are named'
+    assert features.wants_frame('right'), 'of another camera it is'
     clock.now += 11.0
-    assert features.wants_frame
+    assert features.wants_frame('left')

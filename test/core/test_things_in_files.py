@@ -68,6 +68,22 @@ def test_coco_has_the_things_of_a_frame_in_one_image_in_its_own_px(office, tmp_p
     assert found['desk']['bbox'] == [0, 0, 320, 240]
 
 
+def test_two_things_in_one_place_are_said_and_the_first_counts(office, tmp_path):
+    export(office.store, tmp_path / 'out', 'coco')
+    path = tmp_path / 'out' / 'annotations.json'
+    raw = json.loads(path.read_text())
+    cup = next(c['id'] for c in raw['categories'] if c['name'] == 'cup')
+    desk = next(c['id'] for c in raw['categories'] if c['name'] == 'desk')
+    first = next(a for a in raw['annotations'] if a['category_id'] == cup)
+    raw['annotations'].append({**first, 'id': 99, 'category_id': desk})
+    path.write_text(json.dumps(raw))
+    other = LabelStore(tmp_path / 'other.db')
+    result = import_(other, tmp_path / 'out', 'ann', 0)
+    assert result.added == 3
+    assert "one place is called 'cup' and 'desk'" in result.problems[0]
+    assert said(other) == said(office.store)
+
+
 def test_label_studio_has_boxes_in_percent(office, tmp_path):
     export(office.store, tmp_path / 'out', 'labelstudio')
     tasks = json.loads((tmp_path / 'out' / 'tasks.json').read_text())

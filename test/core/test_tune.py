@@ -12,7 +12,7 @@ import pytest
 from etuner_ros.core.config import BudgetConfig, LazyTuneConfig
 from etuner_ros.core.decide.budget import Budget
 from etuner_ros.core.decide.energy import EnergyLog
-from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.lazy_tune import LazyTune, Prospects
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.tune import batch_feed
@@ -20,7 +20,7 @@ from etuner_ros.core.tune.batch_feed import BatchFeed
 from etuner_ros.core.tune.frame_features import FrameFeatures
 from etuner_ros.core.tune.round_keeper import How, Proposal, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
-from etuner_ros.worker.link import CREDIT, WorkerLink
+from etuner_ros.worker.link import CREDIT, OPENING_S, WorkerLink
 
 
 class Clock:
@@ -83,6 +83,38 @@ def test_a_refused_round_has_the_worker_go_back():
     assert (kept.ends[0].how, kept.keeper.refused) == (How.REFUSED, 1)
 
 
+@pytest.mark.parametrize('judged', [True, False])
+def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
+    kept = Kept()
+    lazy = kept.keeper.lazy
+    lazy.configure(LazyTuneConfig(economy=0.5))
+    waits = Prospects(new=64, passes=1, tuned=False, gained=0, lost=0, compared=0)
+
+    def labels_come() -> None:
+        for _ in range(8):
+            lazy.on_batch()
+        lazy.on_prospects(waits)
+
+    labels_come()
+    assert kept.keeper.start({'/c': 8}) is not None, 'a trial'
+    kept.keeper.on_proposal(1, Proposal('me/1/a', 0))
+    kept.keeper.on_verdict('me/1/a', False, 'weights are pinned', 0, judged)
+    assert kept.told == [{'op': 'go_back'}]
+    assert (kept.ends[0].how, kept.keeper.refused) == (
+        (How.REFUSED, 1) if judged else (How.FAILED, 0)
+    )
+    labels_come()
+    assert (kept.keeper.start({'/c': 16}) is None) == judged
+
+
+def test_a_head_that_nobody_could_judge_is_offered_again():
+    kept = Kept()
+    for judged in (True, False):
+        kept.keeper.on_head(Proposal('me/head/a', 0))
+        kept.keeper.on_verdict('me/head/a', False, 'the disk is full', 0, judged)
+    assert [m['again'] for m in kept.told] == [False, True]
+
+
 def test_a_candidate_of_a_cancelled_round_is_never_proposed():
     kept = Kept()
     number = kept.start()
@@ -141,7 +173,7 @@ def test_a_head_without_a_verdict_is_given_up():
     assert kept.keeper.tick() == ''
     kept.clock.now += 16
     assert 'no verdict' in kept.keeper.tick()
-    assert kept.told == [{'op': 'head_refused'}]
+    assert kept.told == [{'op': 'head_refused', 'again': True}]
     assert not kept.keeper.on_verdict('me/head/a', True, 'good', 1)
 
 
@@ -297,6 +329,27 @@ def test_batches_that_a_collector_has_no_more_are_not_waited_for():
     assert feed.on_batch('/c', 10, True)
 
 
+@pytest.mark.parametrize('published', [True, False], ids=['while it runs', 'at its start'])
+def test_a_label_store_that_was_begun_anew_is_learned_from_its_start(published):
+    """It counts from 1, and the live version says that it has learned up to 120."""
+    feed, _ = fed({'/c': 120}, room=0)
+    if published:
+        (ask,) = feed.asks(True)
+        assert feed.on_batches(ask, [], 120) == []
+        assert feed.behind == []
+        assert feed.learned({'/c': 120, '/d': 3}) == {'/c': 120, '/d': 3}
+        assert not feed.on_batch('/c', 1, True)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [], 1) == []
+    (ask,) = feed.asks(True)
+    assert (ask.replay, ask.first) == (False, 1)
+    assert feed.on_batches(ask, [1], 1) == [1]
+    assert feed.on_batch('/c', 2, True)
+    assert feed.learned({'/c': 120, '/d': 3}) == {'/d': 3}, 'what was learned was of other labels'
+    assert feed.learned({'/c': 2}) == {'/c': 2}, 'and this of these'
+    assert feed.cursors == {'/c': 2}
+
+
 def test_what_waits_is_sent_as_new_only_as_far_as_the_worker_lets_it_wait():
     """Where rounds do not pay, all labels that there are wait."""
     feed, _ = fed(room=100)
@@ -362,23 +415,23 @@ def test_a_collector_is_not_let_go_while_it_is_the_worker_that_is_late():
 def test_a_frame_without_a_label_waits_for_its_feature():
     clock = Clock()
     features = FrameFeatures(True, clock)
-    assert features.wants_frame
+    assert features.wants_frame()
     features.put({'id': 'a'})
-    assert not features.wants_frame
+    assert not features.wants_frame()
     assert features.take() is None
     features.add('a', 'digest', b'12')
     assert features.take() == {'id': 'a', 'backbone': 'digest', 'feature': b'12'}
     assert features.take() is None
     clock.now += 1
-    assert features.wants_frame
+    assert features.wants_frame()
 
 
 # The link to the worker
 
 
 class FakeWorker:
-    def __init__(self, base: str) -> None:
-        self.base, self.sent, self.closed = base, [], False
+    def __init__(self) -> None:
+        self.sent, self.closed = [], False
 
     def send(self, message: dict) -> None:
         self.sent.append(message)
@@ -390,17 +443,26 @@ class FakeWorker:
 def linked() -> tuple[WorkerLink, list[FakeWorker], Clock]:
     clock, made = Clock(), []
 
-    def start(base: str) -> FakeWorker:
-        made.append(FakeWorker(base))
+    def start() -> FakeWorker:
+        made.append(FakeWorker())
         return made[-1]
 
-    link = WorkerLink(start, timeout_s=60.0, delay_s=2.0, clock=clock)
+    def opening(base: str) -> dict:
+        return {'op': 'open', 'path': base}
+
+    link = WorkerLink(start, opening, timeout_s=60.0, delay_s=2.0, clock=clock)
     link.start('base')
     return link, made, clock
 
 
+def opened(link: WorkerLink, worker: FakeWorker) -> None:
+    """Have a worker open its base weights."""
+    link.heard({'op': 'taken', 'serial': worker.sent.pop(0)['serial']})
+
+
 def test_pictures_are_sent_as_fast_as_the_worker_takes_them():
     link, made, _ = linked()
+    opened(link, made[0])
     sent = 0
     while link.has_credit:
         link.send({'op': 'samples', 'samples': [{'image': bytes(CREDIT // 4)}]})
@@ -412,6 +474,7 @@ def test_pictures_are_sent_as_fast_as_the_worker_takes_them():
 
 def test_a_worker_that_owes_an_answer_and_is_silent_hangs():
     link, made, clock = linked()
+    opened(link, made[0])
     clock.now += 1000
     assert not link.hangs, 'it has nothing to do'
     link.send({'op': 'round', 'id': 1})
@@ -426,7 +489,36 @@ def test_a_worker_that_owes_an_answer_and_is_silent_hangs():
     assert not link.restart_if_due()
     clock.now += 3
     assert link.restart_if_due()
-    assert made[1].base == 'base'
+    assert made[1].sent[0]['path'] == 'base'
+
+
+def test_a_worker_may_take_long_for_its_network_but_not_for_ever():
+    link, _, clock = linked()
+    clock.now += 600
+    assert not link.hangs, 'weights may be on their way over a slow link'
+    clock.now += OPENING_S
+    assert link.hangs
+
+
+def test_a_worker_that_can_not_be_started_is_started_later(monkeypatch):
+    link, made, clock = linked()
+    start, full = link._start, [True]
+
+    def refuse() -> FakeWorker:
+        if full:
+            raise BlockingIOError('no process can be made')
+        return start()
+
+    link._start = refuse
+    link.died()
+    clock.now += 10
+    with pytest.raises(OSError, match='no process'):
+        link.restart_if_due()
+    assert not link.restart_if_due(), 'not at once'
+    full.clear()
+    clock.now += 60
+    assert link.restart_if_due()
+    assert len(made) == 2
 
 
 def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often():
@@ -447,6 +539,7 @@ def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often():
 
 def test_nothing_is_sent_to_a_worker_that_is_not_there():
     link, made, _ = linked()
+    opened(link, made[0])
     link.died()
     link.send({'op': 'round', 'id': 1})
     assert made[0].sent == []

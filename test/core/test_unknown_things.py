@@ -113,6 +113,14 @@ def test_a_frame_that_is_gone_or_can_not_be_read_holds_up_nothing(asked):
     assert asked.next() == (2, RED), 'it was seen again'
 
 
+def test_frames_of_a_camera_without_a_detector_are_asked_about_beside_things(asked):
+    asked.see(1, (RED, 0.9, False, 7))
+    left = replace(KEY, source='left', uid=RUN + 20)
+    asked.office.buffer.add(Frame(left, picture(), 'jpeg', '', 0.9, 0.5, 3, (320, 240)))
+    assert asked.asker.next()[0].key == left, 'though the robot is more certain of it'
+    assert asked.asker.next() is None
+
+
 def test_no_whole_frame_is_asked_about_while_objects_come(asked):
     asked.see(1, (RED, 0.9, False, 7))
     assert asked.next() is None

@@ -224,8 +224,9 @@ def test_a_worker_that_makes_a_candidate_of_many_samples_is_not_taken_to_hang(wo
     )
     monkeypatch.setattr(loop, 'ALIVE_S', 0.0)
     now, hung = 0.0, []
-    link = WorkerLink(lambda _base: Silent(), timeout_s=0.01, clock=lambda: now)
+    link = WorkerLink(Silent, lambda _base: {'op': 'open'}, timeout_s=0.01, clock=lambda: now)
     link.start()
+    link.heard({'op': 'taken', 'serial': 1})
     features = TrainingState.features
 
     def slowly(state: TrainingState, chosen: Sequence[Sample]) -> Tensor:

@@ -519,11 +519,15 @@ def test_the_instant_head_learns_the_label_that_counts_and_forgets_what_is_taken
 
 def test_a_worker_that_takes_too_much_memory_is_started_anew_with_smaller_batches(ros, deployed):
     logs = ros.logs()
-    settings = {'train__batch_size': 8, 'worker_memory_mb': 10.0}
+    settings = {'train__batch_size': 4, 'worker_memory_mb': 10.0}
     ros.add(ModelManagerNode, autostart=True, model__weights=str(deployed))
     tuner = ros.add(TunerNode, model__weights=str(deployed), **settings)
-    ros.until(lambda: tuner._worker.train.batch_size < 8, 'the smaller batch')
+    ros.until(lambda: tuner._worker.train.batch_size < 4, 'the smaller batch')
     ros.until(lambda: any('worker_memory_mb is 10' in m.msg for m in logs), 'the reason')
+    ros.until(lambda: tuner._worker.ready, 'the worker, which can not be made smaller')
+    pid = tuner._worker.pid
+    ros.until(lambda: any('less than it needs' in m.msg for m in logs), 'that it says so')
+    assert tuner._worker.pid == pid, 'and goes on'
 
 
 FULL = """

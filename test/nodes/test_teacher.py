@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 import os
 from pathlib import Path
@@ -23,7 +24,7 @@ from etuner_ros.core.errors import ConfigError
 from etuner_ros.msg import LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.teacher import TeacherNode
-from etuner_ros.nodes.teaching.access import check_access
+from etuner_ros.nodes.teaching.access import check_access, TokenGuard
 
 
 def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, frames, page, browser):
@@ -144,6 +145,35 @@ def test_only_what_is_looked_at_is_heard(ros):
     ros.until(lambda: len(heard()) == 3, 'the annotated picture when none come any more')
     node.watch(-1)
     ros.until(lambda: not heard(), 'silence')
+
+
+@pytest.mark.parametrize('others', ['', 'prefs={"a":1}; ', 'a/b=1; ', 'etuner_token_0=x; '])
+def test_cookies_of_other_pages_of_this_host_lock_nobody_out(others):
+    """A browser sends them to every port."""
+    opened, answers = [], []
+
+    async def page(scope: dict, receive: object, send: object) -> None:
+        opened.append(scope)
+
+    async def send(message: dict) -> None:
+        answers.append(message)
+
+    guard = TokenGuard(page, 'a secret')
+
+    def ask(query: bytes, cookie: str) -> None:
+        headers = [(b'cookie', cookie.encode())]
+        scope = {'type': 'http', 'headers': headers, 'query_string': query}
+        asyncio.run(guard(scope, None, send))
+
+    ask(b'', others)
+    assert (opened, answers[0]['status']) == ([], 401)
+    ask(b'token=a%20secret', others)
+    sent = dict(answers[2]['headers'])
+    ours = sent[b'set-cookie'].decode().partition(';')[0]
+    ask(b'', others + ours)
+    assert len(opened) == 1
+    other = TokenGuard(page, 'another secret')
+    assert other.name != guard.name, 'pages of two robots keep each their own'
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from etuner_ros.core.images.codec import encode_jpeg, encoded_size
 from etuner_ros.msg import Box, DetectedObject, LabelReceipt, LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes.teaching.drawing import cut_out, drawn
-from etuner_ros.nodes.teaching.scenes import Scene, Scenes
+from etuner_ros.nodes.teaching.scenes import LONGEST_WAIT_S, Scene, Scenes
 from etuner_ros.nodes.teaching.state import TeachingState
 
 RUN = 7 << 32
@@ -46,7 +46,12 @@ def frame(number: int, source: str = 'front') -> PredictedFrame:
 
 def thing(values: tuple[float, ...], label: str = 'mug', track: int = 1) -> DetectedObject:
     return DetectedObject(
-        box=box(values), labels=[label], confidence=0.5, track=track, unknown=not label
+        box=box(values),
+        labels=[label],
+        scores=[0.5],
+        confidence=0.5,
+        track=track,
+        unknown=not label,
     )
 
 
@@ -95,6 +100,29 @@ def test_boxes_are_shown_on_the_frame_that_they_belong_to(scenes, now):
     now[0] += 10.0
     assert scenes.newest('front') is None, 'no objects come any more'
     assert scenes.get(RUN + 2) is not None, 'but that frame can still be spoken of'
+
+
+def test_a_frame_waits_for_a_slow_detector_but_not_for_ever(scenes, now):
+    for number in range(1, 101):  # a detector that takes three seconds, a camera of 30 Hz
+        scenes.on_frame(frame(number))
+        now[0] += 0.03
+    scenes.on_objects(objects(1, thing(MUG)))
+    assert scenes.newest().key.uid == RUN + 1
+    now[0] += LONGEST_WAIT_S
+    scenes.on_frame(frame(101))
+    scenes.on_objects(objects(50, thing(MUG)))
+    assert scenes.newest() is None, 'that one is gone'
+    scenes.on_objects(objects(101, thing(MUG)))
+    assert scenes.newest().key.uid == RUN + 101
+
+
+def test_pictures_that_wait_have_a_bound(scenes, monkeypatch):
+    monkeypatch.setattr('etuner_ros.nodes.teaching.scenes.MOST_WAITING_BYTES', 3 * len(b'picture'))
+    for number in range(1, 6):
+        scenes.on_frame(frame(number))
+    for number, there in ((2, False), (3, True), (5, True)):
+        scenes.on_objects(objects(number, thing(MUG)))
+        assert (scenes.get(RUN + number) is not None) == there
 
 
 def test_a_finger_means_the_smallest_thing_under_it_and_forgives_a_little(scenes):

@@ -128,7 +128,8 @@ def test_nothing_is_touched_by_two_threads_at_once_and_what_is_handed_out_stays(
         kind.lock = state._lock
         setattr(state, name, kind())
     state.on_request(request(1, 1))
-    state.on_prediction(Prediction(labels=['tray']))
+    said = Prediction(labels=['tray', 'renamed'], scores=[1.0, 1e-9])
+    state.on_prediction(said)
     state.on_status(TunerStatus())
     state.on_receipt(receipt(1, 'duck', uid=1))
     state.on_live(b'picture')

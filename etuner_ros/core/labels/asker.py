@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import deque, OrderedDict
 from collections.abc import Callable
 import math
 import time
@@ -20,7 +20,8 @@ from etuner_ros.core.labels.unknown_things import UnknownThings
 from etuner_ros.core.labels.value import LabelValue
 
 MOST_OPEN = 100  # requests whose frames are kept for their label
-LATELY_S = 10.0  # so long after the last objects no whole frame is asked about
+LATELY_S = 10.0  # so long after the last objects no whole frame of that camera is asked about
+MOST_CAMERAS = 64  # of which it is remembered when their objects came
 
 
 class LabelAsker:
@@ -29,7 +30,8 @@ class LabelAsker:
     no name for, else about the frame whose label is worth most, else, as long as no features come,
     about the one that the robot is least certain of.
 
-    While objects come no whole frame is asked about: one with several things in it is no question.
+    While objects of a camera come none of its whole frames is asked about: one with several things
+    in it is no question.
     Frames that may be asked about or were, and have no label yet, are pinned in the buffer.
     """
 
@@ -43,7 +45,7 @@ class LabelAsker:
     ) -> None:
         self._buffer, self._store, self._clock = buffer, store, clock
         self._unknown = UnknownThings(buffer, things or Things(store))
-        self._objects_s = -math.inf  # when objects came last
+        self._objects_s: OrderedDict[str, float] = OrderedDict()  # when they came last, by camera
         self._value = LabelValue(config)
         self._open: deque[FrameKey] = deque(maxlen=MOST_OPEN)  # asked about and not labelled yet
         self._disputes: set[FrameKey] = set()  # that were asked about
@@ -65,6 +67,8 @@ class LabelAsker:
         frame = self._buffer.get(key)
         if frame is None or self._store.find(frame.key) is not None:
             return
+        if self._objects_come(frame.key.source):
+            return
         confidence = min(max(frame.confidence, 0.0), 1.0)
         self._value.offer(frame.key, confidence, feature, backbone)
         self._pin()
@@ -75,8 +79,19 @@ class LabelAsker:
     def see(self, key: FrameKey, seen: Seen) -> None:
         """Note what the robot named in a frame that is kept."""
         if len(seen.boxes):
-            self._objects_s = self._clock()
+            if not self._objects_come(key.source):
+                for whole in self._value.keys:
+                    if isinstance(whole, FrameKey) and whole.source == key.source:
+                        self._value.forget(whole)
+            self._objects_s.pop(key.source, None)
+            self._objects_s[key.source] = self._clock()
+            while len(self._objects_s) > MOST_CAMERAS:
+                self._objects_s.popitem(last=False)
         self._unknown.see(key, seen)
+
+    def _objects_come(self, camera: str) -> bool:
+        """Return whether objects of a camera came lately."""
+        return self._clock() - self._objects_s.get(camera, -math.inf) < LATELY_S
 
     def know(self, feature: npt.ArrayLike, backbone: str) -> None:
         """Take a feature (D,) as spoken for: the model was deployed with its picture."""
@@ -103,9 +118,7 @@ class LabelAsker:
         trouble.
         """
         found = self._disputed() or self._unknown_thing()
-        if found is not None or self._clock() - self._objects_s < LATELY_S:
-            return found
-        return self._worth_most() or self._least_certain()
+        return found or self._worth_most() or self._least_certain()
 
     def _disputed(self) -> tuple[Frame, str] | None:
         disputed = self._store.disputed()
@@ -137,7 +150,11 @@ class LabelAsker:
         return frame, 'stands for much of this scene, and no label speaks for it yet'
 
     def _least_certain(self) -> tuple[Frame, str] | None:
-        frames = self._buffer.since(self._looked_at)
+        frames = [
+            frame
+            for frame in self._buffer.since(self._looked_at)
+            if not self._objects_come(frame.key.source)
+        ]
         if self._value.keys or not frames:
             return None
         self._looked_at = self._buffer.added

@@ -284,6 +284,7 @@ def import_(
     result, problems = Imported(), []
     index = _Index(path if path.is_dir() else path.parent)
     things = Things(store)
+    here: dict[FrameKey, str] = {}  # what this import says
     for file, mark in watch(list(_marks(path, index))):
         label, name = mark.label.strip(), mark.name
         try:
@@ -306,6 +307,12 @@ def import_(
         if store.is_duplicate(frame.key, label, author):
             result.known += 1
             continue
+        if (before := here.get(frame.key, label)) != label:
+            problems.append(
+                f'{name}: one place is called {before!r} and {label!r}; the first one counts'
+            )
+            continue
+        here[frame.key] = label
         store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
         result.added += 1
     result.problems = problems

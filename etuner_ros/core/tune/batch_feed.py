@@ -17,6 +17,7 @@ import math
 import time
 
 ANSWER_TIMEOUT_S = 10.0  # after this an answer is taken to be lost
+SLOW_ANSWER_TIMEOUT_S = 120.0  # the same where answers wait for their turn on a slow link
 PATIENCE_S = 10.0  # as long a collector that does not answer keeps rounds from starting
 LONGEST_DELAY_S = 60.0
 MOST_COLLECTORS = 16
@@ -47,6 +48,7 @@ class _Collector:
     since: float  # it is behind, or has answered last
     behind: bool = True
     whole: bool = False  # what the live weights have learned of it is there
+    anew: bool = False  # its store is another one than that they have learned from
     up_to: int = 0  # last batch that is replayed
     counted: bool = False  # whether more waits than the worker has room for was looked at
     skip: int = 0
@@ -71,6 +73,7 @@ class BatchFeed:
         self._replay_count = 0
         self._tickets = 0
         self._open = False  # a worker is there
+        self.answer_timeout_s = ANSWER_TIMEOUT_S
 
     @property
     def collectors(self) -> list[str]:
@@ -95,6 +98,20 @@ class BatchFeed:
         return all(name in here and here[name].whole for name in self._learned) and not any(
             c.behind for c in here.values()
         )
+
+    def learned(self, told: Mapping[str, int]) -> dict[str, int]:
+        """
+        Return what of the labels that are there the live weights have learned.
+
+        :param told: by collector, the last batch that they have learned, as their version says:
+            where the store was begun anew since, or is an older one, that is of other labels
+        """
+        here = self._collectors
+        return {
+            name: last
+            for name, last in told.items()
+            if name not in here or not here[name].anew or last <= here[name].cursor
+        }
 
     def restart(self, learned: Mapping[str, int], replay_count: int) -> None:
         """
@@ -137,7 +154,8 @@ class BatchFeed:
         if self._open and in_turn and not ask_first:
             collector.cursor, collector.behind = batch_id, False
             return True
-        if batch_id > collector.cursor and not collector.behind:
+        # A lower number is not history: a store that was begun anew counts from 1.
+        if batch_id != collector.cursor and not collector.behind:
             collector.behind, collector.since = True, self._clock()
         return False
 
@@ -157,7 +175,7 @@ class BatchFeed:
         """Return what to ask for now; each must be answered by `on_...`, or its time runs out."""
         now, asks = self._clock(), []
         for name, collector in list(self._collectors.items()):
-            if collector.ask is not None and now - collector.asked_at > ANSWER_TIMEOUT_S:
+            if collector.ask is not None and now - collector.asked_at > self.answer_timeout_s:
                 self.on_failure(collector.ask)
             idle = name in self._collectors and collector.ask is None
             due = collector.behind and now >= collector.next_at
@@ -226,6 +244,9 @@ class BatchFeed:
         collector = self._good(ask)
         if collector is None:
             return []
+        if last < collector.cursor:
+            self._begin_anew(collector, last)
+            return []
         if not collector.counted and samples:
             collector.counted = True
             room = WAITING_SHARE * self._replay_count * len(batch_ids) / samples
@@ -239,12 +260,16 @@ class BatchFeed:
             if batch_id > collector.cursor:
                 collector.cursor = batch_id
                 taken.append(batch_id)
-        if last < self._learned.get(ask.collector, 0):
-            collector.whole = False  # its store is another one than that they were learned from
         if not batch_ids:  # what is missing is gone for good
             collector.cursor = max(collector.cursor, last)
         collector.behind = collector.cursor < last
         return taken
+
+    def _begin_anew(self, collector: _Collector, last: int) -> None:
+        """Take all that a store has which is another one than that the cursor is of."""
+        collector.anew, collector.whole = True, False
+        collector.cursor, collector.replay, collector.counted = 0, False, False
+        collector.behind = last > 0
 
     def _good(self, ask: Ask) -> _Collector | None:
         collector = self._answered(ask)

@@ -14,6 +14,7 @@ from etuner_ros.core.boxes.geometry import as_boxes, overlaps
 
 MOST_FEATURES = 2000  # 5 MB at 1,280 values
 MOST_REGIONS = 6000  # of kept frames: a minute of ten regions at 10 Hz
+MOST_CAMERAS = 64
 REGIONS_S = 10.0  # after the last region frames are whole images again
 SAME = 0.6  # overlap from which on a label of a box is one of a region
 UNLABELLED_PERIOD_S = 0.5
@@ -33,7 +34,7 @@ class FrameFeatures:
         self._regions: deque[tuple[str, tuple[float, ...], str, bytes]] = deque(
             maxlen=MOST_REGIONS
         )
-        self._region_s = -math.inf  # when a region came last
+        self._region_s: dict[str, float] = {}  # when a region came last, by camera
         self._frame: dict[str, Any] | None = None  # waits for its feature
         self._next = 0.0
         self.passed_on = 0
@@ -45,7 +46,7 @@ class FrameFeatures:
             self._kept.popitem(last=False)
 
     def add_region(
-        self, frame: str, box: tuple[float, ...], backbone: str, feature: bytes
+        self, frame: str, box: tuple[float, ...], backbone: str, feature: bytes, camera: str = ''
     ) -> None:
         """
         Keep the feature of a region of a frame.
@@ -53,7 +54,10 @@ class FrameFeatures:
         :param box: x, y, width, height
         """
         self._regions.append((frame, box, backbone, feature))
-        self._region_s = self._clock()
+        self._region_s.pop(camera, None)
+        self._region_s[camera] = self._clock()
+        while len(self._region_s) > MOST_CAMERAS:
+            del self._region_s[next(iter(self._region_s))]
 
     def of(self, name: str) -> tuple[str, bytes] | None:
         """Return backbone and feature of a frame."""
@@ -68,11 +72,10 @@ class FrameFeatures:
         best = int(overlap.argmax())
         return regions[best][2:] if overlap[best] >= SAME else None
 
-    @property
-    def wants_frame(self) -> bool:
-        """Whether it is time for another frame without a label."""
+    def wants_frame(self, camera: str = '') -> bool:
+        """Whether it is time for another frame without a label, and one of this camera will do."""
         # A frame full of things is no example of any one of them.
-        regions_come = self._clock() - self._region_s < REGIONS_S
+        regions_come = self._clock() - self._region_s.get(camera, -math.inf) < REGIONS_S
         return not regions_come and self._clock() >= self._next
 
     def put(self, frame: dict[str, Any]) -> None:

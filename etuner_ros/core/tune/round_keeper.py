@@ -268,8 +268,15 @@ class RoundKeeper:
         """A head is proposed; what rounds have learned stays as it is."""
         self._head, self._head_sent = proposal, self._clock()
 
-    def on_verdict(self, candidate_id: str, accepted: bool, reason: str, version: int) -> bool:
-        """Take a verdict; return whether it is of a candidate that waits here."""
+    def on_verdict(
+        self, candidate_id: str, accepted: bool, reason: str, version: int, judged: bool = True
+    ) -> bool:
+        """
+        Take a verdict; return whether it is of a candidate that waits here.
+
+        :param judged: by the gate; not where nothing could go live, whatever it was: weights are
+            pinned, the disk is full, somebody has swapped meanwhile
+        """
         head, running = self._head, self.round
         if head is not None and candidate_id == head.candidate_id:
             self._head = None
@@ -277,7 +284,7 @@ class RoundKeeper:
             if accepted:
                 self.scenarios.on_version(version, head.parent, ())
             else:
-                self._tell({'op': 'head_refused'})
+                self._tell({'op': 'head_refused', 'again': not judged})
             return True
         proposal = running.proposal if running is not None else None
         if running is None or proposal is None or candidate_id != proposal.candidate_id:
@@ -285,7 +292,7 @@ class RoundKeeper:
         self.completed += 1
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
-        if not running.calibrates:
+        if judged and not running.calibrates:
             self.lazy.on_round_end(proposal.iterations, self.after, accepted)
         if accepted:
             self.scenarios.on_version(version, proposal.parent, proposal.move)
@@ -293,9 +300,9 @@ class RoundKeeper:
             self._sent = self._clock()
             self._end(How.ACCEPTED, reason, version)
         else:
-            self.refused += 1
+            self.refused += judged
             self._tell({'op': 'go_back'})
-            self._end(How.REFUSED, reason)
+            self._end(How.REFUSED if judged else How.FAILED, reason)
         return True
 
     def on_fetching(self) -> None:
@@ -308,7 +315,7 @@ class RoundKeeper:
         now = self._clock()
         if self._head is not None and now - self._head_sent > self.verdict_timeout_s:
             self._head = None
-            self._tell({'op': 'head_refused'})
+            self._tell({'op': 'head_refused', 'again': True})
             return f'a head got {NO_VERDICT}'
         if now - self._sent <= self.verdict_timeout_s:
             return ''

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from http.cookies import SimpleCookie
 import ipaddress
 from typing import Any
 from urllib.parse import parse_qs
@@ -45,21 +44,27 @@ class TokenGuard:
         self.mark = hashlib.sha256(
             token.encode()
         ).hexdigest()  # what a cookie holds: any token makes a valid one
+        # Pages of all ports of a host share its cookies, those of several robots as well.
+        self.name = f'{COOKIE}_{self.mark[:8]}'
+
+    def _shown(self, header: str) -> str:
+        """Return our cookie, whatever those of other pages look like; '' when it is not there."""
+        pairs = (part.strip().partition('=') for part in header.split(';'))
+        return next((value for name, _, value in pairs if name == self.name), '')
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Look at the cookie, or at the token in the address, which sets the cookie."""
         if scope['type'] not in ('http', 'websocket'):
             await self.inner(scope, receive, send)
             return
-        cookies = SimpleCookie(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
-        shown = cookies[COOKIE].value if COOKIE in cookies else ''
+        shown = self._shown(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
         asked = parse_qs(scope.get('query_string', b'').decode('latin-1')).get('token', [''])[0]
         if hmac.compare_digest(shown.encode(), self.mark.encode()):
             await self.inner(scope, receive, send)
         elif scope['type'] == 'websocket':
             await send({'type': 'websocket.close', 'code': 1008})
         elif hmac.compare_digest(asked.encode(), self.token.encode()):
-            cookie = f'{COOKIE}={self.mark}; HttpOnly; SameSite=Strict; Path=/'
+            cookie = f'{self.name}={self.mark}; HttpOnly; SameSite=Strict; Path=/'
             moved = Response(status_code=303, headers={'location': '/', 'set-cookie': cookie})
             await moved(scope, receive, send)
         else:

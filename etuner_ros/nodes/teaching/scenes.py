@@ -20,7 +20,9 @@ from etuner_ros.nodes.label_messages import box_of, key_of
 from etuner_ros.nodes.messages import short
 
 SILENT_S = 3.0  # without objects: then the view is as without a detector
-MOST_WAITING = 16  # frames whose objects have not come, and the other way round
+LONGEST_WAIT_S = 12.0  # of a frame for its objects: inference waits 10 s for regions at most
+MOST_WAITING = 500  # objects whose frame has not come
+MOST_WAITING_BYTES = 64_000_000  # of pictures whose objects have not come
 MOST_SCENES = 64  # that can still be spoken of
 MOST_THINGS = 256  # that are shown of a frame
 MOST_WORDS = 6  # that are shown
@@ -95,7 +97,9 @@ class Scenes:
     def __init__(self, author: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._author, self._clock = author, clock
         self._lock = threading.Lock()
-        self._frames: OrderedDict[int, PredictedFrame] = OrderedDict()  # by uid, without objects
+        # By uid, and when they came: frames without objects.
+        self._frames: OrderedDict[int, tuple[PredictedFrame, float]] = OrderedDict()
+        self._waiting_bytes = 0  # of their pictures
         self._objects: OrderedDict[int, Objects] = OrderedDict()  # by uid, without their frame
         self._scenes: OrderedDict[int, Scene] = OrderedDict()  # by uid
         self._newest: OrderedDict[str, tuple[Scene, float]] = OrderedDict()  # by camera, and when
@@ -109,7 +113,7 @@ class Scenes:
         with self._lock:
             objects = self._objects.pop(message.frame_uid, None)
             if objects is None:
-                _put(self._frames, message.frame_uid, message, MOST_WAITING)
+                self._wait(message)
             else:
                 self._join(message, objects)
 
@@ -118,11 +122,30 @@ class Scenes:
         if not message.kept:
             return  # nobody could speak of it
         with self._lock:
-            frame = self._frames.pop(message.frame_uid, None)
+            frame = self._take_waiting(message.frame_uid)
             if frame is None:
                 _put(self._objects, message.frame_uid, message, MOST_WAITING)
             else:
                 self._join(frame, message)
+
+    def _wait(self, frame: PredictedFrame) -> None:
+        """Keep a frame until its objects come; old ones make room."""
+        now, uid = self._clock(), frame.frame_uid
+        self._take_waiting(uid)
+        self._frames[uid] = frame, now
+        self._waiting_bytes += len(frame.image.data)
+        for oldest, (_, came) in list(self._frames.items()):
+            late = now - came > LONGEST_WAIT_S
+            if not late and self._waiting_bytes <= MOST_WAITING_BYTES:
+                break
+            self._take_waiting(oldest)
+
+    def _take_waiting(self, uid: int) -> PredictedFrame | None:
+        found = self._frames.pop(uid, None)
+        if found is None:
+            return None
+        self._waiting_bytes -= len(found[0].image.data)
+        return found[0]
 
     def _join(self, frame: PredictedFrame, objects: Objects) -> None:
         width, height = objects.width, objects.height

@@ -23,6 +23,7 @@ MOST_CLASSES = 500
 MOST_CAMERAS = 32
 SILENT_S = 3.0  # without a prediction
 POINT_MIN = 1 / 60  # between two points of the timeline
+LEAST_SCORE = 1e-6  # of a name that the robot may say
 LAST_LABELS = 50  # of which it is shown how many the robot had right
 
 
@@ -138,16 +139,16 @@ class TeachingState:
             self._predictions[source] = message, self._clock()
             while len(self._predictions) > MOST_CAMERAS:
                 del self._predictions[next(iter(self._predictions))]
-            for label in message.labels:
-                self._know(short(label))
+            for label, score in zip(message.labels, message.scores):
+                self._know_said(label, score)
 
     def on_objects(self, message: Objects) -> None:
         """Note what the robot sees in regions of a frame."""
         self.scenes.on_objects(message)
         with self._lock:
             for thing in message.objects:
-                for label in thing.labels:
-                    self._know(short(label))
+                for label, score in zip(thing.labels, thing.scores):
+                    self._know_said(label, score)
 
     def on_status(self, message: TunerStatus) -> None:
         """Note what the tuner does; a point of the timeline once a second."""
@@ -174,6 +175,12 @@ class TeachingState:
         """Take the newest annotated picture of a camera, as JPEG."""
         with self._lock:
             self._live[camera] = picture
+
+    def _know_said(self, label: str, score: float) -> None:
+        if (
+            score > LEAST_SCORE
+        ):  # else a head has it still, and is to say it no more: it was renamed
+            self._know(short(label))
 
     def _know(self, label: str) -> None:
         if label and label != BACKGROUND and len(self._classes) < MOST_CLASSES:
