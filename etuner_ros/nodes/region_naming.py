@@ -38,6 +38,7 @@ try:  # optional on a robot; not on PyPI
 except ImportError:
     Detection2DArray = None
 
+MOST_FOREIGN = 32  # cameras of others that are told apart
 LATELY_S = 10.0  # so long after the last regions frames are kept for more
 DRAWN_S = 2.0  # so long objects are drawn; then what they show has moved on
 
@@ -91,6 +92,7 @@ class RegionNaming:
             name: _Eye(Matcher(settings.regions_wait_s, size=lambda seen: seen.said.image.nbytes))
             for name, _ in cameras
         }
+        self._foreign: set[str] = set()  # cameras of which regions came and that are not ours
         self.images = self.left_out = 0
         publish = adaptable(node.create_lifecycle_publisher)
         self._objects = publish(Objects, 'objects', reliable(10 * len(cameras)))
@@ -181,8 +183,9 @@ class RegionNaming:
         if not self._node.active:
             return
         if eye is None:
-            if any(self.wanted(camera) for camera in self._eyes):
-                return  # another inference has that camera
+            if name in self._foreign:
+                return  # it was said; another inference may have that camera
+            self._foreign = {*list(self._foreign)[: MOST_FOREIGN - 1], name}
             known = ', '.join(self._eyes)
             raise MessageError(
                 f'regions of camera {short(message.source)!r} are ignored: the cameras are {known}'

@@ -294,6 +294,24 @@ def test_that_nobody_answers_requests_is_said_once_and_so_is_the_end(ros):
     assert sum('nobody listens' in m.msg for m in logs) == 1
 
 
+def test_who_listens_late_hears_what_has_no_answer_yet(ros):
+    desk = Desk(ros, request_period_s=0.1)
+    first, second = [], []
+    teacher = ros.add(lambda **options: Node('first', **options))
+    teacher.create_subscription(LabelRequest, 'label_requests', first.append, 10)
+    ros.until(lambda: desk.node._listeners == 1, 'the collector to see who listens')
+    for count in (1, 2):
+        desk.see(3.0 - count, f'kind {count}')
+        ros.until(lambda count=count: len(first) == count, 'a request')
+    desk.say(first[0].header, 'duck')
+    ros.remove(teacher)
+    ros.until(lambda: desk.node._listeners == 0, 'nobody to listen')
+    again = ros.add(lambda **options: Node('second', **options))
+    again.create_subscription(LabelRequest, 'label_requests', second.append, 10)
+    ros.until(lambda: second, 'what waits')
+    assert [r.header for r in second] == [first[1].header], 'without what was answered'
+
+
 def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     desk = Desk(ros, request_period_s=0.1, requests__worth=0.1)
     requests = ros.listen(LabelRequest, 'label_requests')

@@ -147,6 +147,23 @@ def test_regions_that_can_not_be_are_left_out_and_said_and_the_rest_is_named(ros
     assert eye.see(table, [region(DUCK)]).objects, 'and it goes on'
 
 
+def test_of_a_region_that_leaves_the_image_the_part_in_it_is_looked_at(ros, deployed, table):
+    """Not its square: that of a box of a million px would take all memory."""
+    eye = Eye(ros, deployed, unknown_below=0.0)
+    features = ros.listen(FrameFeature, 'frame_feature')
+    x, y, width, height = MUG
+    huge = (x, -1e6, 640 - x, y + height + 1e6)
+    said = eye.see(table, [region(DUCK), region(huge)])
+    boxes = {(o.box.x, o.box.y, o.box.width, o.box.height) for o in said.objects}
+    inside = (float(x), 0.0, 640.0 - x, float(y + height))
+    assert boxes == {tuple(map(float, DUCK)), inside}
+
+    def told() -> bool:
+        return any(f.frame_uid == said.frame_uid and f.box.width == inside[2] for f in features)
+
+    ros.until(told, 'its feature, by the same box')
+
+
 def test_the_threads_that_share_regions_are_as_many_as_set_and_end_with_the_node(
     ros, deployed, table
 ):
