@@ -8,7 +8,7 @@ then listens; `etuner bench objects`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 import json
@@ -35,6 +35,7 @@ from etuner_ros.bench.soak.stage import deploy
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.images.codec import Image
 from etuner_ros.msg import LabelCorrection, Objects, Prediction, Regions, TunerStatus
 from etuner_ros.nodes.conversions import array_to_image
 from etuner_ros.nodes.messages import stamp_ns
@@ -47,6 +48,8 @@ NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'proposer')
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 10.0
 PICTURES = 40  # of the recording, evenly; shown one after the other, again and again
 LABELS = 48  # things that are named: enough to calibrate with, too few for a round
+CAMERAS = 'moving', 'still'
+NOISE = 3.0  # standard deviation of a pixel of a camera that stands still, in levels of 255
 WARM_UP_S = 8.0
 LIMIT_S = 150.0  # until all nodes are up, and 8 bit serve where they are to
 PARTS = ('predicted', 'taken', 'looked', 'proposed', 'waited', 'named')
@@ -57,6 +60,7 @@ class Row:
     """What one setting takes, in ms; of parts the median and the 95th percentile."""
 
     engine: str
+    camera: str  # moving: every picture is another one; still: the same picture, with noise
     most: int  # regions of an image
     shown: int  # images
     images: int  # of these, that objects came of: the proposer takes the newest when it has time
@@ -99,10 +103,13 @@ class Window:
                 found['named'].append(named)
         return found
 
-    def row(self, engine: str, most: int, own_cores: float, other_cores: float) -> Row:
+    def row(
+        self, engine: str, camera: str, most: int, own_cores: float, other_cores: float
+    ) -> Row:
         """Return what this comes to; of what did not happen, nan."""
         return Row(
             engine,
+            camera,
             most,
             len(self.shown),
             len(self.objects),
@@ -123,6 +130,8 @@ class Outside:
         self._executor.add_node(self.node)
         self._frames = frames
         self._messages = [array_to_image(frame.image, Header()) for frame in frames]
+        rng = np.random.default_rng(0)
+        self._still = [array_to_image(noisy(frames[0].image, rng), Header()) for _ in range(10)]
         self._images = self.node.create_publisher(ImageMessage, 'image_raw', NEWEST_WINS)
         self._labels = self.node.create_publisher(LabelCorrection, 'labels', reliable(100))
         self.labels = 0  # that were given
@@ -184,12 +193,14 @@ class Outside:
                 self.window.told['taken'].append(float(values['wait ms']))
                 self.window.told['looked'].append(float(values['ms']))
 
-    def play(self, seconds: float) -> None:
+    def play(self, seconds: float, camera: str = 'moving') -> None:
         """Show pictures at the rate of the camera."""
+        messages = self._still if camera == 'still' else self._messages
         for number in turns(self._executor, RATE_HZ, seconds):
-            place = number % len(self._messages)
-            message = self._messages[place]
-            self.window.shown[stamp_now(message.header)] = self._frames[place]
+            place = number % len(messages)
+            message = messages[place]
+            frame = self._frames[0 if camera == 'still' else place]
+            self.window.shown[stamp_now(message.header)] = frame
             self._images.publish(message)
 
     def close(self) -> None:
@@ -198,10 +209,10 @@ class Outside:
         self.node.destroy_node()
 
 
-def one_row(
+def two_rows(
     precision: str, most: int, seconds: float, base: Path, frames: Sequence[BoxFrame]
-) -> Row:
-    """Measure one setting."""
+) -> Iterator[Row]:
+    """Measure one setting, of a camera that moves and of one that stands still."""
     own: dict[str, dict[str, Any]] = {
         '/**': {'model': {'weights': str(base), 'input_size': INPUT_SIZE}},
         '/**/inference': {'precision': precision},
@@ -222,14 +233,15 @@ def one_row(
                     f'within {LIMIT_S:.0f} s {wanted} does not name objects; what serves is '
                     f'{outside.engine or "nothing"}'
                 )
-        outside.play(WARM_UP_S)
-        outside.clear()
-        own_before, all_before = busy_s(mark)
-        outside.play(seconds)
-        own_after, all_after = busy_s(mark)
-    own_cores = (own_after - own_before) / seconds
-    other_cores = (all_after - all_before) / seconds - own_cores
-    return outside.window.row(wanted, most, own_cores, other_cores)
+        for camera in CAMERAS:
+            outside.play(WARM_UP_S, camera)
+            outside.clear()
+            own_before, all_before = busy_s(mark)
+            outside.play(seconds, camera)
+            own_after, all_after = busy_s(mark)
+            own_cores = (own_after - own_before) / seconds
+            other_cores = (all_after - all_before) / seconds - own_cores
+            yield outside.window.row(wanted, camera, most, own_cores, other_cores)
 
 
 def busy_s(mark: str) -> tuple[float, float]:
@@ -254,6 +266,12 @@ def enlarged(frame: BoxFrame) -> BoxFrame:
     scale = np.array([WIDTH / width, HEIGHT / height] * 2, np.float32)
     image = cv2.resize(frame.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     return replace(frame, image=np.asarray(image, np.uint8), boxes=frame.boxes * scale)
+
+
+def noisy(image: Image, rng: np.random.Generator) -> Image:
+    """Return a picture, RGB uint8 (H, W, 3), as a sensor sees it once more."""
+    noise = rng.normal(0.0, NOISE, image.shape)
+    return np.asarray(np.clip(image + noise, 0, 255), np.uint8)
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
@@ -301,10 +319,11 @@ def measure(
             shown = frames[:: max(len(frames) // PICTURES, 1)][:PICTURES]
             for precision in precisions:
                 for most in mosts:
-                    rows.append(one_row(precision, most, seconds, base, shown))
-                    say(line(rows[-1]))
-                    found['rows'] = [asdict(row) for row in rows]
-                    (output / 'objects.json').write_text(json.dumps(found, indent=1) + '\n')
+                    for row in two_rows(precision, most, seconds, base, shown):
+                        rows.append(row)
+                        say(line(row))
+                        found['rows'] = [asdict(r) for r in rows]
+                        (output / 'objects.json').write_text(json.dumps(found, indent=1) + '\n')
     finally:
         rclpy.shutdown()
     return rows
@@ -314,7 +333,8 @@ def line(row: Row) -> str:
     """Return a row of the table."""
     parts = ' | '.join('{:.1f} ({:.1f})'.format(*row.parts_ms[name]) for name in PARTS)
     return (
-        f'| {row.engine} | {row.most} | {row.regions:.1f} | {row.images} of {row.shown} | '
+        f'| {row.engine} | {row.camera} | {row.most} | {row.regions:.1f} | '
+        f'{row.images} of {row.shown} | '
         f'{row.p50_ms:.1f} ({row.p95_ms:.1f}) | {parts} | '
         f'{row.own_cores:.2f} and {row.other_cores:.2f} |'
     )
@@ -323,9 +343,9 @@ def line(row: Row) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Return the figures as a Markdown table."""
     head = [
-        '| engine | regions at most | on the mean | images with objects | '
+        '| engine | camera | regions at most | on the mean | images with objects | '
         + ' | '.join(['camera to objects, ms (p95)', *PARTS])
         + ' | cores: own and other work |',
-        '|---|---|---|---|---|' + '---|' * (len(PARTS) + 1),
+        '|---|---|---|---|---|---|' + '---|' * (len(PARTS) + 1),
     ]
     return '\n'.join([*head, *map(line, rows)])

@@ -180,6 +180,7 @@ class InferenceNode(AutostartNode):
             'images with objects': self._regions.images if self._regions else 0,
             'regions too late': self._regions.late if self._regions else 0,
             'regions left out': self._regions.left_out if self._regions else 0,
+            'regions as before': self._regions.recalled if self._regions else 0,
             'active': self.active,
             'preparing': (weights and weights.preparing) or 'nothing',
             **(several if len(cameras) > 1 else {}),

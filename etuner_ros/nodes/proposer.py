@@ -16,11 +16,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from etuner_ros.core.boxes.proposer import KINDS, make_proposer, MOST
+from etuner_ros.core.boxes.proposer import KINDS, make_proposer, MOST, Proposals
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EngineError, ImageError
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.images.codec import Image as Array
+from etuner_ros.core.images.stillness import Stillness
 from etuner_ros.msg import Regions
 from etuner_ros.nodes.conversions import image_to_array
 from etuner_ros.nodes.health import guarded, Health
@@ -76,7 +77,9 @@ class ProposerNode(Node):
         self._proposer = make_proposer(self.settings.kind, own_file(), self.settings.threads)
         self.get_logger().info(f'regions come from the proposer {self._proposer.name}')
         self._next_s: dict[str, float] = {}  # steady time from which a camera is looked at
-        self._images = self._regions_sent = 0
+        self._still: dict[str, Stillness] = {}  # by camera
+        self._found: dict[str, Proposals] = {}  # in the last image that was looked at
+        self._images = self._regions_sent = self._as_before = 0
         self._ms = self._wait_ms = 0.0  # of the last image; the second from its stamp until then
         self.health = Health(self, self._diagnostics)
         cameras = [(name, f'{name}/') for name in self.settings.cameras]
@@ -97,6 +100,7 @@ class ProposerNode(Node):
             'proposer': self._proposer.name,
             'images': self._images,
             'regions': self._regions_sent,
+            'images as before': self._as_before,
             'wait ms': self._wait_ms,
             'ms': self._ms,
         }
@@ -109,6 +113,16 @@ class ProposerNode(Node):
     def _on_compressed(self, camera: str, message: CompressedImage) -> None:
         self._look(camera, message.header, lambda: decode(bytes(message.data)))
 
+    def _found_in(self, camera: str, image: Array) -> Proposals:
+        """Return what is in an image: in one that shows nothing new, what was there before."""
+        still = self._still.setdefault(camera, Stillness())
+        if still.is_same(image) and camera in self._found:
+            self._as_before += 1
+            return self._found[camera]
+        self._found.pop(camera, None)  # when it fails there is nothing to fall back to
+        found = self._found[camera] = self._proposer.propose(image, self.settings.most)
+        return found
+
     def _look(self, camera: str, header: Header, read: Callable[[], Array]) -> None:
         now = time.monotonic()
         if now < self._next_s.get(camera, 0.0):
@@ -117,7 +131,7 @@ class ProposerNode(Node):
         self._next_s[camera] = now + 0.9 / self._rate_hz
         self._wait_ms = (self.get_clock().now().nanoseconds - stamp_ns(header)) / 1e6
         try:
-            found = self._proposer.propose(read(), self.settings.most)
+            found = self._found_in(camera, read())
         except (ImageError, EngineError) as error:
             self.health.problem(str(error))
             return

@@ -16,6 +16,7 @@ from etuner_ros.core.boxes.geometry import as_boxes, Boxes, clip, Floats, usable
 from etuner_ros.core.boxes.matcher import Matcher
 from etuner_ros.core.boxes.readout import Objects as Read
 from etuner_ros.core.boxes.readout import read, ReadoutSettings
+from etuner_ros.core.boxes.region_memory import RegionMemory
 from etuner_ros.core.boxes.tracker import Tracker
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import MessageError
@@ -58,6 +59,7 @@ class _Eye:
     matcher: Matcher[_Seen, Regions]
     asked_s: float = -np.inf  # when regions came last
     tracker: Tracker = field(default_factory=Tracker)
+    memory: RegionMemory = field(default_factory=RegionMemory)
     backbone: str = ''  # digest of what made the features that the tracker has
     novelty: NoveltyScore = field(default_factory=NoveltyScore)
     newest_ns: int = 0  # stamp of the frame whose objects were named last
@@ -116,6 +118,11 @@ class RegionNaming:
                     reliable(2),
                 )
                 self.entities += [self._detections[key], heard]
+
+    @property
+    def recalled(self) -> int:
+        """How many regions looked as before, so that they were not looked at again."""
+        return sum(eye.memory.recalled for eye in self._eyes.values())
 
     @property
     def late(self) -> int:
@@ -219,7 +226,8 @@ class RegionNaming:
             tracks[:] = eye.tracker.follow(1e-9 * stamp, boxes, np.nan_to_num(scores), features)
             return eye.tracker.steadied(tracks, features)
 
-        result = self._weights.live.look_at(said.image, boxes, self._pool.map, steady)
+        live = self._weights.live
+        result = live.look_at(said.image, boxes, self._pool.map, steady, eye.memory)
         objects = read(
             result.classes,
             result.logits,

@@ -38,21 +38,21 @@ def test_objects_whose_regions_were_not_heard_have_no_parts():
     seen = window(1)
     seen.predicted, seen.objects = {1: 20.0}, {1: (100.0, 40.0)}
     assert not any(seen.parts().values())
-    assert seen.row('torch-fp32', 10, 0.0, 0.0).p50_ms == 100.0
+    assert seen.row('torch-fp32', 'moving', 10, 0.0, 0.0).p50_ms == 100.0
 
 
 def test_the_table_says_of_how_many_images_objects_came():
     seen = window(1, 2, 3)
     seen.objects, seen.regions = {1: (100.0, 40.0), 2: (120.0, 50.0)}, [9, 10]
-    lines = table([seen.row('onnxruntime-int8', 10, 0.5, 0.25)]).splitlines()
+    lines = table([seen.row('onnxruntime-int8', 'still', 10, 0.5, 0.25)]).splitlines()
     cells = [[cell.strip() for cell in one.strip('|').split('|')] for one in lines]
     assert len({len(one) for one in cells}) == 1, 'all lines have the same columns'
-    assert cells[2][:5] == ['onnxruntime-int8', '10', '9.5', '2 of 3', '110.0 (119.0)']
+    assert cells[2][:6] == ['onnxruntime-int8', 'still', '10', '9.5', '2 of 3', '110.0 (119.0)']
     assert cells[2][-1] == '0.50 and 0.25'
 
 
 def test_where_nothing_came_there_is_a_row_all_the_same():
-    row = window(1).row('torch-fp32', 10, 0.0, 0.0)
+    row = window(1).row('torch-fp32', 'moving', 10, 0.0, 0.0)
     assert (row.shown, row.images) == (1, 0)
     assert math.isnan(row.regions)
     assert math.isnan(row.p95_ms)

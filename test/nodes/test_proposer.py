@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +58,30 @@ def test_regions_carry_the_header_of_their_image_and_bad_images_are_told(ros: Gr
         assert 0 <= region.box.x < 320
         assert region.box.width > 0
         assert 0 <= region.score <= 1
+
+
+def test_in_an_image_that_shows_nothing_new_the_same_regions_are_said_without_a_look(ros, things):
+    regions = ros.listen(Regions, 'regions')
+    node = ros.add(ProposerNode, kind='own', rate_hz=1000.0)
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    recording = BoxRecording(things)
+    first, other = (f.image for f in list(islice(recording, 60))[::59])
+    count = 0
+
+    def show(picture: np.ndarray, wanted: Callable[[], bool]) -> None:
+        def said() -> bool:
+            nonlocal count
+            count += 1
+            images.publish(array_to_image(picture, header(count)))
+            return wanted()
+
+        ros.until(said, 'regions')
+
+    show(first, lambda: node._diagnostics()['images as before'] >= 3 and len(regions) > 3)
+    assert len({r.header.stamp.nanosec for r in regions[-3:]}) == 3, 'each of its own image'
+    assert regions[-1].regions == regions[-2].regions
+    known = regions[-1].regions
+    show(other, lambda: regions[-1].regions != known)
 
 
 def test_it_listens_to_compressed_images(ros: Graph, things: Path):

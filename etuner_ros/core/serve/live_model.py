@@ -18,6 +18,7 @@ import numpy as np
 
 from etuner_ros.core.boxes.crops import features_of
 from etuner_ros.core.boxes.geometry import Boxes
+from etuner_ros.core.boxes.region_memory import Region, RegionMemory
 from etuner_ros.core.decide.scenario import NoveltyScore
 from etuner_ros.core.errors import EngineError, WeightsError
 from etuner_ros.core.images.codec import Image, resize_square
@@ -265,7 +266,12 @@ class LiveModel:
                 self.renew()  # by the next best engine, now: no frame may be lost
 
     def look_at(
-        self, image: Image, boxes: Boxes, each: Each = map, steady: Steady | None = None
+        self,
+        image: Image,
+        boxes: Boxes,
+        each: Each = map,
+        steady: Steady | None = None,
+        memory: RegionMemory | None = None,
     ) -> RegionResult:
         """
         Look at parts of an image, with one version for all of them.
@@ -277,26 +283,36 @@ class LiveModel:
         :param each: goes through batches of them, perhaps by several threads
         :param steady: returns what they are named by, (n, D), from their features and the digest
             of what made these; what they are like is always told of the features
+        :param memory: of this camera: what looks as it did before is not looked at again
         """
 
         def look(slot: Slot, _: SmallerSlot | None) -> RegionResult:
-            features = np.zeros((0, slot.weight.shape[1]), np.float32)
+            features = np.zeros((len(boxes), slot.weight.shape[1]), np.float32)
             network, size = slot.network, self.base.spec.input_size
 
             def of(some: Boxes) -> Floats:
                 return features_of(image, some, network.look, size)
 
-            if len(boxes):
-                batches = self._batches(network, boxes)
+            known: list[Region | None] = [None] * len(boxes)
+            if memory is not None:
+                known = memory.recall(image, boxes, slot.number)
+            new = np.array([region is None for region in known], np.bool_)
+            for place, region in enumerate(known):
+                if region is not None:
+                    features[place] = region.feature
+            if new.any():
+                batches = self._batches(network, boxes[new])
                 # One alone is looked at here: in another thread, torch would start its own anew.
                 go_through = each if len(batches) > 1 else map
                 try:
-                    features = np.concatenate(list(go_through(of, batches)))
+                    features[new] = np.concatenate(list(go_through(of, batches)))
                 except EngineError:
-                    if len(boxes) == 1:
+                    if new.sum() == 1:
                         raise
                     # Perhaps so many at once are too much for it: one by one, it may still do.
-                    features = np.concatenate([of(b[None]) for b in boxes])
+                    features[new] = np.concatenate([of(b[None]) for b in boxes[new]])
+            if memory is not None:
+                memory.keep(image, boxes, features, known)
             logits = slot.logits(steady(features, slot.backbone) if steady else features)
             likeness = slot.likeness(features) if slot.likeness is not None else None
             return RegionResult(
