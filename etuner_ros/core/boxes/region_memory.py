@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+import math
 import time
 
 import numpy as np
@@ -16,7 +17,6 @@ from etuner_ros.core.images.codec import Image
 from etuner_ros.core.images.stillness import alike, Cells, cells_of, LONGEST_S
 
 SAME = 0.9  # overlap from which on two boxes are of the same region
-MOST_CELLS = 16  # along a side of a region
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Region:
     """A region as the network looked at it."""
 
     box: Boxes  # (4,)
-    window: tuple[slice, slice]  # of the image
-    cells: Cells
+    window: tuple[slice, slice]  # of the cells of the image
+    cells: Cells  # in it
     feature: Floats  # (D,)
     since: float  # when that was
 
@@ -43,6 +43,7 @@ class RegionMemory:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._regions: list[Region] = []
+        self._cells: Cells = np.zeros((0, 0, 3), np.int16)  # of the image that was recalled for
         self._of: tuple[object, ...] = ()  # what made the features, and the size of the images
         self.recalled = 0  # regions that needed no look
 
@@ -57,12 +58,12 @@ class RegionMemory:
         of = (network, image.shape)
         if of != self._of:
             self._regions, self._of = [], of
-        now = self._clock()
+        now, cells = self._clock(), cells_of(image)
+        self._cells = cells
         same = [
             region
             for region in self._regions
-            if now - region.since < LONGEST_S
-            and alike(cells_of(image[region.window], MOST_CELLS), region.cells)
+            if now - region.since < LONGEST_S and alike(cells[region.window], region.cells)
         ]
         if not same or not len(boxes):
             return [None] * len(boxes)
@@ -84,17 +85,19 @@ class RegionMemory:
         now, regions = self._clock(), []
         for box, feature, known in zip(boxes, features, recalled):
             if known is None:
-                window = _window(image, box)
-                cells = cells_of(image[window], MOST_CELLS)
-                known = Region(box, window, cells, feature, now)
+                window = self._window(image, box)
+                known = Region(box, window, self._cells[window], feature, now)
             regions.append(known)
         self._regions = regions
 
+    def _window(self, image: Image, box: Boxes) -> tuple[slice, slice]:
+        """Return the cells of an image that are cut out for a box (4,), in part at least."""
+        rows, columns = self._cells.shape[:2]
+        height, width = image.shape[:2]
+        x, y, side, _ = squares(box[None], MARGIN)[0]
 
-def _window(image: Image, box: Boxes) -> tuple[slice, slice]:
-    """Return the part of an image that is cut out for a box (4,)."""
-    height, width = image.shape[:2]
-    x, y, side, _ = squares(box[None], MARGIN)[0]
-    left, right = np.clip([x, x + side], 0, width).round().astype(int)
-    top, bottom = np.clip([y, y + side], 0, height).round().astype(int)
-    return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
+        def part(low: float, size: int, count: int) -> slice:
+            first = min(max(int(low * count / size), 0), count - 1)
+            return slice(first, max(math.ceil((low + side) * count / size), first + 1))
+
+        return part(float(y), height, rows), part(float(x), width, columns)

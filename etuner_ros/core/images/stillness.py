@@ -15,20 +15,19 @@ from etuner_ros.core.images.codec import Image
 
 Cells = npt.NDArray[np.int16]  # means of small parts of an image, (rows, columns, 3)
 CELL = 10  # px of a side: of so many px the noise of a sensor cancels out
+MOST_CELLS = 128  # along a side
 MOST_CHANGE = 5  # of the mean of a cell, in levels of 255, that is noise
 LONGEST_S = 2.0  # then it is looked at anew: something dim may have changed by less
 
 
-def cells_of(image: Image, most: int = 64) -> Cells:
+def cells_of(image: Image) -> Cells:
     """
     Return what is compared of an image.
 
     :param image: RGB uint8, (H, W, 3)
-    :param most: cells along a side
     """
-    height, width = image.shape[:2]
-    columns, rows = (min(max(side // CELL, 1), most) for side in (width, height))
-    small = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+    size = tuple(min(max(side // CELL, 1), MOST_CELLS) for side in image.shape[1::-1])
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.int16)
 
 
