@@ -247,6 +247,31 @@ def test_a_worker_that_makes_a_candidate_of_many_samples_is_not_taken_to_hang(wo
     assert not any(hung)
 
 
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_a_head_that_nobody_could_judge_is_offered_again_after_a_while(worker, monkeypatch):
+    made, pipe = worker
+    now = 1000.0
+    monkeypatch.setattr(loop.time, 'monotonic', lambda: now)
+
+    def offers(seconds: float) -> int:
+        nonlocal now
+        pipe.said.clear()
+        now += seconds
+        made._propose_head()
+        return pipe.ops().count('head')
+
+    made.handle({'op': 'caught_up', 'value': True, 'complete': True})
+    assert offers(1.0) == 1
+    made.handle({'op': 'head_refused', 'again': False})
+    assert offers(100.0) == 0, 'it was judged'
+    made.commands.learner.head.is_new = True
+    assert offers(1.0) == 1
+    for wait in (loop.AGAIN_S, 2 * loop.AGAIN_S):
+        made.handle({'op': 'head_refused', 'again': True})
+        assert offers(wait - 0.1) == 0
+        assert offers(0.2) == 1, 'what was taught meanwhile would be lost else'
+
+
 def test_signs_of_life_do_not_flood_the_pipe(worker):
     made, pipe = worker
     for _ in range(100):

@@ -592,6 +592,14 @@ def test_no_worker_outlives_a_tuner_that_is_killed(ros, deployed):
     assert not alive
 
 
+def test_a_tuner_that_can_not_open_its_base_weights_fetches_those_of_the_manager(ros, deployed):
+    """On another computer the file that the settings name is not there."""
+    ros.add(ModelManagerNode, autostart=True, model__weights=str(deployed))
+    tuner = ros.add(TunerNode, model__weights='/nowhere/base.safetensors')
+    ros.until(lambda: tuner._keeper.ready, 'the tuner to be ready')
+    assert tuner._link.base, 'by what it fetched'
+
+
 def test_an_inference_node_without_the_base_weights_fetches_them(ros, deployed, ros_home):
     ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
     node = ros.add(InferenceNode, autostart=True, model__input_size=64)
