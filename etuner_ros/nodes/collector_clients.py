@@ -89,7 +89,8 @@ class CollectorClients:
             self._health.problem(why)
             self._feed.on_failure(ask)
         elif ask.replay:
-            if self._feed.on_replay(ask, len(answer.samples), answer.total):
+            count, last = len(answer.samples), answer.last_batch_id
+            if self._feed.on_replay(ask, count, answer.total, last):
                 first = ask.skip == 0  # labels are renamed once, before the first samples
                 renamed = zip(answer.renamed_from, answer.renamed_to) if first else ()
                 self._replay(ask.collector, answer.samples, list(renamed))

@@ -42,15 +42,14 @@ from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.pieces import turn
-from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, latched, reliable
+from etuner_ros.nodes.qos import adaptable, FEATURES, LATCHED, latched, reliable, REQUESTS
 from etuner_ros.nodes.running import run
 from etuner_ros.nodes.timers import steady_timer
 
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
 AT_RUN_TIME = (*LIVE, 'transfer_mbit_s')  # what may be set
 ASKED_S = 60.0  # so long after a request somebody should listen to them
-MOST_UNANSWERED = 24  # requests that are told to who listens later
-FEATURES_NS = 30 * 10**9  # so long `tuner` has the features of all things, whatever the detector
+MOST_UNANSWERED = 24  # requests that are told to who listens later: fewer than wait on the way
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class LabelCollectorNode(Node):
 
         publish, hear = adaptable(self.create_publisher), adaptable(self.create_subscription)
         self._receipts = publish(msg.LabelReceipt, 'label_receipts', reliable(100))
-        self._requests = publish(msg.LabelRequest, 'label_requests', reliable(10))
+        self._requests = publish(msg.LabelRequest, 'label_requests', reliable(REQUESTS))
         self._batches = self.create_publisher(msg.LabelledBatch, 'labelled_batches', LATCHED)
         hear(msg.PredictedFrame, 'predicted_frame', self._on_frame, reliable(30))
         hear(msg.Objects, 'objects', self._on_objects, reliable(30))
@@ -211,10 +210,8 @@ class LabelCollectorNode(Node):
             key = receipt.frame.key
             self._asker.note_labelled(key)
             self._unanswered.pop(key, None)
-            # Of a box that somebody drew there is no feature, and of an old one perhaps none any
-            # more: it is learned from its batch alone.
-            old = now_ns - key.stamp_ns > FEATURES_NS
-            if key.place and (old or not self._things.seen_at(key.uid, key.place.box, SAME)):
+            # Of a box that somebody drew there is no feature: it is learned from its batch alone.
+            if key.place and self._things.seen_at(key.uid, key.place.box, SAME) is None:
                 self._maker.hurry()
             self._hand_out()
             return
@@ -321,6 +318,7 @@ class LabelCollectorNode(Node):
         up_to = min(request.up_to_batch_id, self._store.last_batch())
         most = self._limit.piece(ANSWER_BYTES)
         replay = self._store.replay(up_to, request.count, request.skip, most)
+        response.last_batch_id = self._store.last_batch()
         response.total = replay.total
         response.renamed_from = [old for old, _ in replay.renamed]
         response.renamed_to = [new for _, new in replay.renamed]

@@ -28,6 +28,7 @@ ADAPTABLE = (
     QoSPolicyKind.RELIABILITY,
     QoSPolicyKind.DURABILITY,
 )
+REQUESTS = 32  # depth of `label_requests`: those without an answer come at once
 FEATURES = 512  # depth of `frame_feature`: a kept frame may have one of each of many regions
 NEWEST_WINS = QoSProfile(
     depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT

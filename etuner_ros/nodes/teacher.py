@@ -38,7 +38,7 @@ from etuner_ros.msg import (
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import about, answered_label, header_of
 from etuner_ros.nodes.parameters import declare
-from etuner_ros.nodes.qos import adaptable, LATCHED, reliable
+from etuner_ros.nodes.qos import adaptable, LATCHED, reliable, REQUESTS
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
@@ -92,7 +92,7 @@ class TeacherNode(Node):
         self.health = Health(self, self._diagnostics)
         self._labels = adaptable(self.create_publisher)(LabelCorrection, 'labels', reliable(100))
         hear = adaptable(self.create_subscription)
-        hear(LabelRequest, 'label_requests', self._on_request, reliable(20))
+        hear(LabelRequest, 'label_requests', self._on_request, reliable(REQUESTS))
         hear(LabelReceipt, 'label_receipts', self._on_receipt, reliable(100))
         hear(Prediction, 'predictions', self._on_prediction, reliable(10))
         hear(TunerStatus, 'tuner/status', self._on_status, LATCHED)

@@ -82,6 +82,9 @@ from etuner_ros.nodes.tuning_worker import WorkerSide
 from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.memory import resident_mb
 
+# Verdicts that say nothing of the candidate itself.
+UNJUDGED = (ModelVerdict.PINNED, ModelVerdict.STALE, ModelVerdict.DISK)
+
 
 class TunerNode(Node):
     """Tunes."""
@@ -191,7 +194,10 @@ class TunerNode(Node):
         self._action = FineTuneAction(self, self._on_goal, self._on_cancel, self._version)
         steady_timer(self, 0.5, self._on_tick)
         self._apply(self._settings)
-        self._link.start()
+        try:
+            self._link.start()
+        except OSError as error:  # the next tick finds it due
+            self._problem(f'no worker can be started: {error}')
 
     def _apply(self, settings: TunerSettings) -> None:
         """Take settings, at the start and when they were changed at run time."""
@@ -312,12 +318,14 @@ class TunerNode(Node):
     @guarded
     def _on_verdict(self, message: ModelVerdict) -> None:
         accepted = message.code == ModelVerdict.ACCEPTED
-        judged = message.code in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE)
+        judged = message.code not in UNJUDGED
         ours = self._keeper.on_verdict(
             message.candidate_id, accepted, message.reason, message.version, judged
         )
-        if ours and not judged:
+        if ours and message.code not in (ModelVerdict.ACCEPTED, ModelVerdict.WORSE):
             self._problem(message.reason)
+        if ours and message.code == ModelVerdict.PINNED:
+            self._keeper.pinned = True  # until model_manager says what is live again
 
     def _worker_prospects(self, message: dict[str, Any]) -> None:
         facts = {f.name: message[f.name] for f in fields(Prospects)}
@@ -366,6 +374,7 @@ class TunerNode(Node):
 
     @guarded
     def _on_model(self, message: ModelUpdate) -> None:
+        self._keeper.pinned = False
         self._worker.update = message
         self._worker.hand_over_model()
 
@@ -375,6 +384,7 @@ class TunerNode(Node):
 
     @guarded
     def _on_layers(self, message: LayerStates) -> None:
+        self._keeper.pinned = False
         self._worker.layers = message
         self._worker.hand_over_layers()
 

@@ -67,6 +67,7 @@ class WorkerSide:
         self.layers: LayerStates | None = None
         self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
+        self._fitted = False  # this worker took less, once it was ready: it has grown
         self._fetcher = BaseFetcher(node, self._on_fetched)
         self._pieces = PieceFetcher(
             node, 'model_manager/get_model', 'backbone', self._on_backbone_fetched
@@ -258,11 +259,15 @@ class WorkerSide:
     def watch(self) -> None:
         """Start a worker anew that is dead, hangs, or has grown over its limit."""
         if self._link.hangs:
-            self._worker_lost(f'the worker hangs: silent for {self._link.timeout_s:.0f} s')
+            self._worker_lost(f'the worker hangs: silent for {self._link.patience_s:.0f} s')
         if self._link.restart_if_due():
             self._keeper.on_starting()
         limit, used = self.memory_mb, resident_mb(self.pid)
-        if used > limit > 0 and self.ready and self._train.batch_size > LEAST_BATCH:
+        if not self.ready:
+            self._fitted = False
+        elif used <= limit:
+            self._fitted = True
+        elif limit > 0 and (self._train.batch_size > LEAST_BATCH or self._fitted):
             why = f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}'
             self._shrink(max(LEAST_BATCH, self._train.batch_size // 2), why)
             self._restart_worker(self._link.base)
@@ -270,7 +275,8 @@ class WorkerSide:
     def why_too_large(self) -> str:
         """Return that the worker takes more than it may and can not be made smaller."""
         limit, used = self.memory_mb, resident_mb(self.pid)
-        if not used > limit > 0 or self._train.batch_size > LEAST_BATCH:
+        small = self.ready and not self._fitted and self._train.batch_size <= LEAST_BATCH
+        if not (used > limit > 0 and small):
             return ''
         return (
             f'the worker takes {used:.0f} MB with training batches of {LEAST_BATCH}: '

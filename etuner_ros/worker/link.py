@@ -112,10 +112,15 @@ class WorkerLink:
         self._restart_at = self._clock() + min(max(delay, least_delay_s), LONGEST_DELAY_S)
 
     @property
+    def patience_s(self) -> float:
+        """How long the worker may be silent."""
+        opens = self._opens in self._owed
+        return max(self.timeout_s, OPENING_S) if opens else self.timeout_s
+
+    @property
     def hangs(self) -> bool:
         """Whether the worker owes an answer and has given no sign of life for too long."""
-        limit = max(self.timeout_s, OPENING_S) if self._opens in self._owed else self.timeout_s
-        silent = self._clock() - self._heard > limit
+        silent = self._clock() - self._heard > self.patience_s
         return self.client is not None and bool(self._owed) and silent
 
     def restart_if_due(self) -> bool:

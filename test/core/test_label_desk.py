@@ -15,7 +15,7 @@ from etuner_ros.core.labels.asker import LabelAsker
 from etuner_ros.core.labels.batches import BatchMaker
 from etuner_ros.core.labels.desk import Code, Correction, DeskRules, LabelDesk, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
-from etuner_ros.core.labels.joiner import Joiner, MOST_WAITING
+from etuner_ros.core.labels.joiner import Joiner, LATELY_S, MOST_WAITING
 from etuner_ros.core.labels.renaming import rename, RenameCode
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
 from etuner_ros.core.labels.settings import CollectorSettings
@@ -178,6 +178,8 @@ def test_what_is_said_of_a_thing_waits_for_what_the_robot_took_it_for(office, jo
     assert not joiner.hold(again, 'by a robot that started again', thing=True)
     office.clock.now += 1.5
     assert joiner.overdue() == ['too long']
+    office.clock.now += LATELY_S
+    assert not joiner.hold(key(9, uid=9), 'by a robot whose detector has stopped', thing=True)
 
 
 def test_without_a_name_an_older_picture_of_this_stamp_is_not_taken_for_a_newer(office, joiner):

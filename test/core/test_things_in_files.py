@@ -82,6 +82,9 @@ def test_two_things_in_one_place_are_said_and_the_first_counts(office, tmp_path)
     assert result.added == 3
     assert "one place is called 'cup' and 'desk'" in result.problems[0]
     assert said(other) == said(office.store)
+    again = import_(other, tmp_path / 'out', 'ann', 0)
+    assert (again.added, again.known, len(again.problems)) == (0, 3, 1)
+    assert said(other) == said(office.store)
 
 
 def test_label_studio_has_boxes_in_percent(office, tmp_path):

@@ -107,6 +107,16 @@ def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
     assert (kept.keeper.start({'/c': 16}) is None) == judged
 
 
+def test_while_weights_are_pinned_no_round_starts_by_itself():
+    kept = Kept()
+    kept.keeper.pinned = True
+    kept.keeper.lazy.on_batch()
+    assert kept.keeper.start({'/c': 1}) is None
+    assert 'pinned' in kept.keeper.refusal()
+    kept.keeper.pinned = False
+    assert kept.keeper.start({'/c': 1}) is not None
+
+
 def test_a_head_that_nobody_could_judge_is_offered_again():
     kept = Kept()
     for judged in (True, False):
@@ -329,18 +339,25 @@ def test_batches_that_a_collector_has_no_more_are_not_waited_for():
     assert feed.on_batch('/c', 10, True)
 
 
+@pytest.mark.parametrize('room', [0, 100])
 @pytest.mark.parametrize('published', [True, False], ids=['while it runs', 'at its start'])
-def test_a_label_store_that_was_begun_anew_is_learned_from_its_start(published):
+def test_a_label_store_that_was_begun_anew_is_learned_from_its_start(published, room):
     """It counts from 1, and the live version says that it has learned up to 120."""
-    feed, _ = fed({'/c': 120}, room=0)
+    feed, _ = fed({'/c': 120}, room)
     if published:
         (ask,) = feed.asks(True)
+        if room:
+            assert feed.on_replay(ask, 9, 9, 120)
+            (ask,) = feed.asks(True)
         assert feed.on_batches(ask, [], 120) == []
         assert feed.behind == []
         assert feed.learned({'/c': 120, '/d': 3}) == {'/c': 120, '/d': 3}
         assert not feed.on_batch('/c', 1, True)
     (ask,) = feed.asks(True)
-    assert feed.on_batches(ask, [], 1) == []
+    if ask.replay:
+        assert not feed.on_replay(ask, 8, 8, 1), 'they are new, and no round would see them'
+    else:
+        assert feed.on_batches(ask, [], 1) == []
     (ask,) = feed.asks(True)
     assert (ask.replay, ask.first) == (False, 1)
     assert feed.on_batches(ask, [1], 1) == [1]
@@ -348,6 +365,9 @@ def test_a_label_store_that_was_begun_anew_is_learned_from_its_start(published):
     assert feed.learned({'/c': 120, '/d': 3}) == {'/d': 3}, 'what was learned was of other labels'
     assert feed.learned({'/c': 2}) == {'/c': 2}, 'and this of these'
     assert feed.cursors == {'/c': 2}
+    for number in range(3, 125):
+        assert feed.on_batch('/c', number, True)
+        assert feed.learned({'/c': 120}) == {}, 'also where the new store has come so far'
 
 
 def test_what_waits_is_sent_as_new_only_as_far_as_the_worker_lets_it_wait():

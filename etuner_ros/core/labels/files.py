@@ -304,15 +304,15 @@ def import_(
         except (OSError, ImageError, BoxError) as error:
             problems.append(f'{name}: {error}')
             continue
-        if store.is_duplicate(frame.key, label, author):
-            result.known += 1
-            continue
         if (before := here.get(frame.key, label)) != label:
             problems.append(
                 f'{name}: one place is called {before!r} and {label!r}; the first one counts'
             )
             continue
         here[frame.key] = label
+        if store.is_duplicate(frame.key, label, author):
+            result.known += 1
+            continue
         store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
         result.added += 1
     result.problems = problems

@@ -14,6 +14,7 @@ from etuner_ros.core.labels.frame_buffer import FrameBuffer, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 
 MOST_WAITING = 1000
+LATELY_S = 10.0  # so long after the last names others are waited for
 MOST_RUNS = 64  # of cameras, each until a robot starts again
 Item = TypeVar('Item')
 
@@ -45,8 +46,9 @@ class Joiner(Generic[Item]):
     ) -> None:
         self._buffer, self._store, self.wait_s, self._clock = buffer, store, wait_s, clock
         self._waiting: list[_Waiting[Item]] = []
-        # By camera and run (the upper half of a uid): the newest frame whose things were named.
-        self._named: OrderedDict[tuple[str, int], int] = OrderedDict()
+        # By camera and run (the upper half of a uid): the newest frame whose things were named,
+        # and when that was.
+        self._named: OrderedDict[tuple[str, int], tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -76,7 +78,8 @@ class Joiner(Generic[Item]):
 
     def _names_come(self, key: FrameKey) -> bool:
         """Return whether the robot names things for this camera, and of no later frame yet."""
-        return 0 < self._named.get((key.source, key.uid >> 32), 0) < key.uid
+        uid, at = self._named.get((key.source, key.uid >> 32), (key.uid, 0.0))
+        return uid < key.uid and self._clock() - at <= LATELY_S
 
     def arrived(self, frame: FrameKey) -> list[Item]:
         """Return what waited for a frame, in order."""
@@ -91,7 +94,8 @@ class Joiner(Generic[Item]):
     def named(self, frame: FrameKey) -> list[Item]:
         """Note that the robot has named the things in a frame; return, in order, what waited."""
         run = frame.source, frame.uid >> 32
-        self._named[run] = max(frame.uid, self._named.pop(run, 0))
+        before, _ = self._named.pop(run, (0, 0.0))
+        self._named[run] = max(frame.uid, before), self._clock()
         while len(self._named) > MOST_RUNS:
             self._named.popitem(last=False)
         return self._complete()

@@ -48,7 +48,8 @@ class _Collector:
     since: float  # it is behind, or has answered last
     behind: bool = True
     whole: bool = False  # what the live weights have learned of it is there
-    anew: bool = False  # its store is another one than that they have learned from
+    # That the live weights say they have learned of it, where its store is another one.
+    stale: int = 0
     up_to: int = 0  # last batch that is replayed
     counted: bool = False  # whether more waits than the worker has room for was looked at
     skip: int = 0
@@ -110,7 +111,7 @@ class BatchFeed:
         return {
             name: last
             for name, last in told.items()
-            if name not in here or not here[name].anew or last <= here[name].cursor
+            if name not in here or last != here[name].stale
         }
 
     def restart(self, learned: Mapping[str, int], replay_count: int) -> None:
@@ -217,14 +218,19 @@ class BatchFeed:
         if not collector.answered and collector.failures >= MOST_FAILURES:
             self.forget(ask.collector)
 
-    def on_replay(self, ask: Ask, samples: int, total: int) -> bool:
+    def on_replay(self, ask: Ask, samples: int, total: int, last: int | None = None) -> bool:
         """
         Take an answer with samples that the live weights have learned.
 
-        :return: whether they are for the worker; not when they came too late
+        :param last: newest batch that the collector has
+        :return: whether they are for the worker; not when they came too late, or are others than
+            those that were learned
         """
         collector = self._good(ask)
         if collector is None:
+            return False
+        if last is not None and last < collector.up_to:
+            self._begin_anew(ask.collector, collector, last)
             return False
         collector.skip += samples
         collector.replay = samples > 0 and collector.skip < total
@@ -245,7 +251,7 @@ class BatchFeed:
         if collector is None:
             return []
         if last < collector.cursor:
-            self._begin_anew(collector, last)
+            self._begin_anew(ask.collector, collector, last)
             return []
         if not collector.counted and samples:
             collector.counted = True
@@ -265,9 +271,9 @@ class BatchFeed:
         collector.behind = collector.cursor < last
         return taken
 
-    def _begin_anew(self, collector: _Collector, last: int) -> None:
+    def _begin_anew(self, name: str, collector: _Collector, last: int) -> None:
         """Take all that a store has which is another one than that the cursor is of."""
-        collector.anew, collector.whole = True, False
+        collector.stale, collector.whole = self._learned.get(name, 0), False
         collector.cursor, collector.replay, collector.counted = 0, False, False
         collector.behind = last > 0
 

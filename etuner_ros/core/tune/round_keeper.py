@@ -117,6 +117,7 @@ class RoundKeeper:
         self.state, self.note = State.STARTING, 'the worker loads the model'
         self.round: Round | None = None
         self.could_quantise = False  # what is live, says the worker
+        self.pinned = False  # no version could go live, said the last verdict
         self.started = self.completed = self.refused = self.heads = 0
         self.progress = self.last_round_s = self.tuning_s = 0.0
         self.before = self.after = math.nan
@@ -169,6 +170,8 @@ class RoundKeeper:
 
     def refusal(self) -> str:
         """Return why no round may start now, apart from LazyTune; nothing when it may."""
+        if self.pinned:
+            return 'weights are pinned: model_manager is not active'
         return self.budget.refusal(self._clock())
 
     def start(self, cursors: Mapping[str, int], forced: bool = False) -> Round | None:
