@@ -286,6 +286,16 @@ def test_a_lost_answer_is_asked_for_again():
     assert feed.on_batches(again, [1, 2, 3], 3) == [1, 2, 3]
 
 
+def test_over_a_slow_link_an_answer_may_take_long():
+    feed, clock = fed()
+    feed.answer_timeout_s = batch_feed.SLOW_ANSWER_TIMEOUT_S
+    feed.on_batch('/c', 3, True)
+    (ask,) = feed.asks(True)
+    clock.now += batch_feed.SLOW_ANSWER_TIMEOUT_S - 1
+    assert feed.asks(True) == [], 'asked again, it would come twice'
+    assert feed.on_batches(ask, [1], 3) == [1]
+
+
 def test_a_batch_that_comes_while_the_worker_is_busy_is_asked_for_later():
     feed, _ = fed()
     feed.on_batch('/c', 1, True)
