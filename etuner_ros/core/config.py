@@ -74,8 +74,8 @@ class LazyTuneConfig(Checked):
     min_batches: int = setting(
         1,
         'fewest batches that the progress of rounds makes one wait for; 1 = the paper. More where '
-        'the instant head answers corrections at once. A change of scenario, a new class and '
-        'requests go below',
+        'the instant head answers corrections at once. Requests go below, and with an economy '
+        'of 0 a change of scenario and a new class, too',
         1,
         1000,
     )

@@ -173,8 +173,8 @@ class Commands:
         if self._learner is not None:
             self._learner.knows_all_labels = message['complete']
 
-    def _on_go_back(self, _message: Message) -> None:
-        self.learner.go_back()
+    def _on_go_back(self, message: Message) -> None:
+        self.learner.go_back(learn_again=message.get('again', False))
 
     def _on_correction(self, message: Message) -> None:
         """Learn a correction from the feature of its frame; its picture comes with a batch."""

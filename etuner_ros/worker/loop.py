@@ -200,7 +200,7 @@ class Worker:
                     self._reply(op='progress', id=number, **step)
                     self._between_steps(made.iteration == made.total)
                 elif cancelled():
-                    learner.go_back()
+                    learner.go_back(learn_again=True)
                     self._reply(op='cancelled', id=number)
                 else:
                     self.commands.propose_round(number, made, deflate)

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
+import psutil
 import pytest
 
 from etuner_ros.core.errors import MessageError
@@ -167,3 +171,44 @@ def test_a_process_that_says_much_is_not_held_up(tmp_path, monkeypatch):
     assert child.ended
     assert child.problem == 'the reason'
     child.close()
+
+
+PATIENT = """
+from pathlib import Path
+import sys
+import time
+Path(sys.argv[1]).write_text('begun')
+while True:
+    time.sleep(0.05)
+"""
+
+PARENT = """
+from pathlib import Path
+import sys
+import threading
+import time
+from etuner_ros.core.models.child import Child
+children = []
+thread = threading.Thread(target=lambda: children.append(Child('patient', sys.argv[1])))
+thread.start()
+thread.join()
+while not Path(sys.argv[1]).exists() and not children[0].ended:
+    time.sleep(0.02)
+print(children[0].pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_outlives_the_thread_that_began_it_and_not_the_process(tmp_path, monkeypatch):
+    (tmp_path / 'patient.py').write_text(PATIENT)
+    (tmp_path / 'parent.py').write_text(PARENT)
+    monkeypatch.setenv('PYTHONPATH', f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
+    begun = tmp_path / 'begun'
+    command = [sys.executable, str(tmp_path / 'parent.py'), str(begun)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert begun.exists(), 'it lives on without the thread'
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=30)
+    assert not alive

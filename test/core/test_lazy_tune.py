@@ -20,6 +20,7 @@ from etuner_ros.core.decide.lazy_tune import (
     LEAST_COMPARED,
     Prospects,
     RETRY,
+    RETRY_TRIAL,
 )
 from etuner_ros.core.errors import ConfigError, StateError
 
@@ -399,9 +400,9 @@ def test_a_refused_trial_is_not_repeated_with_every_batch() -> None:
     again.load_state_dict(lazy.state_dict())
     for each in (lazy, again):
         each.on_batch(count=4)
-        each.on_prospects(Prospects(64, 480, False))
+        each.on_prospects(Prospects(RETRY_TRIAL - 1, 480, False))
         assert not each.should_tune
-        each.on_prospects(Prospects(RETRY, 480, False))
+        each.on_prospects(Prospects(RETRY_TRIAL, 480, False))
         assert each.should_tune
 
 

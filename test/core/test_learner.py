@@ -531,6 +531,19 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_loses_no_sample(model
     assert len(learner.pending) + len(learner.book.replay) == waiting
 
 
+@pytest.mark.parametrize('again', [False, True])
+def test_what_a_round_learned_that_nobody_judged_is_learned_by_the_next(model, frames, again):
+    learner = Learner(model, QUICK, head=HeadConfig())
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    waiting = len(learner.pending)
+    finish(learner)
+    learner.go_back(learn_again=again)
+    assert pack(learner.training.state()) == pack(model.state())
+    assert (len(learner.pending), len(learner.book.replay)) == (
+        (waiting, 0) if again else (0, waiting)
+    )
+
+
 def test_weights_that_do_not_fit_change_nothing(model, frames):
     learner = deployed_learner(model, frames, epochs=1.0)
     learner.add_samples(samples(frames, ('tray',)))

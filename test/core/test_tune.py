@@ -79,7 +79,7 @@ def test_a_refused_round_has_the_worker_go_back():
     kept = Kept()
     kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
     kept.keeper.on_verdict('me/1/a', False, 'worse', 0)
-    assert kept.told == [{'op': 'go_back'}]
+    assert kept.told == [{'op': 'go_back', 'again': False}]
     assert (kept.ends[0].how, kept.keeper.refused) == (How.REFUSED, 1)
 
 
@@ -99,7 +99,7 @@ def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
     assert kept.keeper.start({'/c': 8}) is not None, 'a trial'
     kept.keeper.on_proposal(1, Proposal('me/1/a', 0))
     kept.keeper.on_verdict('me/1/a', False, 'weights are pinned', 0, judged)
-    assert kept.told == [{'op': 'go_back'}]
+    assert kept.told == [{'op': 'go_back', 'again': not judged}], 'its labels are learned later'
     assert (kept.ends[0].how, kept.keeper.refused) == (
         (How.REFUSED, 1) if judged else (How.FAILED, 0)
     )
@@ -130,7 +130,7 @@ def test_a_candidate_of_a_cancelled_round_is_never_proposed():
     number = kept.start()
     assert kept.keeper.cancel() == number
     assert not kept.keeper.on_proposal(number, Proposal('me/1/a', 0))
-    assert kept.told == [{'op': 'go_back'}]
+    assert kept.told == [{'op': 'go_back', 'again': True}]
     assert kept.ends[0].how is How.CANCELLED
     assert not kept.keeper.on_verdict('me/1/a', True, 'good', 1)
     assert kept.keeper.lazy.waiting == 1, 'nothing was learned from it'

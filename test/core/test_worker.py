@@ -93,6 +93,7 @@ def test_a_cancel_that_overtakes_its_round_is_not_lost(worker):
     assert pipe.ops()[-2] == 'candidate', 'it was not meant for the next one'
 
 
+@pytest.mark.parametrize('worker', [False, True], indirect=True)
 @pytest.mark.parametrize('last', [False, True])
 def test_a_cancel_in_a_round_ends_it_also_after_the_last_step(worker, last):
     made, pipe = worker
@@ -106,7 +107,7 @@ def test_a_cancel_in_a_round_ends_it_also_after_the_last_step(worker, last):
     assert 'candidate' not in pipe.ops()
     assert pipe.ops()[-2:] == ['cancelled', 'taken']
     made.handle(round_message(2))
-    assert pipe.ops()[-2] == 'candidate'
+    assert pipe.ops()[-2] == 'candidate', 'what it took was learned by nobody'
 
 
 def test_a_round_ends_in_a_candidate_and_a_cancel_after_it_does_not_hurt_the_next(worker):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 The proposer that knows things from photographs: an SSD (arXiv 1512.02325) with MobileNet V2,
-trained on 23 kinds of Open Images v4. Its file is fetched by `etuner fetch ssd`.
+trained on 23 kinds of Open Images v4. Its file is fetched by `etuner fetch-proposer`.
 """
 
 from __future__ import annotations

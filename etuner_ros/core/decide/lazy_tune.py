@@ -22,6 +22,7 @@ PRICE = 0.008
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
 RETRY = 400  # labels since the last round, with which it is tried again whatever rounds brought
+RETRY_TRIAL = 128  # as many after a trial that was refused: one gate says little of other places
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ class LazyTune:
     one, with the instant head alone, does not, less those where it is the other way round. A round
     runs when this gain, at the labels since the last round, is at least `economy * 0.008` labels
     for each pass of a sample through the network that the round takes (gain per cost, as in
-    Dinkelbach's method for ratios). So where rounds bring nothing, or the gate refuses the trial,
-    there is one, and another one every 400 labels; where they bring much they come as often as
-    batches allow.
+    Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
+    every 400 labels; when the gate refuses the trial, the next one comes after 128; where rounds
+    bring much they come as often as batches allow.
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -199,7 +200,7 @@ class LazyTune:
         if told.new >= RETRY:
             return True
         if not told.tuned:
-            return not self._refused
+            return not self._refused or told.new >= RETRY_TRIAL
         if told.compared < LEAST_COMPARED:
             return False
         gain = (told.gained - told.lost) / told.compared

@@ -35,7 +35,11 @@ class CollectorSettings(Checked):
     )
     keep_mb: float = setting(256.0, 'memory for predicted frames, in MB', 1.0, 1e6)
     join_wait_s: float = setting(
-        1.0, 'how long a correction waits for its frame to arrive, in s', 0.0, 60.0
+        1.0,
+        'how long a correction waits for its frame to arrive, and for its objects when it is of '
+        'one, in s',
+        0.0,
+        60.0,
     )
     batch_size: int = setting(8, 'labelled samples in a batch', 1, 10000)
     batch_timeout_s: float = setting(

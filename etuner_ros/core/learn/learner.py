@@ -441,14 +441,15 @@ class Learner:
         self._move(Phase.PROPOSED)
         yield self._proposed
 
-    def _give_up(self) -> None:
+    def _give_up(self, learn_again: bool = False) -> None:
         """Put back what the round changed."""
         self.state.roll_back()
         self.head.on_lost()
         self._prober.on_other_weights()
-        # What the lost round learned is new again, unless the instant head knows it: then replay
+        # What a refused round learned is new again, unless the instant head knows it: then replay
         # has it, and trying the same again would cost the same again.
-        self.book.on_lost(learn_again=self.phase is Phase.IN_ROUND or not self.head_config.enabled)
+        in_round, has_head = self.phase is Phase.IN_ROUND, self.head_config.enabled
+        self.book.on_lost(learn_again=learn_again or in_round or not has_head)
         self._proposed = None
         self._move(Phase.IDLE)
         if self._moved_on:
@@ -511,8 +512,14 @@ class Learner:
         self._proposed = None
         self._move(Phase.IDLE)
 
-    def go_back(self) -> None:
-        """Give up the candidate that was proposed last; training goes on from what is live."""
+    def go_back(self, learn_again: bool = False) -> None:
+        """
+        Give up the candidate that was proposed last; training goes on from what is live.
+
+        :param learn_again: nobody has judged it, so the next round trains on its samples once more
+        """
+        if self._proposed is not None:
+            self._give_up(learn_again)
         self.set_live(self._live.update, self.live.classes, self.version)
 
     def set_scenarios(self, current: Mapping[str, int]) -> None:

@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import runpy
 import subprocess
 import sys
 import tempfile
-
-from etuner_ros.core.processes import die_with_parent
+import threading
 
 
 class Child:
     """
-    A module of ours that runs in a process of its own; it ends with its parent.
+    A module of ours that runs in a process of its own; it ends with this one.
 
-    What it says goes to a file: a pipe that nobody reads fills up, and the process stands still.
+    Whatever becomes of the thread that starts it: Linux would take that for the parent, so a pipe
+    tells the child of its parent's end. What it says goes to a file: a pipe that nobody reads
+    fills up, and the process stands still.
 
     :raises OSError: when it can not be started
     """
@@ -23,10 +27,10 @@ class Child:
     def __init__(self, module: str, *arguments: str) -> None:
         self._said = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, '-m', module, *arguments],
+            [sys.executable, '-m', __name__, module, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
-            preexec_fn=die_with_parent,
         )
         self.pid = self._process.pid
 
@@ -52,4 +56,20 @@ class Child:
         if not self.ended:
             self._process.kill()
             self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._said.close()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the pipe that the parent holds."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(1)
+
+
+if __name__ == '__main__':
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)

@@ -236,7 +236,7 @@ class RoundKeeper:
         """
         running = self._running(number)
         if running is None or running.cancelled:
-            self._tell({'op': 'go_back'})
+            self._tell({'op': 'go_back', 'again': True})
             if running is not None:
                 self.on_stopped(number)
             return False
@@ -304,7 +304,7 @@ class RoundKeeper:
             self._end(How.ACCEPTED, reason, version)
         else:
             self.refused += judged
-            self._tell({'op': 'go_back'})
+            self._tell({'op': 'go_back', 'again': not judged})
             self._end(How.REFUSED if judged else How.FAILED, reason)
         return True
 
@@ -323,12 +323,12 @@ class RoundKeeper:
         if now - self._sent <= self.verdict_timeout_s:
             return ''
         if self.state is State.PROPOSED:
-            self._tell({'op': 'go_back'})
+            self._tell({'op': 'go_back', 'again': True})
             self._end(How.FAILED, NO_VERDICT)
             return NO_VERDICT
         if self.state is State.ACCEPTED:
             self._awaited = None
-            self._tell({'op': 'go_back'})
+            self._tell({'op': 'go_back', 'again': False})
             self._move(State.WAITING, self.lazy.reason)
             return 'the accepted weights did not arrive on model'
         return ''
