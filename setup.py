@@ -40,6 +40,7 @@ setup(
         'onnx',
         'onnxruntime',
         'prometheus_client',
+        'psutil',
         'pyyaml',
         'rich',
         'rosbags',

@@ -153,7 +153,6 @@ def _shown(items: Iterator[Any], names: Sequence[str]) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
@@ -163,7 +162,7 @@ def _shown(items: Iterator[Any], names: Sequence[str]) -> Iterator[Any]:
     columns = (
         TextColumn('{task.description:26}'),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn('{task.completed:.0f}/{task.total:.0f}'),
         TimeRemainingColumn(),
     )
     with Progress(

@@ -16,11 +16,14 @@ import time
 from typing import Any
 
 from etuner_ros.core.files import home
+from etuner_ros.core.images.bags import messages_folder
 from etuner_ros.shared.shared_memory import stale_segments
 
 OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
 LEAST_FREE = 1_000_000_000  # bytes
 LISTEN_S = 3.0
+# The pip of Ubuntu 24.04 refuses to install beside apt without the variable.
+PIP = 'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user'
 MOST_AGE_S = 1.0  # of an image's stamp, beyond which clocks are taken to be apart
 
 
@@ -41,6 +44,22 @@ def _version(package: str) -> str:
         return ''
 
 
+def _share() -> Path | None:
+    """Return where the package is installed."""
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        return Path(get_package_share_directory('etuner_ros'))
+    except (ImportError, LookupError):
+        return None
+
+
+def _requirements() -> Path:
+    """Return the list of what rosdep does not have."""
+    name, share = 'requirements-robot.txt', _share()
+    return share / name if share is not None else Path(name)
+
+
 def is_jetson() -> bool:
     """Return whether this is a Jetson."""
     return Path('/etc/nv_tegra_release').exists() or 'tegra' in platform.release()
@@ -58,7 +77,11 @@ def check_torch() -> Finding:
         torch = importlib.import_module('torch')
     except Exception as error:
         return Finding(
-            'torch', ERROR, f'does not import: {error}', "install the board's own torch (README)"
+            'torch',
+            ERROR,
+            f'does not import: {error}',
+            "a Jetson: NVIDIA's own torch of its JetPack; else: "
+            f'{PIP} torch torchvision --index-url https://download.pytorch.org/whl/cpu',
         )
     cuda = bool(torch.cuda.is_available())
     text = f'{torch.__version__}, {"CUDA " + str(torch.version.cuda) if cuda else "CPU only"}'
@@ -104,7 +127,7 @@ def check_engine(cuda: bool = False) -> Finding:
             'engine',
             WARNING,
             'onnxruntime is not installed: torch serves, some times slower',
-            'python3 -m pip install --user --no-deps -r requirements-robot.txt',
+            f'{PIP} --no-deps -r {_requirements()}',
         )
     except Exception as error:
         return Finding(
@@ -120,7 +143,7 @@ def check_engine(cuda: bool = False) -> Finding:
             WARNING,
             f'onnxruntime {onnxruntime.__version__} without onnx: no graph can be made, torch '
             f'serves',
-            'python3 -m pip install --user --no-deps -r requirements-robot.txt',
+            f'{PIP} --no-deps -r {_requirements()}',
         )
     text = f'onnxruntime {onnxruntime.__version__}: {providers}'
     if cuda and 'CUDA' not in providers and 'Tensorrt' not in providers:
@@ -141,21 +164,18 @@ def check_teaching_page() -> Finding:
             'teaching page',
             SKIPPED,
             'nicegui is not installed',
-            'python3 -m pip install --user nicegui==3.18.0',
+            f'{PIP} nicegui==3.18.0',
         )
     return Finding('teaching page', OK, f'nicegui {version}')
 
 
 def check_proposers() -> Finding:
     """Look which sources of regions there are besides a detector of the robot's own."""
-    from ament_index_python.packages import get_package_share_directory
-
     from etuner_ros.core.boxes.proposer import available
 
-    try:
-        share = Path(get_package_share_directory('etuner_ros'))
-    except LookupError as error:
-        return Finding('proposers', SKIPPED, f'the package is not found: {error}')
+    share = _share()
+    if share is None:
+        return Finding('proposers', SKIPPED, 'the package is not found; source its workspace')
     found = available(share / 'config' / 'proposer' / 'own.onnx')
     there = ', '.join(kind for kind, reason in found.items() if not reason)
     if not there:
@@ -216,8 +236,15 @@ def check_package() -> Finding:
         return Finding(
             'messages', ERROR, f'are not built: {error}', 'colcon build, then source install/'
         )
-    if not hasattr(messages.LabelCorrection(), 'withdraw'):
-        return Finding('messages', ERROR, 'are those of an older build', 'colcon build again')
+    from rosbags.typesys import get_types_from_msg
+
+    for file in sorted(messages_folder().glob('*.msg')):
+        name = f'etuner_ros/msg/{file.stem}'
+        _, fields = get_types_from_msg(file.read_text(), name)[name]
+        built = getattr(messages, file.stem, None)
+        if built is None or {f for f, _ in fields} != set(built.get_fields_and_field_types()):
+            text = f'are those of another build: {file.stem}'
+            return Finding('messages', ERROR, text, 'colcon build again')
     return Finding('messages', OK, 'built')
 
 
@@ -266,12 +293,15 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
     """Look at the running graph: nodes, images, QoS, clocks."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CompressedImage, Image
 
     context = rclpy.Context()
     rclpy.init(context=context)
-    node = rclpy.create_node('etuner_doctor', context=context)
+    simulated = _is_simulated(context)
+    time_source = [Parameter('use_sim_time', value=simulated)]
+    node = rclpy.create_node('etuner_doctor', context=context, parameter_overrides=time_source)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     heard: list[tuple[float, float]] = []  # stamp, when it came
@@ -298,6 +328,22 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def _is_simulated(context: Any, wait_s: float = 1.0) -> bool:
+    """Return whether somebody publishes the time of a simulation."""
+    import rclpy
+
+    node = rclpy.create_node('etuner_doctor_clock', context=context)
+    try:
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            if node.count_publishers('/clock'):
+                return True
+            time.sleep(0.05)
+        return False
+    finally:
+        node.destroy_node()
 
 
 def _check_nodes(node: Any) -> Finding:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 def _deploy(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.images.codec import Image, resize_square
     from etuner_ros.core.images.sources import open_source
-    from etuner_ros.core.models.base_weights import write_base
+    from etuner_ros.core.models.base_weights import check_name, write_base
     from etuner_ros.core.models.deploy import choose_exemplars, fit_head
     from etuner_ros.core.models.networks import build, pretrained_spec
     from etuner_ros.core.models.weights import pack_base
 
+    check_name(arguments.output)
     model = build(
         pretrained_spec(arguments.architecture, arguments.input_size),
         arguments.weights or 'pretrained',
@@ -416,8 +417,13 @@ def _labels(arguments: argparse.Namespace) -> int:
             )
             for problem in result.problems or []:
                 print(f'left out: {problem}', file=sys.stderr)
-            text = f'{result.added} labels taken, {result.known} were known'
-            answer(arguments.json, text, result)
+            lines = [f'{result.added} labels taken, {result.known} were known']
+            lines += [
+                f'{count} contradict {other!r} and are not learned from; `--author {other}` '
+                f'replaces what that one said'
+                for other, count in result.disputed.items()
+            ]
+            answer(arguments.json, '\n'.join(lines), result)
         else:
             renamed = rename(store, arguments.label, arguments.new_label, LONGEST_LABEL)
             if renamed.code != RenameCode.NONE:

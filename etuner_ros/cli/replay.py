@@ -54,13 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Replay; return 1 when no label could be learned."""
     from etuner_ros.bench.shipped import parameters_file
     from etuner_ros.core.errors import ConfigError
-    from etuner_ros.core.models.base_weights import prepare, write_base
+    from etuner_ros.core.models.base_weights import check_name, prepare, write_base
     from etuner_ros.core.models.weights import read_base
     from etuner_ros.offline.recording import LearningBag
     from etuner_ros.offline.report import facts, picture, round_line, text
     from etuner_ros.offline.robot import OfflineRobot
     from etuner_ros.offline.settings import read_settings
 
+    if arguments.output is not None:
+        check_name(arguments.output)
     if arguments.every < 1:
         raise ConfigError(f'--every must be at least 1, got {arguments.every}')
     bag = LearningBag(

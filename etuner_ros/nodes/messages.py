@@ -10,6 +10,7 @@ from typing import Any
 from std_msgs.msg import Header
 
 from etuner_ros.core.models.weights import sha256
+from etuner_ros.core.names import is_printable
 from etuner_ros.msg import ModelCandidate, TunerStatus
 
 PROTOCOL = int(TunerStatus().protocol)  # of the messages between the nodes
@@ -40,7 +41,7 @@ def to_bytes(data: bytes | bytearray | array[int]) -> array[int]:
 
 def short(text: str, length: int = 100) -> str:
     """Return text that is safe to log and to echo."""
-    clean = ''.join(c if c.isprintable() else '?' for c in text[: length + 1])
+    clean = ''.join(c if is_printable(c) else '?' for c in text[: length + 1])
     return clean if len(text) <= length else clean[: length - 3] + '...'
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.bags import reader_of
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
 from etuner_ros.core.images.sources import RECORDINGS
 from etuner_ros.core.labels.desk import Correction
@@ -102,11 +103,8 @@ class LearningBag:
         self.count = sum(counts[t] for t in (self.images, *self.labels))
 
     def _open(self) -> Any:
-        from rosbags.highlevel import AnyReader
-
         try:
-            # Recordings of Humble in sqlite3 do not say what their messages are.
-            reader = AnyReader([self._path], default_typestore=known_types())
+            reader = reader_of(self._path)
             reader.open()
         except Exception as error:  # rosbags raises many kinds for damaged recordings
             raise ImageError(f'the recording {self._path} can not be read: {error}') from error
@@ -218,25 +216,3 @@ def _has_box(message: Any) -> bool:
 def _camera(topic: str) -> str:
     """Return the name of the camera's topic, of raw or compressed pictures."""
     return topic.strip('/').removesuffix('/compressed')
-
-
-def known_types() -> Any:
-    """Return what is known of messages: those of ROS, and ours."""
-    from rosbags.typesys import get_types_from_msg, get_typestore, Stores
-
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    ours: dict[str, Any] = {}
-    for file in sorted(messages_folder().glob('*.msg')):
-        ours |= get_types_from_msg(file.read_text(), f'etuner_ros/msg/{file.stem}')
-    store.register(ours)
-    return store
-
-
-def messages_folder() -> Path:
-    """Return the folder of message definitions: of this source tree, else as installed."""
-    here = Path(__file__).resolve().parents[2] / 'msg'
-    if here.is_dir():
-        return here
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory('etuner_ros')) / 'msg'

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict, is_dataclass
 import json
 from pathlib import Path
@@ -32,6 +32,14 @@ def shown(items: Iterable[T], what: str, count: int | None = None) -> Iterator[T
     from rich.progress import track
 
     console = Console(stderr=True)
+    if count is None and isinstance(items, Sized):
+        count = len(items)
+    # The rich of Ubuntu 22.04 asks items for their number where none is given; 0 is unknown.
     yield from track(
-        items, what, total=count, console=console, disable=not console.is_terminal, transient=True
+        items,
+        what,
+        total=count or 0,
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
     )

@@ -51,6 +51,14 @@ def test_a_torch_without_cuda_on_a_jetson_is_found(monkeypatch):
     assert 'JetPack' in found.advice
 
 
+def test_messages_of_another_build_are_found(tmp_path, monkeypatch):
+    assert doctor.check_package().state == OK
+    monkeypatch.setattr(doctor, 'messages_folder', lambda: tmp_path)
+    (tmp_path / 'Box.msg').write_text('float32 x\nfloat32 yaw\n')
+    found = doctor.check_package()
+    assert (found.state, found.text) == (ERROR, 'are those of another build: Box')
+
+
 def test_a_gpu_that_the_engine_does_not_know_is_found():
     assert doctor.check_engine().state == OK
     found = doctor.check_engine(cuda=True)  # the onnxruntime of the tests knows the processor

@@ -65,6 +65,22 @@ def test_what_is_accepted_is_stored_with_its_scenario(office):
     assert (office.desk.accepted, office.desk.refused) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ('label', 'code'),
+    [
+        ('می\u200cخوانم', Code.ACCEPTED),
+        ('👩\u200d🔬', Code.ACCEPTED),
+        ('mug\n', Code.ACCEPTED),
+        ('mug\x07', Code.INVALID_LABEL),
+        ('mug\ntray', Code.INVALID_LABEL),
+        ('\u202emug', Code.INVALID_LABEL),
+    ],
+)
+def test_names_of_all_scripts_are_taken_and_control_characters_are_not(office, label, code):
+    office.buffer.add(frame(key(uid=4)))
+    assert office.say(key(uid=4), label).code is code
+
+
 def test_after_a_restart_of_a_simulator_a_label_goes_to_the_picture_seen_last(office):
     office.buffer.add(frame(key(5, uid=1), 'mug'))
     assert office.say(key(5)).frame.label == 'mug'

@@ -402,6 +402,7 @@ def test_a_refused_trial_is_not_repeated_with_every_batch() -> None:
         each.on_batch(count=4)
         each.on_prospects(Prospects(RETRY_TRIAL - 1, 480, False))
         assert not each.should_tune
+        assert f'the gate refused the trial: another one with {RETRY_TRIAL}' in each.reason
         each.on_prospects(Prospects(RETRY_TRIAL, 480, False))
         assert each.should_tune
 

@@ -313,7 +313,7 @@ def test_features_for_samples_that_come_while_a_candidate_waits_are_those_of_wha
     finish(learner)
     late = [Sample.of('late', 'race_car', HERE, samples(frames, ('race_car',))[0].image)]
     learner.add_samples(late)
-    learner.set_live({}, model.classes, 0)  # refused: the old backbone stays
+    learner.go_back()  # refused: the old backbone stays
     assert 'race_car' in learner.head.instant.classes
     got = learner.head._live.learned['late'].row
     assert torch.allclose(got, extract_features(model, [late[0].image])[0], atol=1e-3)
@@ -338,7 +338,7 @@ def test_a_refused_round_leaves_no_activation_of_its_weights_in_the_cache(model,
     learner.add_samples(shown)
     finish(learner)
     assert learner.state.cache.border > 0
-    learner.set_live({}, model.classes, 0)
+    learner.go_back()
     got = learner.state.features(shown)
     assert torch.allclose(got, extract_features(model, [s.image for s in shown]), atol=1e-2)
 
@@ -525,7 +525,7 @@ def test_a_refused_round_goes_back_to_the_live_weights_and_loses_no_sample(model
     waiting = len(learner.pending)
     finish(learner)
     assert not learner.pending
-    learner.set_live({}, model.classes, 0)
+    learner.go_back()
     assert pack(learner.training.state()) == pack(model.state())
     assert len(learner.pending) == (0 if head else waiting)
     assert len(learner.pending) + len(learner.book.replay) == waiting
@@ -542,6 +542,27 @@ def test_what_a_round_learned_that_nobody_judged_is_learned_by_the_next(model, f
     assert (len(learner.pending), len(learner.book.replay)) == (
         (waiting, 0) if again else (0, waiting)
     )
+
+
+def test_a_candidate_waits_on_while_the_version_before_it_is_told_again(model, frames):
+    """As `model_manager` does when it is started anew."""
+    learner = Learner(model, QUICK, head=HeadConfig())
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    result = finish(learner)
+    learner.set_live({}, model.classes, 0)
+    assert learner.waits_for_verdict
+    learner.set_live(result.live_update, result.classes, 1)
+    assert not learner.waits_for_verdict
+    assert pack(learner.training.state()) != pack(model.state()), 'it is built upon'
+
+
+def test_what_a_candidate_learned_that_another_version_overtook_is_learned_again(model, frames):
+    learner = Learner(model, QUICK, head=HeadConfig())
+    learner.add_samples(samples(frames, ('duck', 'tray')))
+    waiting = len(learner.pending)
+    finish(learner)
+    learner.set_live({}, (*model.classes[:-1], 'a name'), 1)  # by hand
+    assert (len(learner.pending), len(learner.book.replay)) == (waiting, 0)
 
 
 def test_weights_that_do_not_fit_change_nothing(model, frames):

@@ -17,9 +17,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from etuner_ros.bench.shipped import parameters_file, shipped_recipe
 from etuner_ros.cli.main import main
+from etuner_ros.core.images.bags import known_types
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.models.weights import read_base
-from etuner_ros.offline.recording import known_types
 from etuner_ros.offline.settings import read_settings
 
 STORE = known_types()

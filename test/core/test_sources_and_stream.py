@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections import Counter
+import contextlib
 from pathlib import Path
+import sqlite3
 import threading
 
 import cv2
@@ -188,8 +190,19 @@ def test_a_loop_over_pictures_that_are_all_damaged_ends(tmp_path):
     assert not player.playing
 
 
-@pytest.mark.parametrize('plugin', [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_recordings_of_raw_images_play_from_both_storages(tmp_path, plugin):
+def as_of_humble(file: Path) -> None:
+    """Make a recording in sqlite3 one that does not say what its messages are."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute('DROP TABLE message_definitions')
+        database.execute('UPDATE schema SET schema_version = 3')
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'humble'),
+    [(StoragePlugin.MCAP, False), (StoragePlugin.SQLITE3, False), (StoragePlugin.SQLITE3, True)],
+)
+def test_recordings_of_raw_images_play_from_both_storages(tmp_path, plugin, humble):
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
     with Writer(tmp_path / 'bag', version=8, storage_plugin=plugin) as writer:
@@ -209,6 +222,8 @@ def test_recordings_of_raw_images_play_from_both_storages(tmp_path, plugin):
                 data=np.tile(np.array([0, 0, 40 * i], np.uint8), 24 * 32),
             )
             writer.write(connection, i * 10**9, store.serialize_cdr(image, connection.msgtype))
+    if humble:
+        as_of_humble(tmp_path / 'bag' / 'bag.db3')
     source = open_source(str(tmp_path / 'bag'), skip=1)
     assert [int(f.image[0, 0, 0]) for f in source] == [40, 80, 120, 160]
     assert source.rate_hz == pytest.approx(1.0)

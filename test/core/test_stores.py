@@ -664,6 +664,39 @@ def test_what_was_exported_can_be_imported(tmp_path, kind):
         export(store, tmp_path / 'out', kind)
 
 
+def test_what_counts_already_gets_no_second_vote_and_who_is_contradicted_is_named(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    for number in range(2):
+        key = FrameKey('camera', number, 'eye', 5)
+        store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), 'mug', 'ann', 0)
+    export(store, tmp_path / 'out')
+    (tmp_path / 'out' / 'cup').mkdir()
+    first, _ = sorted((tmp_path / 'out' / 'mug').glob('*'))
+    first.rename(tmp_path / 'out' / 'cup' / first.name)
+    found = import_(store, tmp_path / 'out', 'desk', 0)
+    assert (found.added, found.known, found.disputed) == (1, 1, {'ann': 1})
+    assert [s.label for s in store.labelled()] == ['mug'], 'of two who disagree nothing is learned'
+    found = import_(store, tmp_path / 'out', 'ann', 0)
+    assert (found.added, found.known, found.disputed) == (1, 1, {})
+    assert sorted(s.label for s in store.labelled()) == ['cup', 'mug']
+
+
+@pytest.mark.parametrize('name', ['result.json', 'annotations/instances.json', 'train/_coco.json'])
+def test_a_folder_with_annotations_of_others_is_no_folder_of_classes(tmp_path, name):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'train' / '1.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    coco = {'images': [], 'annotations': [], 'categories': []}
+    file.write_text(json.dumps(coco))
+    store = LabelStore(tmp_path / 'labels.db')
+    with pytest.raises(StoreError, match=f'{name}: import that file by its name'):
+        import_(store, tmp_path, 'ann', 0)
+    file.write_text('{"shapes": []}')  # beside a picture, what is drawn in that alone
+    assert import_(store, tmp_path, 'ann', 0).added == 1
+
+
 def test_an_import_names_what_it_leaves_out(tmp_path):
     folder = tmp_path / 'pictures'
     (folder / 'duck').mkdir(parents=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_label_studio_has_boxes_in_percent(office, tmp_path):
     assert sides == pytest.approx([31.25, 25.0, 25.0, 100 / 6])
     assert [r['value']['choices'] for r in results if r['type'] == 'choices'] == [['desk']]
     assert tasks[0]['predictions'] or tasks[1]['predictions']
+    project = ElementTree.parse(tmp_path / 'out' / 'labeling_config.xml').getroot()
+    for result in results:
+        (control,) = project.findall(f"*[@name='{result['from_name']}']")
+        assert control.tag.lower() == result['type']
+        assert control.get('toName') == result['to_name']
+        said = next(v[0] for v in result['value'].values() if isinstance(v, list))
+        assert said in [c.get('value') for c in control]
 
 
 @pytest.mark.parametrize('kind', ['coco', 'labelstudio'])

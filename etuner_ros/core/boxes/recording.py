@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats
 from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.bags import reader_of
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.images.sources import FrameSource, open_source, Recording, SourceFrame
 
@@ -48,10 +49,8 @@ class BoxRecording(Recording):
     """
 
     def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
-        from rosbags.highlevel import AnyReader
-
         super().__init__(path, image_topic, skip)
-        with AnyReader([self._path]) as reader:
+        with reader_of(self._path) as reader:
             self._regions = [
                 c.topic
                 for c in reader.connections
@@ -62,13 +61,12 @@ class BoxRecording(Recording):
 
     def __iter__(self) -> Iterator[BoxFrame]:
         """Yield the pictures with what is in them; the truth of a picture comes before it."""
-        from rosbags.highlevel import AnyReader
         from rosbags.image import message_to_cvimage
 
         truths: dict[int, tuple[str, str]] = {}
         regions: dict[int, tuple[Boxes, tuple[str, ...], Floats]] = {}
         number = 0
-        with AnyReader([self._path]) as reader:
+        with reader_of(self._path) as reader:
             topics = (self._topic, *self._truth, *self._regions)
             wanted = [c for c in reader.connections if c.topic in topics]
             for connection, _, raw in reader.messages(wanted):

@@ -70,7 +70,8 @@ class SsdProposer:
             shapes = [tuple(o['shape']) for o in outputs]
         except ImportError as error:
             raise EngineError(
-                'the proposer ssd needs the Python package ai-edge-litert: make proposer'
+                'the proposer ssd needs the Python package ai-edge-litert: make proposer, on a '
+                'robot python3 -m pip install --user --no-deps ai-edge-litert'
             ) from error
         except (RuntimeError, ValueError) as error:
             raise EngineError(f'the proposer ssd can not be loaded: {error}') from error

@@ -219,7 +219,13 @@ class LazyTune:
         if self._urgent:
             right += ', new surroundings or a new class'
         told = self._prospects
-        if self.waiting and told is not None and not self.is_worth_it:
+        trial_refused = told is not None and not told.tuned and self._refused
+        if self.waiting and told is not None and trial_refused and not self.is_worth_it:
+            right += (
+                f', the gate refused the trial: another one with {RETRY_TRIAL} new labels, '
+                f'{told.new} have come'
+            )
+        elif self.waiting and told is not None and not self.is_worth_it:
             right += (
                 f', rounds have won {told.gained} and lost {told.lost} of {told.compared} labels '
                 f'so far: too little for one of {told.passes} passes'

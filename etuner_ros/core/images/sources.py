@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images.bags import reader_of
 from etuner_ros.core.images.codec import decode, Image
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -217,11 +218,9 @@ class Recording:
     """
 
     def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
-        from rosbags.highlevel import AnyReader
-
         self._path = path if path.is_dir() else path.parent
         self._skip = skip
-        with AnyReader([self._path]) as reader:
+        with reader_of(self._path) as reader:
             images = [
                 c
                 for c in reader.connections
@@ -243,12 +242,11 @@ class Recording:
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the recorded pictures with the truth of the same stamp."""
-        from rosbags.highlevel import AnyReader
         from rosbags.image import message_to_cvimage
 
         truths: dict[tuple[int, int], tuple[str, str]] = {}
         number = 0
-        with AnyReader([self._path]) as reader:
+        with reader_of(self._path) as reader:
             wanted = [c for c in reader.connections if c.topic in (self._topic, *self._truth)]
             for connection, _, raw in reader.messages(wanted):
                 message = reader.deserialize(raw, connection.msgtype)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlparse
+from xml.sax.saxutils import quoteattr
 
 from etuner_ros.core.labels.records import StoredSample
 
@@ -92,6 +93,24 @@ def from_coco(raw: dict[str, Any]) -> Iterator[Mark]:
             x, y, wide, high = map(float, box)
             shares = (x / width, y / height, wide / width, high / height)
         yield Mark(str(image['file_name']), label, shares)
+
+
+def studio_config(pictures: list[Annotated]) -> str:
+    """Return the set-up of a Label Studio project that tasks of `to_studio` fit."""
+    labels = sorted({sample.label for picture in pictures for sample, _ in picture.marks})
+    names = [quoteattr(label) for label in labels]
+    lines = [
+        '<View>',
+        '  <Image name="image" value="$image"/>',
+        '  <Choices name="label" toName="image" choice="single">',
+        *(f'    <Choice value={name}/>' for name in names),
+        '  </Choices>',
+        '  <RectangleLabels name="box" toName="image" canRotate="false">',
+        *(f'    <Label value={name}/>' for name in names),
+        '  </RectangleLabels>',
+        '</View>',
+    ]
+    return '\n'.join(lines) + '\n'
 
 
 def to_studio(pictures: list[Annotated]) -> list[dict[str, Any]]:

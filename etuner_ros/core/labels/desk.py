@@ -17,6 +17,7 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.records import Stored
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Things
+from etuner_ros.core.names import is_printable
 
 AHEAD_NS = 10**9  # by which a stamp may lie in the future
 BURST = 20  # corrections that an author may send at once
@@ -214,9 +215,9 @@ class LabelDesk:
                 f'the label has {len(label)} characters, at most {rules.longest_label} are '
                 f'allowed',
             )
-        if label and not label.isprintable():
+        if not is_printable(label):
             return Code.INVALID_LABEL, 'the label holds control characters'
-        if len(author) > LONGEST_AUTHOR or (author and not author.isprintable()):
+        if len(author) > LONGEST_AUTHOR or not is_printable(author):
             return (
                 Code.INVALID_LABEL,
                 f'the author is no printable name of at most {LONGEST_AUTHOR} characters',

@@ -16,7 +16,7 @@ their whole frames, in `frames/`; where the frame made room for others, what was
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import hashlib
 import json
 from pathlib import Path
@@ -36,6 +36,7 @@ from etuner_ros.core.labels.annotation_files import (
     from_studio,
     Mark,
     Shares,
+    studio_config,
     to_coco,
     to_studio,
 )
@@ -43,10 +44,12 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import StoredSample
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Things
+from etuner_ros.core.names import is_printable
 
 FORMATS = ('folder', 'coco', 'labelstudio')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 COCO_FILE, STUDIO_FILE = 'annotations.json', 'tasks.json'
+STUDIO_CONFIG = 'labeling_config.xml'
 FRAMES = 'frames'  # folder of whole frames with things, unless a label is called so
 INDEX_FILE = 'etuner.json'  # names in full, of folders and of files
 IMPORTED = 'import'  # source of frames that no camera of ours took
@@ -223,7 +226,8 @@ def export(
     Write all labelled pictures and things that are kept; return their number.
 
     :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of what
-        is said of a whole picture being all of it) or 'labelstudio' (and `tasks.json`)
+        is said of a whole picture being all of it) or 'labelstudio' (and `tasks.json`,
+        with `labeling_config.xml` for its project)
     :param watch: passes the samples on, to show how far it is
     :raises StoreError: when the folder can't be written or holds something already
     """
@@ -244,6 +248,7 @@ def export(
         elif kind == 'labelstudio':
             raw = to_studio(writer.pictures)
             replace_file(folder / STUDIO_FILE, json.dumps(raw, indent=1).encode())
+            replace_file(folder / STUDIO_CONFIG, studio_config(writer.pictures).encode())
     except OSError as error:
         raise StoreError(
             f'the export to {folder} failed: {error.strerror or error}; '
@@ -258,6 +263,7 @@ class Imported:
 
     added: int = 0
     known: int = 0  # the same label was there already
+    disputed: dict[str, int] = field(default_factory=dict)  # by author: labels that contradict
     problems: list[str] | None = None
 
 
@@ -273,7 +279,7 @@ def import_(
     Take labels from an image folder `<label>/*.jpg`, a COCO file or a Label Studio file.
 
     A box that is not the whole picture is a thing in it. Pictures that can't be read are named and
-    left out; the rest is taken.
+    left out; the rest is taken. A label that counts already gets no second vote.
 
     :param path: a folder, or the JSON file of the other two
     :param watch: passes the pictures on, to show how far it is
@@ -288,7 +294,7 @@ def import_(
     for file, mark in watch(list(_marks(path, index))):
         label, name = mark.label.strip(), mark.name
         try:
-            if not label or len(label) > longest_label or not label.isprintable():
+            if not label or len(label) > longest_label or not is_printable(label):
                 raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
             data = file.read_bytes()
             height, width = decode(data).shape[:2]
@@ -310,11 +316,15 @@ def import_(
             )
             continue
         here[frame.key] = label
-        if store.is_duplicate(frame.key, label, author):
+        # A second vote for what counts already would outvote whoever corrects that later.
+        if label == store.label_of(frame.key) or store.is_duplicate(frame.key, label, author):
             result.known += 1
             continue
-        store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
+        stored = store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
         result.added += 1
+        if stored.label != label:
+            for other in [name for name, said in stored.said.items() if said != label]:
+                result.disputed[other] = result.disputed.get(other, 0) + 1
     result.problems = problems
     if not result.added and not result.known:
         reason = f'; first problem: {problems[0]}' if problems else ''
@@ -332,6 +342,17 @@ def _thing(things: Things, whole: Frame, box: Shares) -> Frame:
     return things.of(whole, (x * width, y * height, wide * width, high * height))
 
 
+def _has_marks(file: Path) -> bool:
+    """Return whether a file says of many pictures what they show, as COCO does."""
+    try:
+        raw = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, list) or (
+        isinstance(raw, dict) and {'images', 'annotations'} <= set(raw)
+    )
+
+
 def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
     """Yield pictures and what is said of them."""
     if path.is_dir():
@@ -339,6 +360,12 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
             if (path / known).exists():
                 yield from _marks(path / known, index)
                 return
+        for other in sorted([*path.glob('*.json'), *path.glob('*/*.json')]):
+            if _has_marks(other):  # `images` or `train` beside it is no class
+                raise StoreError(
+                    f'{path} holds {other.relative_to(path)}: import that file by its name, not '
+                    f'the folder'
+                )
         for file in sorted(path.glob('*/*')):
             if file.suffix.lower() in PICTURES:
                 name = f'{file.parent.name}/{file.name}'

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from etuner_ros.core.labels.store import LabelStore
+from etuner_ros.core.names import is_printable
 
 
 class RenameCode(IntEnum):
@@ -34,7 +35,7 @@ def rename(store: LabelStore, label: str, new_label: str, longest_label: int) ->
     :raises StoreError: when it could not be written
     """
     old, new = label.strip(), new_label.strip()
-    if not new or len(new) > longest_label or not new.isprintable():
+    if not new or len(new) > longest_label or not is_printable(new):
         text = f'the new label must be printable, of 1 to {longest_label} characters'
         return Renamed(RenameCode.INVALID_LABEL, text)
     known = [s.label for s in store.statistics()]

@@ -113,6 +113,12 @@ class LabelStore:
         )
         return {author: label for author, label in dict(rows.fetchall()).items() if label}
 
+    def label_of(self, key: FrameKey) -> str:
+        """Return the label that counts of the frame with this very key; empty while none does."""
+        rows = self._database.execute(f'SELECT label FROM frames WHERE {THIS}', key_values(key))
+        row = rows.fetchone()
+        return row[0] if row else ''
+
     def is_duplicate(self, key: FrameKey, label: str, author: str) -> bool:
         """Return whether this author's last word on the frame was the same label."""
         return self.said(key).get(author) == label

@@ -466,6 +466,8 @@ class Learner:
         """
         Take over the version that the robot now runs; training goes on from it.
 
+        Of the version that ran before, told once more, a candidate goes on waiting.
+
         :param update: tensors that differ from the base weights
         :raises WeightsError: when they do not fit
         :raises LearnerError: when a round runs and more than the head changes
@@ -475,12 +477,13 @@ class Learner:
         was_quantised = ranges_of(self._live.update) is not None
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
             raise LearnerError('other weights can not be taken over while a round runs')
+        again = version == version_before and self._live.is_same(update, classes)
         self._live.take(update, classes, version)
         if proposed is not None and self._live.has_become(proposed):
             ours = True
             self._on_accepted(proposed)
-        elif proposed is not None:
-            self._give_up()
+        elif proposed is not None and not again:  # another version: nobody will judge this one
+            self._give_up(learn_again=True)
         if self._offered is not None and self._live.has_become(self._offered):
             self._validator.on_accepted(self._offered.outcomes, self.book.held)
             self._offered, ours = None, True
@@ -497,7 +500,8 @@ class Learner:
             self.head.start_over(self.backbone, self._live.is_tuned)
             self._learn_instantly(self.book.newest(self.head_config.max_samples))
         self.head.on_served(self.live.classes, self._live.head.prior)
-        self._learn_late()
+        if not self.waits_for_verdict:
+            self._learn_late()
 
     def _on_accepted(self, candidate: RoundCandidate) -> None:
         """Build upon a round that was accepted."""
@@ -518,7 +522,7 @@ class Learner:
 
         :param learn_again: nobody has judged it, so the next round trains on its samples once more
         """
-        if self._proposed is not None:
+        if self.waits_for_verdict:
             self._give_up(learn_again)
         self.set_live(self._live.update, self.live.classes, self.version)
 

@@ -91,6 +91,18 @@ class LiveState:
         """Return the live update with another head."""
         return {**backbone_of(self.update), **weights}
 
+    def is_same(self, update: State, classes: tuple[str, ...]) -> bool:
+        """Return whether weights are to the last bit those that are live."""
+        ours = self.update
+        return (
+            classes == self.model.classes
+            and set(update) == set(ours)
+            and all(
+                same_bits(np.asarray(value), np.asarray(ours[name]))
+                for name, value in update.items()
+            )
+        )
+
     def has_become(self, candidate: Candidate) -> bool:
         """Return whether the live weights are those of a candidate."""
         ours, theirs = candidate.live_update, self.update

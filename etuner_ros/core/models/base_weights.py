@@ -42,6 +42,16 @@ def checksum_file(path: Path) -> Path:
     return path.with_name(f'{path.name}.sha256')
 
 
+def check_name(path: Path) -> None:
+    """
+    Look whether a name for base weights is one by which they are found again.
+
+    :raises WeightsError: when it is none
+    """
+    if path.suffix != '.safetensors':
+        raise WeightsError(f'base weights are files *.safetensors; {path.name} is none')
+
+
 def write_base(path: Path, data: bytes) -> None:
     """Write base weights and, beside them, their checksum; durable, each in one step."""
     checksum_file(path).unlink(missing_ok=True)  # of another content

@@ -74,9 +74,11 @@ def _export_onnx(model: Classifier, example: Tensor, path: Path) -> None:
 
     try:
         import onnx
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise StoreError(
-            'ONNX needs the packages onnx and onnxscript: python3 -m pip install onnx onnxscript'
+            'ONNX needs the packages onnx and onnxscript: PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m '
+            'pip install --user --no-deps onnx onnxscript onnx-ir'
         ) from error
     program = torch.onnx.export(
         model, (example,), input_names=['image'], output_names=['logits'], dynamo=True
