@@ -9,8 +9,10 @@ relative.
 """
 
 import hashlib
+import os
 from pathlib import Path
 import re
+import tempfile
 
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
 from launch.conditions import IfCondition
@@ -146,7 +148,14 @@ def kept(text):
     """
     folder = home('launch')
     path = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml'
-    replace_file(path, text.encode())
+    try:
+        if not path.exists() or path.read_text() != text:
+            replace_file(path, text.encode())
+        os.utime(path)
+    except OSError:  # a full disk: the robot is to start nevertheless
+        path = Path(tempfile.mkdtemp(prefix='etuner_launch_')) / path.name
+        path.write_text(text)
+        return str(path)
     for old in sorted(folder.glob('*.yaml'), key=written)[:-MOST_FILES]:
         old.unlink(missing_ok=True)
     return str(path)

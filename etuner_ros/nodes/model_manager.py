@@ -272,7 +272,7 @@ class ModelManagerNode(AutostartNode):
             self._coming = None
             fetcher.stop()
             text = 'its weights do not come from tuner/get_candidate'
-            self._decide(message, refused(Code.DAMAGED, text))
+            self._decide(message, refused(Code.STALE, text))  # nobody has looked at it
 
     @guarded
     def _decide(

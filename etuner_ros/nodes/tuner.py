@@ -262,9 +262,11 @@ class TunerNode(Node):
     def _maybe_start_round(self, forced: bool = False) -> bool:
         if self._labels.feed.behind or self._worker.awaited:
             return False
-        started = self._keeper.start(self._labels.feed.cursors, forced)
+        update = self._worker.update
+        backbone = messages.backbone_name(update) if update is not None else ''
+        started = self._keeper.start(self._labels.feed.cursors, forced, backbone)
         if started is None and not forced:
-            learned = self._labels.feed.learned(learned_of(self._worker.update))
+            learned = self._labels.feed.learned(learned_of(update))
             started = self._keeper.start_calibration(learned)
         if started is None:
             return False

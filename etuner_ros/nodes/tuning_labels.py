@@ -26,7 +26,7 @@ from etuner_ros.nodes.collector_clients import CollectorClients
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import box_of
 from etuner_ros.nodes.messages import stamp_ns
-from etuner_ros.nodes.tuning_messages import frame_name, learned_of
+from etuner_ros.nodes.tuning_messages import backbone_name, frame_name, learned_of
 from etuner_ros.worker.link import WorkerLink
 
 
@@ -68,7 +68,9 @@ class LabelSide:
 
         :param room: samples that its replay has room for
         """
-        self.feed.restart(learned_of(self._live()), room)
+        live, tried = self._live(), self._keeper.tried
+        same = live is not None and backbone_name(live) == tried.backbone
+        self.feed.restart(learned_of(live), room, tried.cursors if same else {})
         self._told = (False, False)
         self.ask()
 
@@ -93,9 +95,13 @@ class LabelSide:
         self.ask()
 
     def _take_batch(self, message: LabelledBatch) -> None:
-        """Hand a batch to the worker; one that the live weights have learned is only replayed."""
+        """
+        Hand a batch to the worker; one that the live weights have learned is only replayed, and
+        one that was in a round that was refused.
+        """
         learned = self.feed.learned(learned_of(self._live()))
-        new = message.batch_id > learned.get(message.collector, 0)
+        collector, number = message.collector, message.batch_id
+        new = number > learned.get(collector, 0) and not self.feed.was_tried(collector, number)
         renamed = list(zip(message.renamed_from, message.renamed_to))
         handed = messages.samples_message(
             message.collector, message.samples, new, renamed, self._scenarios.at

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 import queue
+import signal
 from typing import Any
 
 from rclpy.node import Node
@@ -15,7 +16,7 @@ from rclpy.node import Node
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.models.weights import backbone_digest, backbone_of, pack, unpack
 from etuner_ros.core.serve.engines import EngineSettings
-from etuner_ros.core.tune.round_keeper import RoundKeeper
+from etuner_ros.core.tune.round_keeper import RoundKeeper, State
 from etuner_ros.msg import Backbone, LayerStates, ModelUpdate
 from etuner_ros.nodes import tuning_messages as messages
 from etuner_ros.nodes.base_fetcher import BaseFetcher, PieceFetcher
@@ -29,6 +30,7 @@ from etuner_ros.worker.memory import resident_mb
 
 BYTES_PER_PIXEL = 0.5  # of a picture in the replay memory
 LEAST_BATCH = 2  # training samples, to which batches are made smaller
+GROSS = 1.3  # times its limit may a worker take while a round runs
 
 
 class WorkerSide:
@@ -68,6 +70,7 @@ class WorkerSide:
         self.ready: dict[str, Any] = {}  # what the worker said when it had loaded base weights
         self.memory_mb = 0.0  # over which it is started anew; 0 = no limit
         self._fitted = False  # this worker took less, once it was ready: it has grown
+        self._least_mb = 0.0  # limit that the least batches were tried with
         self._fetcher = BaseFetcher(node, self._on_fetched)
         self._pieces = PieceFetcher(
             node, 'model_manager/get_model', 'backbone', self._on_backbone_fetched
@@ -234,6 +237,11 @@ class WorkerSide:
         self._loaded()
 
     def _worker_died(self, message: dict[str, Any]) -> None:
+        killed = message['code'] == -signal.SIGKILL
+        if killed and self._keeper.state is State.TUNING and self._train.batch_size > LEAST_BATCH:
+            # By the kernel, most likely: the same again would end the same.
+            half = max(LEAST_BATCH, self._train.batch_size // 2)
+            self._shrink(half, 'the worker was killed in a round')
         self._worker_lost(f'the worker died (exit code {message["code"]})')
 
     def _worker_error(self, message: dict[str, Any]) -> None:
@@ -244,8 +252,10 @@ class WorkerSide:
                 self._fetcher.fetch(self.update.base_sha256)
         else:
             self._warn(f'worker: {message["during"]}: {message["text"]}')
-            if message['during'] == 'model':
-                self._told = ''  # with the next version its backbone is sent again
+            if message['during'] == 'model':  # without it nothing can be learned
+                self._worker_lost('the worker could not take the live version', 10.0)
+            elif message['during'] == 'round' and self._keeper.round is not None:
+                self._keeper.on_failed(self._keeper.round.number, message['text'])
 
     def _worker_shrunk(self, message: dict[str, Any]) -> None:
         self._shrink(message['batch_size'], message['text'])
@@ -267,15 +277,30 @@ class WorkerSide:
             self._fitted = False
         elif used <= limit:
             self._fitted = True
-        elif limit > 0 and (self._train.batch_size > LEAST_BATCH or self._fitted):
+        elif limit > 0 and self._may_shrink(used):
+            if self._train.batch_size <= LEAST_BATCH:
+                self._least_mb = limit
             why = f'the worker took {used:.0f} MB, worker_memory_mb is {limit:.0f}'
             self._shrink(max(LEAST_BATCH, self._train.batch_size // 2), why)
             self._restart_worker(self._link.base)
 
+    def _may_shrink(self, used: float) -> bool:
+        """Whether a worker that is started anew may take less; no round is lost for a little."""
+        limit, busy = self.memory_mb, self._keeper.state is State.TUNING
+        if busy and used <= GROSS * limit:
+            return False
+        return self._train.batch_size > LEAST_BATCH or (self._fitted and not self._is_least)
+
+    @property
+    def _is_least(self) -> bool:
+        """Whether a worker with the least batches has outgrown this limit once already."""
+        return self._least_mb == self.memory_mb and self._train.batch_size <= LEAST_BATCH
+
     def why_too_large(self) -> str:
         """Return that the worker takes more than it may and can not be made smaller."""
         limit, used = self.memory_mb, resident_mb(self.pid)
-        small = self.ready and not self._fitted and self._train.batch_size <= LEAST_BATCH
+        unfit = not self._fitted or self._is_least
+        small = self.ready and unfit and self._train.batch_size <= LEAST_BATCH
         if not (used > limit > 0 and small):
             return ''
         return (

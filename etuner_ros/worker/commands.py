@@ -33,7 +33,8 @@ class Commands:
         self._engines: Engines | None = None
         self._told = ''  # why nothing is quantised
         self._learner: Any = None
-        self._base_sha256, self._base_path = '', Path()
+        self._base_sha256 = ''
+        self._base: Any = {}  # tensors of the base weights, by name
         self._backbone: tuple[str, Any] = '', {}  # of the weights told last: digest and tensors
         self.knows_labels = False  # all labels that there are have come
         self._untold = False  # what a round would find has changed
@@ -121,7 +122,7 @@ class Commands:
             ]
         )
         self._learner = learner
-        self._base_sha256, self._base_path = base.sha256, Path(path)
+        self._base_sha256, self._base = base.sha256, base.state
         self._backbone = learner.backbone, {}
         self._reply(
             op='ready',
@@ -148,11 +149,10 @@ class Commands:
     def _inflated(self, data: bytes) -> bytes:
         """Return safetensors bytes of what may have come deflated."""
         from etuner_ros.core.models.deflate import inflated, is_deflated
-        from etuner_ros.core.models.weights import read_base
 
         if not is_deflated(data):
             return data
-        return bytes(inflated(bytearray(data), read_base(self._base_path).state))
+        return bytes(inflated(bytearray(data), self._base))
 
     def is_head_only(self, message: Message) -> bool:
         """Return whether a `model` message changes nothing but the head."""
@@ -258,11 +258,11 @@ class Commands:
         :param deflate: also made smaller, for a slow link
         """
         from etuner_ros.core.models.deflate import deflated
-        from etuner_ros.core.models.weights import pack, read_base
+        from etuner_ros.core.models.weights import pack
 
         small = b''
         if deflate:
-            small = deflated(pack(candidate.update), read_base(self._base_path).state)
+            small = deflated(pack(candidate.update), self._base)
         self._reply_candidate('candidate', number, candidate, candidate.update, deflated=small)
         self.tell_why_not()
 

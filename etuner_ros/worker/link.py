@@ -10,6 +10,7 @@ import time
 from typing import Any, Protocol
 
 CREDIT = 4_000_000  # bytes that may be on their way or wait in the worker
+STEADY_S = 300.0  # after which a worker that still lives is taken to be sound
 LONGEST_DELAY_S = 60.0
 OPENING_S = 1800.0  # that a worker may take for its network at least: weights may be downloaded
 Message = dict[str, Any]
@@ -40,7 +41,8 @@ class WorkerLink:
     :param start: starts a worker
     :param opening: returns the message that opens base weights of a file; '' = of the settings
     :param timeout_s: without any sign of life, after which a worker that owes an answer is killed
-    :param delay_s: before a dead worker is started again; doubles while it dies again
+    :param delay_s: before a dead worker is started again; doubles while it dies again and has come
+        to no candidate
     :param clock: monotonic time in s
     """
 
@@ -57,7 +59,7 @@ class WorkerLink:
         self.client: Client | None = None
         self._serial = self._deaths = 0
         self._owed: dict[int, int] = {}  # bytes of messages that are not worked off, by serial
-        self._heard = self._restart_at = math.inf
+        self._heard = self._started = self._restart_at = math.inf
         self.base = ''  # file of the base weights that were opened last; '' = as in the settings
         self._opens = 0  # serial of the message that opens them
 
@@ -68,7 +70,8 @@ class WorkerLink:
         :raises OSError: when none can be started; it is tried again later
         """
         self.close()
-        self._heard, self._restart_at, self.base = self._clock(), math.inf, base
+        self._heard = self._started = self._clock()
+        self._restart_at, self.base = math.inf, base
         try:
             self.client = self._start()
         except OSError:
@@ -99,7 +102,7 @@ class WorkerLink:
         self._heard = self._clock()
         if message['op'] == 'taken':
             self._owed.pop(message['serial'], None)
-        elif message['op'] in ('model_loaded', 'progress'):
+        elif message['op'] == 'candidate' or self._clock() - self._started > STEADY_S:
             self._deaths = 0
 
     def died(self, least_delay_s: float = 0.0) -> None:

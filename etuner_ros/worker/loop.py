@@ -179,6 +179,8 @@ class Worker:
                 pass
         except Exception as error:  # its samples still wait; the process lives on
             traceback.print_exc()
+            if learner.waits_for_verdict:  # it is made, and could not be sent
+                learner.go_back(learn_again=True)
             self._reply(op='failed', id=number, text=f'{type(error).__name__}: {error}')
         self.commands.on_news()
         give_back_memory()

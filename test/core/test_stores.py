@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 import signal
 import sqlite3
@@ -930,13 +931,26 @@ def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home)
     ModelStore(ros_home / 'etuner' / 'models', base)
     data = bytearray(base.read_bytes())
     data[-1] ^= 1
+    before = base.stat()
     base.write_bytes(bytes(data))
+    os.utime(base, ns=(before.st_atime_ns, before.st_mtime_ns))
     found = intact_file(base)
     assert found != base
     assert found.is_relative_to(ros_home)
     found.unlink()
     with pytest.raises(WeightsError, match='it is damaged'):
         prepare('tiny', 32, str(base))
+
+
+def test_base_weights_that_were_copied_over_others_count(base, tmp_path, ros_home):
+    write_base(base, base.read_bytes())
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    others = read_base(base)
+    state = {name: value + 1 for name, value in others.state.items()}
+    base.write_bytes(pack_base(state, others.spec, others.units))
+    assert intact_file(base) == base
+    base.write_bytes(base.read_bytes()[:-100])  # the copy was interrupted
+    assert intact_file(base) != base
 
 
 FULL = """

@@ -20,7 +20,7 @@ from etuner_ros.core.tune.batch_feed import BatchFeed
 from etuner_ros.core.tune.frame_features import FrameFeatures
 from etuner_ros.core.tune.round_keeper import How, Proposal, RoundKeeper, State
 from etuner_ros.core.tune.state_file import StateFile
-from etuner_ros.worker.link import CREDIT, OPENING_S, WorkerLink
+from etuner_ros.worker.link import CREDIT, OPENING_S, STEADY_S, WorkerLink
 
 
 class Clock:
@@ -224,6 +224,24 @@ def test_what_was_learned_of_tuning_survives_a_restart(tmp_path):
     assert again.keeper.scenarios.current == {'front': 0}
 
 
+def test_what_a_refused_round_learned_is_remembered_until_one_is_accepted(tmp_path):
+    kept = Kept()
+    for accepted, cursors in ((False, {'/c': 3}), (True, {})):
+        kept.keeper.lazy.on_batch()
+        number = kept.keeper.start({'/c': 3}, True, 'abc').number
+        kept.keeper.on_proposal(number, Proposal('me/1/a', 0))
+        kept.keeper.on_verdict('me/1/a', accepted, 'so', 1)
+        kept.keeper.on_loaded(1)
+        file, again = tmp_path / 'tuner.json', Kept()
+        assert StateFile(file, lambda: kept.keeper.state_dict(0.0), kept.clock).save() == ''
+        loaded = StateFile(file, dict, kept.clock).load(
+            lambda s, again=again: again.keeper.load_state_dict(s, 0.0)
+        )
+        assert loaded == ''
+        assert again.keeper.tried.cursors == cursors
+        assert again.keeper.tried.backbone == ('' if accepted else 'abc')
+
+
 @pytest.mark.parametrize('text', ['{', '[]', '{"scenarios": 3}', '{}', '[' * 100000])
 def test_a_damaged_file_is_said_and_the_tuner_starts_anew(tmp_path, text):
     (tmp_path / 'tuner.json').write_text(text)
@@ -271,6 +289,17 @@ def test_a_worker_gets_first_what_was_learned_then_what_was_not_and_rounds_wait(
     assert feed.behind == []
     assert feed.cursors == {'/c': 8}
     assert feed.on_batch('/c', 9, True)
+
+
+def test_a_worker_is_told_what_was_in_a_refused_round_unless_the_store_is_another_one():
+    feed, _ = fed()
+    for newest, tried in ((8, [True, True, False]), (5, [False, False, False])):
+        feed.restart({}, 100, {'/c': 6})
+        feed.on_batch('/c', newest, True)
+        (ask,) = feed.asks(True)
+        assert feed.on_batches(ask, [1, 2], newest) == [1, 2]
+        assert [feed.was_tried('/c', n) for n in (1, 6, 7)] == tried
+        assert not feed.was_tried('/other', 1)
 
 
 def test_a_lost_answer_is_asked_for_again():
@@ -562,9 +591,25 @@ def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often():
         waits.append(clock.now - began)
     assert waits == [2, 4, 8, 16, 32, 60, 60]
     link.heard({'op': 'model_loaded'})
+    link.heard({'op': 'progress'})
+    link.died()
+    clock.now += 59
+    assert not link.restart_if_due(), 'it may die in each round'
+    clock.now += 1
+    assert link.restart_if_due()
+    link.heard({'op': 'candidate'})
     link.died()
     clock.now += 2
     assert link.restart_if_due()
+    for _ in range(3):
+        link.died()
+        clock.now += 60
+        assert link.restart_if_due()
+    clock.now += STEADY_S + 1
+    link.heard({'op': 'alive'})
+    link.died()
+    clock.now += 2
+    assert link.restart_if_due(), 'it has lived long'
 
 
 def test_nothing_is_sent_to_a_worker_that_is_not_there():

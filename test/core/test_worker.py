@@ -121,6 +121,21 @@ def test_a_round_ends_in_a_candidate_and_a_cancel_after_it_does_not_hurt_the_nex
     assert pipe.ops()[-2] == 'candidate', 'its samples are to be learned again'
 
 
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_a_round_that_could_not_be_sent_is_given_up_and_tried_again(worker, monkeypatch):
+    made, pipe = worker
+
+    def fails(*_arguments: Any) -> None:
+        raise OSError('the disk is gone')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.commands, 'propose_round', fails)
+        made.handle(round_message(1))
+    assert pipe.ops()[-2:] == ['failed', 'taken']
+    made.handle(round_message(2))
+    assert pipe.ops()[-2] == 'candidate'
+
+
 def test_what_comes_in_a_round_is_worked_off_and_acknowledged_after_it(worker):
     made, pipe = worker
     batch = {'samples': [], 'new': True, 'renamed': [], 'withdrawn': []}

@@ -16,7 +16,7 @@ import sys
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.files import home, replace_file
 from etuner_ros.core.models.child import Child
-from etuner_ros.core.models.weights import pack_base, sha256
+from etuner_ros.core.models.weights import pack_base, read_base, sha256
 
 
 def cache_folder() -> Path:
@@ -59,15 +59,28 @@ def write_base(path: Path, data: bytes) -> None:
     replace_file(checksum_file(path), sha256(data).encode())
 
 
+def _was_replaced(path: Path) -> bool:
+    try:
+        if path.stat().st_mtime_ns <= checksum_file(path).stat().st_mtime_ns:
+            return False  # damage of the disk changes no time
+        read_base(path)
+    except (OSError, WeightsError):
+        return False
+    return True
+
+
 def intact_file(path: Path) -> Path | None:
     """
     Return base weights that are whole: the file, or when it is damaged or gone a copy that the
     cache or a model store under $ROS_HOME has. None when there is none.
 
-    A file without a checksum beside it is taken as it is.
+    A file without a checksum beside it is taken as it is, and so are base weights that are newer
+    than that: somebody has copied others over them.
     """
     try:
         digest = checksum_file(path).read_text().strip()
+        if _was_replaced(path):
+            return path
     except (OSError, UnicodeDecodeError):
         return path if path.exists() else None
     stores = (home('models'), *home('models').glob('ns/*'))

@@ -71,6 +71,7 @@ class BatchFeed:
         self._clock = clock
         self._collectors: dict[str, _Collector] = {}
         self._learned: dict[str, int] = {}
+        self._tried: dict[str, int] = {}
         self._replay_count = 0
         self._tickets = 0
         self._open = False  # a worker is there
@@ -114,13 +115,24 @@ class BatchFeed:
             if name not in here or last != here[name].stale
         }
 
-    def restart(self, learned: Mapping[str, int], replay_count: int) -> None:
+    def was_tried(self, name: str, batch_id: int) -> bool:
+        """Return whether an earlier worker has learned a batch in a round that was refused."""
+        return batch_id <= self._tried.get(name, 0)
+
+    def restart(
+        self,
+        learned: Mapping[str, int],
+        replay_count: int,
+        tried: Mapping[str, int] | None = None,
+    ) -> None:
         """
         A worker that knows nothing is ready.
 
         :param learned: by collector, the last batch that the live weights have learned
         :param replay_count: samples that its replay memory has room for
+        :param tried: by collector, the last batch of a round that was refused
         """
+        self._tried = dict(tried or {})
         known = [*self._collectors, *(n for n in learned if n not in self._collectors)]
         self._learned, self._replay_count = dict(learned), replay_count
         answered = {n for n, c in self._collectors.items() if c.answered}
@@ -250,6 +262,8 @@ class BatchFeed:
         collector = self._good(ask)
         if collector is None:
             return []
+        if last < self._tried.get(ask.collector, 0):  # of another store
+            del self._tried[ask.collector]
         if last < collector.cursor:
             self._begin_anew(ask.collector, collector, last)
             return []

@@ -7,7 +7,7 @@ Rounds, from the decision to start one to its end; what each took is charged to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 import math
 import time
@@ -17,6 +17,7 @@ from etuner_ros.core.decide.budget import Budget
 from etuner_ros.core.decide.energy import EnergyLog
 from etuner_ros.core.decide.lazy_tune import LazyTune
 from etuner_ros.core.decide.scenario_log import ScenarioLog
+from etuner_ros.core.decide.state import Saved
 from etuner_ros.core.errors import LearnerError
 
 NO_VERDICT = 'no verdict: is model_manager running?'
@@ -89,6 +90,27 @@ class Round:
     cancelled: bool = False
     calibrates: bool = False  # trains nothing: only quantises what is live
     proposal: Proposal | None = None
+    backbone: str = ''  # that it started from
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the last round learned that the gate refused; trying the same again costs the same."""
+
+    backbone: str = ''  # that is live since then, by its digest
+    cursors: Mapping[str, int] = field(default_factory=dict)  # by collector, the last batch
+
+    @classmethod
+    def read(cls, state: Any) -> Tried:
+        """
+        Return what was saved.
+
+        :raises StateError: naming what is wrong
+        """
+        saved = Saved('the refused round', state)
+        names = saved.get('cursors')
+        cursors = Saved('the refused round', names)
+        return cls(str(saved.get('backbone')), {str(name): cursors.whole(name) for name in names})
 
 
 class RoundKeeper:
@@ -125,6 +147,7 @@ class RoundKeeper:
         self._head_sent = self._sent = 0.0
         self._awaited: int | None = None  # version that was accepted
         self._loaded = -1  # version that the worker has
+        self.tried = Tried()
 
     def _move(self, state: State, note: str) -> None:
         if state not in _MOVES[self.state] and state is not self.state:
@@ -174,11 +197,14 @@ class RoundKeeper:
             return 'weights are pinned: model_manager is not active'
         return self.budget.refusal(self._clock())
 
-    def start(self, cursors: Mapping[str, int], forced: bool = False) -> Round | None:
+    def start(
+        self, cursors: Mapping[str, int], forced: bool = False, backbone: str = ''
+    ) -> Round | None:
         """
         Start a round when it pays, or when it is forced.
 
         :param cursors: by collector, the last batch that the worker has
+        :param backbone: digest of the backbone that is live
         :return: the round; None when none starts
         """
         if self.state is not State.WAITING or not (forced or self.lazy.should_tune):
@@ -187,7 +213,7 @@ class RoundKeeper:
             return None
         self.started += 1
         batches = self.lazy.on_round_start()
-        self.round = Round(self.started, batches, dict(cursors), self._clock())
+        self.round = Round(self.started, batches, dict(cursors), self._clock(), backbone=backbone)
         self.progress = 0.0
         self.energy.begin()
         self._move(State.TUNING, f'round {self.started} on {batches} batches')
@@ -297,6 +323,7 @@ class RoundKeeper:
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
         if judged and not running.calibrates:
             self.lazy.on_round_end(proposal.iterations, self.after, accepted)
+            self.tried = Tried() if accepted else Tried(running.backbone, running.cursors)
         if accepted:
             self.scenarios.on_version(version, proposal.parent, proposal.move)
             self._awaited = version if self._loaded < version else None
@@ -366,6 +393,7 @@ class RoundKeeper:
             'lazy_tune': self.lazy.state_dict(),
             'budget': self.budget.state_dict(self._clock(), wall),
             'scenarios': self.scenarios.state_dict(),
+            'tried': {'backbone': self.tried.backbone, 'cursors': dict(self.tried.cursors)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], wall: float) -> None:
@@ -377,4 +405,7 @@ class RoundKeeper:
         self.scenarios.load_state_dict(state.get('scenarios', {}))
         self.budget.load_state_dict(state.get('budget', {}), self._clock(), wall)
         self.lazy.load_state_dict(state.get('lazy_tune', {}))
+        saved = state.get('tried')
+        if saved is not None:  # earlier versions did not note it
+            self.tried = Tried.read(saved)
         self.lazy.forget_waiting()
