@@ -17,12 +17,13 @@ from typing import Any
 
 from nicegui import ui
 import rclpy
+from rclpy.exceptions import InvalidServiceNameException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
 from etuner_ros.core.config import Checked, setting
-from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.errors import ConfigError, EtunerError
 from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import (
@@ -37,6 +38,7 @@ from etuner_ros.msg import (
 )
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import about, answered_label, header_of
+from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable, LATCHED, reliable, REQUESTS
 from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
@@ -44,10 +46,12 @@ from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
 from etuner_ros.nodes.teaching.page import build
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scene
-from etuner_ros.nodes.teaching.state import TeachingState
+from etuner_ros.nodes.teaching.state import Card, TeachingState
 from etuner_ros.nodes.timers import steady_timer
+from etuner_ros.srv import GetLabelStatistics
 
 LIVE_PERIOD_S = 0.2
+LABELS_PERIOD_S = 5.0  # between two looks at which labels count
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class TeacherSettings(Checked):
     cameras: tuple[str, ...] = setting(
         (), "cameras to look at, as in `inference`: ['front', 'rear']; empty = the only one"
     )
+    collector: str = setting('label_collector', 'node that is asked which labels count')
     inference: str = setting(
         'inference', 'nodes that are asked for full pictures, separated by commas'
     )
@@ -75,7 +80,8 @@ class TeacherNode(Node):
     (Prediction), `tuner/status` (TunerStatus) and, only while a browser is open, `objects`
     (Objects) and `predicted_frame` (PredictedFrame), and of each camera of which no objects come
     `annotated/compressed` (CompressedImage). Publishes `labels` (LabelCorrection). Calls
-    `inference/get_frame` (GetFrame).
+    `inference/get_frame` (GetFrame) and, while a browser is open,
+    `label_collector/get_statistics` (GetLabelStatistics).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -98,6 +104,32 @@ class TeacherNode(Node):
         hear(TunerStatus, 'tuner/status', self._on_status, LATCHED)
         steady_timer(self, 0.3, self._follow_watchers)
         steady_timer(self, 0.1, self._send)
+        self._asked: Any = None  # which labels count, of which no answer came yet
+        self._stats = self._client(self.settings.collector)
+        steady_timer(self, LABELS_PERIOD_S, self._ask_labels)
+
+    def _client(self, collector: str) -> Any:
+        try:
+            return self.create_client(GetLabelStatistics, f'{collector}/get_statistics')
+        except (InvalidServiceNameException, ValueError) as error:
+            text = f'collector: no node can be called {short(collector)!r}'
+            raise ConfigError(text) from error
+
+    @guarded
+    def _ask_labels(self) -> None:
+        """Ask which labels count: people rename them, on other pages and by commands."""
+        if self._asked is not None:
+            self._stats.remove_pending_request(self._asked)
+        self._asked = None
+        if self.watchers > 0 and self._stats.service_is_ready():
+            self._asked = self._stats.call_async(GetLabelStatistics.Request())
+            self._asked.add_done_callback(self._on_labels)
+
+    @guarded
+    def _on_labels(self, future: Any) -> None:
+        self._asked, answer = None, future.result()
+        if answer is not None and not answer.error_code:
+            self.state.on_labels([short(label) for label in answer.labels])
 
     def _diagnostics(self) -> dict[str, object]:
         cards, accepted = self.state.counts()
@@ -185,11 +217,10 @@ class TeacherNode(Node):
             raise EtunerError('this frame is not on the wall any more')
         return self._full.fetch(key.uid)
 
-    def label(self, name: str, label: str) -> None:
+    def label(self, card: Card, label: str) -> None:
         """Send what a person says of a card; empty takes it back."""
-        card = self.state.say(name, label)
-        if card is not None:
-            self._publish(card.key, card.box, label)
+        self.state.say(card.name, label)  # it may have made room while they typed
+        self._publish(card.key, card.box, label)
 
     def label_thing(self, scene: Scene, box: Rectangle, label: str) -> None:
         """Send what a person says of a thing, by its box in px of the camera's image."""

@@ -66,16 +66,51 @@ def test_a_refusal_that_names_no_picture_is_shown(state):
     assert [(c.answer, c.accepted) for c in state.cards()] == [('too old', False)]
 
 
-def test_answered_cards_make_room_first(state):
+def test_accepted_cards_make_room_first_once_there_was_time_to_take_them_back(state, now):
     for stamp in (1, 2, 3):
         state.on_request(request(stamp, stamp))
+    state.say(state.cards()[1].name, 'duck')
     state.on_receipt(receipt(2, 'duck', uid=2))
+    state.on_request(request(9, 9))
+    assert [c.key.uid for c in state.cards()] == [2, 3, 9]
+    state.on_request(request(1, 1))
+    assert [c.key.uid for c in state.cards()] == [2, 9, 1]
+    state.on_request(request(3, 3))
+    assert [c.key.uid for c in state.cards()] == [2, 1, 3]
+    now[0] += 31.0
     state.on_request(request(3, 3, 'asked again'))
     state.on_request(request(4, 4))
     assert [c.key.uid for c in state.cards()] == [1, 3, 4]
     assert state.cards()[1].reason == 'asked again'
     assert state.say('gone', 'duck') is None
     assert state.picture('gone') is None
+
+
+def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
+    state.on_request(request(1, 1))  # the robot says mug
+    said = Prediction(source='camera', labels=['mug', 'tray'], scores=[0.9, 0.1])
+    state.on_prediction(said)
+    state.on_labels(['mug'])
+    assert state.classes() == ['mug', 'tray']
+    state.on_labels(['cup'])
+    state.on_prediction(said)  # the new head is not live yet
+    assert state.classes() == ['cup', 'tray']
+    assert state.cards()[0].predicted == ''
+    state.on_receipt(receipt(7, 'mug'))  # somebody means it
+    assert state.classes() == ['cup', 'mug', 'tray']
+    state.on_labels(['cup', 'mug'])
+    state.on_labels(['cup'])
+    now[0] += 31.0
+    state.on_prediction(said)
+    assert 'mug' in state.classes(), 'a class of the deployed model'
+
+
+def test_a_camera_that_is_lost_shows_no_old_picture(state, now):
+    state.on_live(b'picture', 'front')
+    assert state.overview('front').has_live
+    assert not state.overview('rear').has_live
+    now[0] += 11.0
+    assert not state.overview('front').has_live
 
 
 def test_the_overview_tells_silence_and_the_timeline_goes_on(state, now):

@@ -64,7 +64,7 @@ class TokenGuard:
         elif scope['type'] == 'websocket':
             await send({'type': 'websocket.close', 'code': 1008})
         elif hmac.compare_digest(asked.encode(), self.token.encode()):
-            cookie = f'{self.name}={self.mark}; HttpOnly; SameSite=Strict; Path=/'
+            cookie = f'{self.name}={self.mark}; HttpOnly; SameSite=Lax; Path=/'
             moved = Response(status_code=303, headers={'location': '/', 'set-cookie': cookie})
             await moved(scope, receive, send)
         else:

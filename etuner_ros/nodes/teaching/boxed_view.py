@@ -14,9 +14,12 @@ from nicegui import events, ui
 from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.nodes.teaching.drawing import CANCEL, cut_out, DOWN, drawn, LAYER, MOVE, UP
 from etuner_ros.nodes.teaching.naming_dialog import NamingDialog
+from etuner_ros.nodes.teaching.pace import Pace
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scene, Word
 from etuner_ros.nodes.teaching.state import TeachingState
 
+MOST_SHOWN = 6  # words
+HIGHEST = 80  # of the screen's height in percent: beside the picture the page can be scrolled
 LONGEST_HOLD_S = 15.0  # that a hand is waited for whose browser says nothing more
 
 
@@ -46,9 +49,13 @@ class BoxedView:
         self._held_s = 0.0
         self._asking = False  # the dialog is open
         self._said: list[Word] = []  # as drawn
+        self._pace = Pace(clock)
+        self._size = (0, 0)  # of the frames, as the place was made for them
         with ui.element('div').classes('w-full').props('data-testid=scene') as self._place:
             self._place.style('position: relative')
             self._picture = ui.html('', sanitize=False).classes('w-full rounded overflow-hidden')
+            self._picture.on('load.capture', self._pace.shown, args=[])
+            self._picture.on('error.capture', self._pace.shown, args=[])
             layer = ui.html(LAYER, sanitize=False).props('data-testid=layer')
             # A finger draws here, so it can not scroll the page here.
             layer.style('position: absolute; inset: 0; touch-action: none; cursor: crosshair')
@@ -58,7 +65,7 @@ class BoxedView:
             layer.on('pointercancel', self._on_cancel, js_handler=CANCEL)
         self._hint = ui.label('Touch a box to name it, or draw one around a thing.')
         self._hint.classes('text-xs opacity-70')
-        self._words = ui.column().classes('w-full gap-0')
+        self._words = ui.column().classes('w-full gap-0').props('role=status')
         self._dialog = NamingDialog(desk.state, self._let_go)
         self._place.set_visibility(False)
         self._hint.set_visibility(False)
@@ -70,7 +77,7 @@ class BoxedView:
         scene = self._held or self._desk.state.scenes.newest(camera)
         self._place.set_visibility(scene is not None)
         self._hint.set_visibility(scene is not None)
-        if scene is not None and not self._asking:
+        if scene is not None and not self._asking and self._pace.ready:
             self._draw(scene, None)
         self._show_words()
         return scene is not None
@@ -78,7 +85,12 @@ class BoxedView:
     def _draw(self, scene: Scene, chosen: Rectangle | None) -> None:
         if self._shown is None or self._shown[0] is not scene or self._shown[1] != chosen:
             self._shown = scene, chosen
+            self._pace.sent()
             self._picture.set_content(drawn(scene, chosen))
+        if self._size != (scene.width, scene.height):
+            self._size = scene.width, scene.height
+            wide = f'max-width: calc({HIGHEST}vh * {scene.width} / {scene.height}); margin: 0 auto'
+            self._place.style(wide)
 
     def _on_down(self, event: events.GenericEventArguments) -> None:
         """Hold still: a hand begins to draw, or touches a thing."""
@@ -133,7 +145,7 @@ class BoxedView:
 
     def _show_words(self) -> None:
         """Show what was said last, and what became of it."""
-        words = self._desk.state.scenes.words()
+        words = self._desk.state.scenes.words()[:MOST_SHOWN]
         if words == self._said:
             return
         self._said = words

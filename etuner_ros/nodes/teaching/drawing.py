@@ -7,6 +7,7 @@ from __future__ import annotations
 from base64 import b64encode
 from functools import lru_cache
 from html import escape
+import math
 
 from etuner_ros.core.errors import ImageError
 from etuner_ros.core.images.annotate import shrunk
@@ -29,7 +30,7 @@ LAYER = (
 # touch, not a box.
 _BOX = """
     const layer = e.currentTarget, drag = layer.drag, area = layer.getBoundingClientRect();
-    if (!drag) return;
+    if (!drag || drag.id !== e.pointerId) return;  // a second finger draws nothing
     const share = (v, from, size) => Math.min(Math.max((v - from) / size, 0), 1);
     const x = share(e.clientX, area.left, area.width), y = share(e.clientY, area.top, area.height);
     const still = Math.hypot((x - drag.x) * area.width, (y - drag.y) * area.height) < 8;
@@ -43,7 +44,8 @@ DOWN = """(e) => {
     if (!e.isPrimary || e.button) return;
     const layer = e.currentTarget, area = layer.getBoundingClientRect();
     layer.setPointerCapture(e.pointerId);
-    layer.drag = {x: (e.clientX - area.left) / area.width, y: (e.clientY - area.top) / area.height,
+    layer.drag = {id: e.pointerId,
+                  x: (e.clientX - area.left) / area.width, y: (e.clientY - area.top) / area.height,
                   uid: layer.parentElement.querySelector('[data-uid]').dataset.uid};
     emit(layer.drag.uid);
 }"""
@@ -77,18 +79,36 @@ def drawn(scene: Scene, chosen: Rectangle | None = None) -> str:
         )
     if chosen is not None:
         parts.append(_rectangle(chosen, CHOSEN, False))
-    return _svg(
-        scene, (0.0, 0.0, scene.width, scene.height), ''.join(parts), 'width:100%', small=True
-    )
+    whole = (0.0, 0.0, float(scene.width), float(scene.height))
+    return _svg(scene, whole, ''.join(parts), 'width:100%', _small(scene.picture), whole)
 
 
 def cut_out(scene: Scene, box: Rectangle) -> str:
-    """Return the part of a frame around a box."""
+    """Return the part of a frame around a box, and of its picture no more than that."""
     x, y, width, height = box
     edge = MARGIN * max(width, height)
     view = (x - edge, y - edge, width + 2 * edge, height + 2 * edge)
     style = 'width:100%;max-height:30vh;background:#000;border-radius:4px'
-    return _svg(scene, view, _rectangle(box, CHOSEN, False), style)
+    part, place = _part(scene, view)
+    return _svg(scene, view, _rectangle(box, CHOSEN, False), style, part, place)
+
+
+def _part(scene: Scene, view: Rectangle) -> tuple[bytes, Rectangle]:
+    """Return the picture of a part of a frame, and where in the frame that lies."""
+    whole = 0.0, 0.0, float(scene.width), float(scene.height)
+    try:
+        image = decode(scene.picture)
+    except ImageError:
+        return scene.picture, whole
+    across, down = image.shape[1] / scene.width, image.shape[0] / scene.height
+    left, top = max(int(view[0] * across), 0), max(int(view[1] * down), 0)
+    right, bottom = math.ceil((view[0] + view[2]) * across), math.ceil((view[1] + view[3]) * down)
+    part = image[top:bottom, left:right]
+    if not part.size:
+        return scene.picture, whole
+    high, wide = part.shape[:2]
+    place = left / across, top / down, wide / across, high / down
+    return encode_jpeg(shrunk(part, WIDEST), 85), place
 
 
 @lru_cache(maxsize=4)  # several browsers look at the same frame
@@ -102,13 +122,20 @@ def _small(picture: bytes) -> bytes:
         return picture
 
 
-def _svg(scene: Scene, view: Rectangle, inside: str, style: str, small: bool = False) -> str:
-    data = _small(scene.picture) if small else scene.picture
+def _svg(
+    scene: Scene,
+    view: Rectangle,
+    inside: str,
+    style: str,
+    data: bytes,
+    place: Rectangle,
+) -> str:
     kind = 'png' if data[:4] == b'\x89PNG' else 'jpeg'
     picture = b64encode(data).decode()  # within, so that boxes never precede it
     return (
         f'<svg data-uid="{scene.key.uid}" viewBox="{" ".join(f"{v:.1f}" for v in view)}" '
-        f'style="display:block;{style}"><image width="{scene.width}" height="{scene.height}" '
+        f'aria-hidden="true" style="display:block;{style}"><image x="{place[0]:.1f}" '
+        f'y="{place[1]:.1f}" width="{place[2]:.1f}" height="{place[3]:.1f}" '
         f'preserveAspectRatio="none" href="data:image/{kind};base64,{picture}"/>{inside}</svg>'
     )
 

@@ -34,6 +34,8 @@ class NamingDialog:
                 ui.input('something new')
                 .classes('w-full')
                 .props('outlined clearable data-testid=typed')
+                # Else phones make other names of them: Mug, and mug.
+                .props('autocapitalize=off autocorrect=off spellcheck=false')
             )
             self._typed.on('keydown.enter', self._say_typed)
             with ui.row().classes('w-full justify-end'):
@@ -62,6 +64,7 @@ class NamingDialog:
         """
         self._reply, self._undo = reply, undo
         self._typed.set_value('')
+        self._typed.set_autocomplete(self._state.classes())
         self._picture.set_content(picture)
         self._first.clear()
         with self._first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 import math
+import time
 from typing import Any, Protocol
 
 from fastapi import Response
@@ -16,16 +17,20 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.nodes.teaching.access import TokenGuard
 from etuner_ros.nodes.teaching.boxed_view import BoxedView, ThingDesk
 from etuner_ros.nodes.teaching.naming_dialog import NamingDialog
+from etuner_ros.nodes.teaching.pace import Pace
 from etuner_ros.nodes.teaching.state import Card
 
 MOST_DRAWN = 300  # points of the timeline
+RECONNECT_S = 120.0  # that a page is kept whose phone sleeps or has no radio
+EARLY_S = 0.4  # after a card came, when a finger meant what was there before
+MUTED = '#888'  # of the chart's words: to be read on a bright and on a dark page
 MOST_WAIT_S = 30.0  # for the reason why there is no full picture
 
 
 class Desk(ThingDesk, Protocol):
     """What the page shows, and where what is said there goes."""
 
-    def label(self, name: str, label: str) -> None:
+    def label(self, card: Card, label: str) -> None:
         """Send what a person says of a card; an empty label takes it back."""
 
     def full(self, name: str) -> bytes:
@@ -73,10 +78,11 @@ def build(desk: Desk, token: str, cameras: Sequence[str] = ()) -> None:
     app.on_connect(lambda: desk.watch(1))
     app.on_disconnect(lambda: desk.watch(-1))
 
-    @ui.page('/', title='Teach the robot')
+    @ui.page('/', title='Teach the robot', reconnect_timeout=RECONNECT_S)
     def page() -> None:
         ui.dark_mode(None)
-        ui.colors(primary='#2c7be5')
+        ui.colors(primary='#2c7be5', warning='#b26a00', positive='#1b7f3b')
+        ui.add_css('.q-btn__content { overflow-wrap: anywhere }')
         Page(desk, cameras).make()
 
 
@@ -87,6 +93,8 @@ class Page:
         self._desk, self._state, self._cameras = desk, desk.state, list(cameras)
         self._camera = self._cameras[0] if self._cameras else ''  # that is looked at
         self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
+        self._came_s: dict[str, float] = {}  # when a card was drawn first
+        self._pace = Pace()
         self._ticks = 0
 
     def make(self) -> None:
@@ -106,6 +114,8 @@ class Page:
                         .props('no-spinner no-transition fit=contain data-testid=live')
                     )
                     self._live.style('aspect-ratio: 4 / 3')
+                    self._live.on('load', self._pace.shown, args=[])
+                    self._live.on('error', self._pace.shown, args=[])
                     self._boxed = BoxedView(self._desk)
                     self._now = ui.label('').classes('text-sm').props('data-testid=now')
                     self._why = ui.label('').classes('text-xs opacity-70')
@@ -150,7 +160,7 @@ class Page:
 
     def _ask(self, card: Card) -> None:
         """Open the dialog for a frame, or for a thing."""
-        self._dialog.ask(partial(self._desk.label, card.name), thing=card.box is not None)
+        self._dialog.ask(partial(self._desk.label, card), thing=card.box is not None)
 
     def _refresh(self) -> None:
         shown = self._state.overview(self._camera)
@@ -158,7 +168,10 @@ class Page:
         boxed = self._boxed.refresh(self._camera)
         self._live.set_visibility(not boxed)
         self._now.set_visibility(not boxed)  # what it takes the whole frame for
-        if shown.has_live and not boxed:
+        if not shown.has_live:
+            self._live.set_source('')  # not that of another camera
+        elif not boxed and self._pace.ready:
+            self._pace.sent()
             self._live.set_source(f'/live.jpg?camera={self._camera}&{self._ticks}')
         nothing = 'No prediction comes: does inference run, and the camera?'
         self._now.set_text(shown.seen or nothing)
@@ -169,47 +182,62 @@ class Page:
             self._draw_chart()
 
     def _update_wall(self) -> None:
-        """Draw what changed, and nothing else: a button must not vanish under a finger."""
+        """
+        Draw what changed, and nothing else: a button must not vanish under a finger, nor move.
+
+        A new card takes the place of one that made room.
+        """
         cards = {card.name: card for card in self._state.cards()}
         self._empty.set_visibility(not cards)
-        for name in [n for n in self._drawn if n not in cards]:
-            self._drawn.pop(name)[0].delete()
+        free = [self._drawn.pop(n)[0] for n in list(self._drawn) if n not in cards]
         for name, card in cards.items():
-            look = (card.sent, card.answer, card.accepted, card.reason)
-            if name not in self._drawn:
-                with self._wall:
-                    place = ui.card().classes('p-1 gap-1').props('data-testid=card')
-                place.move(self._wall, 0)
-            else:
+            look = (card.sent, card.answer, card.accepted, card.reason, card.predicted)
+            if name in self._drawn:
                 place, before = self._drawn[name]
                 if before == look:
                     continue
-                place.clear()
+            elif free:
+                place = free.pop(0)
+            else:
+                with self._wall:
+                    place = ui.card().classes('p-1 gap-1').props('data-testid=card')
+            self._came_s.setdefault(name, time.monotonic())
+            place.clear()
             with place:
                 self._draw_card(card)
             self._drawn[name] = (place, look)
+        for place in free:
+            place.delete()
+        self._came_s = {name: self._came_s[name] for name in cards}
 
     def _draw_card(self, card: Card) -> None:
         picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
         picture.style('aspect-ratio: 4 / 3; cursor: zoom-in').props('data-testid=picture')
+        picture.props['alt'] = card.reason
+
+        def say(label: str) -> None:
+            if time.monotonic() - self._came_s[card.name] > EARLY_S:
+                self._desk.label(card, label)
+
         picture.on('click', lambda: self._show(card.name))
         ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
         if card.sent:
             text = f'{card.sent}: {card.answer or "sent"}'
             colour = 'text-positive' if card.accepted else 'text-warning'
-            ui.label(text).classes(f'text-sm {colour}').props('data-testid=answer')
-            ui.button('undo', on_click=lambda: self._desk.label(card.name, '')).props(
+            words = ui.label(text).classes(f'text-sm {colour} break-words max-w-full')
+            words.props('data-testid=answer role=status')
+            ui.button('undo', on_click=lambda: say('')).props(
                 'flat dense no-caps data-testid=undo'
             )
             return
         if card.answer:
-            ui.label(card.answer).classes('text-xs').props('data-testid=answer')
+            ui.label(card.answer).classes('text-xs').props('data-testid=answer role=status')
         with ui.row().classes('w-full gap-1'):
             if card.predicted:
                 ui.button(
                     f'✓ {card.predicted}',
-                    on_click=lambda: self._desk.label(card.name, card.predicted),
-                ).classes('grow').props('no-caps data-testid=confirm')
+                    on_click=lambda: say(card.predicted),
+                ).classes('grow max-w-full').props('no-caps data-testid=confirm')
             ui.button('other', on_click=lambda: self._ask(card)).classes('grow').props(
                 'outline no-caps data-testid=other'
             )
@@ -242,16 +270,18 @@ class Page:
 
 def chart_options() -> dict[str, Any]:
     """Return the timeline without data."""
+    words = {'fontSize': 11, 'color': MUTED}
     return {
         'animation': False,
+        'textStyle': {'color': MUTED},
         'title': {
             'text': '',
             'top': 0,
-            'textStyle': {'fontSize': 11, 'fontWeight': 'normal'},
+            'textStyle': {'fontSize': 11, 'fontWeight': 'normal', 'color': MUTED},
             'left': 40,
         },
         'grid': {'left': 45, 'right': 50, 'top': 62, 'bottom': 35},
-        'legend': {'top': 20, 'left': 40, 'itemWidth': 14, 'textStyle': {'fontSize': 11}},
+        'legend': {'top': 20, 'left': 40, 'itemWidth': 14, 'textStyle': words},
         'tooltip': {'trigger': 'axis'},
         'xAxis': {'type': 'value', 'name': 'min', 'min': 0, 'max': 'dataMax'},
         'yAxis': [

@@ -19,13 +19,13 @@ from etuner_ros.msg import LabelReceipt, Objects, PredictedFrame
 from etuner_ros.nodes.label_messages import box_of, key_of
 from etuner_ros.nodes.messages import short
 
-SILENT_S = 3.0  # without objects: then the view is as without a detector
+SILENT_S = 10.0  # without objects: then the view is as without a detector
 LONGEST_WAIT_S = 12.0  # of a frame for its objects: inference waits 10 s for regions at most
 MOST_WAITING = 500  # objects whose frame has not come
 MOST_WAITING_BYTES = 64_000_000  # of pictures whose objects have not come
 MOST_SCENES = 64  # that can still be spoken of
 MOST_THINGS = 256  # that are shown of a frame
-MOST_WORDS = 6  # that are shown
+MOST_WORDS = 200  # that can be taken back; the newest are shown
 FINGER = 0.03  # of the width of a picture: so far beside a box a finger may come down
 Rectangle = tuple[float, float, float, float]  # x, y, width, height in px
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 import math
 import threading
@@ -22,6 +22,9 @@ MOST_POINTS = 2000  # of the timeline
 MOST_CLASSES = 500
 MOST_CAMERAS = 32
 SILENT_S = 3.0  # without a prediction
+STALE_S = 10.0  # of a live picture, after which it is no longer shown
+UNDO_S = 30.0  # that an accepted card stays for, so that it can be taken back
+RENAMED_S = 30.0  # after which what the robot still says is a name again
 POINT_MIN = 1 / 60  # between two points of the timeline
 LEAST_SCORE = 1e-6  # of a name that the robot may say
 LAST_LABELS = 50  # of which it is shown how many the robot had right
@@ -41,6 +44,7 @@ class Card:
     sent: str = ''  # label that was sent
     answer: str = ''  # of the receipt
     accepted: bool = False
+    answered_s: float = -math.inf  # when
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,17 @@ class TeachingState:
         self._status: TunerStatus | None = None
         self._energy_j = math.nan
         self._accepted = 0
-        self._live: dict[str, bytes] = {}  # by camera
+        self._live: dict[str, tuple[bytes, float]] = {}  # by camera, and when it came
+        self._stored: frozenset[str] | None = None  # labels that counted last
+        self._gone: dict[str, float] = {}  # labels that count no more, and since when
 
     # From the robot
 
     def on_request(self, message: LabelRequest) -> None:
-        """Put a frame on the wall; answered ones make room first, then the oldest."""
+        """
+        Put a frame on the wall. Accepted ones make room first, once there was time to take them
+        back; then the oldest that nobody said anything of.
+        """
         key, box = key_of(message), box_of(message.box)
         name = f'{key.stamp_ns}-{abs(hash((key, box)))}'
         reason = short(message.reason)
@@ -108,8 +117,14 @@ class TeachingState:
                 return
             cards[name] = Card(name, key, box, label, message.confidence, reason, picture)
             while len(cards) > self._most_cards:
-                gone = next((n for n, c in cards.items() if c.accepted), next(iter(cards)))
-                del cards[gone]
+                del cards[self._makes_room()]
+
+    def _makes_room(self) -> str:
+        others = list(self._cards.items())[:-1]  # not the one that came now
+        late = self._clock() - UNDO_S
+        done = (name for name, card in others if card.accepted and card.answered_s < late)
+        untouched = (name for name, card in others if not card.sent)
+        return next(done, None) or next(untouched, None) or next(iter(self._cards))
 
     def on_receipt(self, message: LabelReceipt) -> None:
         """Note what became of a label, of this page or of others."""
@@ -120,6 +135,7 @@ class TeachingState:
             if accepted:
                 self._accepted += 1
                 self._right.append(message.label == message.predicted_label)
+                self._gone.pop(message.label, None)
                 self._know(message.label)
             for name, card in self._cards.items():
                 about = box == card.box and _same(key, card.key)
@@ -128,7 +144,11 @@ class TeachingState:
                     # The first answer was lost on the way: it is stored.
                     twice = message.code == LabelReceipt.DUPLICATE and message.label == card.sent
                     self._cards[name] = replace(
-                        card, sent=sent, answer=message.message, accepted=accepted or twice
+                        card,
+                        sent=sent,
+                        answer=message.message,
+                        accepted=accepted or twice,
+                        answered_s=self._clock(),
                     )
 
     def on_prediction(self, message: Prediction) -> None:
@@ -174,13 +194,31 @@ class TeachingState:
     def on_live(self, picture: bytes, camera: str = '') -> None:
         """Take the newest annotated picture of a camera, as JPEG."""
         with self._lock:
-            self._live[camera] = picture
+            self._live[camera] = picture, self._clock()
+
+    def on_labels(self, labels: Collection[str]) -> None:
+        """Take the labels that count now; those that did before are offered no more."""
+        with self._lock:
+            now, stored = self._clock(), frozenset(labels)
+            for label in (self._stored or frozenset()) - stored:
+                self._gone[label] = now
+                self._classes.discard(label)
+                for name, card in self._cards.items():
+                    if card.predicted == label and not card.sent:
+                        self._cards[name] = replace(card, predicted='')
+            self._stored = stored
+            for label in stored:
+                self._gone.pop(label, None)
+                self._know(label)
 
     def _know_said(self, label: str, score: float) -> None:
-        if (
-            score > LEAST_SCORE
-        ):  # else a head has it still, and is to say it no more: it was renamed
-            self._know(short(label))
+        """
+        Know a name that the robot says: not one of no score, which its head has still but is to
+        say no more, nor one that was renamed just now.
+        """
+        name = short(label)
+        if score > LEAST_SCORE and self._clock() - self._gone.get(name, -math.inf) > RENAMED_S:
+            self._know(name)
 
     def _know(self, label: str) -> None:
         if label and label != BACKGROUND and len(self._classes) < MOST_CLASSES:
@@ -221,7 +259,7 @@ class TeachingState:
     def live(self, camera: str = '') -> bytes:
         """Return the newest annotated picture of a camera; empty while there is none."""
         with self._lock:
-            return self._live.get(camera, b'')
+            return self._live.get(camera, (b'', 0.0))[0]
 
     def classes(self) -> list[str]:
         """Return the labels that are known, by name."""
@@ -245,7 +283,8 @@ class TeachingState:
             status = self._status
             if self._clock() - at > SILENT_S:
                 seen = None
-            accepted, has_live = self._accepted, bool(self._live.get(camera))
+            accepted, (_, came) = self._accepted, self._live.get(camera, (b'', -math.inf))
+            has_live = self._clock() - came <= STALE_S
         words = doing = source = ''
         line = f'{accepted} labels · {status.rounds if status else 0} rounds'
         if seen is not None:
