@@ -152,7 +152,7 @@ def kept(text):
         if not path.exists() or path.read_text() != text:
             replace_file(path, text.encode())
         os.utime(path)
-    except OSError:  # a full disk: the robot is to start nevertheless
+    except (OSError, ValueError):  # a full disk, a damaged file: the robot is to start
         path = Path(tempfile.mkdtemp(prefix='etuner_launch_')) / path.name
         path.write_text(text)
         return str(path)

@@ -228,6 +228,12 @@ def check_ros() -> Finding:
     return Finding('ros', OK, sourced or ', '.join(sorted(distros)) or 'found')
 
 
+def _fields(definition: str) -> set[str]:
+    """Return the names of a message's fields; those of constants have a `=`."""
+    lines = (line.partition('#')[0] for line in definition.splitlines())
+    return {line.split()[1] for line in lines if line.strip() and '=' not in line}
+
+
 def check_package() -> Finding:
     """Look whether the messages are built and are those of this code."""
     try:
@@ -236,13 +242,9 @@ def check_package() -> Finding:
         return Finding(
             'messages', ERROR, f'are not built: {error}', 'colcon build, then source install/'
         )
-    from rosbags.typesys import get_types_from_msg
-
     for file in sorted(messages_folder().glob('*.msg')):
-        name = f'etuner_ros/msg/{file.stem}'
-        _, fields = get_types_from_msg(file.read_text(), name)[name]
         built = getattr(messages, file.stem, None)
-        if built is None or {f for f, _ in fields} != set(built.get_fields_and_field_types()):
+        if built is None or _fields(file.read_text()) != set(built.get_fields_and_field_types()):
             text = f'are those of another build: {file.stem}'
             return Finding('messages', ERROR, text, 'colcon build again')
     return Finding('messages', OK, 'built')
@@ -307,8 +309,9 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
     heard: list[tuple[float, float]] = []  # stamp, when it came
 
     def on_image(message: Any) -> None:
-        stamp = message.header.stamp
-        heard.append((stamp.sec + stamp.nanosec / 1e9, node.get_clock().now().nanoseconds / 1e9))
+        stamp, now = message.header.stamp, node.get_clock().now().nanoseconds / 1e9
+        if now > 0:  # else the clock of the simulation has not come yet
+            heard.append((stamp.sec + stamp.nanosec / 1e9, now))
 
     def spin(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + listen_s

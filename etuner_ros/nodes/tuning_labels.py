@@ -56,7 +56,7 @@ class LabelSide:
         self._scenarios, self._lazy = scenarios, lazy
         self._live, self._labels_came = live, labels_came
         self.feed = BatchFeed()
-        self.features = FrameFeatures(has_head)
+        self.features, self._has_head = FrameFeatures(has_head), has_head
         self._clients = CollectorClients(
             node, self.feed, health, self._take_batch, self._take_replay
         )
@@ -70,6 +70,7 @@ class LabelSide:
         """
         live, tried = self._live(), self._keeper.tried
         same = live is not None and backbone_name(live) == tried.backbone
+        same &= self._has_head  # without it what a refused round learned is new again
         self.feed.restart(learned_of(live), room, tried.cursors if same else {})
         self._told = (False, False)
         self.ask()

@@ -30,6 +30,7 @@ from etuner_ros.worker.memory import resident_mb
 
 BYTES_PER_PIXEL = 0.5  # of a picture in the replay memory
 LEAST_BATCH = 2  # training samples, to which batches are made smaller
+IN_ROUND = (State.TUNING, State.PROPOSED, State.ACCEPTED)
 GROSS = 1.3  # times its limit may a worker take while a round runs
 
 
@@ -286,7 +287,7 @@ class WorkerSide:
 
     def _may_shrink(self, used: float) -> bool:
         """Whether a worker that is started anew may take less; no round is lost for a little."""
-        limit, busy = self.memory_mb, self._keeper.state is State.TUNING
+        limit, busy = self.memory_mb, self._keeper.state in IN_ROUND
         if busy and used <= GROSS * limit:
             return False
         return self._train.batch_size > LEAST_BATCH or (self._fitted and not self._is_least)

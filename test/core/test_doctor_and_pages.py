@@ -118,7 +118,8 @@ def test_labels_on_the_command_line(tmp_path, capsys):
     copy = ['--store', str(tmp_path / 'copy.db'), '--json']
     capsys.readouterr()
     assert cli(['labels', 'import', str(tmp_path / 'out'), *copy]) == 0
-    assert json.loads(capsys.readouterr().out) == {'added': 1, 'known': 0, 'problems': []}
+    found = json.loads(capsys.readouterr().out)
+    assert found == {'added': 1, 'known': 0, 'disputed': {}, 'problems': []}
     assert cli(['labels', 'rename', 'duck', 'goose', *copy]) == 0
     assert json.loads(capsys.readouterr().out) == {'changed': 1}
     assert cli(['labels', 'rename', 'goose', 'bird', *named]) == 1

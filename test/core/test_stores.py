@@ -681,6 +681,9 @@ def test_what_counts_already_gets_no_second_vote_and_who_is_contradicted_is_name
     found = import_(store, tmp_path / 'out', 'ann', 0)
     assert (found.added, found.known, found.disputed) == (1, 1, {})
     assert sorted(s.label for s in store.labelled()) == ['cup', 'mug']
+    store._database.execute('UPDATE frames SET image = NULL')  # they made room
+    import_(store, tmp_path / 'out', 'desk', 0)
+    assert [s.image for s in store.labelled()] == [picture, picture], 'they are back'
 
 
 @pytest.mark.parametrize('name', ['result.json', 'annotations/instances.json', 'train/_coco.json'])
@@ -694,8 +697,10 @@ def test_a_folder_with_annotations_of_others_is_no_folder_of_classes(tmp_path, n
     store = LabelStore(tmp_path / 'labels.db')
     with pytest.raises(StoreError, match=f'{name}: import that file by its name'):
         import_(store, tmp_path, 'ann', 0)
-    file.write_text('{"shapes": []}')  # beside a picture, what is drawn in that alone
-    assert import_(store, tmp_path, 'ann', 0).added == 1
+    for other in ('{"shapes": []}', '["mug", "tray"]'):  # of one picture, or names alone
+        file.write_text(other)
+        found = import_(store, tmp_path, 'ann', 0)
+        assert found.added + found.known == 1
 
 
 def test_an_import_names_what_it_leaves_out(tmp_path):

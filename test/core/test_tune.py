@@ -300,6 +300,9 @@ def test_a_worker_is_told_what_was_in_a_refused_round_unless_the_store_is_anothe
         assert feed.on_batches(ask, [1, 2], newest) == [1, 2]
         assert [feed.was_tried('/c', n) for n in (1, 6, 7)] == tried
         assert not feed.was_tried('/other', 1)
+    feed.restart({}, 100, {'/c': 6})
+    assert feed.on_batch('/c', 1, True), 'of a store that was begun anew'
+    assert not feed.was_tried('/c', 1)
 
 
 def test_a_lost_answer_is_asked_for_again():

@@ -39,10 +39,12 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
     def click(name: str) -> Callable[[], bool]:
         def attempt() -> bool:
             try:
-                find(name)[0].click()
+                button = find(name)[0]
+                ready = button.is_enabled()  # not while a card has only just come
+                button.click()
             except Exception:  # it is being drawn again
                 return False
-            return True
+            return ready
 
         return attempt
 

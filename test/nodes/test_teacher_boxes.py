@@ -86,8 +86,10 @@ class Table:
 
     def press(self, name: str) -> None:
         def pressed() -> bool:
-            self.find(name)[0].click()
-            return True
+            button = self.find(name)[0]
+            ready = button.is_enabled()  # not while a card has only just come
+            button.click()
+            return ready
 
         self.until(pressed, f'the button {name}')
 

@@ -86,6 +86,19 @@ def test_accepted_cards_make_room_first_once_there_was_time_to_take_them_back(st
     assert state.picture('gone') is None
 
 
+def test_cards_that_were_refused_or_never_answered_make_room_too(state, now):
+    for stamp in (1, 2, 3):
+        state.on_request(request(stamp, stamp))
+    first, second, _ = state.cards()
+    state.say(first.name, 'duck')
+    state.on_receipt(receipt(1, 'duck', uid=1, code=LabelReceipt.TOO_OLD, message='too old'))
+    state.say(second.name, 'duck')  # and no receipt comes
+    now[0] += 31.0
+    for stamp in (4, 5):
+        state.on_request(request(stamp, stamp))
+    assert [c.key.uid for c in state.cards()] == [3, 4, 5]
+
+
 def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
     state.on_request(request(1, 1))  # the robot says mug
     said = Prediction(source='camera', labels=['mug', 'tray'], scores=[0.9, 0.1])
@@ -94,6 +107,7 @@ def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
     assert state.classes() == ['mug', 'tray']
     state.on_labels(['cup'])
     state.on_prediction(said)  # the new head is not live yet
+    assert not state.offers('mug')
     assert state.classes() == ['cup', 'tray']
     assert state.cards()[0].predicted == ''
     state.on_receipt(receipt(7, 'mug'))  # somebody means it
@@ -103,6 +117,7 @@ def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
     now[0] += 31.0
     state.on_prediction(said)
     assert 'mug' in state.classes(), 'a class of the deployed model'
+    assert state.cards()[0].predicted == 'mug'
 
 
 def test_a_camera_that_is_lost_shows_no_old_picture(state, now):

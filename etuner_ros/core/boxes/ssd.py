@@ -71,7 +71,8 @@ class SsdProposer:
         except ImportError as error:
             raise EngineError(
                 'the proposer ssd needs the Python package ai-edge-litert: make proposer, on a '
-                'robot python3 -m pip install --user --no-deps ai-edge-litert'
+                'robot PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user --no-deps '
+                'ai-edge-litert'
             ) from error
         except (RuntimeError, ValueError) as error:
             raise EngineError(f'the proposer ssd can not be loaded: {error}') from error

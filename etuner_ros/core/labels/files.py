@@ -317,7 +317,10 @@ def import_(
             continue
         here[frame.key] = label
         # A second vote for what counts already would outvote whoever corrects that later.
-        if label == store.label_of(frame.key) or store.is_duplicate(frame.key, label, author):
+        kept = store.exact(frame.key)
+        counts = label == store.label_of(frame.key)
+        said = counts or store.is_duplicate(frame.key, label, author)
+        if said and kept is not None and kept.image:  # else its picture comes back
             result.known += 1
             continue
         stored = store.add(frame, label, author, received_ns, 0, None if frame is whole else whole)
@@ -348,9 +351,9 @@ def _has_marks(file: Path) -> bool:
         raw = json.loads(file.read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(raw, list) or (
-        isinstance(raw, dict) and {'images', 'annotations'} <= set(raw)
-    )
+    if isinstance(raw, dict):
+        return {'images', 'annotations'} <= set(raw)
+    return isinstance(raw, list) and any(isinstance(r, dict) and 'annotations' in r for r in raw)
 
 
 def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:

@@ -157,6 +157,8 @@ class BatchFeed:
 
         :return: whether the worker gets it now; otherwise it is asked for later
         """
+        if batch_id < self._tried.get(name, 0):  # of another store
+            del self._tried[name]
         collector = self._collectors.get(name)
         if collector is None:
             if len(self._collectors) >= MOST_COLLECTORS and not self._make_room():

@@ -118,7 +118,8 @@ class BoxedView:
         if thing is None:
             self._held = None
             return
-        self._ask(scene, thing.box, '' if thing.unknown else thing.label, thing.track)
+        named = not thing.unknown and self._desk.state.offers(thing.label)
+        self._ask(scene, thing.box, thing.label if named else '', thing.track)
 
     def _on_cancel(self, _event: events.GenericEventArguments) -> None:
         self._held = None

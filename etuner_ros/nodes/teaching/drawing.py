@@ -41,8 +41,13 @@ _BOX = """
     const show = (b) => sides.forEach((n, i) => band.setAttribute(n, b[i]));
 """
 DOWN = """(e) => {
-    if (!e.isPrimary || e.button) return;
     const layer = e.currentTarget, area = layer.getBoundingClientRect();
+    if (!e.isPrimary && layer.drag) {  // a pinch
+        layer.drag = null;
+        layer.querySelector('rect').setAttribute('width', 0);
+        emit('');
+    }
+    if (!e.isPrimary || e.button) return;
     layer.setPointerCapture(e.pointerId);
     layer.drag = {id: e.pointerId,
                   x: (e.clientX - area.left) / area.width, y: (e.clientY - area.top) / area.height,

@@ -22,7 +22,8 @@ from etuner_ros.nodes.teaching.state import Card
 
 MOST_DRAWN = 300  # points of the timeline
 RECONNECT_S = 120.0  # that a page is kept whose phone sleeps or has no radio
-EARLY_S = 0.4  # after a card came, when a finger meant what was there before
+EARLY_S = 0.4  # after a card is seen, when a finger means what was there before
+LONGEST_EARLY_S = 3.0  # after it was sent, where a browser does not say that it is seen
 MUTED = '#888'  # of the chart's words: to be read on a bright and on a dark page
 MOST_WAIT_S = 30.0  # for the reason why there is no full picture
 
@@ -93,7 +94,8 @@ class Page:
         self._desk, self._state, self._cameras = desk, desk.state, list(cameras)
         self._camera = self._cameras[0] if self._cameras else ''  # that is looked at
         self._drawn: dict[str, tuple[ui.card, tuple[Any, ...]]] = {}
-        self._came_s: dict[str, float] = {}  # when a card was drawn first
+        self._ripe_s: dict[str, float] = {}  # when a card may be answered
+        self._buttons: dict[str, list[ui.button]] = {}  # that answer it
         self._pace = Pace()
         self._ticks = 0
 
@@ -160,7 +162,9 @@ class Page:
 
     def _ask(self, card: Card) -> None:
         """Open the dialog for a frame, or for a thing."""
-        self._dialog.ask(partial(self._desk.label, card), thing=card.box is not None)
+        picture = f'<img src="/frame/{card.name}" alt="" style="max-height:30vh;margin:auto">'
+        say = partial(self._desk.label, card)
+        self._dialog.ask(say, picture, thing=card.box is not None)
 
     def _refresh(self) -> None:
         shown = self._state.overview(self._camera)
@@ -201,24 +205,33 @@ class Page:
             else:
                 with self._wall:
                     place = ui.card().classes('p-1 gap-1').props('data-testid=card')
-            self._came_s.setdefault(name, time.monotonic())
+            self._ripe_s.setdefault(name, time.monotonic() + LONGEST_EARLY_S)
             place.clear()
             with place:
                 self._draw_card(card)
             self._drawn[name] = (place, look)
         for place in free:
             place.delete()
-        self._came_s = {name: self._came_s[name] for name in cards}
+        self._ripe_s = {name: self._ripe_s[name] for name in cards}
+        self._buttons = {name: self._buttons[name] for name in cards}
+        for name, buttons in self._buttons.items():
+            for button in buttons:
+                button.set_enabled(self._is_ripe(name))
+
+    def _is_ripe(self, name: str) -> bool:
+        return time.monotonic() >= self._ripe_s[name]
+
+    def _on_seen(self, name: str) -> None:
+        """A browser shows the picture of a card: from a moment later on presses mean this card."""
+        if name in self._ripe_s:
+            self._ripe_s[name] = min(self._ripe_s[name], time.monotonic() + EARLY_S)
 
     def _draw_card(self, card: Card) -> None:
         picture = ui.image(f'/frame/{card.name}').classes('w-full rounded')
         picture.style('aspect-ratio: 4 / 3; cursor: zoom-in').props('data-testid=picture')
         picture.props['alt'] = card.reason
-
-        def say(label: str) -> None:
-            if time.monotonic() - self._came_s[card.name] > EARLY_S:
-                self._desk.label(card, label)
-
+        picture.on('load', lambda: self._on_seen(card.name), args=[])
+        buttons = self._buttons[card.name] = []
         picture.on('click', lambda: self._show(card.name))
         ui.label(card.reason).classes('text-xs opacity-70 leading-tight')
         if card.sent:
@@ -226,21 +239,23 @@ class Page:
             colour = 'text-positive' if card.accepted else 'text-warning'
             words = ui.label(text).classes(f'text-sm {colour} break-words max-w-full')
             words.props('data-testid=answer role=status')
-            ui.button('undo', on_click=lambda: say('')).props(
-                'flat dense no-caps data-testid=undo'
-            )
+            undo = ui.button('undo', on_click=lambda: self._desk.label(card, ''))
+            buttons.append(undo.props('flat dense no-caps data-testid=undo'))
             return
         if card.answer:
             ui.label(card.answer).classes('text-xs').props('data-testid=answer role=status')
         with ui.row().classes('w-full gap-1'):
             if card.predicted:
-                ui.button(
+                confirm = ui.button(
                     f'✓ {card.predicted}',
-                    on_click=lambda: say(card.predicted),
-                ).classes('grow max-w-full').props('no-caps data-testid=confirm')
-            ui.button('other', on_click=lambda: self._ask(card)).classes('grow').props(
-                'outline no-caps data-testid=other'
-            )
+                    on_click=lambda: self._desk.label(card, card.predicted),
+                )
+                confirm.classes('grow max-w-full').props('no-caps data-testid=confirm')
+                buttons.append(confirm)
+            other = ui.button('other', on_click=lambda: self._ask(card)).classes('grow')
+            buttons.append(other.props('outline no-caps data-testid=other'))
+        for button in buttons:
+            button.set_enabled(self._is_ripe(card.name))
 
     def _draw_chart(self) -> None:
         points = self._state.points()

@@ -44,7 +44,7 @@ class Card:
     sent: str = ''  # label that was sent
     answer: str = ''  # of the receipt
     accepted: bool = False
-    answered_s: float = -math.inf  # when
+    said_s: float = -math.inf  # when it was last spoken of
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class TeachingState:
 
     def on_request(self, message: LabelRequest) -> None:
         """
-        Put a frame on the wall. Accepted ones make room first, once there was time to take them
-        back; then the oldest that nobody said anything of.
+        Put a frame on the wall. Those that somebody spoke of make room first, once there was time
+        to take that back; then the oldest of the others.
         """
         key, box = key_of(message), box_of(message.box)
         name = f'{key.stamp_ns}-{abs(hash((key, box)))}'
@@ -122,8 +122,9 @@ class TeachingState:
     def _makes_room(self) -> str:
         others = list(self._cards.items())[:-1]  # not the one that came now
         late = self._clock() - UNDO_S
-        done = (name for name, card in others if card.accepted and card.answered_s < late)
-        untouched = (name for name, card in others if not card.sent)
+        spoken = {name: card for name, card in others if card.sent or card.answer}
+        done = (name for name, card in spoken.items() if card.said_s < late)
+        untouched = (name for name, _ in others if name not in spoken)
         return next(done, None) or next(untouched, None) or next(iter(self._cards))
 
     def on_receipt(self, message: LabelReceipt) -> None:
@@ -148,7 +149,7 @@ class TeachingState:
                         sent=sent,
                         answer=message.message,
                         accepted=accepted or twice,
-                        answered_s=self._clock(),
+                        said_s=self._clock(),
                     )
 
     def on_prediction(self, message: Prediction) -> None:
@@ -203,9 +204,6 @@ class TeachingState:
             for label in (self._stored or frozenset()) - stored:
                 self._gone[label] = now
                 self._classes.discard(label)
-                for name, card in self._cards.items():
-                    if card.predicted == label and not card.sent:
-                        self._cards[name] = replace(card, predicted='')
             self._stored = stored
             for label in stored:
                 self._gone.pop(label, None)
@@ -218,6 +216,7 @@ class TeachingState:
         """
         name = short(label)
         if score > LEAST_SCORE and self._clock() - self._gone.get(name, -math.inf) > RENAMED_S:
+            self._gone.pop(name, None)
             self._know(name)
 
     def _know(self, label: str) -> None:
@@ -236,13 +235,21 @@ class TeachingState:
             card = self._cards.get(name)
             if card is None:
                 return None
-            self._cards[name] = replace(card, sent=label, answer='')
+            self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
             return self._cards[name]
 
     def cards(self) -> list[Card]:
-        """Return the wall, oldest first."""
+        """Return the wall, oldest first; what counts no more is not offered."""
         with self._lock:
-            return list(self._cards.values())
+            return [
+                replace(card, predicted='') if card.predicted in self._gone else card
+                for card in self._cards.values()
+            ]
+
+    def offers(self, label: str) -> bool:
+        """Return whether a name of the robot's is one that counts."""
+        with self._lock:
+            return label not in self._gone
 
     def picture(self, name: str) -> bytes | None:
         """Return the picture of a card."""
