@@ -40,11 +40,12 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
         def attempt() -> bool:
             try:
                 button = find(name)[0]
-                ready = button.is_enabled()  # not while a card has only just come
+                if not button.is_enabled():  # the card has only just come
+                    return False
                 button.click()
             except Exception:  # it is being drawn again
                 return False
-            return ready
+            return True
 
         return attempt
 

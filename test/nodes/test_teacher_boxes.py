@@ -87,9 +87,10 @@ class Table:
     def press(self, name: str) -> None:
         def pressed() -> bool:
             button = self.find(name)[0]
-            ready = button.is_enabled()  # not while a card has only just come
+            if not button.is_enabled():  # the card has only just come
+                return False
             button.click()
-            return ready
+            return True
 
         self.until(pressed, f'the button {name}')
 
