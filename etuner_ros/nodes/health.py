@@ -261,8 +261,13 @@ class Health:
     def _publish(self) -> None:
         fresh = self._problems > self._reported
         self._reported = self._problems
-        values = {**self._values(), 'problems': self._problems, 'last problem': self._problem}
         found = [(c.level, text) for c in self._concerns if (text := c.check())]
+        try:
+            values = self._values()
+        except Exception as error:  # of a disk that fails, say: a node that runs is not silent
+            values = {}
+            found.append((DiagnosticStatus.ERROR, short(str(error) or type(error).__name__, 200)))
+        values = {**values, 'problems': self._problems, 'last problem': self._problem}
         if fresh:
             found.append((DiagnosticStatus.WARN, self._problem))
         level = max((level for level, _ in found), key=SEVERITY.index, default=SEVERITY[0])

@@ -128,9 +128,11 @@ class InferenceSettings(Checked):
         """
         Check the names of cameras, too.
 
-        :raises ConfigError: when one can not be a part of a topic's name, or stands twice
+        :raises ConfigError: when one is empty, can be no part of a topic's name, or stands twice
         """
         super().__post_init__()
+        if not self.source:
+            raise ConfigError('source: a camera needs a name, by which its labels are found')
         for name in self.cameras:
             if not PART_OF_TOPIC.fullmatch(name):
                 raise ConfigError(

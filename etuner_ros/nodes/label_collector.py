@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import math
 from pathlib import Path
+import sqlite3
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ from rclpy.node import Node
 
 from etuner_ros import msg, srv
 from etuner_ros.core.config import LabelValueConfig
-from etuner_ros.core.errors import MessageError
+from etuner_ros.core.errors import StoreError
 from etuner_ros.core.files import home
 from etuner_ros.core.labels.asker import LabelAsker
 from etuner_ros.core.labels.batches import BatchMaker
@@ -49,6 +50,7 @@ from etuner_ros.nodes.timers import steady_timer
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
 AT_RUN_TIME = (*LIVE, 'transfer_mbit_s')  # what may be set
 ASKED_S = 60.0  # so long after a request somebody should listen to them
+MOST_IGNORED = 32  # sources that are said to be ignored
 MOST_UNANSWERED = 24  # requests that are told to who listens later: fewer than wait on the way
 
 
@@ -88,6 +90,7 @@ class LabelCollectorNode(Node):
         self._limit = RateLimit(settings.transfer_mbit_s)
         self._leaving: deque[int] = deque()  # numbers of batches that are to be published
         self._sources = names(settings.sources)
+        self._ignored: set[str] = set()  # sources that were said to be ignored
         self._asked_s = -math.inf  # steady time of the last request
         self._listeners = 0  # to requests
         # By frame, or thing in one: what was asked and has no label yet.
@@ -171,16 +174,22 @@ class LabelCollectorNode(Node):
 
     @guarded
     def _on_frame(self, message: msg.PredictedFrame) -> None:
-        self._frames_come.heard()
         if self._sources and message.source not in self._sources:
-            raise MessageError(
-                f"a frame of source '{short(message.source)}' is ignored; see parameter sources"
-            )
+            self._say_ignored(message.source)
+            return
+        self._frames_come.heard()
         frame = label_messages.frame_of(message, self.settings.max_frame_mb)
         self._scenarios.on_frame(frame.key.source, frame.key.stamp_ns)
         self._buffer.add(frame)
         for correction in self._joiner.arrived(frame.key):
             self._answer(correction)
+
+    def _say_ignored(self, source: str) -> None:
+        """Say once that another collector is to take the labels of a camera."""
+        if source not in self._ignored and len(self._ignored) < MOST_IGNORED:
+            self._ignored.add(source)
+            text = f"frames of source '{short(source)}' are ignored; see parameter sources"
+            self.get_logger().info(text)
 
     @guarded
     def _on_objects(self, message: msg.Objects) -> None:
@@ -228,8 +237,11 @@ class LabelCollectorNode(Node):
         self._send_batches()
 
     def _hand_out(self) -> None:
-        for batch in self._maker.due():
-            self._publish_batch(batch)
+        try:
+            for batch in self._maker.due():
+                self._publish_batch(batch)
+        except (StoreError, sqlite3.Error) as error:  # tried again; labels are answered meanwhile
+            self.health.problem(str(error))
 
     def _publish_batch(self, number: int) -> None:
         self._leaving.append(number)

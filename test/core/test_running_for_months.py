@@ -293,6 +293,17 @@ def test_only_an_error_of_inference_is_not_healthy(ros, capsys, level, code):
     assert len(said.splitlines()) == 1
 
 
+def test_a_node_whose_figures_can_not_be_read_says_why(ros):
+    def values() -> dict[str, object]:
+        raise OSError('the disk is gone')
+
+    heard = ros.listen(DiagnosticArray, '/diagnostics')
+    node = ros.add(lambda **options: Node('inference', **options))
+    Health(node, values)._publish()
+    status = ros.until(lambda: heard, 'the diagnostics')[0].status[0]
+    assert (status.level, status.message) == (DiagnosticStatus.ERROR, 'the disk is gone')
+
+
 def test_an_error_that_passes_within_the_time_is_healthy(ros):
     texts = iter(['not up yet'] * 5)
     node = ros.add(lambda **options: Node('inference', **options))

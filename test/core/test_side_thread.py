@@ -109,6 +109,16 @@ def test_what_a_detector_looked_at_is_kept_first_and_no_more_in_all(rate, every,
     assert len(kept & looked_at) >= share * len(looked_at) - 1
 
 
+def test_a_rate_that_is_raised_counts_at_once():
+    clock = Clock()
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    assert keeper.wants(0.01)
+    clock.now += 1.0
+    assert not keeper.wants(0.01)
+    assert wanted(keeper, clock, 60, 1 / 30, 10.0) >= 15
+    keeper.close()
+
+
 def test_where_nothing_is_to_be_kept_nothing_is_kept_after_all():
     keeper = FrameKeeper(lambda _: None, pytest.fail, Clock())
     assert not keeper.wants_after_all(0.0)

@@ -429,7 +429,7 @@ def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
     desk._frames.publish(big)
     desk.see()
     assert desk.node._diagnostics()['frames kept'] == 1
-    ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
+    ros.until(lambda: any("source 'rear' are ignored" in m.msg for m in logs), 'the reason')
 
 
 def test_the_scenario_and_what_was_learned_are_noted(ros):

@@ -69,7 +69,11 @@ class FrameKeeper(Generic[Frame]):
     def _takes_turn(self, rate_hz: float, camera: str, early: float) -> bool:
         """Return whether a frame may come so many periods early, and count it."""
         now, due = self._clock(), self._due.get(camera, self._began)
-        if rate_hz <= 0 or self._side.full or now < due - early / rate_hz:
+        if rate_hz <= 0:
+            return False
+        # The rate may have been a lower one before.
+        due = self._due[camera] = min(due, now + (MOST_AFTER_ALL + 1) / rate_hz)
+        if self._side.full or now < due - early / rate_hz:
             return False
         self._due[camera] = max(due, now - 1.0 / rate_hz) + 1.0 / rate_hz
         return True
