@@ -51,7 +51,9 @@ from etuner_ros.nodes.timers import steady_timer
 from etuner_ros.srv import GetLabelStatistics
 
 LIVE_PERIOD_S = 0.2
-LABELS_PERIOD_S = 5.0  # between two looks at which labels count
+LABELS_PERIOD_S = 5.0  # between two looks at which labels count, at least
+REST = 50.0  # times as long as the last answer took: a large store is read for it
+LOST_S = 120.0  # after which an answer is taken to be lost
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class TeacherNode(Node):
         steady_timer(self, 0.3, self._follow_watchers)
         steady_timer(self, 0.1, self._send)
         self._asked: Any = None  # which labels count, of which no answer came yet
+        self._asked_s = self._next_s = -math.inf  # when, and when next
         self._stats = self._client(self.settings.collector)
         steady_timer(self, LABELS_PERIOD_S, self._ask_labels)
 
@@ -118,16 +121,21 @@ class TeacherNode(Node):
     @guarded
     def _ask_labels(self) -> None:
         """Ask which labels count: people rename them, on other pages and by commands."""
-        if self._asked is not None:
+        now = time.monotonic()
+        if self._asked is not None and now - self._asked_s > LOST_S:
             self._stats.remove_pending_request(self._asked)
-        self._asked = None
-        if self.watchers > 0 and self._stats.service_is_ready():
+            self._asked = None
+        due = self._asked is None and now >= self._next_s
+        if due and self.watchers > 0 and self._stats.service_is_ready():
+            self._asked_s = now
             self._asked = self._stats.call_async(GetLabelStatistics.Request())
             self._asked.add_done_callback(self._on_labels)
 
     @guarded
     def _on_labels(self, future: Any) -> None:
         self._asked, answer = None, future.result()
+        now = time.monotonic()
+        self._next_s = now + REST * (now - self._asked_s)
         if answer is not None and not answer.error_code:
             self.state.on_labels([short(label) for label in answer.labels])
 

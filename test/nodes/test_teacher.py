@@ -21,10 +21,13 @@ from test_kept_frames import Eye
 from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.msg import LabelRequest, Objects, PredictedFrame
+from etuner_ros.nodes import teacher
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.teaching.access import check_access, TokenGuard
+from etuner_ros.srv import RenameLabel
 
 
 def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, frames, page, browser):
@@ -121,6 +124,27 @@ def test_a_picture_is_shown_in_full_and_as_it_was_kept_when_that_is_gone(
     script("fetch('/full/nothing').then(async a => window.answer = [a.status, await a.text()])")
     answer = ros.until(lambda: script('window.answer'), 'an answer for no card')
     assert answer == [404, 'this frame is not on the wall any more']
+
+
+def test_a_page_that_was_started_anew_knows_all_names_and_forgets_what_is_renamed(
+    ros, monkeypatch
+):
+    monkeypatch.setattr(teacher, 'LABELS_PERIOD_S', 0.1)
+    collector = ros.add(LabelCollectorNode, request_period_s=0.0)
+    for number, label in enumerate(('mug', 'tray')):
+        key = FrameKey('camera', number, 'eye')
+        collector._store.add(Frame(key, b'picture', 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
+    node = ros.add(TeacherNode)
+    node.watch(1)
+    ros.until(lambda: node.state.classes() == ['mug', 'tray'], 'the stored names')
+    answer = ros.call(
+        RenameLabel,
+        f'{collector.get_fully_qualified_name()}/rename_label',
+        label='mug',
+        new_label='cup',
+    )
+    assert not answer.error_code
+    ros.until(lambda: node.state.classes() == ['cup', 'tray'], 'the new name')
 
 
 def test_only_what_is_looked_at_is_heard(ros):
