@@ -22,6 +22,7 @@ from etuner_ros.shared.shared_memory import stale_segments
 OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
 LEAST_FREE = 1_000_000_000  # bytes
 LISTEN_S = 3.0
+CLOCK_S = 1.0  # that the time of a simulation is looked for
 # The pip of Ubuntu 24.04 refuses to install beside apt without the variable.
 PIP = 'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user'
 MOST_AGE_S = 1.0  # of an image's stamp, beyond which clocks are taken to be apart
@@ -301,9 +302,7 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
 
     context = rclpy.Context()
     rclpy.init(context=context)
-    simulated = _is_simulated(context)
-    time_source = [Parameter('use_sim_time', value=simulated)]
-    node = rclpy.create_node('etuner_doctor', context=context, parameter_overrides=time_source)
+    node = rclpy.create_node('etuner_doctor', context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     heard: list[tuple[float, float]] = []  # stamp, when it came
@@ -313,12 +312,15 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
         if now > 0:  # else the clock of the simulation has not come yet
             heard.append((stamp.sec + stamp.nanosec / 1e9, now))
 
-    def spin(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + listen_s
+    def spin(condition: Callable[[], bool], most_s: float = listen_s) -> None:
+        end = time.monotonic() + most_s
         while time.monotonic() < end and not condition():
             executor.spin_once(timeout_sec=0.1)
 
     try:
+        spin(lambda: node.count_publishers('/clock') > 0, CLOCK_S)
+        if node.count_publishers('/clock'):  # stamps are of a simulation
+            node.set_parameters([Parameter('use_sim_time', value=True)])
         kind = CompressedImage if image_topic.endswith('/compressed') else Image
         node.create_subscription(kind, image_topic, on_image, qos_profile_sensor_data)
         spin(lambda: len(heard) >= 5)
@@ -331,22 +333,6 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown(context=context)
-
-
-def _is_simulated(context: Any, wait_s: float = 1.0) -> bool:
-    """Return whether somebody publishes the time of a simulation."""
-    import rclpy
-
-    node = rclpy.create_node('etuner_doctor_clock', context=context)
-    try:
-        end = time.monotonic() + wait_s
-        while time.monotonic() < end:
-            if node.count_publishers('/clock'):
-                return True
-            time.sleep(0.05)
-        return False
-    finally:
-        node.destroy_node()
 
 
 def _check_nodes(node: Any) -> Finding:

@@ -108,7 +108,7 @@ def test_a_candidate_whose_weights_never_come_is_answered(ros, deployed, monkeyp
     monkeypatch.setattr(model_manager, 'PIECES_LOST_S', 0.2)
     office = Office(ros, deployed)
     verdict = office.propose(weights=b'')
-    assert verdict.code == ModelVerdict.DAMAGED
+    assert verdict.code == ModelVerdict.STALE, 'nobody has judged it'
     assert 'its weights do not come from tuner/get_candidate' in verdict.reason
     assert office.propose(value=2.0).code == ModelVerdict.ACCEPTED
 

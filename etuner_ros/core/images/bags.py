@@ -38,9 +38,6 @@ def known_types() -> Any:
 
 def messages_folder() -> Path:
     """Return the folder of message definitions: of this source tree, else as installed."""
-    here = Path(__file__).resolve().parents[3] / 'msg'
-    if here.is_dir():
-        return here
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory('etuner_ros')) / 'msg'
+    here = Path(__file__).resolve()
+    installed = (folder / 'share' / 'etuner_ros' / 'msg' for folder in here.parents)
+    return next((f for f in (here.parents[3] / 'msg', *installed) if f.is_dir()), Path('msg'))
