@@ -253,7 +253,7 @@ def test_no_prediction_mixes_versions_while_backbones_and_sizes_change(robot, fr
         for pixels in (64, 48, 32):
             slot = robot.live.slot if pixels == 64 else robot.smaller(pixels)
             expected[version, pixels] = slot.network.look([resize_square(duck, pixels)])[0][0]
-    over, problems = threading.Event(), []
+    over, answered, problems = threading.Event(), threading.Event(), []
 
     def change() -> None:
         try:
@@ -262,6 +262,9 @@ def test_no_prediction_mixes_versions_while_backbones_and_sizes_change(robot, fr
                 robot.variants.prepare(robot.live)
                 for pixels in (48, 32):
                     robot.live.smaller = robot.smaller(pixels)
+                    for _ in range(2):  # the first may have begun before
+                        answered.clear()
+                        answered.wait(30.0)
         except Exception as error:
             problems.append(error)
         over.set()
@@ -271,6 +274,7 @@ def test_no_prediction_mixes_versions_while_backbones_and_sizes_change(robot, fr
     served = set()
     while not over.wait(0.02):  # as a camera does: a lock that is never free starves the others
         result = robot.live.predict(duck, 1)
+        answered.set()
         served.add((result.version, result.pixels))
         wanted = expected[result.version, result.pixels]
         assert np.array_equal(result.features, wanted), (result.version, result.pixels)
