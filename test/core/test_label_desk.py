@@ -13,12 +13,12 @@ from test_frame_buffer import Clock
 from etuner_ros.core.config import LabelValueConfig
 from etuner_ros.core.labels.asker import LabelAsker
 from etuner_ros.core.labels.batches import BatchMaker
-from etuner_ros.core.labels.desk import Code, Correction, DeskRules, LabelDesk, Receipt
+from etuner_ros.core.labels.desk import Code, Correction, LabelDesk, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.joiner import Joiner, LATELY_S, MOST_WAITING
 from etuner_ros.core.labels.renaming import rename, RenameCode
 from etuner_ros.core.labels.scenario_times import ScenarioTimes
-from etuner_ros.core.labels.settings import CollectorSettings
+from etuner_ros.core.labels.settings import CollectorSettings, DeskRules
 from etuner_ros.core.labels.store import LabelStore
 
 SECOND = 10**9
@@ -125,6 +125,16 @@ def test_an_author_may_send_again_after_a_while(tmp_path):
     office.clock.now += 0.5
     assert office.say(key(), 'one more').code is Code.ACCEPTED
     assert office.say(key(), 'and one').code is Code.TOO_MANY
+
+
+def test_who_sends_a_little_too_fast_has_a_little_refused(tmp_path):
+    office = Office(tmp_path, author_rate_hz=10.0)
+    office.buffer.add(frame(key()))
+    codes = []
+    for number in range(220):  # eleven a second for twenty seconds
+        codes.append(office.say(key(), f'kind {number}').code)
+        office.clock.now += 1 / 11
+    assert 0 < codes.count(Code.TOO_MANY) <= 20
 
 
 def test_who_may_label_is_checked(tmp_path):

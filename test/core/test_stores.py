@@ -24,6 +24,7 @@ from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
 from etuner_ros.core.models.store import HEAD, ModelStore
@@ -357,6 +358,50 @@ def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
     assert store.last_batch() == 1, 'numbers go on where they were'
 
 
+def test_a_budget_that_is_lowered_is_reached_over_some_labels_of_which_none_waits_long(tmp_path):
+    size = len(b'picture')
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(MOST_AT_ONCE + 100):
+        store.add(frame(number), 'duck' if number % 2 else 'mug', 'ann', 0)
+    store.make_batch(10_000)
+    store.budget_bytes = 10 * size
+    store.add(frame(1000), 'tray', 'ann', 0)
+    assert store.stored_bytes == 101 * size, 'as many as may go for one label have gone'
+    store.add(frame(1001), 'tray', 'ann', 0)
+    assert store.stored_bytes == 10 * size
+    assert [s.stamp_ns for s in store.labelled()][-2:] == [1000, 1001]
+    counts = {s.label: s.image_bytes // size for s in store.statistics()}
+    assert counts == {'duck': 4, 'mug': 4, 'tray': 2}, 'the largest class makes room each time'
+
+
+def test_full_once_it_makes_room_for_the_next_labels_too(tmp_path):
+    size = len(b'picture')
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=200 * size)
+    for number in range(200):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(1000)
+    kept = []
+    for number in range(200, 206):
+        store.add(frame(number), 'duck', 'ann', 0)
+        kept.append(store.stored_bytes // size)
+    assert kept == [198, 199, 200, 198, 199, 200], 'a hundredth of the budget at a time'
+
+
+def test_what_a_version_has_learned_is_counted_once_it_counts(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(2)
+    store.note_learned(1, 7)
+    store.add(frame(1), 'mug', 'bob', 0)  # disputed, and so it is no longer a duck
+    learned = {s.label: (s.frames, s.learned) for s in store.statistics()}
+    assert learned == {'duck': (2, 1)}, 'the third has not gone out'
+    store.make_batch(10)
+    store.note_learned(2, 8)
+    learned = {s.label: (s.frames, s.learned) for s in store.statistics()}
+    assert learned == {'duck': (2, 2)}
+
+
 def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=len(b'picture'))
     store.add(frame(1), 'duck', 'ann', 0)
@@ -374,7 +419,9 @@ def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
     store = LabelStore(tmp_path / 'labels.db')
     for query in (
         'SELECT COALESCE(SUM(size), 0) FROM frames',
-        'SELECT label FROM frames WHERE size > 0 GROUP BY label ORDER BY COUNT(*) DESC',
+        'SELECT label, COUNT(*) FROM frames WHERE size > 0 GROUP BY label',
+        'SELECT label, SUM(label = predicted), SUM(learned_by IS NOT NULL), SUM(size) FROM frames '
+        'GROUP BY label',
         'SELECT COUNT(*) FROM frames WHERE disputed',
     ):
         plan = store._database.execute(f'EXPLAIN QUERY PLAN {query}').fetchall()

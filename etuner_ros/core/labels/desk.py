@@ -15,6 +15,7 @@ from etuner_ros.core.boxes.geometry import BoxError
 from etuner_ros.core.errors import ImageError, StoreError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.records import Stored
+from etuner_ros.core.labels.settings import DeskRules
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Things
 from etuner_ros.core.names import is_printable
@@ -77,17 +78,6 @@ class Receipt:
     text: str
     frame: Frame | None = None  # that it is about
     stored: Stored | None = None  # what became of it, when it was accepted
-
-
-@dataclass(frozen=True)
-class DeskRules:
-    """What is taken and from whom."""
-
-    longest_label: int = 64
-    authors: frozenset[str] = frozenset()  # empty: everyone
-    author_rate_hz: float = 10.0  # 0: no limit
-    keep_s: float = 120.0  # how long frames are kept, and in how much memory: for reasons
-    keep_mb: float = 256.0
 
 
 class LabelDesk:
@@ -232,17 +222,22 @@ class LabelDesk:
         return None
 
     def _may_send(self, author: str) -> bool:
-        """Return whether an author keeps to the rate that is allowed (token bucket)."""
+        """
+        Return whether an author keeps to the rate that is allowed (token bucket).
+
+        What is refused takes no token: who sends a little too fast has a little refused, not all.
+        """
         rate = self.rules.author_rate_hz
         if rate <= 0:
             return True
         now = self._clock()
         then, tokens = self._allowance.pop(author, (now, float(BURST)))
         tokens = min(float(BURST), tokens + rate * (now - then))
-        self._allowance[author] = (now, max(tokens - 1.0, 0.0))
+        granted = tokens >= 1.0
+        self._allowance[author] = (now, tokens - 1.0 if granted else tokens)
         while len(self._allowance) > MOST_AUTHORS:
             self._allowance.popitem(last=False)
-        return tokens >= 1.0
+        return granted
 
     def _why_gone(self, key: FrameKey, now_ns: int) -> tuple[Code, str]:
         """Return why a frame is not there."""

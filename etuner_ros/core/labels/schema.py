@@ -44,8 +44,10 @@ CREATE TABLE IF NOT EXISTS frames (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid, place);
 -- Sizes and counts are read from this index alone: once a second, and with every label.
-CREATE INDEX IF NOT EXISTS frames_by_label ON frames (label, size, learned_by);
+CREATE INDEX IF NOT EXISTS frames_counted ON frames (label, size, learned_by, predicted);
+DROP INDEX IF EXISTS frames_by_label;  -- of earlier releases: the same without `predicted`
 CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
+CREATE INDEX IF NOT EXISTS frames_to_learn ON frames (id) WHERE learned_by IS NULL AND label != '';
 CREATE TABLE IF NOT EXISTS votes (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     frame INTEGER NOT NULL REFERENCES frames (id),
@@ -150,12 +152,12 @@ def _check_all_but_pictures(database: Database) -> None:
         # Every row up to its picture, and every index.
         database.execute('SELECT MAX(format) FROM frames NOT INDEXED').fetchone()
         indexes = database.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'frames' AND "
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'frames' AND "
             'sql IS NOT NULL'
         ).fetchall()
-        for (index,) in indexes:
-            where = 'WHERE disputed' if index == 'frames_disputed' else ''
-            database.one(f'SELECT COUNT(id) FROM frames INDEXED BY {index} {where}')
+        for index, made_by in indexes:
+            condition = made_by.partition(' WHERE ')[2] or 'TRUE'
+            database.one(f'SELECT COUNT(id) FROM frames INDEXED BY {index} WHERE {condition}')
 
 
 def _migrate(database: Database) -> None:

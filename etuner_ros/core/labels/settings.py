@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from etuner_ros.core.config import Checked, setting
-from etuner_ros.core.labels.desk import DeskRules
 
 # What may be set at run time.
 LIVE = (
@@ -23,6 +22,17 @@ LIVE = (
     'budget_mb',
     'silence_s',
 )
+
+
+@dataclass(frozen=True)
+class DeskRules:
+    """What is taken and from whom."""
+
+    longest_label: int = 64
+    authors: frozenset[str] = frozenset()  # empty: everyone
+    author_rate_hz: float = 10.0  # 0: no limit
+    keep_s: float = 120.0  # how long frames are kept, and in how much memory: for reasons
+    keep_mb: float = 256.0
 
 
 @dataclass(frozen=True)

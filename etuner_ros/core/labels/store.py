@@ -317,8 +317,9 @@ class LabelStore:
         """
         with self._database.transaction():
             self._database.execute(
-                'UPDATE frames SET learned_by = ? WHERE learned_by IS NULL AND id IN (SELECT '
-                'frame FROM items WHERE batch <= ?)',
+                'UPDATE frames SET learned_by = ? WHERE id IN (SELECT id FROM frames f INDEXED BY '
+                "frames_to_learn WHERE learned_by IS NULL AND label != '' AND EXISTS (SELECT 1 "
+                'FROM items i WHERE i.frame = f.id AND i.batch <= ?))',
                 (version, batch_id),
             )
 
