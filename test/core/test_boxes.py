@@ -209,6 +209,20 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
     assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
 
 
+@pytest.mark.parametrize('step_s', [0.1, 0.75, 1.5])
+def test_a_slow_detector_finds_the_same_things_again_and_one_that_was_away_is_another(step_s):
+    tracker, spot = Tracker(), boxes((10, 10, 50, 50), (200, 10, 50, 50))
+    first = tracker.update(0.0, spot, LOOKS[:2]).tolist()
+    if step_s > tracker.settings.patience_s:  # nobody knows yet how slow it is
+        first = tracker.update(step_s, spot, LOOKS[:2]).tolist()
+    for number in range(2, 9):
+        seen = [0, 1] if number != 5 else [0]
+        assert tracker.update(step_s * number, spot[seen], LOOKS[seen]).tolist() == [
+            first[i] for i in seen
+        ]
+    assert tracker.update(step_s * 8 + 6.0, spot, LOOKS[:2]).tolist() != first
+
+
 def test_a_thing_is_named_by_what_was_seen_of_it_lately_too():
     tracker, here = Tracker(), boxes((10, 10, 40, 40), (200, 10, 40, 40))
     other = np.eye(2, 4, dtype=np.float32)[1]

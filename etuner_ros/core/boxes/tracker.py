@@ -16,6 +16,8 @@ _SMOOTHING = 0.5  # share of the newest step in the velocity of a track
 _STEADY_S = 2.0  # so long what was seen of a thing counts in what it is taken for ...
 _STEADY = 0.5  # ... by this share
 _MOST_LOOKS = 30  # of a thing that are kept
+_STEPS = 9  # from frame to frame, of which the middle one is the usual
+_LONGEST_S = 5.0  # that a thing is waited for, however slow its detector is
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class TrackerSettings:
     least_overlap: float = 0.2  # intersection over union with where the thing is expected
     least_likeness: float = 0.5  # cosine of features, from what all regions have in common
     look: float = 0.5  # share of the likeness in what tells pairs apart; the rest is the overlap
-    patience_s: float = 0.7  # a thing that was not seen for so long is another one
+    # A thing that was not seen for so long is another one: at least so many s, and so many usual
+    # steps from one frame to the next, as a slow detector sees nothing in between.
+    patience_s: float = 0.7
+    patience_steps: float = 2.5
     most_overlap: float = 0.5  # of two regions; above it they show one thing
 
 
@@ -59,6 +64,14 @@ class Tracker:
         self._last = 0
         self._common: Floats = np.zeros(0, np.float32)  # (D,), the running mean of features
         self._stamp = -np.inf
+        self._steps: deque[float] = deque(maxlen=_STEPS)  # s, the newest last
+
+    @property
+    def patience_s(self) -> float:
+        """For how long a thing is waited for."""
+        usual = float(np.median(self._steps)) if self._steps else 0.0
+        slow = min(self.settings.patience_steps * usual, _LONGEST_S)
+        return max(self.settings.patience_s, slow)
 
     def update(self, stamp: float, boxes: Boxes, features: Floats) -> npt.NDArray[np.int64]:
         """
@@ -72,9 +85,11 @@ class Tracker:
         """
         if stamp < self._stamp:
             self._tracks = []
+            self._steps.clear()
+        self._tracks = [t for t in self._tracks if stamp - t.stamp <= self.patience_s]
+        if stamp > self._stamp > -np.inf:
+            self._steps.append(stamp - self._stamp)
         self._stamp = stamp
-        patience = self.settings.patience_s
-        self._tracks = [t for t in self._tracks if stamp - t.stamp <= patience]
         numbers = np.zeros(len(boxes), np.int64)
         if not len(boxes):
             return numbers
