@@ -12,11 +12,14 @@ fi
 # source folder; so the package is built through a link that lies elsewhere.
 mkdir -p build/src
 ln -sfn ../.. build/src/etuner_ros
+# Message code of the wheels' ROS 2 can be compiled in few pieces; for one that is sourced that was not tried.
+few_pieces=OFF
+[ -d .venv/share/ament_index ] && few_pieces=ON
 began=$SECONDS
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if ! colcon build --symlink-install --base-paths build/src --event-handlers console_cohesion+ \
-    --cmake-args -DPython3_EXECUTABLE="$(command -v python3)" -DBUILD_TESTING=OFF -Wno-dev "$@" >"$log" 2>&1; then
+    --cmake-args "-DETUNER_FEW_PIECES=$few_pieces" -DPython3_EXECUTABLE="$(command -v python3)" -DBUILD_TESTING=OFF -Wno-dev "$@" >"$log" 2>&1; then
     cat "$log"
     echo "etuner_ros: the build failed; the messages above say where." >&2
     exit 1

@@ -179,6 +179,7 @@ class InferenceNode(AutostartNode):
             'swaps': weights.swaps if weights else 0,
             'images with objects': self._regions.images if self._regions else 0,
             'regions too late': self._regions.late if self._regions else 0,
+            'regions in a near image': self._regions.near if self._regions else 0,
             'regions left out': self._regions.left_out if self._regions else 0,
             'regions as before': self._regions.recalled if self._regions else 0,
             'active': self.active,
@@ -323,6 +324,8 @@ class InferenceNode(AutostartNode):
             said = self._switch.tick(self._weights.live)
             if said:
                 self.get_logger().info(said)
+        if not self.active and self._regions is not None:
+            self._regions.rest()
         if not self.active or time.monotonic() - self._last_frame > QUIET_S:
             self._weights.between_frames(self.active)
 

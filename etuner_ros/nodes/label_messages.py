@@ -129,6 +129,7 @@ def seen_of(message: Objects) -> Seen:
         [o.unknown for o in found],
         [o.track for o in found],
         [o.familiar for o in found],
+        int(message.model_version),
     )
 
 

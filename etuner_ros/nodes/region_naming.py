@@ -58,6 +58,8 @@ class _Eye:
 
     matcher: Matcher[_Seen, Regions]
     asked_s: float = -np.inf  # when regions came last
+    late: int = 0  # regions whose image was gone, that were told of
+    near: int = 0  # ... and for whose image the next one stood in
     tracker: Tracker = field(default_factory=Tracker)
     memory: RegionMemory = field(default_factory=RegionMemory)
     backbone: str = ''  # digest of what made the features that the tracker has
@@ -129,6 +131,16 @@ class RegionNaming:
         """How often regions came whose image was gone."""
         return sum(eye.matcher.late for eye in self._eyes.values())
 
+    @property
+    def near(self) -> int:
+        """How often regions were named in the image next to theirs."""
+        return sum(eye.matcher.near for eye in self._eyes.values())
+
+    def rest(self) -> None:
+        """Keep no images: nothing is named for a while."""
+        for eye in self._eyes.values():
+            eye.matcher.clear()
+
     def wanted(self, camera: str) -> bool:
         """Whether regions of a camera came lately."""
         return time.monotonic() - self._eyes[camera].asked_s < LATELY_S
@@ -155,9 +167,10 @@ class RegionNaming:
             eye.matcher.clear()
             return
         seen = _Seen(said, kept)
-        regions = eye.matcher.frame(stamp_ns(said.header), seen)
-        if regions is not None:
-            self._name(eye, seen, regions)
+        met = eye.matcher.frame(stamp_ns(said.header), seen)
+        self._tell_of(eye)
+        if met is not None:
+            self._name(eye, *met)
 
     def draw(self, camera: str, image: Array) -> Array:
         """
@@ -198,8 +211,24 @@ class RegionNaming:
                 f'regions of camera {short(message.source)!r} are ignored: the cameras are {known}'
             )
         found = eye.matcher.found(stamp_ns(message.header), message)
+        self._tell_of(eye)
         if found is not None:
             self._name(eye, found, message)
+
+    def _tell_of(self, eye: _Eye) -> None:
+        """Say why regions were not, or not in their own image, named."""
+        late, near = eye.matcher.late, eye.matcher.near
+        if late > eye.late:
+            self.health.problem(
+                f'{late} times regions came whose image is not here: later than regions_wait_s '
+                f'({self._settings.regions_wait_s:g} s), or with stamps of no predicted image'
+            )
+        if near and not eye.near:
+            self.get_logger().warning(
+                'regions come of images that were not predicted; things are named in the images '
+                'next to these. Have the detector look at the images that inference looks at'
+            )
+        eye.late, eye.near = late, near
 
     @guarded
     def _on_detections(self, name: str, message: Any) -> None:

@@ -145,24 +145,43 @@ def test_a_store_of_the_schema_before_opens_and_takes_things(tmp_path):
     assert again.store._database.one('PRAGMA user_version') == VERSION
 
 
+S = 10**9  # ns
+
+
 def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
     clock = Clock()
     matcher: Matcher[str, str] = Matcher(1.0, clock, size=len, most_bytes=64)
-    assert matcher.frame(1, 'first') is None
-    assert matcher.found(1, 'boxes') == 'first'
-    assert matcher.found(2, 'early') is None
-    assert matcher.found(3, 'earlier still') is None
-    assert matcher.frame(2, 'second') is None, 'newer boxes took its place'
-    assert matcher.frame(3, 'third') == 'earlier still'
+    assert matcher.frame(1 * S, 'first') is None
+    assert matcher.found(1 * S, 'boxes') == 'first'
+    assert matcher.found(2 * S, 'early') is None
+    assert matcher.found(3 * S, 'earlier still') is None
+    assert matcher.frame(2 * S, 'second') is None, 'newer boxes took its place'
+    assert matcher.frame(3 * S, 'third') == ('third', 'earlier still')
     clock.now += 1.5
-    assert matcher.found(3, 'too late') is None
+    assert matcher.found(3 * S, 'too late') is None
     assert matcher.late == 1
     clock.now += 1.5
-    assert matcher.frame(4, 'fourth') is None
+    assert matcher.frame(4 * S, 'fourth') is None
     assert matcher.late == 2, 'what waited in vain is late, too'
     for stamp in range(5, 40):
-        matcher.frame(stamp, 'many')
-    assert matcher.found(5, 'of a frame that made room') is None
+        matcher.frame(stamp * S, 'many')
+    assert matcher.found(5 * S, 'of a frame that made room') is None
+    assert matcher.near == 0
+
+
+def test_of_a_frame_that_was_left_out_the_nearest_stands_in_once_it_can_not_come():
+    matcher: Matcher[str, str] = Matcher(1.0, Clock())
+    ms = S // 1000
+    matcher.frame(0, 'first')
+    assert matcher.found(16 * ms, 'boxes') is None, 'its frame may come'
+    assert matcher.frame(33 * ms, 'second') == ('first', 'boxes'), 'it did not'
+    assert matcher.found(20 * ms, 'more boxes') == 'second'
+    assert matcher.near == 2
+    assert matcher.frame(400 * ms, 'third') is None
+    assert matcher.found(200 * ms, 'of nothing') is None, 'no frame is near'
+    assert matcher.frame(433 * ms, 'fourth') is None
+    assert matcher.found(400 * ms, 'its own') == 'third'
+    assert matcher.near == 2
 
 
 def test_a_label_of_a_box_finds_the_feature_of_the_region_that_it_lies_on():

@@ -31,12 +31,15 @@ class Asked:
             office.buffer, office.store, things=office.things, clock=self.clock
         )
 
-    def see(self, number: int, *things: tuple[tuple[int, ...], float, bool, int]) -> FrameKey:
+    def see(
+        self, number: int, *things: tuple[tuple[int, ...], float, bool, int], version: int = 3
+    ) -> FrameKey:
         """Note box, confidence, whether it is unknown and track of each thing in a frame."""
         key = replace(KEY, uid=RUN + number)
         self.office.buffer.add(Frame(key, picture(), 'jpeg', 'desk', 0.1, 0.5, 3, (320, 240)))
         boxes, sure, unknown, tracks = zip(*things) if things else ((), (), (), ())
-        self.asker.see(key, Seen(as_boxes(boxes), ['mug'] * len(things), sure, unknown, tracks))
+        named = ['mug'] * len(things)
+        self.asker.see(key, Seen(as_boxes(boxes), named, sure, unknown, tracks, (), version))
         return key
 
     def next(self) -> tuple[int, tuple[int, ...]] | None:
@@ -99,6 +102,17 @@ def test_tracks_of_another_run_are_other_things(asked):
     assert asked.next() == (1, RED)
     asked.see(1 << 32, (RED, 0.3, True, 1))
     assert asked.next() == (1 << 32, RED)
+
+
+def test_what_left_the_view_before_another_version_came_is_asked_about_when_it_is_seen_again(
+    asked,
+):
+    asked.see(1, (RED, 0.1, True, 1), (LEFT, 0.2, True, 2))
+    asked.see(2, (LEFT, 0.3, True, 2), version=4)  # somebody named something meanwhile
+    assert asked.next() == (1, LEFT), 'the newest version has no name for it either'
+    assert asked.next() is None, 'it may know the other one by now'
+    asked.see(3, (RED, 0.2, True, 1), version=4)
+    assert asked.next() == (3, RED)
 
 
 def test_a_frame_that_is_gone_or_can_not_be_read_holds_up_nothing(asked):

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import msgpack
@@ -312,3 +314,35 @@ def test_the_worker_asks_to_be_killed_before_others(monkeypatch):
 
     monkeypatch.setattr(memory.Path, 'write_text', refuse)
     memory.kill_me_first()
+
+
+def test_training_loads_no_compiler_and_who_wants_it_gets_it():
+    """It takes two seconds of each start of a worker, and 60 MB."""
+    script = """
+import sys
+from types import SimpleNamespace
+from etuner_ros.worker.idle_compiler import leave_compiler_out
+leave_compiler_out()
+import torch
+from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.learn.trainer import make_optimiser
+network = SimpleNamespace(backbone=torch.nn.Linear(3, 3), head=torch.nn.Linear(3, 2))
+optimiser = make_optimiser(network, TrainConfig())
+
+def step():
+    before = network.head.weight.detach().clone()
+    network.head(network.backbone(torch.ones(1, 3))).sum().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    optimiser.load_state_dict(optimiser.state_dict())
+    assert not torch.equal(before, network.head.weight)
+
+step()
+assert 'torch._dynamo.convert_frame' not in sys.modules
+doubled = torch.compile(lambda x: 2.0 * x, backend='eager')
+assert doubled(torch.ones(2)).tolist() == [2.0, 2.0]
+assert 'torch._dynamo.convert_frame' in sys.modules
+step()
+"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

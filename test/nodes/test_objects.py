@@ -242,6 +242,43 @@ def test_a_thing_that_is_named_by_its_box_goes_out_as_a_picture_of_that_thing(
     assert '640 x 480' in receipts[1].message
 
 
+def test_regions_with_stamps_of_their_own_are_named_in_the_nearest_image(ros, deployed, table):
+    eye = Eye(ros, deployed, unknown_below=0.0)
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+    regions = ros.speak(Regions, 'regions')
+    stamps = count(ros.probe.get_clock().now().nanoseconds, 10**8)
+    shown = set()
+
+    def said() -> Objects | None:
+        at = next(stamps)
+        shown.add(at)
+        images.publish(image_message(table, header(at)))
+        regions.publish(Regions(header=header(at + 2 * 10**7), regions=[region(DUCK)]))
+        return eye.objects[0] if eye.objects else None
+
+    objects = ros.until(said, 'objects')
+    assert stamp(objects) in shown, 'the header is of the image that was looked at'
+    assert [o.labels[0] for o in objects.objects] == ['duck']
+    assert eye.node.diagnostics()['regions in a near image'] > 0
+
+
+def test_regions_of_images_that_are_not_here_are_said(ros, deployed, table):
+    eye = Eye(ros, deployed, regions_wait_s=0.2)
+    statuses = ros.listen(DiagnosticArray, '/diagnostics')
+    eye.see(table, [region(DUCK)])
+    regions = ros.speak(Regions, 'regions')
+
+    def said() -> bool:
+        regions.publish(Regions(header=header(10**9), regions=[region(DUCK)]))
+        return any(
+            'whose image is not here: later than regions_wait_s (0.2 s)' in status.message
+            for message in statuses
+            for status in message.status
+        )
+
+    ros.until(said, 'the cause')
+
+
 def test_a_frame_whose_regions_come_is_kept_although_it_was_not_its_turn(ros, deployed, table):
     eye = Eye(ros, deployed, keep_rate_hz=0.1)
     said = [eye.see(table, [region(DUCK)]) for _ in range(4)]

@@ -34,6 +34,7 @@ class Seen:
     unknown: Sequence[bool] = ()  # n, or none: the evidence is too weak for a name
     tracks: Sequence[int] = ()  # n, or none: the same for the same thing in later frames
     familiar: Sequence[float] = ()  # n, or none: how known each looks; nan where not told
+    version: int = 0  # of the model that named them
 
 
 class Things:
