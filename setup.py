@@ -8,6 +8,8 @@ torch and torchvision are left out on purpose: pip must never replace the ones t
 Jetson.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 NODES = (
@@ -23,6 +25,19 @@ NODES = (
     'tuner',
 )
 
+
+def beside_the_code() -> list[tuple[str, list[str]]]:
+    """Return what colcon would install in `share`, by its folder there."""
+    here = Path(__file__).resolve().parent
+    files = [f for f in (*here.glob('msg/*.msg'), *here.glob('config/**/*')) if f.is_file()]
+    names = [f.relative_to(here) for f in files]
+    folders = sorted({str(name.parent) for name in names})
+    return [
+        (f'share/etuner_ros/{folder}', sorted(str(n) for n in names if str(n.parent) == folder))
+        for folder in folders
+    ]
+
+
 setup(
     name='etuner_ros',
     version='0.1.0',
@@ -31,6 +46,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['etuner_ros', 'etuner_ros.*']),
     package_data={'etuner_ros': ['py.typed', 'templates/*.html', 'within_class/*.safetensors']},
+    data_files=beside_the_code(),
     install_requires=[
         'jinja2',
         'matplotlib',

@@ -67,7 +67,7 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
         name = 'sim_search' if arguments.search else 'recording'
         add_both(name, 'recording', arguments.recording, 'NI')
     elif not arguments.search and not any(s.name.startswith('images') for s in found):
-        from etuner_ros.demo.run import recorded_stream
+        from etuner_ros.core.files import recorded_stream
 
         add_both('sim_ni', 'recording', Path(recorded_stream()), 'NI')
     if arguments.long is not None:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import yaml
 
 from etuner_ros.bench.methods.tuned import Recipe
-from etuner_ros.bench.provenance import ROOT
 from etuner_ros.core.config import (
     GateConfig,
     HeadConfig,
@@ -22,6 +21,7 @@ from etuner_ros.core.config import (
     TrainConfig,
 )
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.files import share
 from etuner_ros.core.labels.settings import CollectorSettings
 
 C = TypeVar('C')
@@ -40,13 +40,8 @@ class Shipped:
 
 
 def parameters_file() -> Path:
-    """Return the file of parameters: of this source tree, else of the installed package."""
-    here = ROOT / 'config' / 'etuner.yaml'
-    if here.exists():
-        return here
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
+    """Return the file of parameters that `ros2 launch` starts with."""
+    return share() / 'config' / 'etuner.yaml'
 
 
 def shipped_recipe(file: Path | None = None) -> Shipped:

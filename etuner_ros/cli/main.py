@@ -76,7 +76,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _bench_costs(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.costs import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = arguments.stream or recorded_stream()
     found = measure(stream, arguments.architecture, arguments.input_size, arguments.turns)
@@ -86,7 +86,7 @@ def _bench_costs(arguments: argparse.Namespace) -> int:
 
 def _bench_scenarios(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.scenarios import HEADER, measure
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = measure(arguments.stream or recorded_stream(), arguments.input_size, arguments.seeds)
     answer(arguments.json, '\n'.join(map(str, [HEADER, *found])), found)
@@ -95,11 +95,10 @@ def _bench_scenarios(arguments: argparse.Namespace) -> int:
 
 def _bench_proposals(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.proposals import measure, table
-    from etuner_ros.demo.run import recorded_stream
-    from etuner_ros.nodes.proposer import own_file
+    from etuner_ros.core.files import own_proposer, recorded_stream
 
     recording = arguments.recording or recorded_stream().with_name('stream_things')
-    found = measure(recording, own_file(), arguments.every)
+    found = measure(recording, own_proposer(), arguments.every)
     answer(arguments.json, table(found), found)
     return 0
 
@@ -159,7 +158,7 @@ def _add_table(bench: argparse.ArgumentParser) -> None:
 
 def _bench_growth(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.growth import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = measure(arguments.output, arguments.stream or recorded_stream())
     answer(arguments.json, table(found), found)
@@ -170,7 +169,7 @@ def _bench_cameras(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from etuner_ros.bench.cameras import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = arguments.stream or recorded_stream()
     rows = measure(
@@ -184,7 +183,7 @@ def _bench_objects(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from etuner_ros.bench.objects import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = recorded_stream()
     rows = measure(
@@ -202,7 +201,7 @@ def _bench_objects(arguments: argparse.Namespace) -> int:
 
 def _bench_composed(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.composed import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = measure(
         arguments.stream or recorded_stream(),
@@ -220,8 +219,7 @@ def _bench_boxes(arguments: argparse.Namespace) -> int:
 
     from etuner_ros.bench.boxes import measure, table
     from etuner_ros.core.boxes.proposer import make_proposer
-    from etuner_ros.core.files import home
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import home, recorded_stream
 
     config = recorded_stream().parent
     made = [make_proposer(kind, config / 'proposer' / 'own.onnx') for kind in arguments.proposer]
@@ -254,7 +252,7 @@ def _bench_deflate(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from etuner_ros.bench.deflating import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = measure(arguments.output, arguments.stream or recorded_stream(), arguments.rounds)
     answer(arguments.json, table(found), asdict(found))
@@ -265,7 +263,7 @@ def _bench_radio(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from etuner_ros.bench.radio import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = arguments.stream or recorded_stream()
     limits = [float(limit) for limit in arguments.limits]
@@ -276,7 +274,7 @@ def _bench_radio(arguments: argparse.Namespace) -> int:
 
 def _bench_serving(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.serving import serve, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = arguments.stream or recorded_stream()
     found = serve(
@@ -288,7 +286,7 @@ def _bench_serving(arguments: argparse.Namespace) -> int:
 
 def _bench_engines(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.engines import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     stream = arguments.stream or recorded_stream()
     found = measure(stream, arguments.grocery, arguments.output, arguments.pixels, arguments.turns)
@@ -299,7 +297,7 @@ def _bench_engines(arguments: argparse.Namespace) -> int:
 def _bench_switching(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.switching import bench
     from etuner_ros.bench.switching_report import table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = bench(
         arguments.table,
@@ -322,7 +320,7 @@ def _soak(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.soak.report import summary
     from etuner_ros.bench.soak.run import soak
     from etuner_ros.bench.soak.stage import Plan
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     names = chosen(arguments.only)
     given = {f.name: getattr(arguments, f.name) for f in fields(Plan)}
@@ -456,7 +454,7 @@ def _healthy(arguments: argparse.Namespace) -> int:
 def _bench_labels(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.datasets import grocery, recording
     from etuner_ros.bench.label_savings import measure, table
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     streams = {'recording': (recording(arguments.stream or recorded_stream()), 'NI')}
     if arguments.grocery:
@@ -478,7 +476,7 @@ def _bench_choose(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.choose_cases import data_sets
     from etuner_ros.bench.choose_score import table
     from etuner_ros.core.choose.candidates import candidates, PIXELS, PRECISIONS
-    from etuner_ros.demo.run import recorded_stream
+    from etuner_ros.core.files import recorded_stream
 
     found = run(
         data_sets(arguments.stream or recorded_stream(), arguments.grocery),

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from etuner_ros.core.errors import ConfigError
+
 ASIDE = '.etuner-part'  # ends the name of a file that is being written; nobody else's does
 
 
@@ -70,6 +72,35 @@ def _open_locked(aside: Path) -> BinaryIO:
         if aside.exists() and aside.stat().st_ino == os.fstat(stream.fileno()).st_ino:
             return stream
         stream.close()
+
+
+def share() -> Path:
+    """
+    Return the folder of what comes with the package beside its code (`config`, `msg`): of this
+    source tree, else as colcon or pip installed it.
+
+    :raises ConfigError: when there is none
+    """
+    here = Path(__file__).resolve()
+    if (here.parents[2] / 'package.xml').is_file():
+        return here.parents[2]
+    for folder in here.parents:
+        if (folder / 'share' / 'etuner_ros' / 'config').is_dir():
+            return folder / 'share' / 'etuner_ros'
+    raise ConfigError(
+        f'what comes with etuner_ros (share/etuner_ros) is not beside {here.parents[1]}: install '
+        f'the package by colcon or pip instead of copying its code'
+    )
+
+
+def recorded_stream() -> Path:
+    """Return the folder of the recording that comes with the package."""
+    return share() / 'config' / 'stream'
+
+
+def own_proposer() -> Path:
+    """Return the file of the proposer that comes with the package."""
+    return share() / 'config' / 'proposer' / 'own.onnx'
 
 
 def home(name: str) -> Path:

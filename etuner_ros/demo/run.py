@@ -32,7 +32,7 @@ import yaml
 
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.files import replace_file
+from etuner_ros.core.files import recorded_stream, replace_file
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import Recording
 from etuner_ros.core.models.deploy import choose_exemplars, extract_features, fit_head
@@ -448,11 +448,6 @@ def empty(output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     (output / MARK).touch()
-
-
-def recorded_stream() -> Path:
-    """Return the folder of the recording that comes with the package."""
-    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'stream'
 
 
 def run_demo(

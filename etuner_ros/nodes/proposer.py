@@ -7,11 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 import time
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -19,6 +17,7 @@ from std_msgs.msg import Header
 from etuner_ros.core.boxes.proposer import KINDS, make_proposer, MOST, Proposals
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import EngineError, ImageError
+from etuner_ros.core.files import own_proposer
 from etuner_ros.core.images.codec import decode
 from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.core.images.stillness import Stillness
@@ -57,11 +56,6 @@ class ProposerSettings(Checked):
     threads: int = setting(2, 'CPU threads', 1, 64)
 
 
-def own_file() -> Path:
-    """Return the file of the proposer that ships with the package."""
-    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'proposer' / 'own.onnx'
-
-
 class ProposerNode(Node):
     """
     Proposes regions of the newest image.
@@ -74,7 +68,7 @@ class ProposerNode(Node):
     def __init__(self, **options: Any) -> None:
         super().__init__('proposer', **options)
         self.settings = declare(self, '', ProposerSettings)
-        self._proposer = make_proposer(self.settings.kind, own_file(), self.settings.threads)
+        self._proposer = make_proposer(self.settings.kind, own_proposer(), self.settings.threads)
         self.get_logger().info(f'regions come from the proposer {self._proposer.name}')
         self._next_s: dict[str, float] = {}  # steady time from which a camera is looked at
         self._still: dict[str, Stillness] = {}  # by camera

@@ -57,6 +57,33 @@ def core_modules() -> list[str]:
     return [m.name for m in found]
 
 
+def test_pip_installs_beside_the_code_what_a_desk_without_ros_needs(repository, monkeypatch):
+    told: dict[str, object] = {}
+    monkeypatch.setattr('setuptools.setup', told.update)
+    monkeypatch.chdir(repository)
+    runpy.run_path(str(repository / 'setup.py'))
+    files = {name: folder for folder, names in told['data_files'] for name in names}
+    for name in ('msg/Objects.msg', 'config/etuner.yaml', 'config/stream/metadata.yaml'):
+        assert files[name] == f'share/etuner_ros/{Path(name).parent}'
+        assert (repository / name).is_file()
+
+
+def test_what_comes_with_the_package_is_found_without_ros():
+    code = (
+        'from etuner_ros.bench.shipped import shipped_recipe\n'
+        'from etuner_ros.core.files import own_proposer, recorded_stream\n'
+        'from etuner_ros.core.images.bags import known_types\n'
+        'assert shipped_recipe().recipe and own_proposer().is_file()\n'
+        "assert (recorded_stream() / 'metadata.yaml').is_file()\n"
+        "assert 'etuner_ros/msg/Objects' in known_types().fielddefs\n"
+    )
+    blocked = BLOCKED.format(modules=[], blocked=('rclpy', 'ament_index_python', 'sensor_msgs'))
+    found = subprocess.run(
+        [sys.executable, '-c', blocked + code], capture_output=True, text=True, cwd='/'
+    )
+    assert found.returncode == 0, found.stderr
+
+
 def test_the_core_knows_nothing_of_ros():
     ros = (
         'rclpy',

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from etuner_ros.core.files import share
+
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
 
@@ -37,7 +39,5 @@ def known_types() -> Any:
 
 
 def messages_folder() -> Path:
-    """Return the folder of message definitions: of this source tree, else as installed."""
-    here = Path(__file__).resolve()
-    installed = (folder / 'share' / 'etuner_ros' / 'msg' for folder in here.parents)
-    return next((f for f in (here.parents[3] / 'msg', *installed) if f.is_dir()), Path('msg'))
+    """Return the folder of message definitions."""
+    return share() / 'msg'
