@@ -12,9 +12,9 @@ fi
 # source folder; so the package is built through a link that lies elsewhere.
 mkdir -p build/src
 ln -sfn ../.. build/src/etuner_ros
-# Message code of the wheels' ROS 2 can be compiled in few pieces; for one that is sourced that was not tried.
+# Message code of the wheels of Jazzy (rclpy 7) can be compiled in few pieces; with others that was not tried.
 few_pieces=OFF
-[ -d .venv/share/ament_index ] && few_pieces=ON
+grep -qs '<version>7\.' .venv/share/rclpy/package.xml && few_pieces=ON
 began=$SECONDS
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -76,6 +76,7 @@ TABLE = (
     Metric('etuner_full_pictures_bytes', 'Full pictures in memory', 'full pictures MB', 1e6),
     Metric('etuner_object_images_total', 'Images whose regions were named', 'images with objects'),
     Metric('etuner_regions_late_total', 'Regions whose image was gone', 'regions too late'),
+    Metric('etuner_regions_near_total', 'Named in the next image', 'regions in a near image'),
     Metric('etuner_regions_left_out_total', 'Regions that were not named', 'regions left out'),
     Metric('etuner_regions_as_before_total', 'Regions that looked as before', 'regions as before'),
     Metric('etuner_model_version', 'Version that serves', 'model version'),

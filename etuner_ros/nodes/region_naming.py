@@ -41,6 +41,7 @@ except ImportError:
 
 MOST_FOREIGN = 32  # cameras of others that are told apart
 LATELY_S = 10.0  # so long after the last regions frames are kept for more
+MANY_NEAR = 10  # regions that were named in the image next to theirs are said
 DRAWN_S = 2.0  # so long objects are drawn; then what they show has moved on
 
 
@@ -198,6 +199,7 @@ class RegionNaming:
         """Name what is in the regions of a frame that is there; else wait for it."""
         name = message.source or (next(iter(self._eyes)) if self._single else '')
         eye = self._eyes.get(name)
+        first = eye is not None and not self.wanted(name)
         if eye is not None:
             eye.asked_s = time.monotonic()
         if not self._node.active:
@@ -211,6 +213,9 @@ class RegionNaming:
                 f'regions of camera {short(message.source)!r} are ignored: the cameras are {known}'
             )
         found = eye.matcher.found(stamp_ns(message.header), message)
+        if first and found is None:  # images are kept from now on
+            eye.matcher.clear()
+            eye.late = eye.matcher.late
         self._tell_of(eye)
         if found is not None:
             self._name(eye, found, message)
@@ -223,7 +228,7 @@ class RegionNaming:
                 f'{late} times regions came whose image is not here: later than regions_wait_s '
                 f'({self._settings.regions_wait_s:g} s), or with stamps of no predicted image'
             )
-        if near and not eye.near:
+        if near >= MANY_NEAR > eye.near:
             self.get_logger().warning(
                 'regions come of images that were not predicted; things are named in the images '
                 'next to these. Have the detector look at the images that inference looks at'

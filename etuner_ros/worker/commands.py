@@ -89,7 +89,9 @@ class Commands:
         from etuner_ros.core.models.base_weights import prepare
         from etuner_ros.core.models.networks import choose_device, forward_shares, from_base
         from etuner_ros.core.models.weights import read_base
+        from etuner_ros.worker.idle_compiler import leave_compiler_out
 
+        leave_compiler_out()
         train, sim_freeze, head = self._configs
         torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)

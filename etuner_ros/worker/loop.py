@@ -19,7 +19,6 @@ import msgpack
 
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.worker.commands import Commands, Message
-from etuner_ros.worker.idle_compiler import leave_compiler_out
 from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me_first
 
 HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
@@ -248,6 +247,5 @@ class Worker:
 def main() -> None:
     """Run the worker on the socket whose descriptor is the first argument."""
     kill_me_first()
-    leave_compiler_out()
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         Worker(Connection(int(sys.argv[1]))).run()

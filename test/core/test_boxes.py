@@ -212,15 +212,22 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
 @pytest.mark.parametrize('step_s', [0.1, 0.75, 1.5])
 def test_a_slow_detector_finds_the_same_things_again_and_one_that_was_away_is_another(step_s):
     tracker, spot = Tracker(), boxes((10, 10, 50, 50), (200, 10, 50, 50))
-    first = tracker.update(0.0, spot, LOOKS[:2]).tolist()
-    if step_s > tracker.settings.patience_s:  # nobody knows yet how slow it is
-        first = tracker.update(step_s, spot, LOOKS[:2]).tolist()
-    for number in range(2, 9):
+    for number in range(4):  # nobody knows at first how slow it is
+        first = tracker.update(step_s * number, spot, LOOKS[:2]).tolist()
+    for number in range(4, 9):
         seen = [0, 1] if number != 5 else [0]
         assert tracker.update(step_s * number, spot[seen], LOOKS[seen]).tolist() == [
             first[i] for i in seen
         ]
-    assert tracker.update(step_s * 8 + 6.0, spot, LOOKS[:2]).tolist() != first
+    patience_s = max(0.7, 2.5 * step_s)
+    again_s = step_s * 8 + patience_s - 0.01
+    assert tracker.update(again_s, spot[:1], LOOKS[:1]).tolist() == first[:1]
+    last = tracker.update(again_s + 0.02, spot, LOOKS[:2]).tolist()
+    assert last == [first[0], first[1] + 1], 'the one that was seen is waited for, not the other'
+    for number in range(1, 6):  # things that come by now and then, and nothing in between
+        numbers = tracker.update(again_s + 6.0 * number, spot, LOOKS[:2]).tolist()
+        assert set(numbers).isdisjoint(last), 'others, perhaps'
+        last = numbers
 
 
 def test_a_thing_is_named_by_what_was_seen_of_it_lately_too():

@@ -131,10 +131,10 @@ def test_who_sends_a_little_too_fast_has_a_little_refused(tmp_path):
     office = Office(tmp_path, author_rate_hz=10.0)
     office.buffer.add(frame(key()))
     codes = []
-    for number in range(220):  # eleven a second for twenty seconds
+    for number in range(600):  # eleven a second
         codes.append(office.say(key(), f'kind {number}').code)
         office.clock.now += 1 / 11
-    assert 0 < codes.count(Code.TOO_MANY) <= 20
+    assert 30 < codes.count(Code.TOO_MANY) < 60, 'one of eleven, but for the first twenty'
 
 
 def test_who_may_label_is_checked(tmp_path):

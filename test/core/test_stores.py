@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 import json
 import os
 from pathlib import Path
@@ -372,6 +373,20 @@ def test_a_budget_that_is_lowered_is_reached_over_some_labels_of_which_none_wait
     assert [s.stamp_ns for s in store.labelled()][-2:] == [1000, 1001]
     counts = {s.label: s.image_bytes // size for s in store.statistics()}
     assert counts == {'duck': 4, 'mug': 4, 'tray': 2}, 'the largest class makes room each time'
+
+
+def test_room_is_made_without_writing_over_what_goes(tmp_path):
+    """A disk that is nearly full must not fill up by making room on it."""
+    picture, log = b'x' * 100_000, tmp_path / 'labels.db-wal'
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(40):
+        store.add(replace(frame(number), image=picture), 'duck', 'ann', 0)
+    store.make_batch(100)
+    store._database.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    store.budget_bytes = 2_000_000
+    store.add(frame(100), 'duck', 'ann', 0)
+    assert store.stored_bytes <= 2_000_000
+    assert log.stat().st_size < 500_000, 'two megabytes went'
 
 
 def test_full_once_it_makes_room_for_the_next_labels_too(tmp_path):

@@ -157,31 +157,61 @@ def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
     assert matcher.found(3 * S, 'earlier still') is None
     assert matcher.frame(2 * S, 'second') is None, 'newer boxes took its place'
     assert matcher.frame(3 * S, 'third') == ('third', 'earlier still')
-    clock.now += 1.5
-    assert matcher.found(3 * S, 'too late') is None
+    assert matcher.late == 0, 'nobody waited in vain'
+    assert matcher.frame(5 * S, 'fifth') is None
+    assert matcher.found(4 * S, 'of a frame that did not come') is None
     assert matcher.late == 1
     clock.now += 1.5
-    assert matcher.frame(4 * S, 'fourth') is None
+    assert matcher.found(5 * S, 'too late') is None
+    clock.now += 1.5
+    assert matcher.frame(6 * S, 'sixth') is None
     assert matcher.late == 2, 'what waited in vain is late, too'
-    for stamp in range(5, 40):
+    for stamp in range(7, 40):
         matcher.frame(stamp * S, 'many')
-    assert matcher.found(5 * S, 'of a frame that made room') is None
-    assert matcher.near == 0
+    assert matcher.found(7 * S, 'of a frame that made room') is None
+    assert (matcher.late, matcher.near) == (3, 0)
+    matcher.found(50 * S, 'boxes')
+    matcher.clear()
+    assert matcher.frame(50 * S, 'after a pause') is None
 
 
 def test_of_a_frame_that_was_left_out_the_nearest_stands_in_once_it_can_not_come():
     matcher: Matcher[str, str] = Matcher(1.0, Clock())
     ms = S // 1000
+    matcher.found(-200 * ms, 'before')
     matcher.frame(0, 'first')
     assert matcher.found(16 * ms, 'boxes') is None, 'its frame may come'
     assert matcher.frame(33 * ms, 'second') == ('first', 'boxes'), 'it did not'
-    assert matcher.found(20 * ms, 'more boxes') == 'second'
+    assert matcher.found(216 * ms, 'more boxes') is None
+    assert matcher.frame(233 * ms, 'third') == ('third', 'more boxes')
     assert matcher.near == 2
-    assert matcher.frame(400 * ms, 'third') is None
-    assert matcher.found(200 * ms, 'of nothing') is None, 'no frame is near'
-    assert matcher.frame(433 * ms, 'fourth') is None
-    assert matcher.found(400 * ms, 'its own') == 'third'
-    assert matcher.near == 2
+    late = matcher.late
+    assert matcher.found(300 * ms, 'of nothing') is None
+    assert matcher.frame(400 * ms, 'fourth') is None, 'no frame is near'
+    assert (matcher.near, matcher.late) == (2, late + 1)
+
+
+@pytest.mark.parametrize('every', [1, 2, 3])
+@pytest.mark.parametrize('behind', [-1, 0, 1, 4])
+def test_a_detector_of_every_image_has_each_predicted_one_named_once(every, behind):
+    """Its images come at 30 Hz; one of so many is predicted, a few images later."""
+    clock = Clock()
+    matcher: Matcher[int, int] = Matcher(1.0, clock)
+    named = []
+    for now in range(200):
+        clock.now = now / 30
+        looked = now - 2
+        if looked >= 0 and looked % every == 0:
+            met = matcher.frame(looked * S // 30, looked)
+            named += [] if met is None else [met]
+        seen = now - 2 - behind
+        if seen >= 0:
+            met = matcher.found(seen * S // 30, seen)
+            named += [] if met is None else [(met, seen)]
+    assert all(frame == found for frame, found in named)
+    frames = [frame for frame, _ in named]
+    assert len(frames) == len(set(frames)) >= 60 // every
+    assert matcher.late == 0
 
 
 def test_a_label_of_a_box_finds_the_feature_of_the_region_that_it_lies_on():

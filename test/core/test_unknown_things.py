@@ -115,6 +115,16 @@ def test_what_left_the_view_before_another_version_came_is_asked_about_when_it_i
     assert asked.next() == (3, RED)
 
 
+def test_the_version_of_one_camera_is_that_of_all(asked):
+    asked.see(1, (RED, 0.1, True, 1))
+    left = replace(KEY, source='left', uid=RUN + 20)
+    seen = Seen(as_boxes([LEFT]), ['mug'], [0.9], [False], [1], (), 4)
+    asked.asker.see(left, seen)
+    assert asked.next() is None, 'it is not known what the new version makes of it'
+    asked.see(2, (RED, 0.2, True, 1), version=4)
+    assert asked.next() == (2, RED)
+
+
 def test_a_frame_that_is_gone_or_can_not_be_read_holds_up_nothing(asked):
     gone = replace(KEY, uid=RUN + 9)
     asked.asker.see(gone, Seen(as_boxes([RED]), ['mug'], [0.1], [True], [1]))

@@ -17,7 +17,8 @@ _STEADY_S = 2.0  # so long what was seen of a thing counts in what it is taken f
 _STEADY = 0.5  # ... by this share
 _MOST_LOOKS = 30  # of a thing that are kept
 _STEPS = 9  # from frame to frame, of which the middle one is the usual
-_LONGEST_S = 5.0  # that a thing is waited for, however slow its detector is
+_LEAST_STEPS = 3  # that tell it
+_LONGEST_STEP_S = 2.0  # a longer one is a pause: nothing was there, perhaps
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ class Tracker:
     @property
     def patience_s(self) -> float:
         """For how long a thing is waited for."""
-        usual = float(np.median(self._steps)) if self._steps else 0.0
-        slow = min(self.settings.patience_steps * usual, _LONGEST_S)
-        return max(self.settings.patience_s, slow)
+        usual = float(np.median(self._steps)) if len(self._steps) >= _LEAST_STEPS else 0.0
+        return max(self.settings.patience_s, self.settings.patience_steps * usual)
 
     def update(self, stamp: float, boxes: Boxes, features: Floats) -> npt.NDArray[np.int64]:
         """
@@ -87,7 +87,7 @@ class Tracker:
             self._tracks = []
             self._steps.clear()
         self._tracks = [t for t in self._tracks if stamp - t.stamp <= self.patience_s]
-        if stamp > self._stamp > -np.inf:
+        if 0.0 < stamp - self._stamp <= _LONGEST_STEP_S:
             self._steps.append(stamp - self._stamp)
         self._stamp = stamp
         numbers = np.zeros(len(boxes), np.int64)

@@ -26,6 +26,8 @@ class Database:
         try:
             self.execute('PRAGMA journal_mode=WAL')
             self.execute('PRAGMA synchronous=FULL')
+            # Pictures that make room need not be written over: that is as much as they are.
+            self.execute('PRAGMA secure_delete=OFF')
         except sqlite3.Error:
             self.close()
             raise

@@ -12,6 +12,7 @@ from etuner_ros.core.labels.database import Database
 # To find what may go takes a look at all pictures of a class, so room is made for some at once;
 # and a label waits for no more than so many, so a lower budget is reached over some labels.
 SPARE = 0.01  # of the budget
+MOST_SPARE = 1_000_000  # bytes
 MOST_AT_ONCE = 256  # pictures
 
 
@@ -27,10 +28,10 @@ def make_room(database: Database, budget_bytes: int) -> None:
 
     :raises StoreError: when too few may go
     """
-    excess = stored_bytes(database) - budget_bytes
-    if not budget_bytes or excess <= 0:
+    excess = stored_bytes(database) - budget_bytes if budget_bytes else 0
+    if excess <= 0:
         return
-    spare = int(SPARE * budget_bytes)
+    spare = min(int(SPARE * budget_bytes), MOST_SPARE)
     gone = []
     for number, size in _victims(database):
         gone.append(number)

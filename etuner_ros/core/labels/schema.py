@@ -24,7 +24,7 @@ from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.voting import put_frame, put_vote, settle
 
-VERSION = 4
+VERSION = 5
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,8 +44,8 @@ CREATE TABLE IF NOT EXISTS frames (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid, place);
 -- Sizes and counts are read from this index alone: once a second, and with every label.
-CREATE INDEX IF NOT EXISTS frames_counted ON frames (label, size, learned_by, predicted);
 DROP INDEX IF EXISTS frames_by_label;  -- of earlier releases: the same without `predicted`
+CREATE INDEX IF NOT EXISTS frames_counted ON frames (label, size, learned_by, predicted);
 CREATE INDEX IF NOT EXISTS frames_disputed ON frames (id) WHERE disputed;
 CREATE INDEX IF NOT EXISTS frames_to_learn ON frames (id) WHERE learned_by IS NULL AND label != '';
 CREATE TABLE IF NOT EXISTS votes (

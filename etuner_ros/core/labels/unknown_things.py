@@ -14,7 +14,7 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.things import Seen, Things
 
 MOST_WAITING = 200  # things that may be asked about
-MOST_CAMERAS = 100
+MOST_RUNS = 100
 MOST_SETTLED = 2000  # things of which it is remembered that they were asked about or named
 Track = tuple[str, int, int]  # camera, run of inference, number of the thing there
 
@@ -45,12 +45,12 @@ class UnknownThings:
         self._buffer, self._things = buffer, things
         self._waiting: OrderedDict[Track, _Sight] = OrderedDict()
         self._settled: OrderedDict[Track, None] = OrderedDict()
-        self._version: OrderedDict[str, int] = OrderedDict()  # that serves, by camera
+        self._version: OrderedDict[int, int] = OrderedDict()  # that serves, by run of inference
 
     def see(self, key: FrameKey, seen: Seen) -> None:
         """Note what the robot named in a frame that is kept."""
         self._things.see(key.uid, seen)
-        self._note_version(key.source, seen.version)
+        self._note_version(key.uid >> 32, seen.version)
         familiar = seen.familiar or [math.nan] * len(seen.confidences)
         sights = zip(seen.boxes, familiar, seen.confidences, seen.unknown, seen.tracks)
         for box, likeness, confidence, unknown, number in sights:
@@ -72,10 +72,10 @@ class UnknownThings:
             while len(self._waiting) > MOST_WAITING:
                 self._waiting.popitem(last=False)
 
-    def _note_version(self, camera: str, version: int) -> None:
-        self._version.pop(camera, None)
-        self._version[camera] = version
-        while len(self._version) > MOST_CAMERAS:
+    def _note_version(self, run: int, version: int) -> None:
+        self._version.pop(run, None)
+        self._version[run] = version
+        while len(self._version) > MOST_RUNS:
             self._version.popitem(last=False)
 
     def note_labelled(self, key: FrameKey) -> None:
@@ -87,7 +87,7 @@ class UnknownThings:
     def next(self) -> Frame | None:
         """Return the thing to ask about now, with its picture; None when there is none."""
         for track, sight in sorted(self._waiting.items(), key=lambda one: one[1].known):
-            if sight.version != self._version.get(track[0], sight.version):
+            if sight.version != self._version.get(track[1], sight.version):
                 del self._waiting[track]  # it left the view; another version may know it
                 continue
             frame = self._buffer.get(sight.key)
