@@ -366,6 +366,25 @@ def test_while_a_killed_worker_starts_again_inference_goes_on_and_it_replays_wha
     ]
 
 
+def test_a_worker_that_the_system_kills_in_a_round_tries_again_with_smaller_batches(
+    ros, deployed, frames
+):
+    shared = {'model__weights': str(deployed), 'gate__enabled': False}
+    robot = Robot(
+        ros, deployed, shared, head__enabled=False, restart_delay_s=0.1, train__epochs=6.0
+    )
+    logs = ros.logs()
+    for image in pictures(frames, 'tray')[:4]:
+        robot.teach(image, 'tray')
+    ros.until(lambda: robot.state == TunerStatus.TUNING, 'a round')
+    os.kill(robot.tuner._worker.pid, signal.SIGKILL)
+    ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'the round, again')
+    assert robot.tuner._worker.train.batch_size == 4, 'half of 8'
+    said = [m.msg for m in logs if 'training batches are of 4 now' in m.msg]
+    assert said, 'and it says why'
+    assert 'the worker was killed in a round' in said[0]
+
+
 def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):
     ros.add(ModelManagerNode, model__weights=str(deployed), autostart=True)
     tuner = ros.add(TunerNode, model__weights=str(deployed))
