@@ -49,11 +49,12 @@ GROCERY ?=
 bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)
 	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery $(GROCERY))
 
-# The core is computation and takes all cores. What uses DDS waits for other processes, too, and starts them: two at a time.
+# The core is computation and takes all cores. What uses DDS waits for other processes, too: two at a time; what plays in real time is alone.
 .PHONY: test
 test: build lint  ## check style and types, then run all tests
 	@$(RUN) pytest -n logical --maxprocesses 8 --dist worksteal test/core; core=$$?; \
-	  pytest -n 2 --dist worksteal test/launch test/nodes && exit $$core
+	  pytest -n 2 --dist worksteal -m 'not alone' test/launch test/nodes; nodes=$$?; \
+	  pytest -m alone test/nodes && exit $$((core + nodes))
 
 .PHONY: lint
 lint: build  ## ruff and mypy

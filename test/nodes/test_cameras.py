@@ -20,6 +20,8 @@ from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 
+pytestmark = pytest.mark.alone
+
 NAMES = ['front', 'rear']
 
 

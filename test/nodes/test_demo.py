@@ -22,6 +22,8 @@ from etuner_ros.msg import TunerStatus
 from etuner_ros.nodes.qos import LATCHED
 from etuner_ros.shared.supervisor import Supervisor
 
+pytestmark = pytest.mark.alone
+
 
 def write_recording(path: Path, frames: list[SourceFrame], definition: str) -> None:
     """Write frames with their truth, stamps a tenth of a second apart."""

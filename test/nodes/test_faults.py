@@ -23,6 +23,8 @@ from etuner_ros.bench.soak.stage import Plan, Stage
 from etuner_ros.bench.soak.swaps import swap_weights
 from etuner_ros.shared.shared_memory import clean, SHM, stale_segments
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
