@@ -170,9 +170,17 @@ def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
         matcher.frame(stamp * S, 'many')
     assert matcher.found(7 * S, 'of a frame that made room') is None
     assert (matcher.late, matcher.near) == (3, 0)
-    matcher.found(50 * S, 'boxes')
+    for number in range(8):  # the camera pauses, the detector goes on
+        assert matcher.found((60 + number) * S, number) is None
+        clock.now += 0.3
+    assert matcher.late > 3
+    assert matcher.frame(67 * S, 'the camera is back') == ('the camera is back', 7)
+    assert matcher.found(70 * S, 'early') is None
+    assert matcher.found(67 * S, 'of another detector') == 'the camera is back'
+    assert matcher.frame(70 * S, 'seventieth') == ('seventieth', 'early')
+    assert matcher.found(80 * S, 'boxes') is None
     matcher.clear()
-    assert matcher.frame(50 * S, 'after a pause') is None
+    assert matcher.frame(80 * S, 'after a pause') is None
 
 
 def test_of_a_frame_that_was_left_out_the_nearest_stands_in_once_it_can_not_come():

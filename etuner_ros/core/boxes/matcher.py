@@ -58,8 +58,9 @@ class Matcher(Generic[Frame, Found]):
         self._size, self._most_bytes = size, most_bytes
         self.late = self.near = 0
         self._frames: OrderedDict[int, _Kept[Frame]] = OrderedDict()  # by stamp
-        self._waiting: tuple[int, Found] | None = None  # the newest, without a frame yet
-        self._since = 0.0  # when the first of those came that found no frame, one after the other
+        # The newest without a frame yet: when it came, its stamp.
+        self._waiting: tuple[float, int, Found] | None = None
+        self._unmet_since = 0.0  # when the first came of those that waited one after the other
         self._last_ns = self._step_ns = 0  # stamp of what was found last, and from the one before
 
     def frame(self, stamp_ns: int, frame: Frame) -> tuple[Frame, Found] | None:
@@ -70,14 +71,18 @@ class Matcher(Generic[Frame, Found]):
         self._forget(now)
         if self._waiting is None:
             return None
-        wanted, found = self._waiting
-        its = None if now - self._since > self.wait_s else self._meet(wanted)
-        if its is None and not self._may_come(wanted):
-            self._give_up(wanted)
-        elif its is None and now - self._since > self.wait_s:
+        since, wanted, found = self._waiting
+        if now - since > self.wait_s:
             self._waiting = None
             self.late += 1
-        return None if its is None else (its, found)
+            return None
+        its = self._meet(wanted)
+        if its is not None:
+            return its, found
+        if not self._may_come(wanted):
+            self._waiting = None
+            self._give_up(wanted)
+        return None
 
     def found(self, stamp_ns: int, found: Found) -> Frame | None:
         """Return the frame that something was found in; None while it is not there."""
@@ -91,10 +96,10 @@ class Matcher(Generic[Frame, Found]):
             self._give_up(stamp_ns)
             return None
         if self._waiting is None:
-            self._since = now
-        elif now - self._since > self.wait_s:
+            self._unmet_since = now
+        elif now - self._unmet_since > self.wait_s:
             self.late += 1  # nor did those before it find a frame
-        self._waiting = stamp_ns, found
+        self._waiting = now, stamp_ns, found
         return None
 
     def clear(self) -> None:
@@ -116,12 +121,12 @@ class Matcher(Generic[Frame, Found]):
             kept = self._frames[nearest]
             self.near += 1
         kept.met = True
-        self._waiting = None  # it would be older
+        if self._waiting is not None and self._waiting[1] <= stamp_ns:
+            self._waiting = None  # newest wins
         return kept.frame
 
     def _give_up(self, stamp_ns: int) -> None:
         """Note that the frame of a stamp was left out, or is gone."""
-        self._waiting = None
         if self._nearest(stamp_ns) is None:
             self.late += 1
 
