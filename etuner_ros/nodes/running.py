@@ -102,9 +102,19 @@ def use_dds_profile() -> None:
     os.environ.update(dict.fromkeys(names, str(profile)))
 
 
-def ignore_interrupts() -> None:
-    """Let a process that is ending end in order, however often Ctrl-C is pressed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def init() -> None:
+    """
+    `rclpy.init`, after which Ctrl-C does what SIGTERM does: the context ends, and nothing else.
+
+    Python's own handler raises `KeyboardInterrupt` wherever the main thread is: in the middle of a
+    callback, in that which ends the process in order, and in the making of a message, where rclpy
+    turns it into a `RuntimeError` about a call argument.
+    """
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    rclpy.init()
+    if pressed:  # before rclpy was listening
+        rclpy.shutdown()
 
 
 class SideThreads:
@@ -144,7 +154,7 @@ def run(*makes: Callable[[], Node]) -> int:
     so that a slow callback of one holds up no other.
     """
     use_dds_profile()
-    rclpy.init()
+    init()
     nodes: list[Node] = []
     beside = SideThreads()
     try:
@@ -155,13 +165,16 @@ def run(*makes: Callable[[], Node]) -> int:
         executor = SteadyExecutor()
         executor.add_node(nodes[0])
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     except EtunerError as error:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
         return 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        # It was told to stop while a node was made.
     finally:
-        ignore_interrupts()
         beside.close()
         for node in nodes:
             close = getattr(node, 'close', None)
@@ -170,5 +183,4 @@ def run(*makes: Callable[[], Node]) -> int:
             node.destroy_node()
         if rclpy.ok():
             rclpy.shutdown()
-        ignore_interrupts()  # rclpy has put back the handler that it had found
     return 0

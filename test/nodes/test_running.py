@@ -126,6 +126,49 @@ def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
     assert 'Traceback' not in err
 
 
+CUT_SHORT = """
+import os, signal
+from rclpy.node import Node
+from etuner_ros.nodes.running import run
+
+class Busy(Node):
+    def __init__(self):
+        super().__init__('busy')
+        self.create_timer(0.01, self.work)
+        {in_making}
+    def work(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass  # here `KeyboardInterrupt` would be raised
+        print('whole', flush=True)
+    def close(self):
+        print('closed', flush=True)
+
+raise SystemExit(run(Busy))
+"""
+
+
+@pytest.mark.parametrize(
+    ('in_making', 'said'),
+    [
+        ('', 'whole\nclosed\n'),
+        ('while True: self.work(), self.create_timer(1.0, self.work)', None),
+    ],
+)
+def test_ctrl_c_cuts_no_callback_short_and_ends_a_node_that_is_being_made(ros, in_making, said):
+    ended = subprocess.run(
+        [sys.executable, '-c', CUT_SHORT.format(in_making=in_making)],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert 'Traceback' not in ended.stderr
+    if said is not None:
+        assert ended.stdout == said
+
+
 BLOCKING = """
 import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
