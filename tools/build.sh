@@ -12,14 +12,14 @@ fi
 # source folder; so the package is built through a link that lies elsewhere.
 mkdir -p build/src
 ln -sfn ../.. build/src/etuner_ros
-# Message code of the wheels of Jazzy (rclpy 7) can be compiled in few pieces; with others that was not tried.
-few_pieces=OFF
-grep -qs '<version>7\.' .venv/share/rclpy/package.xml && few_pieces=ON
+# The wheels of Jazzy (rclpy 7) have no rclcpp, so messages are made for Python alone; with others that was not tried.
+python_alone=OFF
+grep -qs '<version>7\.' .venv/share/rclpy/package.xml && python_alone=ON
 began=$SECONDS
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if ! colcon build --symlink-install --base-paths build/src --event-handlers console_cohesion+ \
-    --cmake-args "-DETUNER_FEW_PIECES=$few_pieces" -DPython3_EXECUTABLE="$(command -v python3)" -DBUILD_TESTING=OFF -Wno-dev "$@" >"$log" 2>&1; then
+    --cmake-args "-DETUNER_MESSAGES_FOR_PYTHON=$python_alone" -DPython3_EXECUTABLE="$(command -v python3)" -DBUILD_TESTING=OFF -Wno-dev "$@" >"$log" 2>&1; then
     cat "$log"
     echo "etuner_ros: the build failed; the messages above say where." >&2
     exit 1

@@ -1,0 +1,65 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The environment is made from the places and with the limits that pip has been given."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+import sys
+from types import ModuleType
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'bootstrap.py'
+
+
+@pytest.fixture(scope='module')
+def bootstrap() -> ModuleType:
+    """Return the tool as a module."""
+    spec = importlib.util.spec_from_file_location('bootstrap', TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_uv_looks_where_pip_looks(bootstrap):
+    listed = """:env:.find-links='/wheels /more'
+global.cert='/etc/ours.pem'
+global.index-url='https://packages.example/simple'
+install.constraint='/etc/limits.txt'
+global.timeout='60'
+"""
+    assert bootstrap.uv_settings(listed) == (
+        [
+            *('--find-links', '/wheels', '--find-links', '/more'),
+            *('--default-index', 'https://packages.example/simple'),
+            *('--constraint', '/etc/limits.txt'),
+        ],
+        {'SSL_CERT_FILE': '/etc/ours.pem'},
+    )
+    assert bootstrap.uv_settings('') == ([], {})
+
+
+@pytest.mark.parametrize('setting', ["global.proxy='http://here:3128'", "install.no-binary='all'"])
+def test_a_setting_that_uv_can_not_be_given_leaves_the_work_to_pip(bootstrap, setting):
+    assert bootstrap.uv_settings(f"global.timeout='60'\n{setting}\n") is None
+
+
+def test_cmake_files_are_mended_without_touching_the_cache_that_they_are_linked_from(
+    bootstrap, tmp_path
+):
+    tag = f'cp{sys.version_info[0]}{sys.version_info[1]}'
+    version = f'{sys.version_info[0]}.{sys.version_info[1]}'
+    built = f'/opt/python/{tag}-{tag}/include/python{version}'
+    cached = tmp_path / 'cached.cmake'
+    cached.write_text(f'set(there {built})')
+    file = tmp_path / 'env' / 'share' / 'some' / 'some.cmake'
+    file.parent.mkdir(parents=True)
+    os.link(cached, file)
+    bootstrap.Bootstrap(tmp_path / 'env', 'jazzy', sourced=False).mend_cmake()
+    assert built not in file.read_text()
+    assert cached.read_text() == f'set(there {built})'
