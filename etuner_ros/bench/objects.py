@@ -19,7 +19,6 @@ import tempfile
 import time
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
@@ -35,6 +34,7 @@ from etuner_ros.bench.soak.stage import deploy
 from etuner_ros.core.boxes.recording import BoxFrame, BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.files import share
 from etuner_ros.core.images.codec import Image
 from etuner_ros.msg import LabelCorrection, Objects, Prediction, Regions, TunerStatus
 from etuner_ros.nodes.conversions import array_to_image
@@ -219,7 +219,7 @@ def two_rows(
         '/**/tuner': {'precision': precision},
         '/**/proposer': {'kind': 'own', 'most': most},
     }
-    shipped = Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
+    shipped = share() / 'config' / 'etuner.yaml'
     with (
         tempfile.TemporaryDirectory() as folder,
         running(NODES, own, Path(folder) / 'home', upon=[shipped]) as mark,

@@ -15,7 +15,8 @@ import shutil
 import time
 from typing import Any
 
-from etuner_ros.core.files import home
+from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.files import home, share
 from etuner_ros.core.images.bags import messages_folder
 from etuner_ros.shared.shared_memory import stale_segments
 
@@ -48,17 +49,15 @@ def _version(package: str) -> str:
 def _share() -> Path | None:
     """Return where the package is installed."""
     try:
-        from ament_index_python.packages import get_package_share_directory
-
-        return Path(get_package_share_directory('etuner_ros'))
-    except (ImportError, LookupError):
+        return share()
+    except ConfigError:
         return None
 
 
 def _requirements() -> Path:
     """Return the list of what rosdep does not have."""
-    name, share = 'requirements-robot.txt', _share()
-    return share / name if share is not None else Path(name)
+    name, folder = 'requirements-robot.txt', _share()
+    return folder / name if folder is not None else Path(name)
 
 
 def is_jetson() -> bool:
@@ -174,10 +173,10 @@ def check_proposers() -> Finding:
     """Look which sources of regions there are besides a detector of the robot's own."""
     from etuner_ros.core.boxes.proposer import available
 
-    share = _share()
-    if share is None:
+    folder = _share()
+    if folder is None:
         return Finding('proposers', SKIPPED, 'the package is not found; source its workspace')
-    found = available(share / 'config' / 'proposer' / 'own.onnx')
+    found = available(folder / 'config' / 'proposer' / 'own.onnx')
     there = ', '.join(kind for kind, reason in found.items() if not reason)
     if not there:
         return Finding('proposers', WARNING, '; '.join(found.values()), 'things need a detector')

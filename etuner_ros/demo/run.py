@@ -20,7 +20,6 @@ import sys
 import time
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
@@ -32,7 +31,7 @@ import yaml
 
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.files import recorded_stream, replace_file
+from etuner_ros.core.files import recorded_stream, replace_file, share
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import Recording
 from etuner_ros.core.models.deploy import choose_exemplars, extract_features, fit_head
@@ -375,7 +374,6 @@ def play(
     deployed: Deployed, stream: Path, output: Path, seed: int, rate: float, console: Console
 ) -> Record:
     """Run the system over the stream once and return what happened."""
-    share = Path(get_package_share_directory('etuner_ros'))
     params = output / 'params.yaml'
     write_params(params, deployed, stream, seed, rate)
     os.environ['ROS_HOME'] = str(output.resolve() / f'ros_home_{seed}')
@@ -388,7 +386,7 @@ def play(
     if shutil.which('ros2') and importlib.util.find_spec('launch_ros'):
         system = _Launched(params, str(stream), output / 'log')
     else:
-        system = Supervisor([share / 'config' / 'etuner.yaml', params], output / 'log')
+        system = Supervisor([share() / 'config' / 'etuner.yaml', params], output / 'log')
     observer = Observer(deployed, seed, rate)
     try:
         if isinstance(system, Supervisor):

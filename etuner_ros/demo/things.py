@@ -19,7 +19,6 @@ import signal
 import time
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 import cv2
 import jinja2
 from matplotlib.figure import Figure
@@ -34,6 +33,7 @@ from etuner_ros import __version__
 from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.files import share
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
 from etuner_ros.demo.run import empty
 from etuner_ros.demo.tapper import (
@@ -250,9 +250,9 @@ class Watcher:
         table = Table.grid(padding=(0, 2))
         things = max(sum(len(j.things) for j in self._recent), 1)
         for name, colour in OUTCOMES:
-            share = sum(j.count(name) for j in self._recent) / things
-            bar = f'[{colour}]{"█" * round(40 * share)}[/]'
-            table.add_row(f'things {name}', f'{100 * share:3.0f} %', bar)
+            part = sum(j.count(name) for j in self._recent) / things
+            bar = f'[{colour}]{"█" * round(40 * part)}[/]'
+            table.add_row(f'things {name}', f'{100 * part:3.0f} %', bar)
         table.add_row('', '', self.line())
         return Panel(table, title='etuner_ros: things taught by pointing')
 
@@ -280,7 +280,7 @@ def drawn(image: Image, width: int, truth: Things, said: Things) -> Image:
         place, font = (x + 2, max(y - 3, 9)), cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(picture, text, place, font, 0.36, (red, green, blue), 1, cv2.LINE_AA)
 
-    fair = [i for i, share in enumerate(truth.shares) if share >= 0.3]
+    fair = [i for i, part in enumerate(truth.shares) if part >= 0.3]
     for place, outcome in zip(fair, judged.things):
         if outcome == MISSED:
             frame(truth.boxes[place], colours[MISSED], truth.labels[place])
@@ -418,8 +418,7 @@ def run_things(
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
-    share = Path(get_package_share_directory('etuner_ros'))
-    stream = (stream or share / 'config' / 'stream_things').resolve()
+    stream = (stream or share() / 'config' / 'stream_things').resolve()
     empty(output)
     params = output / 'params.yaml'
     write_params(params, stream, seed, rate)
@@ -429,7 +428,7 @@ def run_things(
         os.environ['ROS_LOCALHOST_ONLY'] = '1'
     else:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    system = Supervisor([share / 'config' / 'etuner.yaml', params], output / 'log')
+    system = Supervisor([share() / 'config' / 'etuner.yaml', params], output / 'log')
     watcher = Watcher(gap_s, seed)
     try:
         for name in NODES:

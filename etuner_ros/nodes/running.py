@@ -7,19 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 import os
-from pathlib import Path
 import shutil
 import signal
 import threading
 import traceback
 
-from ament_index_python.packages import get_package_share_directory
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.errors import ConfigError, EtunerError
+from etuner_ros.core.files import share
 
 LEAST_SHM = 256_000_000  # free bytes of /dev/shm
 FAILURES_AT_ONCE = 10  # in a row, before spinning slows down
@@ -94,10 +93,10 @@ def use_dds_profile() -> None:
     if os.environ.get('ROS_LOCALHOST_ONLY') == '1':
         return
     try:
-        profile = Path(get_package_share_directory('etuner_ros')) / 'config' / 'fastdds.xml'
+        profile = share() / 'config' / 'fastdds.xml'
         if shutil.disk_usage('/dev/shm').free < LEAST_SHM or not profile.exists():
             return
-    except (OSError, LookupError):
+    except (OSError, ConfigError):
         return
     os.environ.update(dict.fromkeys(names, str(profile)))
 

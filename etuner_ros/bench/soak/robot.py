@@ -15,7 +15,6 @@ from pathlib import Path
 import time
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -26,7 +25,7 @@ import yaml
 
 from etuner_ros.bench.soak.processes import children_of, MARK, memory_mb, processes_with
 from etuner_ros.core.errors import EtunerError
-from etuner_ros.core.files import ASIDE
+from etuner_ros.core.files import ASIDE, share
 from etuner_ros.core.images.codec import Image
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.store import ModelStore
@@ -387,7 +386,7 @@ class Robot(Outside):
 
 def shipped() -> Path:
     """Return the parameters that are launched."""
-    return Path(get_package_share_directory('etuner_ros')) / 'config' / 'etuner.yaml'
+    return share() / 'config' / 'etuner.yaml'
 
 
 def middle_of(image: Image) -> Box:
