@@ -24,6 +24,7 @@ from etuner_ros.core.config import (
 )
 from etuner_ros.core.decide.gate import judge
 from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
@@ -54,6 +55,17 @@ class Trigger:
     def due(self) -> bool:
         """Whether a round should start."""
         return 0 < self.count <= self.waiting
+
+    @property
+    def wants_retreat(self) -> bool:
+        """Whether what rounds have made should be taken back."""
+        return False
+
+    def on_retreat_start(self) -> None:
+        """Note that the deployed network is proposed."""
+
+    def on_retreat_end(self) -> None:
+        """Note that the deployed network is live again."""
 
     def wants_last_round(self) -> bool:
         """Whether what waits at the end of a stream should be trained on."""
@@ -98,6 +110,19 @@ class Lazy(Trigger):
     def due(self) -> bool:
         """Whether LazyTune wants a round."""
         return self.lazy.should_tune
+
+    @property
+    def wants_retreat(self) -> bool:
+        """Whether LazyTune wants the deployed network back."""
+        return self.lazy.wants_retreat
+
+    def on_retreat_start(self) -> None:
+        """Pass on."""
+        self.lazy.on_retreat_start()
+
+    def on_retreat_end(self) -> None:
+        """Pass on."""
+        self.lazy.on_retreat_end()
 
     def wants_last_round(self) -> bool:
         """Whether what waits is worth a round, however few batches it is."""
@@ -164,6 +189,7 @@ class Tuned(Method):
         self._scenario = 0
         self._tell_scenario()
         self._steps: Iterator[Step | RoundCandidate] | None = None
+        self._retreats = False  # the round that runs takes back what rounds have made
         self._version = 0
         self._labelled: set[str] = set()
         self._in_round: set[str] = set()
@@ -256,14 +282,20 @@ class Tuned(Method):
 
     def wants_round(self) -> bool:
         """Ask the trigger."""
-        return self.trigger.due and bool(self.learner.pending)
+        return self.trigger.wants_retreat or (self.trigger.due and bool(self.learner.pending))
 
     def wants_last_round(self) -> bool:
         """Train on what waits, unless the trigger has found that rounds do not pay."""
         return bool(self.learner.pending) and self.trigger.wants_last_round()
 
     def round(self) -> Iterator[None]:
-        """Train, up to the last batch."""
+        """Train, up to the last batch; or take back what rounds have made."""
+        self._retreats = self.trigger.wants_retreat
+        if self._retreats:
+            self.trigger.on_retreat_start()
+            self._tell_scenario()
+            self._steps = self.learner.run_round(kind=RoundKind.RETREAT)
+            return
         self.rounds += 1
         self._in_round = {s.sample_id for s in self.learner.pending}
         self.trigger.on_start()
@@ -288,6 +320,13 @@ class Tuned(Method):
     def finish_round(self) -> None:
         """Judge the candidate and bring it live."""
         accepted = self._decide(self._candidate)
+        if self._retreats:
+            if accepted:
+                self.trigger.on_retreat_end()
+            self._tell_scenario()
+            self._offer_head()
+            self.trigger.on_learned(self.learner)
+            return
         self.refused += not accepted
         self._trained |= self._in_round
         self.trigger.on_end(self._candidate, accepted)

@@ -20,6 +20,7 @@ REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fi
 # At the economy 1: labels that a pass of a sample through the network has to win.
 PRICE = 0.008
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
+LEAST_TO_RETREAT = 48  # as many, with which rounds that have lost more than won are taken back
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
 RETRY = 400  # labels since the last round, with which it is tried again whatever rounds brought
 RETRY_TRIAL = 128  # as many after a trial that was refused: one gate says little of other places
@@ -37,6 +38,11 @@ class Prospects:
     compared: int = 0
     gained: int = 0  # of these, that only the live network gets right
     lost: int = 0  # and only the deployed one
+
+    @property
+    def standing(self) -> tuple[int, int, int]:
+        """What was found when they were asked."""
+        return self.compared, self.gained, self.lost
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,8 @@ class LazyTune:
     for each pass of a sample through the network that the round takes (gain per cost, as in
     Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
     every 400 labels; when the gate refuses the trial, the next one comes after 128; where rounds
-    bring much they come as often as batches allow.
+    bring much they come as often as batches allow. Where they have lost more labels than they have
+    won, of 48 or more, what they have made is taken back (`wants_retreat`).
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -158,6 +165,8 @@ class LazyTune:
         self._points: list[tuple[float, float]] = []
         self._gain: float | None = None
         self._refused = False  # by the gate, the last round
+        self._retreated = False  # since the last round
+        self._tried_retreat: tuple[int, int, int] | None = None  # with this standing
         self._prospects: Prospects | None = None
 
     def configure(self, config: LazyTuneConfig) -> None:
@@ -200,12 +209,35 @@ class LazyTune:
         if told.new >= RETRY:
             return True
         if not told.tuned:
-            return not self._refused or told.new >= RETRY_TRIAL
+            return not self._retreated and (not self._refused or told.new >= RETRY_TRIAL)
         if told.compared < LEAST_COMPARED:
             return False
         gain = (told.gained - told.lost) / told.compared
         dear = AFTER_REFUSAL if self._refused else 1.0
         return gain * told.new >= dear * self.config.economy * PRICE * told.passes
+
+    @property
+    def wants_retreat(self) -> bool:
+        """
+        Whether the deployed network should take the place of the live one: so far rounds have lost
+        more labels than they have won. With the same standing it is wanted once.
+        """
+        told = self._prospects
+        if told is None or self.config.economy == 0 or not self.config.enabled:
+            return False
+        known = told.tuned and told.compared >= LEAST_TO_RETREAT
+        return known and told.lost > told.gained and told.standing != self._tried_retreat
+
+    def on_retreat_start(self) -> None:
+        """Note that the deployed network is proposed."""
+        if self._prospects is not None:
+            self._tried_retreat = self._prospects.standing
+
+    def on_retreat_end(self) -> None:
+        """Note that the deployed network is live again; what follows is the progress of others."""
+        self._retreated, self._refused, self._prospects = True, False, None
+        self._chosen, self._gain = 1.0, None
+        self._iterations, self._points = 0, []
 
     def on_prospects(self, prospects: Prospects) -> None:
         """Note what a round over all that waits would take, and what rounds have brought."""
@@ -219,12 +251,11 @@ class LazyTune:
         if self._urgent:
             right += ', new surroundings or a new class'
         told = self._prospects
-        trial_refused = told is not None and not told.tuned and self._refused
-        if self.waiting and told is not None and trial_refused and not self.is_worth_it:
-            right += (
-                f', the gate refused the trial: another one with {RETRY_TRIAL} new labels, '
-                f'{told.new} have come'
-            )
+        if self.waiting and told is not None and not told.tuned and not self.is_worth_it:
+            why, least = 'the gate refused the trial', RETRY_TRIAL
+            if self._retreated:
+                why, least = 'the last trial lost more than it won', RETRY
+            right += f', {why}: another one with {least} new labels, {told.new} have come'
         elif self.waiting and told is not None and not self.is_worth_it:
             right += (
                 f', rounds have won {told.gained} and lost {told.lost} of {told.compared} labels '
@@ -284,7 +315,7 @@ class LazyTune:
             of the current scenario that these weights have predicted; NaN when there is none
         :param accepted: by the gate; a refused one makes the next one dearer
         """
-        self._refused = not accepted
+        self._refused, self._retreated = not accepted, False
         self._requests, self._was_urgent, self._prospects = 0, False, None
         self._iterations += max(iterations, 0)
         if math.isnan(accuracy):
@@ -326,6 +357,7 @@ class LazyTune:
             'points': [list(p) for p in self._points],
             'gain': self._gain,
             'refused': self._refused,
+            'retreated': self._retreated,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -344,6 +376,7 @@ class LazyTune:
         chosen, requests = saved.number('chosen', 1.0), saved.whole('requests')
         urgent, was_urgent = saved.flag('urgent'), saved.flag('was_urgent')
         refused = saved.flag('refused')
+        retreated = 'retreated' in state and saved.flag('retreated')  # older states lack it
         iterations = saved.whole('iterations')
         self.waiting, self._errors, self._chosen, self._requests = (
             waiting,
@@ -352,4 +385,5 @@ class LazyTune:
             requests,
         )
         self._urgent, self._was_urgent, self._refused = urgent, was_urgent, refused
+        self._retreated = retreated
         self._iterations, self._points, self._gain = iterations, points, gain

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.decide.lazy_tune import Prospects
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.identity import DEPLOYED, Scenario
@@ -401,23 +402,26 @@ class Learner:
         return own + len(self.head.frames) >= LEAST_PICTURES
 
     def run_round(
-        self, cancelled: Callable[[], bool] = lambda: False, calibrate: bool = False
+        self, cancelled: Callable[[], bool] = lambda: False, kind: RoundKind = RoundKind.TRAIN
     ) -> Iterator[Step | RoundCandidate]:
         """
-        Fine-tune on all pending samples.
+        Fine-tune on all pending samples; the other kinds of rounds train on nothing.
 
         :param cancelled: asked before each training batch
-        :param calibrate: train on nothing; the candidate is what is live, quantised
         :return: an iterator over steps that ends with the candidate
         :raises RoundCancelled: when asked to stop; model, optimiser and what is frozen are as
             before, and the samples stay pending
-        :raises NothingMade: when what is live can not be quantised, or had better not
+        :raises NothingMade: when what is live can not be quantised, or had better not, or is the
+            deployed network already
         :raises LearnerError: when a round runs, or its candidate waits
         """
         if self.phase is Phase.IDLE:
             self.state.begin()
             if not self._live.is_tuned and ranges_of(self._live.update) is None:
                 self._rival.remember(self.head.learned)
+            if kind is RoundKind.RETREAT:
+                for sample_id, row in self._rival.rows.items():
+                    self._bank.put(self._live.digest({}), sample_id, row)
         self._move(Phase.IN_ROUND)
         try:
             run = Round(
@@ -429,7 +433,7 @@ class Learner:
                 self._live,
                 self.current,
                 self.quantiser,
-                calibrate,
+                kind,
                 self._alive,
             )
             yield from run.train(cancelled)
@@ -473,6 +477,7 @@ class Learner:
         :raises LearnerError: when a round runs and more than the head changes
         """
         before, proposed, version_before = self.backbone, self._proposed, self.version
+        was_tuned = self._live.is_tuned
         ours = False  # what comes was made here
         was_quantised = ranges_of(self._live.update) is not None
         if self.phase is Phase.IN_ROUND and self._live.digest(update) != before:
@@ -482,6 +487,9 @@ class Learner:
         if proposed is not None and self._live.has_become(proposed):
             ours = True
             self._on_accepted(proposed)
+            if was_tuned and not self._live.is_tuned:
+                self._rival.restart()
+                self._prober.on_other_weights()
         elif proposed is not None and not again:  # another version: nobody will judge this one
             self._give_up(learn_again=True)
         if self._offered is not None and self._live.has_become(self._offered):

@@ -47,6 +47,7 @@ class LiveState:
         self, base: Classifier, base_sha256: str = '', quantiser: Quantiser | None = None
     ) -> None:
         self.base = base.state()
+        self.base_classes = base.classes
         self.deployed = frozenset(base.classes)  # labels
         self._base_sha256 = base_sha256
         self.model = copy.deepcopy(base).eval()

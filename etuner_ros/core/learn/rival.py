@@ -64,6 +64,11 @@ class Rival:
         lost = sum(deployed and not live for live, deployed in pairs)
         return len(pairs), gained, lost
 
+    @property
+    def rows(self) -> Mapping[str, Tensor]:
+        """Features (D,) that the deployed network has made, by sample id."""
+        return self._rows
+
     def remember(self, known: Mapping[str, Known]) -> None:
         """Keep features while the deployed network is the live one: they are the rival's."""
         by_label: dict[str, list[str]] = {}

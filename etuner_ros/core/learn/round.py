@@ -15,6 +15,7 @@ import torch
 
 from etuner_ros.core.cost import counted_as, HEAD, OTHER
 from etuner_ros.core.decide.gate import judge, Outcome
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.decide.scenario import compressed
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.identity import Scenario
@@ -74,7 +75,7 @@ class Round:
     live: LiveState
     current: Collection[Scenario]
     quantiser: Quantiser | None = None
-    calibrate: bool = False  # train nothing: only quantise what is live
+    kind: RoundKind = RoundKind.TRAIN
     alive: Callable[[], None] = lambda: None  # called between the parts of `close`
     new: list[Sample] = field(init=False)
     iterations: int = field(default=0, init=False)
@@ -86,7 +87,7 @@ class Round:
     def __post_init__(self) -> None:
         """Take what waits."""
         self._waiting = self.book.pending  # that the head has learned
-        self.new = [] if self.calibrate else self._waiting
+        self.new = self._waiting if self.kind is RoundKind.TRAIN else []
 
     def train(self, cancelled: Callable[[], bool]) -> Iterator[Step]:
         """
@@ -95,8 +96,10 @@ class Round:
         :param cancelled: asked before each training batch
         :raises RoundCancelled: when asked to stop
         """
+        if self.kind is RoundKind.RETREAT:
+            self.training.put(self.live.base, self.live.base_classes)
         self._prepare_head()
-        if not self.calibrate:
+        if self.kind is RoundKind.TRAIN:
             self._probe(0, self._here())
         if self.new:
             training = self.training
@@ -130,7 +133,7 @@ class Round:
 
         :param gone: labels that have no sample any more, and will not be said
         :param follow_appearance: measure how far the round moved the appearance of frames
-        :raises NothingMade: when nothing was trained, and nothing could be quantised
+        :raises NothingMade: when nothing was trained, and nothing else could be made
         """
         model, live = self.training.model, self.live
         began = time.perf_counter()
@@ -139,11 +142,14 @@ class Round:
         if self.quantiser is not None and self.quantiser.wanted:
             made = self._quantised(made, gone)
             self.alive()
-        if self.calibrate and made.backbone == live.backbone:
+        trains = self.kind is RoundKind.TRAIN
+        if not trains and made.backbone == live.backbone:
             raise NothingMade(self.quantiser.why_not if self.quantiser else '')
         misses = self.head.config.enabled and not self.head.knows(model.classes, gone, True)
-        if self.calibrate and misses:
+        if not trains and misses:
             raise NothingMade('pictures of a class are still on their way')
+        if self.kind is RoundKind.RETREAT:
+            self._seed_head(made.rows)
         rows, backbone, network = made.rows, made.backbone, made.network
         with counted_as(OTHER):
             move = self._appearance_move(network) if follow_appearance else ()
@@ -275,12 +281,20 @@ class Round:
         labels += [s.label for s in self._waiting]
         instant = self.head.instant
         known = set(self.training.model.classes)
+        fits = self.head.config.enabled and self.kind is not RoundKind.RETREAT  # the network
         for label in [n for n in dict.fromkeys(labels) if n not in known]:
-            if self.head.config.enabled and instant.knows(label) and len(instant.classes) > 1:
+            if fits and instant.knows(label) and len(instant.classes) > 1:
                 weight, bias = instant.linear([label])
                 self.training.add_class(label, weight[0], float(bias[0]))
             else:
                 self.training.add_class(label)
+
+    def _seed_head(self, rows: HeadRows) -> None:
+        """Have the trained head of the deployed network begin with what is served of new kinds."""
+        classes = self.training.model.classes
+        for place in range(len(self.live.base_classes), len(classes)):
+            if self.head.knows(classes[place : place + 1], (), candidate=True):
+                self.training.set_row(classes[place], rows.weight[place], float(rows.bias[place]))
 
     def _fit_head(self, backbone: str, features: Compute) -> None:
         """

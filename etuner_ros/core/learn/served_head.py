@@ -440,7 +440,7 @@ class ServedHead:
         Solve a head for the backbone that a round made.
 
         Features are computed of samples that have none, of those in `anew`, and of some others;
-        the rest follows; see `Drift`.
+        the rest follows; see `Drift`. Those that the bank has of this backbone are taken from it.
 
         :param anew: ids of samples
         :param all_frames: learn from all frames without a label; else from none, as their
@@ -449,7 +449,9 @@ class ServedHead:
         """
         unique = {s.sample_id: s for s in samples}
         old = self._live.learned
-        follow = [i for i in unique if i in old and i not in anew]
+        follow = [
+            i for i in unique if i in old and i not in anew and self._bank.get(backbone, i) is None
+        ]
         follow.sort(key=lambda i: (old[i].followed, zlib.crc32(i.encode())))
         follow = follow[: max(len(follow) - MOST_COMPUTED, 0)]
         rest = set(follow)

@@ -119,6 +119,14 @@ class TrainingState:
         :raises WeightsError: when they do not fit
         """
         self._before = None
+        self.put(state, classes)
+
+    def put(self, state: State, classes: tuple[str, ...]) -> None:
+        """
+        Take other weights; in a round they are what the round has made.
+
+        :raises WeightsError: when they do not fit
+        """
         self.model.load_state(state, classes)
         self.model.eval()
         self.optimiser = self._new_optimiser()
@@ -145,6 +153,13 @@ class TrainingState:
         """Append a row to the trained head; zeros without a weight (D,)."""
         self.model.add_class(label, weight, bias)
         grow_optimiser(self.optimiser, self.model)
+
+    def set_row(self, label: str, weight: Tensor, bias: float) -> None:
+        """Have the trained head begin with a row, (D,), for a class that it has."""
+        head, place = self.model.head, self.model.classes.index(label)
+        with torch.no_grad():
+            head.weight[place] = weight.to(head.weight)
+            head.bias[place] = bias
 
     def halve_batches(self) -> bool:
         """
