@@ -267,17 +267,17 @@ class TunerNode(Node):
         started = self._keeper.start(self._labels.feed.cursors, forced, backbone)
         if started is None and not forced:
             learned = self._labels.feed.learned(learned_of(update))
-            started = self._keeper.start_calibration(learned)
+            started = self._keeper.start_retreat(learned)
+            started = started or self._keeper.start_calibration(learned)
         if started is None:
             return False
         self._worker.hand_over_layers()
-        current, calibrate = self._scenarios.current, started.calibrates
         self._link.send(
             {
                 'op': 'round',
                 'id': started.number,
-                'scenarios': current,
-                'calibrate': calibrate,
+                'scenarios': self._scenarios.current,
+                'kind': started.kind.value,
                 'deflate': self._limit.on,
             }
         )

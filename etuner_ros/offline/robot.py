@@ -21,6 +21,7 @@ import torch
 
 from etuner_ros.core.decide.gate import judge, Verdict
 from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import decode, resize_square
@@ -31,6 +32,7 @@ from etuner_ros.core.labels.joiner import Joiner
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
+from etuner_ros.core.learn.round import NothingMade
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.models.deploy import choose_exemplars
 from etuner_ros.core.models.networks import choose_device, from_base
@@ -90,6 +92,7 @@ class Learned:
     rounds: list[LearnedRound] = field(default_factory=list)
     heads: int = 0  # that went live
     heads_refused: int = 0
+    retreats: int = 0  # to the deployed network, as rounds had lost more than they had won
     scenario_changes: list[float] = field(default_factory=list)  # seconds
     refused: Counter[str] = field(default_factory=Counter)  # labels, by the name of the code
     gone: dict[FrameKey, Code] = field(default_factory=dict)  # labels whose frame was not there
@@ -277,6 +280,8 @@ class OfflineRobot:
             self._offer_head()
         if self._lazy.should_tune and self.learner.pending:
             self._round()
+        elif self._lazy.wants_retreat:
+            self._retreat()
 
     def _learn(self, number: int) -> None:
         """Take a labelled batch."""
@@ -342,6 +347,22 @@ class OfflineRobot:
         )
         self.learned.rounds.append(ended)
         self._on_round(ended)
+
+    def _retreat(self) -> None:
+        """Put the deployed network back, as rounds have lost more than they have won."""
+        self._lazy.on_retreat_start()
+        self.learner.set_scenarios(self._scenarios.current)
+        try:
+            *_, made = self.learner.run_round(kind=RoundKind.RETREAT)
+        except NothingMade:
+            return
+        assert isinstance(made, RoundCandidate)
+        if self._decide(made).accepted:
+            self.learned.retreats += 1
+            self._lazy.on_retreat_end()
+        else:
+            self.learner.go_back()
+        self._lazy.on_prospects(self.learner.weigh_rounds())
 
     def _decide(self, candidate: Candidate) -> Verdict:
         """Have the gate judge a candidate, and bring it live when it passes."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgpack
 
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.worker.commands import Commands, Message
 from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me_first
@@ -168,14 +169,15 @@ class Worker:
         if number <= self._cancelled:
             self._reply(op='cancelled', id=number)
             return
-        calibrate = bool(message.get('calibrate'))
-        if calibrate:
+        kind = RoundKind(message['kind'])
+        if kind is not RoundKind.TRAIN:
             self._between_steps(last=True)  # no head may be on its way
-        if not (learner.wants_calibration if calibrate else learner.pending):
+        wanted = {RoundKind.TRAIN: learner.pending, RoundKind.CALIBRATE: learner.wants_calibration}
+        if not wanted.get(kind, True):
             self._reply(op='nothing', id=number)
             return
         try:
-            while not self._try_round(number, calibrate, bool(message.get('deflate'))):
+            while not self._try_round(number, kind, bool(message.get('deflate'))):
                 pass
         except Exception as error:  # its samples still wait; the process lives on
             traceback.print_exc()
@@ -185,7 +187,7 @@ class Worker:
         self.commands.on_news()
         give_back_memory()
 
-    def _try_round(self, number: int, calibrate: bool, deflate: bool) -> bool:
+    def _try_round(self, number: int, kind: RoundKind, deflate: bool) -> bool:
         """Run a round; return False when memory ran out and it should be tried in halves."""
         from etuner_ros.core.learn.round import NothingMade, RoundCancelled
         from etuner_ros.core.learn.trainer import Step
@@ -196,7 +198,7 @@ class Worker:
             return self._stale or number <= self._cancelled
 
         try:
-            for made in learner.run_round(cancelled, calibrate):
+            for made in learner.run_round(cancelled, kind):
                 if isinstance(made, Step):
                     step = {'iteration': made.iteration, 'total': made.total, 'loss': made.loss}
                     self._reply(op='progress', id=number, **step)

@@ -18,6 +18,7 @@ from etuner_ros.core.decide.lazy_tune import (
     fit_progress,
     LazyTune,
     LEAST_COMPARED,
+    LEAST_TO_RETREAT,
     Prospects,
     RETRY,
     RETRY_TRIAL,
@@ -414,3 +415,51 @@ def test_after_a_refused_round_the_next_one_has_to_bring_more() -> None:
         lazy.on_batch(count=4)
         lazy.on_prospects(Prospects(64, 480, True, 64, gained, 0))
         assert lazy.should_tune == worth
+
+
+def test_rounds_that_have_lost_more_than_they_have_won_are_taken_back() -> None:
+    assert thrifty(1, lost=2).wants_retreat
+    assert not thrifty(2, lost=2).wants_retreat
+    assert not thrifty(1, lost=2, economy=0.0).wants_retreat, "not by the paper's rule"
+    few = LazyTune(LazyTuneConfig(economy=0.5))
+    few.on_prospects(Prospects(64, 480, True, LEAST_TO_RETREAT - 1, 0, 9))
+    assert not few.wants_retreat
+    few.on_prospects(Prospects(64, 480, True, LEAST_TO_RETREAT, 0, 9))
+    assert few.wants_retreat
+
+
+def test_a_retreat_that_came_to_nothing_is_tried_again_when_more_is_known() -> None:
+    lazy = thrifty(1, lost=2)
+    lazy.on_retreat_start()
+    lazy.on_prospects(Prospects(80, 480, True, 64, 1, 2))
+    assert not lazy.wants_retreat
+    lazy.on_prospects(Prospects(80, 480, True, 88, 1, 3))
+    assert lazy.wants_retreat
+
+
+def test_after_a_retreat_the_next_trial_waits_for_many_labels_also_after_a_restart() -> None:
+    lazy = thrifty(1, lost=2)
+    lazy.on_retreat_start()
+    lazy.on_retreat_end()
+    again = LazyTune(lazy.config)
+    again.load_state_dict(lazy.state_dict())
+    for each in (lazy, again):
+        each.on_batch(count=8)
+        each.on_prospects(Prospects(RETRY - 1, 480, False))
+        assert not each.should_tune
+        assert f'lost more than it won: another one with {RETRY} new labels' in each.reason
+        each.on_prospects(Prospects(RETRY, 480, False))
+        assert each.should_tune
+    lazy.on_round_start()
+    lazy.on_round_end(16, 0.5)
+    lazy.on_batch(count=8)
+    lazy.on_prospects(Prospects(64, 480, False))
+    assert lazy.should_tune, 'by what that trial has shown'
+
+
+def test_state_of_a_version_that_knew_no_retreat_loads() -> None:
+    state = LazyTune().state_dict()
+    del state['retreated']
+    LazyTune().load_state_dict(state)
+    with pytest.raises(StateError, match="LazyTune: 'retreated'"):
+        LazyTune().load_state_dict({**state, 'retreated': 3})

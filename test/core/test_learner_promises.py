@@ -14,6 +14,7 @@ import torch
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.decide.gate import judge
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
@@ -22,7 +23,7 @@ from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.phase import Phase
 from etuner_ros.core.learn.rival import LOOK, PER_ROUND
-from etuner_ros.core.learn.round import RoundCancelled
+from etuner_ros.core.learn.round import NothingMade, RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.models.deploy import extract_features
@@ -680,3 +681,92 @@ def test_the_anchor_knows_nothing_of_samples_that_were_relabelled_before_the_ver
     go_live(learner, result)
     assert learner._validator.anchor(gone) is None
     assert learner._validator.anchor(renamed) is None
+
+
+def tuned_robot(model, frames) -> Learner:
+    """Return one that has learned two kinds, has had a round, and two looks at them since."""
+    learner = robot(model, frames)
+    labels = ('tray', 'race_car', *KNOWN)
+    learner.add_samples(samples(frames, *labels, name='old')[::2])
+    go_live(learner, finish(learner))
+    learner.add_samples(samples(frames, *labels, name='new')[:40])
+    offer(learner)
+    return learner
+
+
+def retreat(learner: Learner) -> RoundCandidate:
+    *_, made = learner.run_round(kind=RoundKind.RETREAT)
+    assert isinstance(made, RoundCandidate)
+    return made
+
+
+def test_a_retreat_brings_the_deployed_network_with_a_head_of_all_labels(model, frames):
+    never = robot(model, frames)
+    learner = tuned_robot(model, frames)
+    assert learner.weigh_rounds().tuned
+    pending = [s.sample_id for s in learner.pending]
+    made = retreat(learner)
+    assert made.iterations == made.new_samples == 0
+    go_live(learner, made)
+    assert learner.backbone == never.backbone
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(learner.training.backbone.parameters(), model.backbone.parameters())
+    )
+    told = learner.weigh_rounds()
+    assert (told.tuned, told.compared) == (False, 0)
+    assert [s.sample_id for s in learner.pending] == pending, 'the next trial learns them'
+    never.add_samples(samples(frames, 'tray', 'race_car', *KNOWN, name='old')[::2])
+    never.add_samples(samples(frames, 'tray', 'race_car', *KNOWN, name='new')[:40])
+    offer(never)
+    asked = samples(frames, 'tray', 'race_car', *KNOWN, name='asked')
+    ours, theirs = (predictions(each.live, asked) for each in (learner, never))
+    assert sum(a == b for a, b in zip(ours, theirs)) >= 0.95 * len(asked)
+    assert sum(a == s.label for a, s in zip(ours, asked)) > 0.9 * len(asked)
+
+
+def test_what_the_deployed_network_made_before_is_not_computed_again(model, frames):
+    learner = tuned_robot(model, frames)
+    assert learner.weigh_rounds().compared >= LOOK
+    asked = []
+    real = learner.state.features
+    learner.state.features = lambda some: asked.extend(some) or real(some)
+    retreat(learner)
+    assert {s.sample_id for s in asked} <= {s.sample_id for s in learner.pending[PER_ROUND:]}
+
+
+def test_a_retreat_that_is_refused_leaves_all_as_it_was_and_rounds_go_on(model, frames):
+    learner = tuned_robot(model, frames)
+    before, classes = learner.backbone, learner.training.classes
+    weights = {k: v.clone() for k, v in learner.training.state_dict().items()}
+    retreat(learner)
+    learner.go_back()
+    assert learner.backbone == before
+    assert learner.training.classes == classes
+    assert all(torch.equal(v, weights[k]) for k, v in learner.training.state_dict().items())
+    assert learner.weigh_rounds().tuned
+    go_live(learner, finish(learner))
+    assert learner.backbone != before
+
+
+def test_rounds_go_on_after_a_retreat(model, frames):
+    learner = tuned_robot(model, frames)
+    frozen = robot(model, frames).sim_freeze.frozen
+    learner.state.freeze(learner.training.unit_names)
+    made = retreat(learner)
+    assert set(made.frozen) == frozen, 'as with the deployed network'
+    assert not made.cka, 'nothing was measured of it'
+    go_live(learner, made)
+    with pytest.raises(NothingMade):
+        retreat(learner)
+    assert learner.phase is Phase.IDLE
+    rows = learner.training.head.weight[len(model.classes) :]
+    assert rows.any(dim=1).all(), 'new kinds begin with what is served of them'
+    deployed = learner.backbone
+    made = finish(learner)
+    assert made.iterations > 0
+    go_live(learner, made)
+    assert learner.backbone != deployed
+    asked = samples(frames, 'tray', 'race_car', *KNOWN, name='asked')
+    said = predictions(learner.live, asked)
+    assert sum(a == s.label for a, s in zip(said, asked)) > 0.9 * len(asked)

@@ -12,6 +12,7 @@ import torch
 from versions import travelling
 
 from etuner_ros.core.config import TrainConfig
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
@@ -62,7 +63,7 @@ def robot(base: BaseWeights, engines: Engines) -> Learner:
 
 
 def calibrated(learner: Learner) -> RoundCandidate:
-    made = list(learner.run_round(calibrate=True))
+    made = list(learner.run_round(kind=RoundKind.CALIBRATE))
     assert len(made) == 1
     assert isinstance(made[0], RoundCandidate)
     return made[0]

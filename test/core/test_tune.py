@@ -13,6 +13,7 @@ from etuner_ros.core.config import BudgetConfig, LazyTuneConfig
 from etuner_ros.core.decide.budget import Budget
 from etuner_ros.core.decide.energy import EnergyLog
 from etuner_ros.core.decide.lazy_tune import LazyTune, Prospects
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.tune import batch_feed
@@ -105,6 +106,31 @@ def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
     )
     labels_come()
     assert (kept.keeper.start({'/c': 16}) is None) == judged
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_a_retreat_is_proposed_once_and_a_trial_follows_late(accepted):
+    kept = Kept()
+    lazy, keeper = kept.keeper.lazy, kept.keeper
+    lazy.configure(LazyTuneConfig(economy=0.5))
+    lost = Prospects(new=64, passes=480, tuned=True, compared=64, gained=0, lost=3)
+    assert keeper.start_retreat({}) is None
+    lazy.on_prospects(lost)
+    made = keeper.start_retreat({'/c': 7})
+    assert made is not None
+    assert (made.kind, made.batches, made.cursors) == (RoundKind.RETREAT, 0, {'/c': 7})
+    assert 'won 0 and lost 3 of 64 labels' in keeper.note
+    keeper.on_proposal(made.number, Proposal('me/1/a', 5))
+    keeper.on_verdict('me/1/a', accepted, 'said the gate', 6)
+    keeper.on_loaded(6)
+    lazy.on_prospects(lost)
+    assert keeper.start_retreat({}) is None, 'nothing new is known'
+    lazy.on_batch(8)
+    lazy.on_prospects(Prospects(new=64, passes=480, tuned=not accepted))
+    assert keeper.start({'/c': 8}) is None
+    again = LazyTune(lazy.config)
+    again.load_state_dict(lazy.state_dict())
+    assert again.state_dict()['retreated'] is accepted
 
 
 def test_while_weights_are_pinned_no_round_starts_by_itself():

@@ -84,7 +84,7 @@ def worker(request: Any, deployed: Path, frames: list) -> tuple[Worker, Pipe]:
 
 
 def round_message(number: int) -> dict[str, Any]:
-    return {'op': 'round', 'id': number, 'scenarios': {'eye': 0}, 'serial': 8}
+    return {'op': 'round', 'id': number, 'scenarios': {'eye': 0}, 'kind': 'train', 'serial': 8}
 
 
 def test_a_cancel_that_overtakes_its_round_is_not_lost(worker):

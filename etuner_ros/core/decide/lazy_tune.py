@@ -244,6 +244,14 @@ class LazyTune:
         self._prospects = prospects
 
     @property
+    def brought(self) -> str:
+        """What rounds have brought so far, in words; nothing where that was not told."""
+        told = self._prospects
+        if told is None:
+            return ''
+        return f'they have won {told.gained} and lost {told.lost} of {told.compared} labels'
+
+    @property
     def reason(self) -> str:
         """The decision in words."""
         gain = '' if self._gain is None else f', predicted gain {100 * self._gain:.1f} points'

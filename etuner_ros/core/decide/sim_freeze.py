@@ -64,6 +64,13 @@ class SimFreeze:
         self._changed, self._iterations, self._largest = True, 0, 0.0
         self._stable.clear()
 
+    def start_over(self) -> None:
+        """Begin as with the deployed model; pinned blocks stay as they are."""
+        self.frozen = (self._start - self.pinned) | (self.frozen & self.pinned)
+        self.cka, self._stable = {}, {}
+        self._iterations, self._largest = 0, 0.0
+        self.accepted = self._changed = False
+
     def on_probe(self, cka: Mapping[str, float], iterations: int) -> set[str]:
         """
         Take the CKA of every block and decide.

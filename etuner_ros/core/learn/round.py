@@ -97,6 +97,7 @@ class Round:
         :raises RoundCancelled: when asked to stop
         """
         if self.kind is RoundKind.RETREAT:
+            self.training.sim_freeze.start_over()
             self.training.put(self.live.base, self.live.base_classes)
         self._prepare_head()
         if self.kind is RoundKind.TRAIN:
@@ -281,9 +282,10 @@ class Round:
         labels += [s.label for s in self._waiting]
         instant = self.head.instant
         known = set(self.training.model.classes)
-        fits = self.head.config.enabled and self.kind is not RoundKind.RETREAT  # the network
+        # Its rows are for the live network, which a retreat leaves.
+        usable = self.head.config.enabled and self.kind is not RoundKind.RETREAT
         for label in [n for n in dict.fromkeys(labels) if n not in known]:
-            if fits and instant.knows(label) and len(instant.classes) > 1:
+            if usable and instant.knows(label) and len(instant.classes) > 1:
                 weight, bias = instant.linear([label])
                 self.training.add_class(label, weight[0], float(bias[0]))
             else:

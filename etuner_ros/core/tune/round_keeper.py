@@ -16,6 +16,7 @@ from typing import Any
 from etuner_ros.core.decide.budget import Budget
 from etuner_ros.core.decide.energy import EnergyLog
 from etuner_ros.core.decide.lazy_tune import LazyTune
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.decide.scenario_log import ScenarioLog
 from etuner_ros.core.decide.state import Saved
 from etuner_ros.core.errors import LearnerError
@@ -88,7 +89,7 @@ class Round:
     began: float
     seconds: float | None = None  # that it worked, once it does no more
     cancelled: bool = False
-    calibrates: bool = False  # trains nothing: only quantises what is live
+    kind: RoundKind = RoundKind.TRAIN
     proposal: Proposal | None = None
     backbone: str = ''  # that it started from
 
@@ -229,11 +230,33 @@ class RoundKeeper:
         if self.state is not State.WAITING or not self.could_quantise or self.refusal():
             return None
         self.could_quantise = False
+        return self._start_without_training(
+            RoundKind.CALIBRATE, cursors, 'quantises the live version'
+        )
+
+    def start_retreat(self, cursors: Mapping[str, int]) -> Round | None:
+        """
+        Start a round that trains nothing and puts the deployed network back, when LazyTune wants
+        it.
+
+        :param cursors: by collector, the last batch that the live version has learned
+        :return: the round; None when none starts
+        """
+        if self.state is not State.WAITING or not self.lazy.wants_retreat or self.refusal():
+            return None
+        self.lazy.on_retreat_start()
+        return self._start_without_training(
+            RoundKind.RETREAT, cursors, f'takes rounds back: {self.lazy.brought}'
+        )
+
+    def _start_without_training(
+        self, kind: RoundKind, cursors: Mapping[str, int], what: str
+    ) -> Round:
         self.started += 1
-        self.round = Round(self.started, 0, dict(cursors), self._clock(), calibrates=True)
+        self.round = Round(self.started, 0, dict(cursors), self._clock(), kind=kind)
         self.progress = 0.0
         self.energy.begin()
-        self._move(State.TUNING, f'round {self.started} quantises the live version')
+        self._move(State.TUNING, f'round {self.started} {what}')
         return self.round
 
     def on_step(self, number: int, iteration: int, total: int) -> bool:
@@ -321,7 +344,10 @@ class RoundKeeper:
         self.completed += 1
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
-        if judged and not running.calibrates:
+        if accepted and running.kind is RoundKind.RETREAT:
+            self.lazy.on_retreat_end()
+            self.tried = Tried()
+        if judged and running.kind is RoundKind.TRAIN:
             self.lazy.on_round_end(proposal.iterations, self.after, accepted)
             self.tried = Tried() if accepted else Tried(running.backbone, running.cursors)
         if accepted:
