@@ -264,11 +264,12 @@ class TunerNode(Node):
             return False
         update = self._worker.update
         backbone = messages.backbone_name(update) if update is not None else ''
-        started = self._keeper.start(self._labels.feed.cursors, forced, backbone)
+        learned = self._labels.feed.learned(learned_of(update))
+        started = None if forced else self._keeper.start_retreat(learned)
+        if started is None:
+            started = self._keeper.start(self._labels.feed.cursors, forced, backbone)
         if started is None and not forced:
-            learned = self._labels.feed.learned(learned_of(update))
-            started = self._keeper.start_retreat(learned)
-            started = started or self._keeper.start_calibration(learned)
+            started = self._keeper.start_calibration(learned)
         if started is None:
             return False
         self._worker.hand_over_layers()

@@ -52,6 +52,7 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
         'rounds': [asdict(r) for r in learned.rounds],
         'heads': learned.heads,
         'heads_refused': learned.heads_refused,
+        'retreats': learned.retreats,
         'scenario_changes': learned.scenario_changes,
         'version': learned.version,
         'classes': list(robot.learner.live.classes),
@@ -95,8 +96,9 @@ def text(found: dict[str, Any]) -> str:
             f'{made["frozen"]} | {made["took_s"]:.1f} |'
         )
     refused = sum(not made['accepted'] for made in found['rounds'])
+    back = f', taken back {found["retreats"]} times' if found['retreats'] else ''
     lines.append(
-        f'{len(found["rounds"])} rounds, {refused} refused; {found["heads"]} new heads, '
+        f'{len(found["rounds"])} rounds, {refused} refused{back}; {found["heads"]} new heads, '
         f'{found["heads_refused"]} refused; {len(found["scenario_changes"])} changes of scenario'
     )
     lines += [

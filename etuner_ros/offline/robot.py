@@ -278,10 +278,10 @@ class OfflineRobot:
             self._learn(number)
         if self._now >= self._next_head:
             self._offer_head()
-        if self._lazy.should_tune and self.learner.pending:
-            self._round()
-        elif self._lazy.wants_retreat:
+        if self._lazy.wants_retreat:
             self._retreat()
+        elif self._lazy.should_tune and self.learner.pending:
+            self._round()
 
     def _learn(self, number: int) -> None:
         """Take a labelled batch."""
@@ -357,9 +357,10 @@ class OfflineRobot:
         except NothingMade:
             return
         assert isinstance(made, RoundCandidate)
-        if self._decide(made).accepted:
+        accepted = self._decide(made).accepted
+        self._lazy.on_retreat_end(accepted)
+        if accepted:
             self.learned.retreats += 1
-            self._lazy.on_retreat_end()
         else:
             self.learner.go_back()
         self._lazy.on_prospects(self.learner.weigh_rounds())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import itertools
 from multiprocessing.connection import Connection
 import os
@@ -26,6 +27,7 @@ import torch
 
 from etuner_ros.action import FineTune
 from etuner_ros.bench.swapper import announcement
+from etuner_ros.core.decide.lazy_tune import Prospects
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.networks import torchvision_models
 from etuner_ros.core.models.weights import read_base
@@ -197,6 +199,41 @@ def test_with_an_economy_the_first_round_is_a_trial_and_the_next_waits_for_what_
 
     ros.until(lambda: 'labels so far: too little' in reason(), 'the decision in words')
     assert robot.statuses[-1].rounds == 1
+
+
+def test_rounds_that_have_lost_are_taken_back_and_what_was_taught_stays(
+    ros, deployed, frames, monkeypatch
+):
+    robot = Robot(ros, deployed, lazy_tune__economy=0.5)
+    lazy = robot.tuner._lazy
+    take = lazy.on_prospects
+
+    def lost(told: Prospects) -> None:  # as where rounds do not pay
+        take(replace(told, compared=64, gained=0, lost=5) if told.tuned else told)
+
+    monkeypatch.setattr(lazy, 'on_prospects', lost)
+    updates = ros.listen(ModelUpdate, 'model', LATCHED)
+    ros.until(lambda: updates, 'the deployed version')
+    deployed_backbone = updates[0].backbone_sha256
+    cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
+    for car, tray in zip(cars[:2], trays[:2]):
+        assert robot.teach(car, 'race_car').code == LabelReceipt.ACCEPTED
+        assert robot.teach(tray, 'tray').code == LabelReceipt.ACCEPTED
+    ros.until(
+        lambda: any(u.backbone_sha256 != deployed_backbone for u in updates), 'the trial, live'
+    )
+    ros.until(
+        lambda: updates[-1].backbone_sha256 == deployed_backbone, 'the deployed network, live'
+    )
+    assert {'race_car', 'tray'} <= set(updates[-1].classes)
+    ros.until(lambda: robot.show(cars[3]).labels[0] == 'race_car', 'what was taught')
+    assert robot.teach(cars[4], 'race_car').code == LabelReceipt.ACCEPTED
+    for tray in trays[3:6]:
+        assert robot.teach(tray, 'tray').code == LabelReceipt.ACCEPTED
+    ros.until(
+        lambda: 'another one with 400 new labels' in robot.statuses[-1].reason,
+        'the decision in words',
+    )
 
 
 def test_frames_that_nobody_labels_reach_the_head(ros, deployed, frames, monkeypatch):

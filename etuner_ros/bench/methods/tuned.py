@@ -64,8 +64,8 @@ class Trigger:
     def on_retreat_start(self) -> None:
         """Note that the deployed network is proposed."""
 
-    def on_retreat_end(self) -> None:
-        """Note that the deployed network is live again."""
+    def on_retreat_end(self, accepted: bool) -> None:
+        """Note whether the deployed network is live again."""
 
     def wants_last_round(self) -> bool:
         """Whether what waits at the end of a stream should be trained on."""
@@ -120,9 +120,9 @@ class Lazy(Trigger):
         """Pass on."""
         self.lazy.on_retreat_start()
 
-    def on_retreat_end(self) -> None:
+    def on_retreat_end(self, accepted: bool) -> None:
         """Pass on."""
-        self.lazy.on_retreat_end()
+        self.lazy.on_retreat_end(accepted)
 
     def wants_last_round(self) -> bool:
         """Whether what waits is worth a round, however few batches it is."""
@@ -321,8 +321,7 @@ class Tuned(Method):
         """Judge the candidate and bring it live."""
         accepted = self._decide(self._candidate)
         if self._retreats:
-            if accepted:
-                self.trigger.on_retreat_end()
+            self.trigger.on_retreat_end(accepted)
             self._tell_scenario()
             self._offer_head()
             self.trigger.on_learned(self.learner)

@@ -20,7 +20,7 @@ REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fi
 # At the economy 1: labels that a pass of a sample through the network has to win.
 PRICE = 0.008
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
-LEAST_TO_RETREAT = 48  # as many, with which rounds that have lost more than won are taken back
+LEAST_TO_RETREAT = 48  # since the last round, with which rounds that have lost are taken back
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
 RETRY = 400  # labels since the last round, with which it is tried again whatever rounds brought
 RETRY_TRIAL = 128  # as many after a trial that was refused: one gate says little of other places
@@ -38,6 +38,7 @@ class Prospects:
     compared: int = 0
     gained: int = 0  # of these, that only the live network gets right
     lost: int = 0  # and only the deployed one
+    since_round: int = 0  # of these, that came since the last round
 
     @property
     def standing(self) -> tuple[int, int, int]:
@@ -143,7 +144,8 @@ class LazyTune:
     Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
     every 400 labels; when the gate refuses the trial, the next one comes after 128; where rounds
     bring much they come as often as batches allow. Where they have lost more labels than they have
-    won, of 48 or more, what they have made is taken back (`wants_retreat`).
+    won, and 48 or more have come since the last one, what they have made is taken back
+    (`wants_retreat`).
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -166,7 +168,9 @@ class LazyTune:
         self._gain: float | None = None
         self._refused = False  # by the gate, the last round
         self._retreated = False  # since the last round
-        self._tried_retreat: tuple[int, int, int] | None = None  # with this standing
+        # Labels that were new, and the standing, when a retreat started last ...
+        self._tried_retreat: tuple[int, tuple[int, int, int]] | None = None
+        self._refused_retreat: tuple[int, int, int] | None = None  # ... and what the gate refused
         self._prospects: Prospects | None = None
 
     def configure(self, config: LazyTuneConfig) -> None:
@@ -220,21 +224,34 @@ class LazyTune:
     def wants_retreat(self) -> bool:
         """
         Whether the deployed network should take the place of the live one: so far rounds have lost
-        more labels than they have won. With the same standing it is wanted once.
+        more labels than they have won.
+
+        One that the gate has refused is wanted again when more was compared, one that nobody could
+        judge when more labels have come.
         """
         told = self._prospects
         if told is None or self.config.economy == 0 or not self.config.enabled:
             return False
-        known = told.tuned and told.compared >= LEAST_TO_RETREAT
-        return known and told.lost > told.gained and told.standing != self._tried_retreat
+        known = told.tuned and told.since_round >= LEAST_TO_RETREAT
+        again = told.standing == self._refused_retreat
+        again |= (told.new, told.standing) == self._tried_retreat
+        return known and told.lost > told.gained and not again
 
     def on_retreat_start(self) -> None:
         """Note that the deployed network is proposed."""
         if self._prospects is not None:
-            self._tried_retreat = self._prospects.standing
+            self._tried_retreat = (self._prospects.new, self._prospects.standing)
 
-    def on_retreat_end(self) -> None:
-        """Note that the deployed network is live again; what follows is the progress of others."""
+    def on_retreat_end(self, accepted: bool) -> None:
+        """
+        Note what the gate said of a retreat.
+
+        :param accepted: the deployed network is live again; what follows is the progress of others
+        """
+        if not accepted:
+            self._refused_retreat = None if self._tried_retreat is None else self._tried_retreat[1]
+            return
+        self._tried_retreat = self._refused_retreat = None
         self._retreated, self._refused, self._prospects = True, False, None
         self._chosen, self._gain = 1.0, None
         self._iterations, self._points = 0, []
@@ -259,7 +276,8 @@ class LazyTune:
         if self._urgent:
             right += ', new surroundings or a new class'
         told = self._prospects
-        if self.waiting and told is not None and not told.tuned and not self.is_worth_it:
+        rests = (self._refused or self._retreated) and told is not None and not told.tuned
+        if self.waiting and told is not None and rests and not self.is_worth_it:
             why, least = 'the gate refused the trial', RETRY_TRIAL
             if self._retreated:
                 why, least = 'the last trial lost more than it won', RETRY

@@ -349,7 +349,8 @@ class Learner:
         if tuned and self.phase is Phase.IDLE:
             others = partial(self.book.newest, SEEDED)
             self._rival.look(new, self.head.learned, self.state, others)
-        return Prospects(len(new), passes, tuned, *self._rival.standing)
+        rival = self._rival
+        return Prospects(len(new), passes, tuned, *rival.standing, rival.since_round)
 
     def propose_head(self) -> HeadCandidate | None:
         """
@@ -419,11 +420,11 @@ class Learner:
             self.state.begin()
             if not self._live.is_tuned and ranges_of(self._live.update) is None:
                 self._rival.remember(self.head.learned)
-            if kind is RoundKind.RETREAT:
-                for sample_id, row in self._rival.rows.items():
-                    self._bank.put(self._live.digest({}), sample_id, row)
         self._move(Phase.IN_ROUND)
         try:
+            known = dict(self._rival.rows) if kind is RoundKind.RETREAT else {}
+            for sample_id, row in known.items():
+                self._bank.put(self._live.digest({}), sample_id, row)
             run = Round(
                 self.state,
                 self.book,
@@ -434,6 +435,7 @@ class Learner:
                 self.current,
                 self.quantiser,
                 kind,
+                known,
                 self._alive,
             )
             yield from run.train(cancelled)

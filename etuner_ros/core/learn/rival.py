@@ -65,18 +65,29 @@ class Rival:
         return len(pairs), gained, lost
 
     @property
+    def since_round(self) -> int:
+        """Labels that were compared since the last round."""
+        return len(self._asked)
+
+    @property
     def rows(self) -> Mapping[str, Tensor]:
         """Features (D,) that the deployed network has made, by sample id."""
         return self._rows
 
     def remember(self, known: Mapping[str, Known]) -> None:
         """Keep features while the deployed network is the live one: they are the rival's."""
+        # What only follows a round that was taken back is no feature of this network.
+        made = {
+            key: self._rows.get(key, item.row)
+            for key, item in known.items()
+            if key in self._rows or not item.followed
+        }
         by_label: dict[str, list[str]] = {}
-        for key, item in known.items():
-            by_label.setdefault(item.label, []).append(key)
+        for key in made:
+            by_label.setdefault(known[key].label, []).append(key)
         quotas = shares({label: len(keys) for label, keys in by_label.items()}, REMEMBERED)
         self._rows = OrderedDict(
-            (key, known[key].row)
+            (key, made[key])
             for label, keys in by_label.items()
             for key in keys[len(keys) - quotas[label] :]
         )

@@ -76,6 +76,7 @@ class Round:
     current: Collection[Scenario]
     quantiser: Quantiser | None = None
     kind: RoundKind = RoundKind.TRAIN
+    known: Collection[str] = ()  # samples of which the bank has the feature by what is made
     alive: Callable[[], None] = lambda: None  # called between the parts of `close`
     new: list[Sample] = field(init=False)
     iterations: int = field(default=0, init=False)
@@ -314,7 +315,7 @@ class Round:
             backbone,
             list(samples.values()),
             features,
-            {s.sample_id for s in [*self.new, *judged]},
+            {s.sample_id for s in [*self.new, *judged]} | set(self.known),
             all_frames=self.training.simsiam is not None,
             tuned=bool(network_of(self._change())),
         )

@@ -440,7 +440,7 @@ class ServedHead:
         Solve a head for the backbone that a round made.
 
         Features are computed of samples that have none, of those in `anew`, and of some others;
-        the rest follows; see `Drift`. Those that the bank has of this backbone are taken from it.
+        the rest follows; see `Drift`.
 
         :param anew: ids of samples
         :param all_frames: learn from all frames without a label; else from none, as their
@@ -449,9 +449,7 @@ class ServedHead:
         """
         unique = {s.sample_id: s for s in samples}
         old = self._live.learned
-        follow = [
-            i for i in unique if i in old and i not in anew and self._bank.get(backbone, i) is None
-        ]
+        follow = [i for i in unique if i in old and i not in anew]
         follow.sort(key=lambda i: (old[i].followed, zlib.crc32(i.encode())))
         follow = follow[: max(len(follow) - MOST_COMPUTED, 0)]
         rest = set(follow)
@@ -463,7 +461,9 @@ class ServedHead:
             rows |= zip(follow, drift.follow(torch.stack([old[i].row for i in follow])))
         if not self._live.tuned:
             things = [i for i, known in old.items() if known.thing] or list(old)
-            self._by_deployed = {i: old[i].row for i in things[-MOST_REMEMBERED:]}
+            before = self._by_deployed  # exact, where what it learned only follows a round
+            exact = [i for i in things if i in before or not old[i].followed]
+            self._by_deployed = {i: before.get(i, old[i].row) for i in exact[-MOST_REMEMBERED:]}
         fit = self._candidate = self._empty(backbone, tuned)
         fit.learned = {
             i: Known(

@@ -314,7 +314,7 @@ class RoundKeeper:
     def on_nothing(self, number: int) -> None:
         """A round found no sample to learn."""
         if self._running(number) is not None:
-            self._end(How.NOTHING, 'no labelled sample waits')
+            self._end(How.NOTHING, 'nothing could be made')
 
     def on_head(self, proposal: Proposal) -> None:
         """A head is proposed; what rounds have learned stays as it is."""
@@ -344,9 +344,9 @@ class RoundKeeper:
         self.completed += 1
         self.before = proposal.accuracy_before
         self.after = proposal.accuracy if accepted else proposal.accuracy_before
-        if accepted and running.kind is RoundKind.RETREAT:
-            self.lazy.on_retreat_end()
-            self.tried = Tried()
+        if judged and running.kind is RoundKind.RETREAT:
+            self.lazy.on_retreat_end(accepted)
+            self.tried = Tried() if accepted else self.tried
         if judged and running.kind is RoundKind.TRAIN:
             self.lazy.on_round_end(proposal.iterations, self.after, accepted)
             self.tried = Tried() if accepted else Tried(running.backbone, running.cursors)
