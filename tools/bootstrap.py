@@ -38,6 +38,7 @@ IN_UV = {
 }
 OF_NO_CONCERN = {
     'cache-dir',
+    'config-file',
     'default-timeout',
     'disable-pip-version-check',
     'no-cache-dir',
@@ -73,15 +74,23 @@ def uv_settings(listed: str) -> tuple[list[str], dict[str, str]] | None:
     :param listed: what `pip config list` prints
     :return: None when pip has a setting that uv can not be given
     """
+    found: dict[str, dict[str, str]] = {'global': {}, 'install': {}, ':env:': {}}
+    try:
+        for line in listed.splitlines():
+            name, _, value = line.partition('=')
+            section, _, key = name.rpartition('.')
+            found.get(section, {})[key] = str(ast.literal_eval(value))
+    except (SyntaxError, ValueError):  # a warning
+        return None
     options, environment = [], {}
-    for line in listed.splitlines():
-        name, _, value = line.partition('=')
-        key, text = name.rsplit('.', 1)[-1], str(ast.literal_eval(value))
+    # The environment counts more than what is meant for `install`, and that more than the rest.
+    settings = {**found['global'], **found['install'], **found[':env:']}
+    for key, value in sorted(settings.items()):
         if key in IN_UV:
-            for part in text.split():
+            for part in value.split():
                 options += [IN_UV[key], part]
         elif key == 'cert':
-            environment['SSL_CERT_FILE'] = text
+            environment['SSL_CERT_FILE'] = value
         elif key not in OF_NO_CONCERN:
             return None
     return options, environment
@@ -164,12 +173,16 @@ class Bootstrap:
         A sourced ROS 2 is: uv does not see what the system has already, such as a board's torch.
         """
         uv = self.target / 'bin' / 'uv'
-        settings = uv_settings(self.run_pip('config', 'list').stdout)
-        if self.sourced or settings is None or not uv.exists():
+        if self.sourced or not uv.exists():
+            return False
+        listed = self.run_pip('config', 'list')
+        settings = None if listed.returncode else uv_settings(listed.stdout)
+        if settings is None:
             return False
         options, environment = settings
         # As pip does it: of all places the one with the newest version that fits.
         command = [str(uv), 'pip', 'install', '--index-strategy', 'unsafe-best-match']
+        command.append('--compile-bytecode')  # as pip does: processes start sooner
         done = subprocess.run(
             [*command, '--python', str(self.python), *options, *arguments],
             env={**os.environ, **environment},
@@ -269,7 +282,7 @@ class Bootstrap:
         self.step(
             'venv',
             f'environment {self.target.name}',
-            [self.distro, *self.pins['installer']],
+            [self.distro, *([] if self.sourced else self.pins['installer'])],
             self.create,
         )
         self.step(

@@ -23,6 +23,7 @@ from etuner_ros.core.files import share
 LEAST_SHM = 256_000_000  # free bytes of /dev/shm
 FAILURES_AT_ONCE = 10  # in a row, before spinning slows down
 LONGEST_REST_S = 1.0
+IMPATIENT = 3  # presses of Ctrl-C
 LAST_CALLBACK_S = 5.0  # so long a callback that runs at the end may take
 
 
@@ -106,14 +107,25 @@ def init() -> None:
     `rclpy.init`, after which Ctrl-C does what SIGTERM does: the context ends, and nothing else.
 
     Python's own handler raises `KeyboardInterrupt` wherever the main thread is: in the middle of a
-    callback, in that which ends the process in order, and in the making of a message, where rclpy
-    turns it into a `RuntimeError` about a call argument.
+    callback, and in the making of a message, where rclpy turns it into a `RuntimeError` about a
+    call argument. So it comes with the third press only, for what takes long and looks at nothing.
     """
     pressed: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+
+    def press(number: int, _: object) -> None:
+        pressed.append(number)
+        if len(pressed) >= IMPATIENT:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, press)
     rclpy.init()
     if pressed:  # before rclpy was listening
-        rclpy.shutdown()
+        rclpy.try_shutdown()
+
+
+def ignore_interrupts() -> None:
+    """Let a process that is ending end in order, however often Ctrl-C is pressed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class SideThreads:
@@ -164,7 +176,7 @@ def run(*makes: Callable[[], Node]) -> int:
         executor = SteadyExecutor()
         executor.add_node(nodes[0])
         executor.spin()
-    except ExternalShutdownException:
+    except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except EtunerError as error:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
@@ -174,12 +186,13 @@ def run(*makes: Callable[[], Node]) -> int:
             raise
         # It was told to stop while a node was made.
     finally:
+        ignore_interrupts()
         beside.close()
         for node in nodes:
             close = getattr(node, 'close', None)
             if close is not None:
                 close()
             node.destroy_node()
-        if rclpy.ok():
-            rclpy.shutdown()
+        rclpy.try_shutdown()
+        ignore_interrupts()  # rclpy has put back the handler that it had found
     return 0

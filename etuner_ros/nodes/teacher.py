@@ -41,7 +41,7 @@ from etuner_ros.nodes.label_messages import about, answered_label, header_of
 from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable, LATCHED, reliable, REQUESTS
-from etuner_ros.nodes.running import SteadyExecutor, use_dds_profile
+from etuner_ros.nodes.running import init, SteadyExecutor, use_dds_profile
 from etuner_ros.nodes.teaching.access import check_access
 from etuner_ros.nodes.teaching.full_picture import FullPictureClient
 from etuner_ros.nodes.teaching.page import build
@@ -265,13 +265,17 @@ class TeacherNode(Node):
 def main() -> int:
     """Run the node and its page."""
     use_dds_profile()
-    rclpy.init()
+    init()
     try:
         node = TeacherNode()
     except EtunerError as error:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
-        rclpy.shutdown()
+        rclpy.try_shutdown()
         return 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # it was told to stop meanwhile
     executor = SteadyExecutor()
     executor.add_node(node)
 

@@ -27,26 +27,32 @@ def bootstrap() -> ModuleType:
 
 
 def test_uv_looks_where_pip_looks(bootstrap):
-    listed = """:env:.find-links='/wheels /more'
+    listed = """:env:.config-file='/etc/ours.conf'
+:env:.find-links='/wheels /more'
+download.index-url='https://elsewhere.example'
 global.cert='/etc/ours.pem'
+global.find-links='/not/these'
 global.index-url='https://packages.example/simple'
-install.constraint='/etc/limits.txt'
 global.timeout='60'
+install.constraint='/etc/limits.txt'
 """
     assert bootstrap.uv_settings(listed) == (
         [
+            *('--constraint', '/etc/limits.txt'),
             *('--find-links', '/wheels', '--find-links', '/more'),
             *('--default-index', 'https://packages.example/simple'),
-            *('--constraint', '/etc/limits.txt'),
         ],
         {'SSL_CERT_FILE': '/etc/ours.pem'},
     )
     assert bootstrap.uv_settings('') == ([], {})
 
 
-@pytest.mark.parametrize('setting', ["global.proxy='http://here:3128'", "install.no-binary='all'"])
-def test_a_setting_that_uv_can_not_be_given_leaves_the_work_to_pip(bootstrap, setting):
-    assert bootstrap.uv_settings(f"global.timeout='60'\n{setting}\n") is None
+@pytest.mark.parametrize(
+    'line',
+    ["global.proxy='http://here:3128'", "install.no-binary='all'", 'WARNING: not readable'],
+)
+def test_what_uv_can_not_be_told_leaves_the_work_to_pip(bootstrap, line):
+    assert bootstrap.uv_settings(f"global.timeout='60'\n{line}\n") is None
 
 
 def test_cmake_files_are_mended_without_touching_the_cache_that_they_are_linked_from(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 import math
 
@@ -417,30 +418,51 @@ def test_after_a_refused_round_the_next_one_has_to_bring_more() -> None:
         assert lazy.should_tune == worth
 
 
+def lost(new: int = 64, compared: int = 64, since: int = LEAST_TO_RETREAT) -> Prospects:
+    """Return what the worker says where rounds have lost two labels and won one."""
+    return Prospects(new, 480, True, compared, 1, 2, since)
+
+
+def eager(told: Prospects, economy: float = 0.5) -> LazyTune:
+    """Return one to which a batch came, and what the worker said of it."""
+    lazy = LazyTune(LazyTuneConfig(economy=economy))
+    lazy.on_batch()
+    lazy.on_prospects(told)
+    return lazy
+
+
 def test_rounds_that_have_lost_more_than_they_have_won_are_taken_back() -> None:
-    assert thrifty(1, lost=2).wants_retreat
-    assert not thrifty(2, lost=2).wants_retreat
-    assert not thrifty(1, lost=2, economy=0.0).wants_retreat, "not by the paper's rule"
-    few = LazyTune(LazyTuneConfig(economy=0.5))
-    few.on_prospects(Prospects(64, 480, True, LEAST_TO_RETREAT - 1, 0, 9))
-    assert not few.wants_retreat
-    few.on_prospects(Prospects(64, 480, True, LEAST_TO_RETREAT, 0, 9))
-    assert few.wants_retreat
+    assert eager(lost()).wants_retreat
+    assert not eager(replace(lost(), gained=2)).wants_retreat
+    assert not eager(lost(), economy=0.0).wants_retreat, "not by the paper's rule"
+    assert not eager(replace(lost(), tuned=False)).wants_retreat
+    few = lost(compared=112, since=LEAST_TO_RETREAT - 1)
+    assert not eager(few).wants_retreat, 'what was compared tells of the round before'
 
 
-def test_a_retreat_that_came_to_nothing_is_tried_again_when_more_is_known() -> None:
-    lazy = thrifty(1, lost=2)
+def test_a_retreat_that_the_gate_refused_is_tried_again_when_more_was_compared() -> None:
+    lazy = eager(lost())
     lazy.on_retreat_start()
-    lazy.on_prospects(Prospects(80, 480, True, 64, 1, 2))
+    lazy.on_retreat_end(accepted=False)
+    lazy.on_prospects(lost(new=80))
     assert not lazy.wants_retreat
-    lazy.on_prospects(Prospects(80, 480, True, 88, 1, 3))
+    lazy.on_prospects(lost(new=80, compared=88))
+    assert lazy.wants_retreat
+
+
+def test_a_retreat_that_nobody_judged_is_tried_again_with_the_next_label() -> None:
+    lazy = eager(lost())
+    lazy.on_retreat_start()
+    lazy.on_prospects(lost())
+    assert not lazy.wants_retreat, 'what failed would fail again at once'
+    lazy.on_prospects(lost(new=65))
     assert lazy.wants_retreat
 
 
 def test_after_a_retreat_the_next_trial_waits_for_many_labels_also_after_a_restart() -> None:
-    lazy = thrifty(1, lost=2)
+    lazy = eager(lost())
     lazy.on_retreat_start()
-    lazy.on_retreat_end()
+    lazy.on_retreat_end(accepted=True)
     again = LazyTune(lazy.config)
     again.load_state_dict(lazy.state_dict())
     for each in (lazy, again):
@@ -455,6 +477,14 @@ def test_after_a_retreat_the_next_trial_waits_for_many_labels_also_after_a_resta
     lazy.on_batch(count=8)
     lazy.on_prospects(Prospects(64, 480, False))
     assert lazy.should_tune, 'by what that trial has shown'
+    lazy.on_prospects(lost())
+    assert lazy.wants_retreat, 'as the first one, with the very same figures'
+
+
+def test_the_gate_is_named_only_where_it_has_refused() -> None:
+    fresh = eager(Prospects(0, 0, False))
+    assert not fresh.should_tune
+    assert 'refused' not in fresh.reason
 
 
 def test_state_of_a_version_that_knew_no_retreat_loads() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 import math
 
@@ -108,14 +109,16 @@ def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
     assert (kept.keeper.start({'/c': 16}) is None) == judged
 
 
+LOST = Prospects(64, 480, True, compared=64, gained=0, lost=3, since_round=64)
+
+
 @pytest.mark.parametrize('accepted', [True, False])
-def test_a_retreat_is_proposed_once_and_a_trial_follows_late(accepted):
+def test_a_retreat_that_was_judged_is_not_proposed_again(accepted):
     kept = Kept()
     lazy, keeper = kept.keeper.lazy, kept.keeper
     lazy.configure(LazyTuneConfig(economy=0.5))
-    lost = Prospects(new=64, passes=480, tuned=True, compared=64, gained=0, lost=3)
     assert keeper.start_retreat({}) is None
-    lazy.on_prospects(lost)
+    lazy.on_prospects(LOST)
     made = keeper.start_retreat({'/c': 7})
     assert made is not None
     assert (made.kind, made.batches, made.cursors) == (RoundKind.RETREAT, 0, {'/c': 7})
@@ -123,14 +126,36 @@ def test_a_retreat_is_proposed_once_and_a_trial_follows_late(accepted):
     keeper.on_proposal(made.number, Proposal('me/1/a', 5))
     keeper.on_verdict('me/1/a', accepted, 'said the gate', 6)
     keeper.on_loaded(6)
-    lazy.on_prospects(lost)
-    assert keeper.start_retreat({}) is None, 'nothing new is known'
     lazy.on_batch(8)
-    lazy.on_prospects(Prospects(new=64, passes=480, tuned=not accepted))
+    lazy.on_prospects(replace(LOST, new=72, tuned=not accepted))
+    assert keeper.start_retreat({}) is None, 'nothing new is known'
     assert keeper.start({'/c': 8}) is None
-    again = LazyTune(lazy.config)
-    again.load_state_dict(lazy.state_dict())
-    assert again.state_dict()['retreated'] is accepted
+    assert lazy.state_dict()['retreated'] is accepted
+
+
+@pytest.mark.parametrize('end', ['nothing', 'failed', 'cancelled', 'not judged'])
+def test_a_retreat_that_nobody_judged_is_proposed_again_with_the_next_label(end):
+    kept = Kept()
+    lazy, keeper = kept.keeper.lazy, kept.keeper
+    lazy.configure(LazyTuneConfig(economy=0.5))
+    lazy.on_prospects(LOST)
+    made = keeper.start_retreat({})
+    assert made is not None
+    if end == 'nothing':
+        keeper.on_nothing(made.number)
+    elif end == 'failed':
+        keeper.on_failed(made.number, 'no memory')
+    elif end == 'cancelled':
+        keeper.cancel()
+        keeper.on_stopped(made.number)
+    else:
+        keeper.on_proposal(made.number, Proposal('me/1/a', 5))
+        keeper.on_verdict('me/1/a', False, 'the disk is full', 0, judged=False)
+    assert keeper.state is State.WAITING
+    lazy.on_prospects(LOST)
+    assert keeper.start_retreat({}) is None, 'it would end the same'
+    lazy.on_prospects(replace(LOST, new=65))
+    assert keeper.start_retreat({}) is not None
 
 
 def test_while_weights_are_pinned_no_round_starts_by_itself():

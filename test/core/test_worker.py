@@ -21,7 +21,7 @@ from versions import travelling
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.training_state import TrainingState
-from etuner_ros.core.models.weights import backbone_digest, BaseWeights, read_base, State
+from etuner_ros.core.models.weights import backbone_digest, BaseWeights, read_base, State, unpack
 from etuner_ros.worker import loop, memory
 from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.loop import Worker
@@ -156,6 +156,25 @@ def model_message(base: BaseWeights, version: int, update: State, told: bool) ->
     head, _, digest, tensors = travelling(base, update)
     names = {'version': version, 'classes': list(base.spec.classes), 'backbone_sha256': digest}
     return {'op': 'model', 'weights': bytes(head), 'backbone': bytes(told and tensors), **names}
+
+
+@pytest.mark.parametrize('worker', [True], indirect=True)
+def test_a_retreat_brings_the_deployed_network_and_where_that_is_live_nothing(worker, deployed):
+    made, pipe = worker
+    base, learner = read_base(deployed), made.commands.learner
+    bare = learner.backbone
+    made.handle({**round_message(1), 'kind': 'retreat'})
+    assert 'nothing' in pipe.ops()
+    assert 'candidate' not in pipe.ops()
+    name = next(k for k, v in base.state.items() if v.ndim == 4)
+    update = {name: base.state[name] * np.float32(1.01)}
+    made.handle(model_message(base, 1, update, True))
+    assert learner.backbone != bare
+    made.handle({**round_message(2), 'kind': 'retreat'})
+    candidate = next(m for m in pipe.said if m['op'] == 'candidate')
+    assert (candidate['id'], candidate['backbone'], candidate['iterations']) == (2, bare, 0)
+    assert name not in unpack(candidate['weights'])
+    assert 'tray' in candidate['classes'], 'what was taught is known'
 
 
 def test_a_head_is_put_on_the_backbone_that_was_told_before_also_in_a_round(worker, deployed):

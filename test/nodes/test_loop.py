@@ -209,7 +209,8 @@ def test_rounds_that_have_lost_are_taken_back_and_what_was_taught_stays(
     take = lazy.on_prospects
 
     def lost(told: Prospects) -> None:  # as where rounds do not pay
-        take(replace(told, compared=64, gained=0, lost=5) if told.tuned else told)
+        bad = replace(told, compared=64, gained=0, lost=5, since_round=64)
+        take(bad if told.tuned else told)
 
     monkeypatch.setattr(lazy, 'on_prospects', lost)
     updates = ros.listen(ModelUpdate, 'model', LATCHED)

@@ -169,6 +169,51 @@ def test_ctrl_c_cuts_no_callback_short_and_ends_a_node_that_is_being_made(ros, i
         assert ended.stdout == said
 
 
+STALLED = """
+from rclpy.node import Node
+import time
+from etuner_ros.nodes.running import run
+
+class Stalled(Node):
+    def __init__(self):
+        super().__init__('stalled')
+        self.create_timer(0.01, self.fetch)
+    def fetch(self):
+        print('fetching', flush=True)
+        time.sleep(600)
+    def close(self):
+        print('closed', flush=True)
+
+raise SystemExit(run(Stalled))
+"""
+
+
+def test_what_takes_long_and_looks_at_nothing_ends_when_ctrl_c_is_pressed_on(ros):
+    process = subprocess.Popen(
+        [sys.executable, '-c', STALLED],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'fetching\n'
+
+        def pressed() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        ros.until(pressed, 'the end', 60.0)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert out == 'closed\n'
+    assert process.returncode == 0, err
+    assert 'Traceback' not in err
+
+
 BLOCKING = """
 import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
