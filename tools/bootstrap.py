@@ -182,7 +182,6 @@ class Bootstrap:
         options, environment = settings
         # As pip does it: of all places the one with the newest version that fits.
         command = [str(uv), 'pip', 'install', '--index-strategy', 'unsafe-best-match']
-        command.append('--compile-bytecode')  # as pip does: processes start sooner
         done = subprocess.run(
             [*command, '--python', str(self.python), *options, *arguments],
             env={**os.environ, **environment},
@@ -267,9 +266,11 @@ class Bootstrap:
         self.install('--no-deps', *self.pins['weights'])
 
     def last(self) -> None:
-        """Put back what a later package moved."""
+        """Put back what a later package moved; compile all, as pip does and uv does not."""
         if not self.sourced:
             self.install(*self.pins['last'])
+            compiles = [str(self.python), '-m', 'compileall', '-q', '-j', '0', '-x', '/tests/']
+            subprocess.run([*compiles, str(self.target / 'lib')], capture_output=True)
 
     def run(self) -> None:
         """Run all steps."""
