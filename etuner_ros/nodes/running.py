@@ -119,8 +119,8 @@ def init() -> None:
 
     signal.signal(signal.SIGINT, press)
     rclpy.init()
-    if pressed:  # before rclpy was listening
-        rclpy.try_shutdown()
+    if pressed and rclpy.ok():  # before rclpy was listening
+        rclpy.shutdown()
 
 
 def ignore_interrupts() -> None:
@@ -193,6 +193,7 @@ def run(*makes: Callable[[], Node]) -> int:
             if close is not None:
                 close()
             node.destroy_node()
-        rclpy.try_shutdown()
+        if rclpy.ok():
+            rclpy.shutdown()
         ignore_interrupts()  # rclpy has put back the handler that it had found
     return 0

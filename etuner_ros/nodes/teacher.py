@@ -270,7 +270,7 @@ def main() -> int:
         node = TeacherNode()
     except EtunerError as error:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
-        rclpy.try_shutdown()
+        rclpy.shutdown()
         return 1
     except Exception:
         if rclpy.ok():
