@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import os
 import signal
 import subprocess
@@ -95,17 +97,26 @@ raise SystemExit(run(Slow))
 """
 
 
-def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
-    environment = {**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)}
+@contextmanager
+def started(script: str, ros: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a script in a process of its own, which ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, '-c', ENDING],
-        env=environment,
+        [sys.executable, '-c', script],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
+    with started(ENDING, ros) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == 'up\n'
@@ -118,9 +129,6 @@ def test_ctrl_c_again_and_again_does_not_disturb_an_orderly_end(ros):
         process.stdin.write('go on\n')
         process.stdin.flush()
         out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert out == 'closed\n'
     assert process.returncode == 0, err
     assert 'Traceback' not in err
@@ -189,14 +197,7 @@ raise SystemExit(run(Stalled))
 
 
 def test_what_takes_long_and_looks_at_nothing_ends_when_ctrl_c_is_pressed_on(ros):
-    process = subprocess.Popen(
-        [sys.executable, '-c', STALLED],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started(STALLED, ros) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == 'fetching\n'
 
@@ -206,9 +207,6 @@ def test_what_takes_long_and_looks_at_nothing_ends_when_ctrl_c_is_pressed_on(ros
 
         ros.until(pressed, 'the end', 60.0)
         out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert out == 'closed\n'
     assert process.returncode == 0, err
     assert 'Traceback' not in err
@@ -249,21 +247,11 @@ raise SystemExit(run(Quick, Slow))
 
 
 def test_of_several_nodes_in_a_process_a_slow_callback_holds_up_no_other_and_all_end(ros):
-    process = subprocess.Popen(
-        [sys.executable, '-c', BLOCKING],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(ros.domain)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with started(BLOCKING, ros) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == 'answered meanwhile\n'
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert out.splitlines()[-2:] == ['quick closed', 'slow closed']
     assert process.returncode == 0, err
     assert 'Traceback' not in err
