@@ -168,7 +168,7 @@ class Bootstrap:
 
     def uv(self, *arguments: str) -> bool:
         """
-        Install with uv, which takes a sixth of the time; False where that is left to pip.
+        Install with uv, which is much faster; False where that is left to pip.
 
         A sourced ROS 2 is: uv does not see what the system has already, such as a board's torch.
         """

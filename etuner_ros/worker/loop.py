@@ -172,8 +172,8 @@ class Worker:
         kind = RoundKind(message['kind'])
         if kind is not RoundKind.TRAIN:
             self._between_steps(last=True)  # no head may be on its way
-        wanted = {RoundKind.TRAIN: learner.pending, RoundKind.CALIBRATE: learner.wants_calibration}
-        if not wanted.get(kind, True):
+        idle = kind is RoundKind.TRAIN and not learner.pending
+        if idle or (kind is RoundKind.CALIBRATE and not learner.wants_calibration):
             self._reply(op='nothing', id=number)
             return
         try:

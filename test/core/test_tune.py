@@ -152,6 +152,7 @@ def test_a_retreat_that_nobody_judged_is_proposed_again_with_the_next_label(end)
         keeper.on_proposal(made.number, Proposal('me/1/a', 5))
         keeper.on_verdict('me/1/a', False, 'the disk is full', 0, judged=False)
     assert keeper.state is State.WAITING
+    assert 'no labelled sample' not in kept.ends[0].text, 'it looked for none'
     lazy.on_prospects(LOST)
     assert keeper.start_retreat({}) is None, 'it would end the same'
     lazy.on_prospects(replace(LOST, new=65))

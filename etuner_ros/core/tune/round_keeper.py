@@ -312,9 +312,12 @@ class RoundKeeper:
             self._end(How.FAILED, text)
 
     def on_nothing(self, number: int) -> None:
-        """A round found no sample to learn."""
-        if self._running(number) is not None:
-            self._end(How.NOTHING, 'nothing could be made')
+        """A round found no sample to learn, or nothing else to make."""
+        running = self._running(number)
+        if running is not None:
+            trains = running.kind is RoundKind.TRAIN
+            text = 'no labelled sample waits' if trains else 'there is nothing to make now'
+            self._end(How.NOTHING, text)
 
     def on_head(self, proposal: Proposal) -> None:
         """A head is proposed; what rounds have learned stays as it is."""
