@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.learn.calibration import leave_one_out, likeliest_scale
-from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
+from etuner_ros.core.learn.calibration import likeliest_scale
+from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, Samples, with_ones
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ def left_out(
     target = torch.tensor([names[label] for label in labels])
     hot = torch.nn.functional.one_hot(target, len(names)).double()
     weight = hot @ class_weights(hot.sum(dim=0), config.balance)
-    rows = with_ones(torch.from_numpy(features))
+    samples = Samples(with_ones(torch.from_numpy(features)))
     ridge = RidgeRegression(features.shape[1], config.ridge)
-    ridge.solve(rows, hot, weight)
-    unseen = leave_one_out(ridge, rows, hot, weight)
+    unseen = ridge.solve(samples, hot, weight)()
     scaled = likeliest_scale(unseen, target) * unseen
     doubt = torch.nn.functional.cross_entropy(scaled, target, reduction='none')
     return LeftOut((unseen.argmax(dim=1) == target).numpy(), doubt.numpy())

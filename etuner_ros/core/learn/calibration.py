@@ -10,22 +10,10 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.cost import charge, HEAD
-from etuner_ros.core.learn.ridge import RidgeRegression
+from etuner_ros.core.learn.ridge import RidgeRegression, Samples
 
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _SCALES = [2.0**e for e in (0, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6)]
-
-
-def leave_one_out(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Tensor) -> Tensor:
-    """
-    Return the scores of each sample by the others, (n, C), by the closed form.
-
-    :param rows: (n, D + 1), what the regression was solved for
-    :param hot: (n, C) its targets
-    :param weight: (n,) its weights
-    """
-    leverage = ridge.leverage(rows, weight).clamp_max(1.0 - 1e-9)
-    return hot - (hot - ridge.scores(rows)) / (1.0 - leverage)[:, None]
 
 
 def likeliest_scale(scores: Tensor, target: Tensor) -> float:
@@ -42,7 +30,9 @@ def likeliest_scale(scores: Tensor, target: Tensor) -> float:
     return _SCALES[losses.index(min(losses))]
 
 
-def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Tensor) -> Tensor:
+def choose_penalty(
+    ridge: RidgeRegression, samples: Samples, hot: Tensor, weight: Tensor
+) -> Tensor:
     """
     Solve with the penalty whose leave-one-out scores say the labels best; return those (n, C).
 
@@ -53,7 +43,6 @@ def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Te
     than its standard error: where the head is right anyway, all penalties seem the same, and are
     not for other pictures.
 
-    :param rows: (n, D + 1)
     :param hot: (n, C) targets
     :param weight: (n,)
     """
@@ -64,8 +53,7 @@ def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Te
 
     def loss(place: int) -> tuple[Tensor, Tensor]:
         ridge.ridge = PENALTIES[place]
-        ridge.solve(rows, hot, weight)
-        scores = leave_one_out(ridge, rows, hot, weight)
+        scores = ridge.solve(samples, hot, weight)()
         scaled = scores * likeliest_scale(scores, target)
         each = torch.nn.functional.cross_entropy(scaled, target, reduction='none')
         return each, scores
@@ -87,5 +75,5 @@ def choose_penalty(ridge: RidgeRegression, rows: Tensor, hot: Tensor, weight: Te
             break
     if solved != place:
         ridge.ridge = PENALTIES[place]
-        ridge.solve(rows, hot, weight)
+        ridge.solve(samples, hot, weight)
     return scores

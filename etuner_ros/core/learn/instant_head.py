@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.learn.calibration import choose_penalty, leave_one_out, likeliest_scale
-from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
+from etuner_ros.core.learn.calibration import choose_penalty, likeliest_scale
+from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, Samples, with_ones
 from etuner_ros.core.learn.scene_prior import ScenePrior
 from etuner_ros.core.learn.self_training import SelfTraining, Unlabelled
 from etuner_ros.core.learn.within_class import WithinClass
@@ -52,7 +52,8 @@ class InstantHead:
     :ivar classes: every class that it has a row for, also when its samples are gone
     :ivar counts: samples of each class now
     :ivar scale: of the scores, so that their softmax is a calibrated probability
-    :ivar accuracy: leave-one-out by labels alone, in [0, 1], at the last solve
+    :ivar left_out: n labels: what the other samples said of each at the last solve, by labels
+        alone
     :ivar solved: labels that the last rebuild saw
     :ivar ridge: relative penalty of the last solve: chosen by leave-one-out where there are labels
         enough, else the one that it has
@@ -69,7 +70,7 @@ class InstantHead:
         self.classes: list[str] = []
         self.counts: dict[str, int] = {}
         self.scale = 1.0
-        self.accuracy = math.nan
+        self.left_out: list[str] = []
         self.solved = 0
         self._learned = 0  # labels since the last rebuild
         self._rebuilt = 0  # classes that the last rebuild saw
@@ -168,15 +169,15 @@ class InstantHead:
         :param choose: the penalty, too
         :return: the weight of each sample
         """
+        samples = Samples(rows)
         target, hot = self._one_hot(labels)
         counts = hot.sum(dim=0)
         weight = further * (hot @ class_weights(counts, self.config.balance))
         if choose:
-            alone = choose_penalty(self._ridge, rows, hot, weight)
+            alone = choose_penalty(self._ridge, samples, hot, weight)
         else:
-            self._ridge.solve(rows, hot, weight)
-            alone = leave_one_out(self._ridge, rows, hot, weight)
-        self.accuracy = float((alone.argmax(dim=1) == target).double().mean())
+            alone = self._ridge.solve(samples, hot, weight)()
+        self.left_out = [self.classes[i] for i in alone.argmax(dim=1).tolist()]
         self.scale = likeliest_scale(alone, target)
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:
@@ -191,10 +192,14 @@ class InstantHead:
             training = SelfTraining(
                 self._seen(unlabelled.features), unlabelled.scenes, prior, scale, self.config
             )
-            effective = training.fit(self._ridge, rows, hot, further)
+            effective = training.fit(self._ridge, samples, hot, further)
             self._note(counts, effective)
             weight = further * (hot @ class_weights(effective, self.config.balance))
         return [float(w) for w in weight]
+
+    def prepare(self) -> None:
+        """Make what `learn` needs after a solve, or else the first label waits for it."""
+        self._ridge.prepare()
 
     def _one_hot(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the classes of labels, (n,), and the same one-hot, (n, C) float64."""
@@ -266,7 +271,7 @@ class InstantHead:
         rows = self._checked(features, labels)
         _, hot = self._one_hot(labels)
         weight = torch.tensor(weights, dtype=torch.float64)
-        alone = leave_one_out(self._ridge, rows, hot, weight)
+        alone = self._ridge.without_each(rows, hot, weight)
         alone[:, [not self.knows(name) for name in self.classes]] = -math.inf
         return [self.classes[i] for i in alone.argmax(dim=1).tolist()]
 

@@ -153,10 +153,8 @@ class Rival:
     def _right(self, labels: list[str], rows: list[Tensor], count: int) -> list[bool]:
         """Return whether a head for samples says the last ones right, each told all the others."""
         head = InstantHead(len(rows[0]), self._config, self._within)
-        weights = head.rebuild(torch.stack(rows), labels)
-        asked = labels[-count:]
-        said = head.without_each(torch.stack(rows[-count:]), asked, weights[-count:])
-        return [a == b for a, b in zip(said, asked)]
+        head.rebuild(torch.stack(rows), labels)
+        return [a == b for a, b in zip(head.left_out[-count:], labels[-count:])]
 
     def _features(self, samples: Sequence[Sample], state: TrainingState) -> list[Tensor]:
         """Return the features (D,) that the deployed network makes of samples."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import HeadConfig
-from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, with_ones
+from etuner_ros.core.learn.ridge import class_weights, RidgeRegression, Samples, with_ones
 from etuner_ros.core.learn.scene_prior import ScenePrior
 
 
@@ -59,12 +59,14 @@ class SelfTraining:
         self._offsets = prior.offsets(scenes)
         self._scale, self._config = scale, config
 
-    def fit(self, ridge: RidgeRegression, rows: Tensor, hot: Tensor, further: Tensor) -> Tensor:
+    def fit(
+        self, ridge: RidgeRegression, samples: Samples, hot: Tensor, further: Tensor
+    ) -> Tensor:
         """
         Solve a regression for labels and guesses, which it makes as it comes: once, as guesses
         that are made anew by what they have taught confirm themselves.
 
-        :param rows: (n, D + 1) labelled samples
+        :param samples: n that are labelled
         :param hot: (n, C) their targets
         :param further: (n,) their weights beside those of their classes
         :return: samples of each class that were weighted, labels and guesses, (C,)
@@ -74,7 +76,7 @@ class SelfTraining:
         balanced = class_weights(effective, self._config.balance)
         share = self._config.unlabelled_weight * (guess @ balanced)
         weight = torch.cat([further * (hot @ balanced), share])
-        ridge.solve(torch.cat([rows, self._rows]), torch.cat([hot, guess]), weight)
+        ridge.solve(samples.with_others(self._rows), torch.cat([hot, guess]), weight)
         return effective
 
     def _guess(self, ridge: RidgeRegression) -> Tensor:

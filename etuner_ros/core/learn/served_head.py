@@ -292,6 +292,7 @@ class ServedHead:
             weights = fit.head.relearn(rows, labels, unlabelled)
         else:
             weights = fit.head.rebuild(rows, labels, unlabelled=unlabelled)
+        fit.head.prepare()
         fit.learned = {
             key: replace(item, weight=weight) for key, item, weight in zip(keys, items, weights)
         }
