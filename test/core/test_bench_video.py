@@ -14,7 +14,8 @@ import pytest
 from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.run import sources
 from etuner_ros.bench.streams import make_stream, nearest_mean, Setting
-from etuner_ros.cli.main import _add_table, main
+from etuner_ros.cli.bench import add_table
+from etuner_ros.cli.main import main
 from etuner_ros.core.errors import ConfigError
 
 SETTING = Setting('NI', order='video', batch_size=8)
@@ -148,7 +149,7 @@ def test_streams_of_the_command_line(tmp_path: Path, capsys) -> None:
 def test_a_quick_look_leaves_out_what_takes_long_unless_it_is_named(tmp_path: Path) -> None:
     (tmp_path / 'long').mkdir()
     parser = argparse.ArgumentParser()
-    _add_table(parser)
+    add_table(parser)
     paths = ['--images', str(tmp_path), '--long', str(tmp_path), '--grocery', 'grocery.tar']
     quick = sources(parser.parse_args([*paths, '--quick']))
     assert [s.name for s in quick] == ['images_ni', 'grocery_nc', 'grocery_nic']
