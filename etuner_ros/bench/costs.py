@@ -221,6 +221,7 @@ def _head(model: Classifier, images: Sequence, labels: Sequence[str], turns: int
 
     def rebuild() -> None:
         head.rebuild(features, labels)
+        head.prepare()
 
     (rebuilt,) = side_by_side([rebuild], max(turns // 3, 3))
     position = iter(range(10**9))

@@ -87,7 +87,12 @@ def head_growth() -> dict[str, list[tuple[int, float]]]:
         labels = [f'class {i % classes}' for i in range(count)]
         head = InstantHead(FEATURES, HeadConfig())
         turns = 3 if classes < 10000 else 1
-        rebuild.append((classes, _milliseconds(lambda: head.rebuild(features, labels), turns)))  # noqa: B023
+
+        def make_anew() -> None:
+            head.rebuild(features, labels)  # noqa: B023
+            head.prepare()  # noqa: B023
+
+        rebuild.append((classes, _milliseconds(make_anew, turns)))
         learn.append((classes, _milliseconds(lambda: head.learn(features[0], labels[0]), 5)))  # noqa: B023
         export.append((classes, _milliseconds(lambda: head.linear(head.classes), 3)))  # noqa: B023
     return {'rebuild': rebuild, 'learn a correction': learn, 'write as weights': export}

@@ -142,7 +142,7 @@ def test_it_knows_how_good_it_is_on_samples_it_has_not_seen():
     head, labels = InstantHead(SIZE), [f'kind{i % 3}' for i in range(60)]
 
     def accuracy(head: InstantHead, labels: list[str]) -> float:
-        return sum(a == b for a, b in zip(head.left_out, labels)) / len(labels)
+        return sum(a == b for a, b in zip(head.said_by_others, labels)) / len(labels)
 
     head.rebuild(noise, labels)
     assert accuracy(head, labels) < 0.5, 'labels without meaning can not be predicted'

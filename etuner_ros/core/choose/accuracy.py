@@ -48,7 +48,7 @@ def left_out(
     weight = hot @ class_weights(hot.sum(dim=0), config.balance)
     samples = Samples(with_ones(torch.from_numpy(features)))
     ridge = RidgeRegression(features.shape[1], config.ridge)
-    unseen = ridge.solve(samples, hot, weight)()
+    unseen = ridge.solve_and_leave_out(samples, hot, weight)
     scaled = likeliest_scale(unseen, target) * unseen
     doubt = torch.nn.functional.cross_entropy(scaled, target, reduction='none')
     return LeftOut((unseen.argmax(dim=1) == target).numpy(), doubt.numpy())

@@ -53,7 +53,7 @@ def choose_penalty(
 
     def loss(place: int) -> tuple[Tensor, Tensor]:
         ridge.ridge = PENALTIES[place]
-        scores = ridge.solve(samples, hot, weight)()
+        scores = ridge.solve_and_leave_out(samples, hot, weight)
         scaled = scores * likeliest_scale(scores, target)
         each = torch.nn.functional.cross_entropy(scaled, target, reduction='none')
         return each, scores

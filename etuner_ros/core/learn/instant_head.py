@@ -52,8 +52,8 @@ class InstantHead:
     :ivar classes: every class that it has a row for, also when its samples are gone
     :ivar counts: samples of each class now
     :ivar scale: of the scores, so that their softmax is a calibrated probability
-    :ivar left_out: n labels: what the other samples said of each at the last solve, by labels
-        alone
+    :ivar said_by_others: n labels: what the other samples said of each at the last solve, by
+        labels alone
     :ivar solved: labels that the last rebuild saw
     :ivar ridge: relative penalty of the last solve: chosen by leave-one-out where there are labels
         enough, else the one that it has
@@ -70,7 +70,7 @@ class InstantHead:
         self.classes: list[str] = []
         self.counts: dict[str, int] = {}
         self.scale = 1.0
-        self.left_out: list[str] = []
+        self.said_by_others: list[str] = []
         self.solved = 0
         self._learned = 0  # labels since the last rebuild
         self._rebuilt = 0  # classes that the last rebuild saw
@@ -176,8 +176,8 @@ class InstantHead:
         if choose:
             alone = choose_penalty(self._ridge, samples, hot, weight)
         else:
-            alone = self._ridge.solve(samples, hot, weight)()
-        self.left_out = [self.classes[i] for i in alone.argmax(dim=1).tolist()]
+            alone = self._ridge.solve_and_leave_out(samples, hot, weight)
+        self.said_by_others = [self.classes[i] for i in alone.argmax(dim=1).tolist()]
         self.scale = likeliest_scale(alone, target)
         self._note(counts, counts)
         if unlabelled is not None and len(unlabelled.features) and len(self.classes) > 1:

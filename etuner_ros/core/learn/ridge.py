@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 import math
 
 import torch
@@ -36,8 +34,8 @@ class Samples:
     """
     Samples of a regression, and what they are to each other.
 
-    Their inner products need neither weights nor penalties, so whatever is solved for the same
-    samples, or for these and others, shares them.
+    While they are few, whatever is solved for them, or for them and others, shares their inner
+    products, which need neither weights nor penalties.
 
     :param rows: (n, D + 1) float64, as `with_ones` makes them
     """
@@ -101,33 +99,56 @@ class RidgeRegression:
         )
         self.weights = torch.zeros(features + 1, 0, dtype=torch.float64)
 
-    def solve(self, samples: Samples, targets: Tensor, weight: Tensor) -> Callable[[], Tensor]:
+    def solve(self, samples: Samples, targets: Tensor, weight: Tensor) -> None:
         """
         Solve for samples, whatever was solved before.
 
         :param targets: (n, C)
-        :param weight: (n,) a, positive
-        :return: gives the scores (n, C) of each sample as solved for all the others, until the
-            next update
+        :param weight: (n,) a, at least 0
+        """
+        self._solve(samples, targets, weight)
+
+    def solve_and_leave_out(self, samples: Samples, targets: Tensor, weight: Tensor) -> Tensor:
+        """
+        Solve, and return the scores (n, C) of each sample as solved for all the others.
+
+        In the dual they miss a sample by what all miss it by, over `inverse(1 + K)_ii`.
+
+        :param targets: (n, C)
+        :param weight: (n,) a, at least 0
+        """
+        cholesky = self._solve(samples, targets, weight)
+        if cholesky is None:
+            return self.without_each(samples.rows, targets, weight)
+        charge(len(samples) ** 3 / 1.5, HEAD)
+        left = torch.cholesky_inverse(cholesky).diagonal()
+        return targets - (targets - self.scores(samples.rows)) / left[:, None]
+
+    def _solve(self, samples: Samples, targets: Tensor, weight: Tensor) -> Tensor | None:
+        """
+        Solve for samples.
+
+        :return: where they are few, the lower factor of 1 + K, K being what samples are to each
+            other, weighted
         """
         rows = samples.rows
         penalty = self._penalty(rows[:, :-1], weight, targets.shape[1])
+        root, n = weight.sqrt(), len(samples)
+        weighed = rows * root[:, None]
         charge(2.0 * rows.numel() * targets.shape[1], HEAD)
         if not samples.are_few:
-            self._inverse = RidgeInverse(rows * weight.sqrt()[:, None], penalty)
-            self.weights = self._inverse.times(rows.T @ (weight[:, None] * targets))
-            return partial(self.without_each, rows, targets, weight)
-        # The dual: (1 + K) alpha = root targets, K being what samples are to each other.
-        root, n = weight.sqrt(), len(samples)
+            self._inverse = RidgeInverse(weighed, penalty)
+            self.weights = self._inverse.times(weighed.T @ (root[:, None] * targets))
+            return None
         small = samples.inner / penalty[0] + 1.0 / penalty[-1]
         small *= root[:, None] * root
         small.diagonal().add_(1.0)
-        cholesky = torch.linalg.cholesky(small)
+        cholesky: Tensor = torch.linalg.cholesky(small)
         alpha = torch.cholesky_solve(root[:, None] * targets, cholesky)
-        charge(n**3 / 3.0 + 2.0 * n**2 * targets.shape[1] + 3.0 * n**2, HEAD)
-        self.weights = (rows.T @ (root[:, None] * alpha)) / penalty[:, None]
-        self._inverse = RidgeInverse(rows * root[:, None], penalty, cholesky)
-        return partial(_without_each, root, targets, cholesky, alpha)
+        charge(n**3 / 3.0 + 2.0 * n**2 * targets.shape[1] + 4.0 * n**2, HEAD)
+        self.weights = (weighed.T @ alpha) / penalty[:, None]
+        self._inverse = RidgeInverse(weighed, penalty, cholesky)
+        return cholesky
 
     def _penalty(self, features: Tensor, weight: Tensor, classes: int) -> Tensor:
         mean = (weight[:, None] * features).sum(dim=0) / weight.sum()
@@ -194,7 +215,8 @@ class RidgeInverse:
 
     :param rows: (n, D), each times the root of its weight
     :param penalty: (D,), positive
-    :param cholesky: (n, n) lower factor of `1 + rows diag(1 / penalty) rows'`, where it is known
+    :param cholesky: (n, n) lower factor of `1 + rows diag(1 / penalty) rows'` where there are
+        rows, but at most as many as columns
     """
 
     def __init__(self, rows: Tensor, penalty: Tensor, cholesky: Tensor | None = None) -> None:
@@ -206,29 +228,25 @@ class RidgeInverse:
         self._factors = torch.empty(size + 1, size, dtype=torch.float64)
         self._signs = torch.ones(size + 1, dtype=torch.float64)
         self._used = 0
-        self._waiting: tuple[Tensor, Tensor | None] | None = None  # rows that have no factors yet
+        self._waiting: tuple[Tensor, Tensor] | None = None  # rows that have no factors yet
         if n > size:
             moment = rows.T @ rows
             moment.diagonal().add_(penalty)
             self._full = torch.cholesky_inverse(torch.linalg.cholesky(moment))
             charge(2.0 * n * size**2 + size**3, HEAD)
         elif n:
+            assert cholesky is not None
             self._waiting = rows, cholesky
 
     def prepare(self) -> None:
         """Make the factors, if they are not made yet."""
         if self._waiting is None:
             return
-        (rows, root), self._waiting = self._waiting, None
+        rows, cholesky = self._waiting
         n, size = rows.shape
         scaled = rows * self._diagonal  # Woodbury
-        if root is None:
-            small = scaled @ rows.T
-            small.diagonal().add_(1.0)
-            root = torch.linalg.cholesky(small)
-            charge(2.0 * n**2 * size + n**3 / 3.0, HEAD)
-        self._factors[:n] = torch.linalg.solve_triangular(root, scaled, upper=False)
-        self._used = n
+        self._factors[:n] = torch.linalg.solve_triangular(cholesky, scaled, upper=False)
+        self._used, self._waiting = n, None
         charge(1.0 * n**2 * size, HEAD)
 
     def times(self, values: Tensor) -> Tensor:
@@ -276,14 +294,3 @@ class RidgeInverse:
         charge(2.0 * len(last) * self._full.numel(), HEAD)
         self._full.addmm_(signed.T, last, alpha=-1.0)
         self._used = first
-
-
-def _without_each(root: Tensor, targets: Tensor, cholesky: Tensor, alpha: Tensor) -> Tensor:
-    """
-    Return the scores (n, C) of each sample by the others, by what the dual was solved with.
-
-    What the others miss a sample by is `alpha_i / inverse(1 + K)_ii`, over the root of its weight.
-    """
-    charge(len(root) ** 3 / 1.5, HEAD)
-    left = torch.cholesky_inverse(cholesky).diagonal()
-    return targets - alpha / (root * left)[:, None]

@@ -154,7 +154,7 @@ class Rival:
         """Return whether a head for samples says the last ones right, each told all the others."""
         head = InstantHead(len(rows[0]), self._config, self._within)
         head.rebuild(torch.stack(rows), labels)
-        return [a == b for a, b in zip(head.left_out[-count:], labels[-count:])]
+        return [a == b for a, b in zip(head.said_by_others[-count:], labels[-count:])]
 
     def _features(self, samples: Sequence[Sample], state: TrainingState) -> list[Tensor]:
         """Return the features (D,) that the deployed network makes of samples."""
