@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from etuner_ros.core.config import HeadConfig
+from etuner_ros.core.cost import CostMeter
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.drift import Drift
 from etuner_ros.core.learn.feature_bank import FeatureBank
@@ -137,3 +138,14 @@ def test_evidence_of_labels_that_the_head_has_learned_is_honest():
     assert sum(map(str.__eq__, head.answers(robot.samples, features), right)) < 35
     unknown = [replace(s, sample_id=f'new {s.sample_id}') for s in robot.samples]
     assert head.answers(unknown, features) == said, 'what it has not learned, as it is served'
+
+
+def test_the_first_correction_of_a_new_head_waits_for_nothing():
+    """What updates need is made with the head."""
+    robot, costs = Robot(50), []
+    robot.round(1)
+    for number in range(2):
+        with CostMeter() as meter:
+            robot.head.teach(f'new {number}', 'kind 0', torch.randn(60), HERE)
+        costs.append(meter.total_flops)
+    assert costs[0] < 1.2 * costs[1]
