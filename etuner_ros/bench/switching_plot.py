@@ -91,7 +91,7 @@ def _scores(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         handles.insert(
             2, axes.scatter([], [], facecolor='none', **square, label='A2C, over a limit')
         )
-    axes.legend(handles=handles, fontsize=9, ncols=5, loc='lower right')
+    axes.legend(handles=handles, fontsize=9, ncol=5, loc='lower right')
     axes.grid(axis='y', alpha=0.25)
 
 
@@ -119,7 +119,7 @@ def _served(
     axes.tick_params(labelbottom=False)
     axes.set_ylabel('share of time')
     axes.set_title(day.name, fontsize=11)
-    axes.legend(fontsize=7, loc='lower left', ncols=2, framealpha=0.85)
+    axes.legend(fontsize=7, loc='lower left', ncol=2, framealpha=0.85)
 
 
 def _limits(axes: Any, day: Day, story: dict[str, list[float]]) -> None:

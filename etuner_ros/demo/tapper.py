@@ -123,6 +123,30 @@ class Tapper:
         return None
 
 
+class Answers:
+    """How long it takes from the first word on a kind until one of it is named, once a kind."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._named: dict[str, float] = {}  # when, by kind
+        self._found: set[str] = set()
+
+    @property
+    def median_s(self) -> float | None:
+        """The median; None while nothing was found."""
+        return float(np.median(self.seconds)) if self.seconds else None
+
+    def on_tap(self, kind: str, now_s: float) -> None:
+        """Note that somebody has named a thing of a kind."""
+        self._named.setdefault(kind, now_s)
+
+    def on_right(self, kind: str, now_s: float) -> None:
+        """Note that the robot names a thing of a kind rightly."""
+        if kind in self._named and kind not in self._found:
+            self._found.add(kind)
+            self.seconds.append(now_s - self._named[kind])
+
+
 def _box(box: Boxes) -> tuple[float, float, float, float]:
     x, y, width, height = map(float, box)
     return x, y, width, height

@@ -31,12 +31,14 @@ import yaml
 
 from etuner_ros import __version__
 from etuner_ros.core.boxes.geometry import as_boxes
+from etuner_ros.core.boxes.recording import BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import share
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
 from etuner_ros.demo.run import empty
 from etuner_ros.demo.tapper import (
+    Answers,
     FOUND,
     judge,
     Judged,
@@ -75,7 +77,7 @@ class Story:
     shots: list[Shot] = field(default_factory=list)
     taps: list[tuple[float, str, bool]] = field(default_factory=list)  # when, label, drawn
     refused: int = 0
-    answers_s: list[float] = field(default_factory=list)  # from a tap until its kind is found
+    answers: Answers = field(default_factory=Answers)
     rounds: int = 0
     versions: int = 0
     pictures: list[tuple[float, str, bytes]] = field(default_factory=list)  # when, place, JPEG
@@ -111,7 +113,6 @@ class Watcher:
         self.story, self._tapper = Story(), Tapper(gap_s, seed=seed)
         self._truths: OrderedDict[tuple[int, int], Things] = OrderedDict()
         self._places: dict[tuple[int, int], str] = {}
-        self._waiting: dict[str, float] = {}  # when a kind was tapped that is not found yet
         self._frames: OrderedDict[int, Any] = OrderedDict()  # kept ones, by uid
         self._shown_s = -np.inf
         self._recent: deque[Judged] = deque(maxlen=ROLLING)
@@ -161,8 +162,8 @@ class Watcher:
         )
         self._recent.append(judged)
         for kind, outcome in zip(judged.kinds, judged.things):
-            if outcome == RIGHT and kind in self._waiting:
-                self.story.answers_s.append(now - self._waiting.pop(kind))
+            if outcome == RIGHT:
+                self.story.answers.on_right(kind, now)
         if not message.kept:
             return
         frame = self._frames.get(message.frame_uid)
@@ -173,7 +174,7 @@ class Watcher:
         tap = self._tapper.look(now, truth, said)
         if tap is not None:
             self.story.taps.append((now, tap.label, tap.drawn))
-            self._waiting.setdefault(tap.label, now)
+            self.story.answers.on_tap(tap.label, now)
             self._labels.publish(
                 self._correction(
                     header=message.header,
@@ -312,23 +313,22 @@ def plot(story: Story) -> str:
     figure = Figure(figsize=(11, 3.4))
     axes = figure.subplots()
     times = [s.at_s for s in story.shots]
-    width = max(ROLLING, 1)
-    stack = []
-    for name, _ in OUTCOMES:
-        counts = np.array([s.judged.count(name) for s in story.shots], float)
-        totals = np.array([len(s.judged.things) for s in story.shots], float)
-        kernel = np.ones(width)
-        stack.append(
-            np.convolve(counts, kernel, 'same')
-            / np.maximum(np.convolve(totals, kernel, 'same'), 1)
+    if times:
+        kernel = np.ones(min(ROLLING, len(times)))
+        things = np.array([len(s.judged.things) for s in story.shots], float)
+        totals = np.maximum(np.convolve(things, kernel, 'same'), 1)
+        stack = []
+        for name, _ in OUTCOMES:
+            counts = np.array([s.judged.count(name) for s in story.shots], float)
+            stack.append(np.convolve(counts, kernel, 'same') / totals)
+        axes.stackplot(
+            times,
+            [100 * row for row in stack],
+            labels=[name for name, _ in OUTCOMES],
+            colors=[colour for _, colour in OUTCOMES],
+            alpha=0.85,
         )
-    axes.stackplot(
-        times,
-        [100 * row for row in stack],
-        labels=[name for name, _ in OUTCOMES],
-        colors=[colour for _, colour in OUTCOMES],
-        alpha=0.85,
-    )
+        axes.legend(loc='lower left', fontsize=8, ncol=4)
     for place, shots in visits(story):
         axes.axvline(shots[0].at_s, color='#333', linewidth=0.8)
         axes.text(shots[0].at_s, 102, f' {place}', fontsize=8)
@@ -337,7 +337,6 @@ def plot(story: Story) -> str:
     axes.set_ylim(0, 100)
     axes.set_ylabel('things in view, %')
     axes.set_xlabel('s (dots: taps on a box; triangles: boxes drawn by hand)')
-    axes.legend(loc='lower left', fontsize=8, ncols=4)
     text = io.StringIO()
     figure.savefig(text, format='svg', bbox_inches='tight')
     return text.getvalue()
@@ -358,7 +357,7 @@ def write_page(path: Path, story: Story) -> None:
             rows=rows,
             outcomes=[name for name, _ in OUTCOMES],
             plot=Markup(plot(story)),  # our own SVG
-            answer=float(np.median(story.answers_s)) if story.answers_s else None,
+            answer=story.answers.median_s,
             found=FOUND,
             pictures=[
                 (at, place, base64.b64encode(code).decode()) for at, place, code in story.pictures
@@ -381,7 +380,7 @@ def figures_of(story: Story, seed: int) -> dict[str, Any]:
         'latency_ms': float(np.median([s.latency_ms for s in story.shots]))
         if story.shots
         else None,
-        'seconds_until_found': float(np.median(story.answers_s)) if story.answers_s else None,
+        'seconds_until_found': story.answers.median_s,
         'visits': [
             {'place': place, 'frames': len(shots), **shares_of(shots)}
             for place, shots in visits(story)
@@ -419,6 +418,7 @@ def run_things(
     signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = (stream or share() / 'config' / 'stream_things').resolve()
+    BoxRecording(stream)  # what does not say where things are is refused before anything starts
     empty(output)
     params = output / 'params.yaml'
     write_params(params, stream, seed, rate)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+import math
 import time
 from typing import Any
 
@@ -40,7 +41,9 @@ except ImportError:
     Detection2DArray = None
 
 MOST_FOREIGN = 32  # cameras of others that are told apart
-LATELY_S = 10.0  # so long after the last regions frames are kept for more
+LATELY_S = 10.0  # so long after the last regions frames are kept for more, at least ...
+GAPS = 2.5  # ... so many times as long as it was between the last ones ...
+LONGEST_S = 600.0  # ... and at most
 MANY_NEAR = 10  # regions that were named in the image next to theirs are said
 DRAWN_S = 2.0  # so long objects are drawn; then what they show has moved on
 
@@ -59,6 +62,7 @@ class _Eye:
 
     matcher: Matcher[_Seen, Regions]
     asked_s: float = -np.inf  # when regions came last
+    patience_s: float = LATELY_S  # so long after that frames are kept for more
     late: int = 0  # regions whose image was gone, that were told of
     near: int = 0  # ... and for whose image the next one stood in
     tracker: Tracker = field(default_factory=Tracker)
@@ -144,7 +148,8 @@ class RegionNaming:
 
     def wanted(self, camera: str) -> bool:
         """Whether regions of a camera came lately."""
-        return time.monotonic() - self._eyes[camera].asked_s < LATELY_S
+        eye = self._eyes[camera]
+        return time.monotonic() - eye.asked_s < eye.patience_s
 
     def apply(self, settings: InferenceSettings) -> None:
         """Take settings."""
@@ -201,7 +206,10 @@ class RegionNaming:
         eye = self._eyes.get(name)
         first = eye is not None and not self.wanted(name)
         if eye is not None:
-            eye.asked_s = time.monotonic()
+            now = time.monotonic()
+            gap, eye.asked_s = now - eye.asked_s, now
+            if math.isfinite(gap):
+                eye.patience_s = min(max(LATELY_S, GAPS * gap), LONGEST_S)
         if not self._node.active:
             return
         if eye is None:
@@ -216,6 +224,12 @@ class RegionNaming:
         if first and found is None:  # images are kept from now on
             eye.matcher.clear()
             eye.late = eye.matcher.late
+            if math.isfinite(gap):
+                self.get_logger().warning(
+                    f'regions came after {gap:.0f} s without any, when no images were kept for '
+                    f'them any more; from now on they are kept for {eye.patience_s:.0f} s',
+                    throttle_duration_sec=60.0,
+                )
         self._tell_of(eye)
         if found is not None:
             self._name(eye, found, message)

@@ -209,6 +209,17 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
     assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
 
 
+def test_of_a_driver_that_sets_no_stamps_tracks_go_on_and_end_too():
+    tracker, draw = Tracker(), np.random.default_rng(0)
+    spot = boxes((10, 10, 50, 50))
+    for number in range(200):
+        away = boxes((500 + 60 * number, 10, 50, 50))
+        looks = np.concatenate([LOOKS[:1], draw.normal(size=(1, 16)).astype(np.float32)])
+        found = tracker.update(0.0, np.concatenate([spot, away]), looks)
+        assert found[0] == 1
+    assert len(tracker._tracks) < 10
+
+
 @pytest.mark.parametrize('step_s', [0.1, 0.75, 1.5])
 def test_a_slow_detector_finds_the_same_things_again_and_one_that_was_away_is_another(step_s):
     tracker, spot = Tracker(), boxes((10, 10, 50, 50), (200, 10, 50, 50))

@@ -38,10 +38,13 @@ def test_frames_are_kept_by_age_and_by_bytes(clock):
         clock.now += 1.0
     assert len(buffer) == 3
     assert [buffer.forgotten(frame(s * SECOND).key) for s in (1, 2)] == [True, False]
+    assert [buffer.made_room(frame(s * SECOND).key) for s in (1, 2)] == [True, False]
     clock.now += 8.5
     buffer.add(frame(5 * SECOND))
     assert [f.key.stamp_ns for f in buffer.since(0)] == [4 * SECOND, 5 * SECOND]
     assert [f.key.stamp_ns for f in buffer.since(4)] == [5 * SECOND]
+    assert buffer.forgotten(frame(3 * SECOND).key)
+    assert not buffer.made_room(frame(3 * SECOND).key), 'it was old'
 
 
 def test_cameras_that_stamp_with_different_clocks_keep_their_frames(clock):

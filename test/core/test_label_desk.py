@@ -162,6 +162,16 @@ def test_a_picture_that_made_room_can_be_taken_back_but_not_labelled(office):
     assert desk.answer(back, NOW, lambda k: 0).code is Code.ACCEPTED
 
 
+def test_a_frame_that_made_room_before_its_time_is_refused_for_that_reason(office):
+    first = frame(key())
+    office.buffer._max_bytes = len(first.image)
+    office.buffer.add(first)
+    office.buffer.add(frame(key(1)))
+    receipt = office.say(key())
+    assert receipt.code is Code.TOO_OLD
+    assert 'keep_mb, 256 MB' in receipt.text
+
+
 # Waiting for the frame
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from versions import travelling
 
+from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.errors import ConfigError, EngineError
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.models.weights import (
@@ -340,6 +341,23 @@ def test_a_size_that_fails_while_it_serves_costs_no_frame(robot, frames, duck):
     robot.variants._tried = (0, 0, 0)
     robot.variants.prepare(robot.live)
     assert [r.pixels for r in robot.variants.ready.rows] == [64, 32], 'it is not tried again'
+
+
+def test_a_size_is_not_blamed_for_what_fails_at_parts_of_an_image(robot, frames, duck):
+    """Parts are looked at at the version's own pixels."""
+    robot.made_ready(frames[:40])
+    robot.live.smaller = slot = robot.smaller(48)
+
+    class Broken:
+        name, quantised = 'broken-fp32', False
+
+        def look(self, images: object) -> object:
+            raise EngineError('no memory')
+
+    robot.live.swap(replace(robot.live.slot, network=Broken()))
+    robot.live.look_at(duck, as_boxes([(0, 0, 30, 30)]))
+    assert robot.live.smaller is slot
+    assert robot.live.smaller_failed is None
 
 
 def test_a_network_that_can_not_be_exported_at_a_size_is_left_out_with_the_reason(

@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from etuner_ros.core.boxes.geometry import as_boxes
-from etuner_ros.demo.tapper import judge, MISSED, RIGHT, Tapper, Things, UNKNOWN, WRONG
+from etuner_ros.core.errors import EtunerError
+from etuner_ros.demo.tapper import Answers, judge, MISSED, RIGHT, Tapper, Things, UNKNOWN, WRONG
+from etuner_ros.demo.things import run_things, Shot, Story, write_page
 
 CUP, DUCK, BALL, HIDDEN = (0, 0, 20, 20), (50, 0, 20, 20), (100, 0, 20, 20), (150, 0, 20, 20)
 TRUTH = Things(
@@ -38,3 +42,35 @@ def test_it_names_what_is_wrong_draws_what_is_missed_and_takes_its_time():
     false = said((CUP, 'cup'), (DUCK, 'duck'), (BALL, 'ball'), ((0, 90, 20, 20), 'cup'))
     tap = tapper.look(2.1, TRUTH, false)
     assert (tap.label, tap.box) == ('background', (0.0, 90.0, 20.0, 20.0))
+
+
+def test_how_long_a_kind_takes_is_counted_once_from_its_first_word():
+    answers = Answers()
+    assert answers.median_s is None
+    answers.on_right('cup', 1.0)  # nobody has named one yet
+    answers.on_tap('cup', 2.0)
+    answers.on_tap('cup', 3.0)
+    answers.on_right('cup', 5.0)
+    answers.on_tap('cup', 6.0)  # seen from another side, it was unknown
+    answers.on_right('cup', 6.1)
+    answers.on_tap('duck', 7.0)
+    answers.on_right('duck', 8.0)
+    assert answers.seconds == [3.0, 1.0]
+    assert answers.median_s == 2.0
+
+
+@pytest.mark.parametrize('count', [0, 3])
+def test_a_run_that_was_short_has_its_page(count, tmp_path):
+    shots = [Shot(float(i), 'hall', judge(TRUTH, said()), 0, 50.0) for i in range(count)]
+    write_page(tmp_path / 'index.html', Story(shots=shots))
+    assert '<svg' in (tmp_path / 'index.html').read_text()
+
+
+def test_a_recording_that_does_not_say_where_things_are_is_refused_before_anything_is_emptied(
+    tmp_path, stream
+):
+    kept = tmp_path / 'kept.txt'
+    kept.write_text('')
+    with pytest.raises(EtunerError, match='where things are'):
+        run_things(tmp_path, 0, 10.0, 1.0, stream)
+    assert kept.exists()

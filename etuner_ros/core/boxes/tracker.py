@@ -18,6 +18,7 @@ _STEADY = 0.5  # ... by this share
 _MOST_LOOKS = 30  # of a thing that are kept
 _STEPS = 9  # from frame to frame, of which the middle one is the usual
 _LEAST_STEPS = 3  # that tell it
+_MOST_MISSED = 5  # looks in a row at frames of one and the same stamp, which tells no time
 _LONGEST_STEP_S = 2.0  # a longer one is a pause: nothing was there, perhaps
 
 
@@ -44,6 +45,7 @@ class _Track:
     stamp: float
     # When it was seen lately, the newest last, and its features (D,).
     looks: deque[tuple[float, Floats]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
+    missed: int = 0  # frames of its own stamp in which it was not seen
 
     def at(self, stamp: float) -> Boxes:
         """Return where it is expected, (4,)."""
@@ -77,7 +79,8 @@ class Tracker:
         """
         Return the track of each region of a frame, (n,).
 
-        A stamp that goes back (a restarted simulator) ends all tracks.
+        A stamp that goes back (a restarted simulator) ends all tracks. Where stamps stand still (a
+        driver that sets none), what was not seen five times in a row is another thing.
 
         :param stamp: of the image, in s
         :param boxes: (n, 4), each thing once
@@ -86,7 +89,14 @@ class Tracker:
         if stamp < self._stamp:
             self._tracks = []
             self._steps.clear()
-        self._tracks = [t for t in self._tracks if stamp - t.stamp <= self.patience_s]
+        still = stamp == self._stamp
+        for old in self._tracks:
+            old.missed = old.missed + 1 if still else 0
+        self._tracks = [
+            t
+            for t in self._tracks
+            if stamp - t.stamp <= self.patience_s and t.missed <= _MOST_MISSED
+        ]
         if 0.0 < stamp - self._stamp <= _LONGEST_STEP_S:
             self._steps.append(stamp - self._stamp)
         self._stamp = stamp
@@ -193,4 +203,5 @@ class Tracker:
                 np.float32
             )
         track.box, track.feature, track.stamp = box.copy(), feature.copy(), stamp
+        track.missed = 0
         track.looks.append((stamp, track.feature))

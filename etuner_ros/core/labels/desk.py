@@ -248,6 +248,12 @@ class LabelDesk:
                 f'the stamp lies {ahead_ns / 1e9:.1f} s in the future: clocks apart, or a wrong '
                 f'stamp',
             )
+        if self._buffer.made_room(key):
+            return (
+                Code.TOO_OLD,
+                f'the frame made room for newer ones: the memory for frames (keep_mb, '
+                f'{self.rules.keep_mb:g} MB) does not last for {self.rules.keep_s:.0f} s',
+            )
         if self._buffer.forgotten(key):
             return (
                 Code.TOO_OLD,

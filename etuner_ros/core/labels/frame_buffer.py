@@ -105,6 +105,7 @@ class FrameBuffer:
         self._max_age_s, self._max_bytes, self._clock = max_age_s, max_bytes, clock
         self._frames: OrderedDict[FrameKey, _Kept] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()  # newest stamp, by source
+        self._squeezed: OrderedDict[str, int] = OrderedDict()  # ... of those that made room
         self.bytes = 0
         self.added = 0  # frames ever
         self.pinned: set[FrameKey] = set()  # under request: forgotten last, and never by age
@@ -126,6 +127,7 @@ class FrameBuffer:
         key, now = frame.key, self._clock()
         if key.stamp_ns < self._forgotten.get(key.source, key.stamp_ns):
             del self._forgotten[key.source]  # a recording or simulator that started again
+            self._squeezed.pop(key.source, None)
         old = self._frames.pop(key, None)
         self.bytes += len(frame.image) - (len(old.frame.image) if old else 0)
         self.added += 1
@@ -138,15 +140,16 @@ class FrameBuffer:
                 oldest = next(iter(self._frames.values()))
             if now - oldest.arrived_s <= self._max_age_s and self.bytes <= self._max_bytes:
                 break
-            self._forget(oldest.frame)
+            self._forget(oldest.frame, now - oldest.arrived_s <= self._max_age_s)
 
-    def _forget(self, frame: Frame) -> None:
+    def _forget(self, frame: Frame, squeezed: bool) -> None:
         del self._frames[frame.key]
         self.bytes -= len(frame.image)
         source, stamp = frame.key.source, frame.key.stamp_ns
-        self._forgotten[source] = max(self._forgotten.pop(source, stamp), stamp)
-        while len(self._forgotten) > MOST_SOURCES:
-            self._forgotten.popitem(last=False)
+        for stamps in (self._forgotten, self._squeezed) if squeezed else (self._forgotten,):
+            stamps[source] = max(stamps.pop(source, stamp), stamp)
+            while len(stamps) > MOST_SOURCES:
+                stamps.popitem(last=False)
 
     def pin(self, wanted: Collection[object]) -> None:
         """Pin frames, the newest first, as long as they take at most half of the memory."""
@@ -169,6 +172,10 @@ class FrameBuffer:
     def forgotten(self, key: FrameKey) -> bool:
         """Return whether frames of this time or later were there, and made room."""
         return key.stamp_ns <= self._forgotten.get(key.source, key.stamp_ns - 1)
+
+    def made_room(self, key: FrameKey) -> bool:
+        """Return whether frames of this time or later made room before they were old."""
+        return key.stamp_ns <= self._squeezed.get(key.source, key.stamp_ns - 1)
 
     def since(self, number: int) -> list[Frame]:
         """Return the frames that came after the first `number` ones (see `added`)."""

@@ -251,10 +251,17 @@ class LiveModel:
             lambda slot, smaller: self._predict(slot, smaller, images, top_k, cameras)
         )
 
-    def _with_slot(self, look: Callable[[Slot, SmallerSlot | None], Answer]) -> Answer:
-        """Have the live version look at something; by the next best engine where one fails."""
+    def _with_slot(
+        self, look: Callable[[Slot, SmallerSlot | None], Answer], whole: bool = True
+    ) -> Answer:
+        """
+        Have the live version look at something; by the next best engine where one fails.
+
+        :param whole: it looks at whole images, so a smaller size looks where one serves
+        """
         while True:
             with self._serve() as (slot, smaller):
+                smaller = smaller if whole else None
                 try:
                     return look(slot, smaller)
                 except EngineError as error:
@@ -319,7 +326,7 @@ class LiveModel:
                 features, logits, slot.classes, slot.version, slot.backbone, likeness
             )
 
-        return self._with_slot(look)
+        return self._with_slot(look, whole=False)
 
     def _batches(self, network: Network, boxes: Boxes) -> list[Boxes]:
         """

@@ -125,7 +125,10 @@ class BoxedView:
         self._held = None
 
     def _scene(self, uid: object) -> Scene | None:
-        text = str(uid)
+        """Return the frame that a hand is on; others may have made it leave meanwhile."""
+        text, held = str(uid), self._held
+        if held is not None and text == str(held.key.uid):
+            return held
         return self._desk.state.scenes.get(int(text)) if text.isdecimal() else None
 
     def _ask(self, scene: Scene, box: Rectangle, predicted: str = '', track: int = 0) -> None:
