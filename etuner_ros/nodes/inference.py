@@ -22,7 +22,7 @@ from etuner_ros.core.images.codec import Image as Array
 from etuner_ros.core.models import base_weights
 from etuner_ros.core.models.learned import learned_version
 from etuner_ros.core.models.weights import read_base
-from etuner_ros.core.serve.devices import needs_torch, serving_device
+from etuner_ros.core.serve.devices import engines_for, needs_torch, serving_device
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.core.serve.slot import Result
@@ -101,7 +101,7 @@ class InferenceNode(AutostartNode):
         self._device = serving_device(settings.device, wanted)
         # The upper half names this run, the lower half counts its frames; 0 is never among them.
         self._uids = itertools.count(secrets.randbits(32) << 32 | 1)
-        self._engines = Engines(wanted, self._device, settings.threads)
+        self._engines = engines_for(wanted, self._device, settings.threads)
         live = self._read(
             base_weights.prepare(model.architecture, model.input_size, model.weights)
         )

@@ -50,6 +50,7 @@ from etuner_ros.nodes.timers import steady_timer
 ANSWER_BYTES = 16_000_000  # of pictures in one answer of a service
 AT_RUN_TIME = (*LIVE, 'transfer_mbit_s')  # what may be set
 ASKED_S = 60.0  # so long after a request somebody should listen to them
+FRESH_S = 20.0  # so long the tuner surely has the features of what was seen
 MOST_IGNORED = 32  # sources that are said to be ignored
 MOST_UNANSWERED = 24  # requests that are told to who listens later: fewer than wait on the way
 
@@ -219,8 +220,12 @@ class LabelCollectorNode(Node):
             key = receipt.frame.key
             self._asker.note_labelled(key)
             self._unanswered.pop(key, None)
-            # Of a box that somebody drew there is no feature: it is learned from its batch alone.
-            if key.place and self._things.seen_at(key.uid, key.place.box, SAME) is None:
+            # Of a box that somebody drew there is no feature, and of one that was seen long ago
+            # the tuner has it no more: it is learned from its batch alone.
+            if key.place and (
+                self._things.seen_at(key.uid, key.place.box, SAME) is None
+                or self._buffer.age_s(key.whole) > FRESH_S
+            ):
                 self._maker.hurry()
             self._hand_out()
             return

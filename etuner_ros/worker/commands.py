@@ -13,6 +13,7 @@ from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError, LearnerError
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.phase import Phase
+from etuner_ros.core.serve.devices import engines_for
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 
 Message = dict[str, Any]
@@ -106,7 +107,7 @@ class Commands:
         # Where a GPU serves, torch does it, unless 8 bit are asked for.
         precision = self._engine.precision
         fits = precision == 'int8' or (device.type == 'cpu' and precision != 'fp16')
-        self._engines = Engines(self._engine, 'cpu', train.threads) if fits else None
+        self._engines = engines_for(self._engine, 'cpu', train.threads) if fits else None
         learner = Learner(
             model,
             train,

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+import subprocess
+import sys
 import threading
 import time
 
@@ -367,6 +369,29 @@ def test_a_provider_that_can_not_be_loaded_is_no_reason_to_stop(base, engines):
         )
     with pytest.raises(EngineError, match='not on cuda: install onnxruntime-gpu'):
         providers_for('cuda', 'auto')
+
+
+def test_an_onnxruntime_that_does_not_import_is_no_reason_to_stop(tmp_path):
+    """One that was built for another numpy, or for a GPU whose libraries are not there."""
+    broken = tmp_path / 'onnxruntime'
+    broken.mkdir()
+    (broken / '__init__.py').write_text("raise AttributeError('another numpy')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from etuner_ros.core.models.networks import build, pretrained_spec
+from etuner_ros.core.serve.devices import engines_for
+from etuner_ros.core.serve.engines import EngineSettings
+model = build(pretrained_spec('efficientnet_lite0', 32))
+engines = engines_for(EngineSettings(), 'cpu', 1)
+print(engines.network(model.spec, model.state()).name, engines.why_not())
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+    )
+    assert (
+        done.stdout == 'torch-fp32 onnxruntime does not import: another numpy; torch serves\n'
+    ), done.stderr
 
 
 def test_half_precision_needs_a_gpu():

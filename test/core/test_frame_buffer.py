@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
@@ -39,6 +41,7 @@ def test_frames_are_kept_by_age_and_by_bytes(clock):
     assert len(buffer) == 3
     assert [buffer.forgotten(frame(s * SECOND).key) for s in (1, 2)] == [True, False]
     assert [buffer.made_room(frame(s * SECOND).key) for s in (1, 2)] == [True, False]
+    assert [buffer.age_s(frame(s * SECOND).key) for s in (1, 4)] == [math.inf, 1.0]
     clock.now += 8.5
     buffer.add(frame(5 * SECOND))
     assert [f.key.stamp_ns for f in buffer.since(0)] == [4 * SECOND, 5 * SECOND]

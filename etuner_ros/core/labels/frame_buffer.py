@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+import math
 import time
 from typing import NamedTuple
 
@@ -168,6 +169,11 @@ class FrameBuffer:
         else:
             kept = next((k for n, k in reversed(self._frames.items()) if key.means(n)), None)
         return kept.frame if kept else None
+
+    def age_s(self, key: FrameKey) -> float:
+        """Return how long ago a frame came, in s; inf when it is not there."""
+        kept = self._frames.get(key)
+        return self._clock() - kept.arrived_s if kept else math.inf
 
     def forgotten(self, key: FrameKey) -> bool:
         """Return whether frames of this time or later were there, and made room."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import sys
 
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.core.serve.engines import EngineSettings, has_onnxruntime
+from etuner_ros.core.serve.engines import Engines, EngineSettings, has_onnxruntime
 from etuner_ros.core.serve.graph_store import has_graphs
 
 # What NVIDIA's drivers make: of cards, of Jetsons, of WSL.
@@ -44,3 +44,23 @@ def serving_device(name: str, settings: EngineSettings) -> str:
     except ImportError as error:
         raise ConfigError(f"device is '{name}', which needs torch; set it to 'cpu'") from error
     return str(choose_device(name))
+
+
+def engines_for(settings: EngineSettings, device: str, threads: int) -> Engines:
+    """
+    Return the engines that serve; torch alone where onnxruntime is there and can not be imported.
+
+    A build for another numpy, or one that lacks a library of the GPU, must not keep a robot from
+    seeing.
+
+    :param device: of torch: 'cpu', 'cuda', 'cuda:1'
+    :param threads: CPU threads of a prediction
+    :raises ConfigError: when the device can not do what is asked for
+    """
+    engines = Engines(settings, device, threads)
+    if engines.uses_onnxruntime and has_onnxruntime():
+        try:
+            import onnxruntime  # noqa: F401
+        except Exception as error:  # whatever it meets on its way
+            engines.give_up(f'onnxruntime does not import: {str(error)[:200]}')
+    return engines
