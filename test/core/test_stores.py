@@ -275,7 +275,7 @@ def end(store: LabelStore) -> dict[int, str]:
         batch = store.batch(number)
         for old, new in batch.renamed:
             labels = {k: new if v == old else v for k, v in labels.items()}
-        for sample in batch.samples:
+        for sample in sorted(batch.samples, key=lambda s: bool(s.label)):  # taken back first
             labels[sample.stamp_ns] = sample.label
     return {k: v for k, v in labels.items() if v}
 
@@ -302,6 +302,31 @@ def test_who_changes_the_mind_replaces_and_who_takes_it_back_removes(tmp_path):
     assert end(store) == {}
     store.add(frame(), 'tray', 'ann', 0)
     assert end(store) == {5: 'tray'}
+
+
+def test_a_label_that_is_undone_before_its_batch_goes_out_is_not_learned(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.add(frame(0), '', 'ann', 0)
+    store.add(frame(1), 'tray', 'bob', 0)  # disputed
+    assert store.make_batch(8) == 1
+    assert [(s.stamp_ns, s.label) for s in store.batch(1).samples] == [
+        (2, 'duck'),
+        (0, ''),
+        (1, ''),
+    ]
+    assert end(store) == {2: 'duck'}
+
+
+def test_of_a_frame_that_is_twice_in_a_batch_the_last_word_counts(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for label in ('duck', '', 'tray'):
+        store.add(frame(), label, 'ann', 0)
+    store.make_batch(8)
+    assert [s.label for s in store.batch(1).samples] == ['tray']
+    store._database.execute('UPDATE frames SET image = NULL, size = 0')  # it made room
+    assert [s.label for s in store.batch(1).samples] == [''], 'at least it is a duck no more'
 
 
 WORDS = st.sampled_from(['duck', 'tray', 'mug', ''])
@@ -534,7 +559,7 @@ def test_where_stamps_repeat_each_picture_has_its_own_labels(tmp_path):
     store.add(frame(uid=uids[1]), 'cup', 'bob', 0)
     assert store.disputed() == [frame(uid=uids[1]).key]
     store.make_batch(10)
-    assert [s.uid for s in store.batch(1).samples] == [*uids, uids[1]]
+    assert [s.uid for s in store.batch(1).samples] == [uids[0], uids[2], uids[1]]
 
 
 def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
