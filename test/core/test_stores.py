@@ -365,6 +365,35 @@ def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
     assert end(store) == {0: 'duck', 1: 'duck', 2: 'mug'}
 
 
+def test_a_frame_that_is_corrected_back_to_a_renamed_label_goes_out_so(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(2):
+        store.add(frame(number), 'mug', 'ann', 0)
+    store.make_batch(10)
+    store.rename('mug', 'cup')
+    store.add(frame(0), 'mug', 'ann', 0)
+    assert store.waiting() == 1
+    store.close()
+    again = LabelStore(tmp_path / 'labels.db')
+    assert end(again) == {0: 'mug', 1: 'cup'}
+    assert end(again) == {0: 'mug', 1: 'cup'}, 'also when all batches are fetched once more'
+
+
+def test_a_label_that_is_renamed_twice_goes_out_as_two_names_and_no_picture(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    store.add(frame(0), 'cup', 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(1), 'cup', 'ann', 0)  # waits
+    store.rename('cup', 'mug')
+    assert store.rename('mug', 'beaker') == 2
+    assert store.waiting() == 1
+    assert [store.batch(n).renamed for n in (2, 3)] == [[('cup', 'mug')], [('mug', 'beaker')]]
+    assert end(store) == {0: 'beaker', 1: 'beaker'}
+    store.rename('beaker', 'cup')
+    assert store.waiting() == 0
+    assert end(store) == {0: 'cup', 1: 'cup'}, 'there and back'
+
+
 def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=10 * len(b'picture'))
     for number in range(8):
