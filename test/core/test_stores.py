@@ -471,6 +471,42 @@ def test_what_a_version_has_learned_is_counted_once_it_counts(tmp_path):
     assert learned == {'duck': (2, 2)}
 
 
+def test_a_corrected_frame_counts_as_learned_once_a_version_has_learned_its_new_label(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(2):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+
+    def learned() -> dict[str, int]:
+        return {s.label: s.learned for s in store.statistics()}
+
+    store.add(frame(0), 'tray', 'ann', 0)
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.note_learned(1, 8)  # a version that was made before it was said
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.make_batch(10)
+    store.note_learned(1, 9)
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.rename('duck', 'bird')
+    assert learned() == {'bird': 1, 'tray': 0}, 'called otherwise it is as well known as before'
+    store.note_learned(3, 10)
+    assert learned() == {'bird': 1, 'tray': 1}
+
+
+def test_a_picture_whose_label_no_version_has_learned_makes_room_last(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=3 * len(b'picture'))
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+    store.add(frame(0), 'tray', 'ann', 0)
+    store.add(frame(0), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(3), 'duck', 'ann', 0)
+    assert [s.stamp_ns for s in store.labelled()] == [0, 2, 3]
+
+
 def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=len(b'picture'))
     store.add(frame(1), 'duck', 'ann', 0)

@@ -322,13 +322,15 @@ class LabelStore:
         """
         Note that a live version has learned all batches up to this one.
 
+        What was said of a frame later than that it has not learned.
+
         :raises StoreError: when it could not be written
         """
         with self._database.transaction():
             self._database.execute(
                 'UPDATE frames SET learned_by = ? WHERE id IN (SELECT id FROM frames f INDEXED BY '
-                "frames_to_learn WHERE learned_by IS NULL AND label != '' AND EXISTS (SELECT 1 "
-                'FROM items i WHERE i.frame = f.id AND i.batch <= ?))',
+                "frames_to_learn WHERE learned_by IS NULL AND label != '' AND (SELECT i.batch "
+                'FROM items i WHERE i.frame = f.id ORDER BY i.id DESC LIMIT 1) <= ?)',
                 (version, batch_id),
             )
 

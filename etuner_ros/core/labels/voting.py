@@ -69,8 +69,11 @@ def settle(database: Database, number: int, author: str) -> str:
     disputed = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
     label = ranked[0][0] if ranked and not disputed else ''
     before = _label(database, number)
+    # No version has learned a label that is another one than before.
     database.execute(
-        'UPDATE frames SET label = ?, disputed = ? WHERE id = ?', (label, disputed, number)
+        'UPDATE frames SET label = ?, disputed = ?, learned_by = CASE WHEN label = ? THEN '
+        'learned_by END WHERE id = ?',
+        (label, disputed, label, number),
     )
     if label != before:
         database.execute(
