@@ -31,7 +31,10 @@ ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lo
 
 
 class Worker:
-    """Works off messages; rounds let corrections through between two training batches."""
+    """
+    Works off messages; rounds let corrections, and what is taken back, through between two
+    training batches.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -222,7 +225,8 @@ class Worker:
 
     def _between_steps(self, last: bool) -> None:
         """
-        Learn corrections while a round runs, so that nobody waits for its end to be understood.
+        Learn corrections and forget what is taken back while a round runs, so that nobody waits
+        for its end to be understood.
 
         The candidate is compared with what is live when the round ends: after the last step no
         head may be on its way.
@@ -234,9 +238,11 @@ class Worker:
             except queue.Empty:
                 break
             op = message['op']
-            at_once = op in ('correction', 'head_refused')
+            at_once = op in ('correction', 'withdraw', 'head_refused')
             if at_once or (op == 'model' and self.commands.is_head_only(message)):
                 self.handle(message)
+                if op == 'withdraw':
+                    self._leave_out(message['ids'])
             else:
                 self._deferred.append(message)
                 if op == 'model':  # the candidate would be stale
@@ -244,6 +250,13 @@ class Worker:
                     break
         if not last:
             self._propose_head()
+
+    def _leave_out(self, sample_ids: list[str]) -> None:
+        """Take out of what waits for the round's end what was taken back after it came."""
+        gone = set(sample_ids)
+        for message in self._deferred:
+            if message['op'] == 'samples':
+                message['samples'] = [s for s in message['samples'] if s['id'] not in gone]
 
 
 def main() -> None:

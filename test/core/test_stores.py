@@ -275,7 +275,7 @@ def end(store: LabelStore) -> dict[int, str]:
         batch = store.batch(number)
         for old, new in batch.renamed:
             labels = {k: new if v == old else v for k, v in labels.items()}
-        for sample in batch.samples:
+        for sample in sorted(batch.samples, key=lambda s: bool(s.label)):  # taken back first
             labels[sample.stamp_ns] = sample.label
     return {k: v for k, v in labels.items() if v}
 
@@ -302,6 +302,31 @@ def test_who_changes_the_mind_replaces_and_who_takes_it_back_removes(tmp_path):
     assert end(store) == {}
     store.add(frame(), 'tray', 'ann', 0)
     assert end(store) == {5: 'tray'}
+
+
+def test_a_label_that_is_undone_before_its_batch_goes_out_is_not_learned(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.add(frame(0), '', 'ann', 0)
+    store.add(frame(1), 'tray', 'bob', 0)  # disputed
+    assert store.make_batch(8) == 1
+    assert [(s.stamp_ns, s.label) for s in store.batch(1).samples] == [
+        (2, 'duck'),
+        (0, ''),
+        (1, ''),
+    ]
+    assert end(store) == {2: 'duck'}
+
+
+def test_of_a_frame_that_is_twice_in_a_batch_the_last_word_counts(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for label in ('duck', '', 'tray'):
+        store.add(frame(), label, 'ann', 0)
+    store.make_batch(8)
+    assert [s.label for s in store.batch(1).samples] == ['tray']
+    store._database.execute('UPDATE frames SET image = NULL, size = 0')  # it made room
+    assert [s.label for s in store.batch(1).samples] == [''], 'at least it is a duck no more'
 
 
 WORDS = st.sampled_from(['duck', 'tray', 'mug', ''])
@@ -338,6 +363,35 @@ def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
     assert store.rename('bird', 'duck') == 2
     assert {s.label: s.frames for s in store.statistics()} == {'duck': 2, 'mug': 1}
     assert end(store) == {0: 'duck', 1: 'duck', 2: 'mug'}
+
+
+def test_a_frame_that_is_corrected_back_to_a_renamed_label_goes_out_so(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(2):
+        store.add(frame(number), 'mug', 'ann', 0)
+    store.make_batch(10)
+    store.rename('mug', 'cup')
+    store.add(frame(0), 'mug', 'ann', 0)
+    assert store.waiting() == 1
+    store.close()
+    again = LabelStore(tmp_path / 'labels.db')
+    assert end(again) == {0: 'mug', 1: 'cup'}
+    assert end(again) == {0: 'mug', 1: 'cup'}, 'also when all batches are fetched once more'
+
+
+def test_a_label_that_is_renamed_twice_goes_out_as_two_names_and_no_picture(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    store.add(frame(0), 'cup', 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(1), 'cup', 'ann', 0)  # waits
+    store.rename('cup', 'mug')
+    assert store.rename('mug', 'beaker') == 2
+    assert store.waiting() == 1
+    assert [store.batch(n).renamed for n in (2, 3)] == [[('cup', 'mug')], [('mug', 'beaker')]]
+    assert end(store) == {0: 'beaker', 1: 'beaker'}
+    store.rename('beaker', 'cup')
+    assert store.waiting() == 0
+    assert end(store) == {0: 'cup', 1: 'cup'}, 'there and back'
 
 
 def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
@@ -415,6 +469,42 @@ def test_what_a_version_has_learned_is_counted_once_it_counts(tmp_path):
     store.note_learned(2, 8)
     learned = {s.label: (s.frames, s.learned) for s in store.statistics()}
     assert learned == {'duck': (2, 2)}
+
+
+def test_a_corrected_frame_counts_as_learned_once_a_version_has_learned_its_new_label(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(2):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+
+    def learned() -> dict[str, int]:
+        return {s.label: s.learned for s in store.statistics()}
+
+    store.add(frame(0), 'tray', 'ann', 0)
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.note_learned(1, 8)  # a version that was made before it was said
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.make_batch(10)
+    store.note_learned(1, 9)
+    assert learned() == {'duck': 1, 'tray': 0}
+    store.rename('duck', 'bird')
+    assert learned() == {'bird': 1, 'tray': 0}, 'called otherwise it is as well known as before'
+    store.note_learned(3, 10)
+    assert learned() == {'bird': 1, 'tray': 1}
+
+
+def test_a_picture_whose_label_no_version_has_learned_makes_room_last(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=3 * len(b'picture'))
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+    store.add(frame(0), 'tray', 'ann', 0)
+    store.add(frame(0), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(3), 'duck', 'ann', 0)
+    assert [s.stamp_ns for s in store.labelled()] == [0, 2, 3]
 
 
 def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
@@ -534,7 +624,7 @@ def test_where_stamps_repeat_each_picture_has_its_own_labels(tmp_path):
     store.add(frame(uid=uids[1]), 'cup', 'bob', 0)
     assert store.disputed() == [frame(uid=uids[1]).key]
     store.make_batch(10)
-    assert [s.uid for s in store.batch(1).samples] == [*uids, uids[1]]
+    assert [s.uid for s in store.batch(1).samples] == [uids[0], uids[2], uids[1]]
 
 
 def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):

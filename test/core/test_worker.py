@@ -151,6 +151,43 @@ def test_what_comes_in_a_round_is_worked_off_and_acknowledged_after_it(worker):
     assert pipe.said[-1] == {'op': 'taken', 'serial': 9}
 
 
+@pytest.mark.parametrize('worker', [False, True], indirect=True)
+def test_what_is_taken_back_in_a_round_is_gone_before_its_end_and_not_brought_back_by_what_waits(
+    worker, frames
+):
+    made, pipe = worker
+    learner = made.commands.learner
+    mugs = [encode_jpeg(f.image) for f in frames if f.label == 'mug'][:2]
+    samples = [
+        {'id': name, 'label': 'mug', 'predicted': '', 'image': mug, 'scenario': ['eye', 0]}
+        for name, mug in zip(('gone', 'stays'), mugs)
+    ]
+    batch = {'samples': samples, 'new': True, 'renamed': [], 'withdrawn': []}
+    messages = [
+        {'op': 'samples', 'serial': 9, **batch},
+        {'op': 'withdraw', 'serial': 10, 'ids': ['0', 'gone']},
+    ]
+
+    def say(message: dict[str, Any]) -> None:
+        while message['op'] == 'progress' and messages:
+            made.receive(messages.pop(0))
+
+    pipe.on_said = say
+    made.handle(round_message(1))
+    assert 'candidate' in pipe.ops()
+    assert pipe.ops().index('taken') < pipe.ops().index('candidate'), 'the round did not end first'
+    assert learner.book.find('0') is None
+    assert '0' not in learner.head.learned
+    message = made._next()
+    assert message is not None
+    made.handle(message)
+    assert pipe.said[-1] == {'op': 'taken', 'serial': 9}
+    assert learner.book.find('stays').label == 'mug'
+    assert learner.book.find('gone') is None
+    made.handle({'op': 'go_back'})
+    assert not {'0', 'gone'} & {*learner.head.learned, *(s.sample_id for s in learner.pending)}
+
+
 def model_message(base: BaseWeights, version: int, update: State, told: bool) -> dict[str, Any]:
     """Tell of a version, with or without its backbone."""
     head, _, digest, tensors = travelling(base, update)

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS frames (
     scenario INTEGER NOT NULL DEFAULT 0,
     size INTEGER NOT NULL,          -- bytes of the image, 0 when evicted
     received_ns INTEGER NOT NULL,
-    learned_by INTEGER,             -- first version that has learned it
+    learned_by INTEGER,             -- first version that has learned it with this label
     format TEXT NOT NULL,
     uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
     image BLOB,                     -- NULL: evicted; after what queries read most often

@@ -235,13 +235,22 @@ class LabelStore:
         return self._database.one('SELECT COALESCE(MAX(batch), 0) FROM items')
 
     def batch(self, batch_id: int) -> Batch:
-        """Return a batch, in order; pictures that were evicted since are missing from it."""
+        """
+        Return a batch, in order, of each frame what was said last; pictures that were evicted
+        since are missing from it.
+        """
         rows = self._database.execute(
             'SELECT i.frame, i.label, i.author FROM items i WHERE i.batch = ? AND i.frame IS NOT '
-            'NULL ORDER BY i.id',
+            'NULL ORDER BY i.id DESC',
             (batch_id,),
         ).fetchall()
-        samples = [s for row in rows if (s := self._sample(*row)) is not None]
+        # Receivers take back first, then learn: of a frame that is in it twice the last word
+        # counts, or the one before, that it is taken back, where the picture is gone.
+        last: dict[int, StoredSample] = {}
+        for number, label, author in rows:
+            if number not in last and (sample := self._sample(number, label, author)) is not None:
+                last[number] = sample
+        samples = list(last.values())[::-1]
         renamed = self._database.execute(
             'SELECT renamed_from, label FROM items WHERE batch = ? AND renamed_from IS NOT NULL '
             'ORDER BY id',
@@ -313,13 +322,15 @@ class LabelStore:
         """
         Note that a live version has learned all batches up to this one.
 
+        What was said of a frame later than that it has not learned.
+
         :raises StoreError: when it could not be written
         """
         with self._database.transaction():
             self._database.execute(
                 'UPDATE frames SET learned_by = ? WHERE id IN (SELECT id FROM frames f INDEXED BY '
-                "frames_to_learn WHERE learned_by IS NULL AND label != '' AND EXISTS (SELECT 1 "
-                'FROM items i WHERE i.frame = f.id AND i.batch <= ?))',
+                "frames_to_learn WHERE learned_by IS NULL AND label != '' AND (SELECT i.batch "
+                'FROM items i WHERE i.frame = f.id ORDER BY i.id DESC LIMIT 1) <= ?)',
                 (version, batch_id),
             )
 

@@ -68,13 +68,14 @@ def settle(database: Database, number: int, author: str) -> str:
     ranked = Counter(label for label in last.values() if label).most_common(2)
     disputed = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
     label = ranked[0][0] if ranked and not disputed else ''
+    before = _label(database, number)
+    # No version has learned a label that is another one than before.
     database.execute(
-        'UPDATE frames SET label = ?, disputed = ? WHERE id = ?', (label, disputed, number)
+        'UPDATE frames SET label = ?, disputed = ?, learned_by = CASE WHEN label = ? THEN '
+        'learned_by END WHERE id = ?',
+        (label, disputed, label, number),
     )
-    before = database.execute(
-        'SELECT label FROM items WHERE frame = ? ORDER BY id DESC LIMIT 1', (number,)
-    ).fetchone()
-    if label != (before[0] if before else ''):
+    if label != before:
         database.execute(
             'INSERT INTO items (frame, label, author) VALUES (?, ?, ?)',
             (number, label, author),
@@ -84,13 +85,22 @@ def settle(database: Database, number: int, author: str) -> str:
 
 def settle_renamed(database: Database, number: int, label: str, new_label: str) -> None:
     """Set the label of a frame whose votes were renamed; a dispute may have ended by it."""
-    row = database.execute(
-        'SELECT label, author FROM items WHERE frame = ? ORDER BY id DESC LIMIT 1', (number,)
-    ).fetchone()
-    before, author = row if row else ('', '')
-    if before == label:  # the receiver renames it by itself
+    if _label(database, number) == label:  # the receiver renames it by itself
         database.execute(
             'UPDATE frames SET label = ?, disputed = 0 WHERE id = ?', (new_label, number)
         )
-    else:
-        settle(database, number, author)
+        return
+    row = database.execute(
+        'SELECT author FROM items WHERE frame = ? ORDER BY id DESC LIMIT 1', (number,)
+    ).fetchone()
+    settle(database, number, row[0] if row else '')
+
+
+def _label(database: Database, number: int) -> str:
+    """
+    Return the label of a frame that counts, which is what a receiver of all items has.
+
+    That of its last item need not be: a renaming that went out since is an item of its own.
+    """
+    row = database.execute('SELECT label FROM frames WHERE id = ?', (number,)).fetchone()
+    return str(row[0])
