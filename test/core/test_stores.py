@@ -871,6 +871,59 @@ def test_rolling_back_skips_what_is_damaged(base, tmp_path):
     assert 'version 2 is damaged' in skipped[0]
 
 
+def rolled_back_from_heads_of_an_earlier_round(folder, base) -> ModelStore:
+    """Return a store: somebody went from version 3 back to version 2, then came corrections."""
+    store = ModelStore(folder, base)
+    for number in range(1, 4):
+        backbone = {'backbone.weight': np.full((2, 3), number, np.float32)}
+        store.commit({**UPDATE, **backbone}, number - 1, ('a', 'b'))
+    store.set_live(2)
+    for _ in range(4):
+        store.commit(UPDATE, store.live, ('a', 'b'), same_backbone=True, kind=HEAD)
+    assert sorted(store.manifests) == [0, 1, 2, 3, 5, 6, 7]
+    return store
+
+
+@pytest.mark.parametrize('release', ['this', 'an earlier one'])
+def test_rolling_back_again_and_again_never_ends_at_what_was_rolled_back_from(
+    base, tmp_path, release
+):
+    store = rolled_back_from_heads_of_an_earlier_round(tmp_path / 'models', base)
+    if release != 'this':
+        store.close()
+        for file in store.folder.glob('*/manifest.json'):
+            manifest = json.loads(file.read_text())
+            del manifest['ancestors']
+            file.write_text(json.dumps(manifest))
+        store = ModelStore(tmp_path / 'models', base)
+        assert store.warnings == []
+    way = []
+    while store.live:
+        assert store.roll_back() == []
+        way.append(store.live)
+    assert way == [6, 5, 2, 1, 0]
+
+
+def test_where_a_correction_is_damaged_the_round_that_it_is_of_serves(base, tmp_path):
+    store = rolled_back_from_heads_of_an_earlier_round(tmp_path / 'models', base)
+    for version in (5, 6, 7):
+        (store.folder / f'v{version:08d}' / 'head.safetensors').write_bytes(b'x')
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).live == 2
+
+
+def test_what_a_version_was_made_from_is_known_also_when_much_of_it_is_gone(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=2)
+    store.commit(UPDATE, 0, ('a', 'b'))
+    for _ in range(50):
+        store.commit(UPDATE, store.live, ('a', 'b'), same_backbone=True, kind=HEAD)
+    store.close()
+    again = ModelStore(tmp_path / 'models', base, keep=2)
+    made = again.manifests[again.live]
+    assert (made.version, made.ancestors[-2:]) == (51, (1, 0))
+    assert len(made.ancestors) < 10, 'a manifest does not grow with each correction'
+
+
 def test_a_store_has_one_owner(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     with pytest.raises(StoreError, match='belongs to another model_manager'):
