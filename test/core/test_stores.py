@@ -9,6 +9,7 @@ from dataclasses import replace
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,7 +28,13 @@ from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.store import LabelStore
-from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
+from etuner_ros.core.models.base_weights import (
+    checksum_file,
+    copy_warning,
+    intact_file,
+    prepare,
+    write_base,
+)
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
@@ -1057,6 +1064,9 @@ def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home)
     found = intact_file(base)
     assert found != base
     assert found.is_relative_to(ros_home)
+    said = copy_warning(base, found)
+    assert f'{base} are' in said, 'somebody should know'
+    assert f'damaged; their copy {found} is used' in said
     found.unlink()
     with pytest.raises(WeightsError, match='it is damaged'):
         prepare('tiny', 32, str(base))
@@ -1071,6 +1081,40 @@ def test_base_weights_that_were_copied_over_others_count(base, tmp_path, ros_hom
     assert intact_file(base) == base
     base.write_bytes(base.read_bytes()[:-100])  # the copy was interrupted
     assert intact_file(base) != base
+
+
+@pytest.mark.parametrize('how', ['moved', 'copied with its time'])
+def test_base_weights_that_are_put_back_count_though_they_are_older(base, ros_home, how):
+    old = base.with_name('base_old.safetensors')
+    old.write_bytes(base.read_bytes())
+    others = read_base(base)
+    state = {name: value + 1 for name, value in others.state.items()}
+    write_base(base, pack_base(state, others.spec, others.units, others.exemplars))
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    time_ns = base.stat().st_mtime_ns - 10**14
+    os.utime(old, ns=(time_ns, time_ns))
+    if how == 'moved':
+        old.rename(base)
+    else:
+        shutil.copy2(old, base)
+    assert intact_file(base) == base
+    assert prepare('tiny', 32, str(base)) == base
+    assert copy_warning(base, base) == ''
+    assert read_base(base).sha256 == others.sha256
+
+
+def test_a_checksum_file_of_an_earlier_release_is_read(base, ros_home):
+    write_base(base, base.read_bytes())
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    checksum_file(base).write_text(sha256(base.read_bytes()))
+    assert intact_file(base) == base
+    before = base.stat()
+    base.write_bytes(base.read_bytes()[:-1] + b'x')
+    os.utime(base, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert intact_file(base) != base, 'damaged'
+    later = checksum_file(base).stat().st_mtime_ns + 10**9
+    os.utime(base, ns=(later, later))
+    assert intact_file(base) == base, 'copied over the others'
 
 
 FULL = """
