@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ from etuner_ros.core.models.base_weights import (
     prepare,
     write_base,
 )
+from etuner_ros.core.models.export import export_version
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
@@ -1115,6 +1117,21 @@ def test_a_checksum_file_of_an_earlier_release_is_read(base, ros_home):
     later = checksum_file(base).stat().st_mtime_ns + 10**9
     os.utime(base, ns=(later, later))
     assert intact_file(base) == base, 'copied over the others'
+
+
+def test_an_export_that_can_not_be_written_says_so_in_one_sentence(base, tmp_path, monkeypatch):
+    store = ModelStore(tmp_path / 'models', base)
+    (tmp_path / 'file').write_bytes(b'in the way')
+
+    def nothing(*_: object) -> dict:
+        return {}
+
+    network = SimpleNamespace(
+        spec=SPEC, classes=('a', 'b'), load_state=nothing, eval=nothing, state_dict=nothing
+    )
+    monkeypatch.setattr('etuner_ros.core.models.networks.from_base', lambda *_: network)
+    with pytest.raises(StoreError, match='can not be written'):
+        export_version(store.folder, 0, 'torch', tmp_path / 'file' / 'v0.pt')
 
 
 FULL = """
