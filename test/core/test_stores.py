@@ -349,13 +349,13 @@ def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
     assert end(store) == {0: 'duck', 1: 'duck', 2: 'mug'}
 
 
-def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
+def test_the_largest_class_makes_room_and_what_waits_for_its_batch_is_kept(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=10 * len(b'picture'))
     for number in range(8):
         store.add(frame(number), 'duck', 'ann', 0)
     for number in range(8, 10):
         store.add(frame(number), 'mug', 'ann', 0)
-    with pytest.raises(StoreError, match='full.*no tuner got yet'):
+    with pytest.raises(StoreError, match='full.*wait for their batch'):
         store.add(frame(10), 'mug', 'ann', 0)
     assert store.count() == 10, 'what was refused left nothing'
     store.make_batch(100)
@@ -366,6 +366,30 @@ def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
     assert kept == [3, 4, 5, 6, 7, 9, 10, 11, 12, 13], 'both classes kept five, the newest'
     assert store.stored_bytes <= store.budget_bytes
     assert store.last_batch() == 1, 'numbers go on where they were'
+
+
+def test_what_was_learned_makes_room_before_what_no_tuner_may_have_got(tmp_path):
+    """A batch is numbered also while nobody listens."""
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=20 * len(b'picture'))
+    for number in range(8):
+        store.add(frame(number), 'mug', 'ann', 0)
+    store.make_batch(100)
+    store.note_learned(1, 7)
+    for number in range(8, 20):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    for number in range(20, 22):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    kept = [s.stamp_ns for s in store.labelled()]
+    assert kept == list(range(2, 22)), 'the largest class is none of those that were learned'
+    for number in range(22, 30):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    mugs = [s.stamp_ns for s in store.labelled() if s.label == 'mug']
+    assert mugs == [3, 4, 5, 6, 7], 'a head needs samples of each class'
+    assert store.count() == 30
+    assert store.stored_bytes == store.budget_bytes, 'the oldest of the others have gone'
 
 
 def test_a_budget_that_is_lowered_is_reached_over_some_labels_of_which_none_waits_long(tmp_path):
