@@ -50,7 +50,7 @@ class CollectorClients:
             if client is None:
                 continue
             if not client.service_is_ready():
-                self._feed.on_failure(ask)
+                self._feed.on_missing(ask)
                 continue
             key = (ask.collector, ask.replay)
             if key in self._futures:
@@ -84,9 +84,11 @@ class CollectorClients:
         if self._futures.get((ask.collector, ask.replay)) is future:
             del self._futures[ask.collector, ask.replay]
         answer = None if future.cancelled() else future.result()
-        if answer is None or answer.error_code:
-            why = answer.error_msg if answer else f'{ask.collector} did not answer'
-            self._health.problem(why)
+        if answer is None:
+            self._health.problem(f'{ask.collector} did not answer')
+            self._feed.on_missing(ask)
+        elif answer.error_code:
+            self._health.problem(answer.error_msg)
             self._feed.on_failure(ask)
         elif ask.replay:
             count, last = len(answer.samples), answer.last_batch_id

@@ -102,9 +102,12 @@ class InferenceNode(AutostartNode):
         # The upper half names this run, the lower half counts its frames; 0 is never among them.
         self._uids = itertools.count(secrets.randbits(32) << 32 | 1)
         self._engines = engines_for(wanted, self._device, settings.threads)
-        live = self._read(
-            base_weights.prepare(model.architecture, model.input_size, model.weights)
-        )
+        named = model.architecture, model.input_size, model.weights
+        base = base_weights.prepare(*named)
+        if warning := base_weights.copy_warning(base_weights.base_file(*named), base):
+            self.health.problem(warning)
+            self.get_logger().warning(warning)
+        live = self._read(base)
         folder = Path(store.folder).expanduser() if store.folder else None
         learned = learned_version(folder or models_home(self.get_namespace()), live.base.sha256)
         cameras = [(name, f'{name}/') for name in settings.cameras] or [(settings.source, '')]

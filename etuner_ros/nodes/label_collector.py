@@ -189,7 +189,7 @@ class LabelCollectorNode(Node):
         """Say once that another collector is to take the labels of a camera."""
         if source not in self._ignored and len(self._ignored) < MOST_IGNORED:
             self._ignored.add(source)
-            text = f"frames of source '{short(source)}' are ignored; see parameter sources"
+            text = f"source '{short(source)}' is ignored; see parameter sources"
             self.get_logger().info(text)
 
     @guarded
@@ -205,7 +205,14 @@ class LabelCollectorNode(Node):
 
     @guarded
     def _on_label(self, message: msg.LabelCorrection) -> None:
-        """Answer at once, or wait a moment for what is still on its way."""
+        """
+        Answer at once, or wait a moment for what is still on its way; of a camera of another
+        collector not at all: its sender takes the first answer.
+        """
+        # Without a source it is of the camera that this collector has for its own.
+        if self._sources and message.source and message.source not in self._sources:
+            self._say_ignored(message.source)
+            return
         correction = label_messages.correction_of(message, self.settings.source)
         if not self._joiner.hold(correction.key, message, correction.box is not None):
             self._answer(message)

@@ -24,7 +24,12 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from etuner_ros.core.config import Checked, GateConfig, setting
 from etuner_ros.core.errors import MessageError, WeightsError
 from etuner_ros.core.files import home, models_home
-from etuner_ros.core.models.base_weights import base_file, intact_file, prepare_in_process
+from etuner_ros.core.models.base_weights import (
+    base_file,
+    copy_warning,
+    intact_file,
+    prepare_in_process,
+)
 from etuner_ros.core.models.candidate_check import CandidateCheck, Code, Finding, refused
 from etuner_ros.core.models.deflate import inflated
 from etuner_ros.core.models.export_queue import ExportQueue
@@ -178,7 +183,8 @@ class ModelManagerNode(AutostartNode):
             raise WeightsError(
                 'the base weights are still being made; configure again in a few seconds'
             )
-        base = intact_file(base_file(*self._wanted))
+        wanted = base_file(*self._wanted)
+        base = intact_file(wanted)
         if base is None:
             reason = self._preparation.problem if self._preparation is not None else ''
             self._end_preparation()
@@ -186,6 +192,7 @@ class ModelManagerNode(AutostartNode):
             raise WeightsError(
                 f'there are no base weights: {reason or "they are gone; they are made anew"}'
             )
+        self._warn(copy_warning(wanted, base))
         return base
 
     @transition

@@ -137,6 +137,21 @@ def test_an_export_that_hangs_is_ended_and_leaves_nothing(tmp_path):
     assert not half.exists()
 
 
+@pytest.mark.parametrize('name', ['file/v3.pt', f'{"x" * 255}.pt'], ids=['below a file', 'long'])
+def test_an_export_to_a_path_that_can_not_be_is_answered(tmp_path, name):
+    (tmp_path / 'file').write_bytes(b'in the way')
+    desk = Desk(tmp_path)
+    desk.add(name)
+    desk.add('v3.pt')
+    for made in desk.made:
+        made.ended, made.problem = True, 'it can not be written'
+    desk.queue.poll()
+    assert desk.answers == ['it can not be written'] * 2
+    desk.add(name)
+    desk.queue.close('the end')
+    assert desk.answers[2:] == ['the end']
+
+
 def test_an_export_that_can_not_be_done_is_refused_at_once(tmp_path):
     desk = Desk(tmp_path)
     for name in ('../out.pt', '', '/etc/out.pt', '.'):

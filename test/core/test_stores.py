@@ -9,11 +9,13 @@ from dataclasses import replace
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,14 @@ from etuner_ros.core.labels.files import export, FORMATS, import_
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.store import LabelStore
-from etuner_ros.core.models.base_weights import intact_file, prepare, write_base
+from etuner_ros.core.models.base_weights import (
+    checksum_file,
+    copy_warning,
+    intact_file,
+    prepare,
+    write_base,
+)
+from etuner_ros.core.models.export import export_version
 from etuner_ros.core.models.store import HEAD, ModelStore
 from etuner_ros.core.models.weights import (
     backbone_digest,
@@ -394,13 +403,13 @@ def test_a_label_that_is_renamed_twice_goes_out_as_two_names_and_no_picture(tmp_
     assert end(store) == {0: 'cup', 1: 'cup'}, 'there and back'
 
 
-def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
+def test_the_largest_class_makes_room_and_what_waits_for_its_batch_is_kept(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=10 * len(b'picture'))
     for number in range(8):
         store.add(frame(number), 'duck', 'ann', 0)
     for number in range(8, 10):
         store.add(frame(number), 'mug', 'ann', 0)
-    with pytest.raises(StoreError, match='full.*no tuner got yet'):
+    with pytest.raises(StoreError, match='full.*wait for their batch'):
         store.add(frame(10), 'mug', 'ann', 0)
     assert store.count() == 10, 'what was refused left nothing'
     store.make_batch(100)
@@ -411,6 +420,30 @@ def test_the_largest_class_makes_room_and_what_no_tuner_has_is_kept(tmp_path):
     assert kept == [3, 4, 5, 6, 7, 9, 10, 11, 12, 13], 'both classes kept five, the newest'
     assert store.stored_bytes <= store.budget_bytes
     assert store.last_batch() == 1, 'numbers go on where they were'
+
+
+def test_what_was_learned_makes_room_before_what_no_tuner_may_have_got(tmp_path):
+    """A batch is numbered also while nobody listens."""
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=20 * len(b'picture'))
+    for number in range(8):
+        store.add(frame(number), 'mug', 'ann', 0)
+    store.make_batch(100)
+    store.note_learned(1, 7)
+    for number in range(8, 20):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    for number in range(20, 22):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    kept = [s.stamp_ns for s in store.labelled()]
+    assert kept == list(range(2, 22)), 'the largest class is none of those that were learned'
+    for number in range(22, 30):
+        store.add(frame(number), 'duck', 'ann', 0)
+        store.make_batch(1)
+    mugs = [s.stamp_ns for s in store.labelled() if s.label == 'mug']
+    assert mugs == [3, 4, 5, 6, 7], 'a head needs samples of each class'
+    assert store.count() == 30
+    assert store.stored_bytes == store.budget_bytes, 'the oldest of the others have gone'
 
 
 def test_a_budget_that_is_lowered_is_reached_over_some_labels_of_which_none_waits_long(tmp_path):
@@ -961,6 +994,59 @@ def test_rolling_back_skips_what_is_damaged(base, tmp_path):
     assert 'version 2 is damaged' in skipped[0]
 
 
+def rolled_back_from_heads_of_an_earlier_round(folder, base) -> ModelStore:
+    """Return a store: somebody went from version 3 back to version 2, then came corrections."""
+    store = ModelStore(folder, base)
+    for number in range(1, 4):
+        backbone = {'backbone.weight': np.full((2, 3), number, np.float32)}
+        store.commit({**UPDATE, **backbone}, number - 1, ('a', 'b'))
+    store.set_live(2)
+    for _ in range(4):
+        store.commit(UPDATE, store.live, ('a', 'b'), same_backbone=True, kind=HEAD)
+    assert sorted(store.manifests) == [0, 1, 2, 3, 5, 6, 7]
+    return store
+
+
+@pytest.mark.parametrize('release', ['this', 'an earlier one'])
+def test_rolling_back_again_and_again_never_ends_at_what_was_rolled_back_from(
+    base, tmp_path, release
+):
+    store = rolled_back_from_heads_of_an_earlier_round(tmp_path / 'models', base)
+    if release != 'this':
+        store.close()
+        for file in store.folder.glob('*/manifest.json'):
+            manifest = json.loads(file.read_text())
+            del manifest['ancestors']
+            file.write_text(json.dumps(manifest))
+        store = ModelStore(tmp_path / 'models', base)
+        assert store.warnings == []
+    way = []
+    while store.live:
+        assert store.roll_back() == []
+        way.append(store.live)
+    assert way == [6, 5, 2, 1, 0]
+
+
+def test_where_a_correction_is_damaged_the_round_that_it_is_of_serves(base, tmp_path):
+    store = rolled_back_from_heads_of_an_earlier_round(tmp_path / 'models', base)
+    for version in (5, 6, 7):
+        (store.folder / f'v{version:08d}' / 'head.safetensors').write_bytes(b'x')
+    store.close()
+    assert ModelStore(tmp_path / 'models', base).live == 2
+
+
+def test_what_a_version_was_made_from_is_known_also_when_much_of_it_is_gone(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=2)
+    store.commit(UPDATE, 0, ('a', 'b'))
+    for _ in range(50):
+        store.commit(UPDATE, store.live, ('a', 'b'), same_backbone=True, kind=HEAD)
+    store.close()
+    again = ModelStore(tmp_path / 'models', base, keep=2)
+    made = again.manifests[again.live]
+    assert (made.version, made.ancestors[-2:]) == (51, (1, 0))
+    assert len(made.ancestors) < 10, 'a manifest does not grow with each correction'
+
+
 def test_a_store_has_one_owner(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base)
     with pytest.raises(StoreError, match='belongs to another model_manager'):
@@ -1094,6 +1180,9 @@ def test_damaged_base_weights_come_back_from_the_store(base, tmp_path, ros_home)
     found = intact_file(base)
     assert found != base
     assert found.is_relative_to(ros_home)
+    said = copy_warning(base, found)
+    assert f'{base} are' in said, 'somebody should know'
+    assert f'damaged; their copy {found} is used' in said
     found.unlink()
     with pytest.raises(WeightsError, match='it is damaged'):
         prepare('tiny', 32, str(base))
@@ -1108,6 +1197,55 @@ def test_base_weights_that_were_copied_over_others_count(base, tmp_path, ros_hom
     assert intact_file(base) == base
     base.write_bytes(base.read_bytes()[:-100])  # the copy was interrupted
     assert intact_file(base) != base
+
+
+@pytest.mark.parametrize('how', ['moved', 'copied with its time'])
+def test_base_weights_that_are_put_back_count_though_they_are_older(base, ros_home, how):
+    old = base.with_name('base_old.safetensors')
+    old.write_bytes(base.read_bytes())
+    others = read_base(base)
+    state = {name: value + 1 for name, value in others.state.items()}
+    write_base(base, pack_base(state, others.spec, others.units, others.exemplars))
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    time_ns = base.stat().st_mtime_ns - 10**14
+    os.utime(old, ns=(time_ns, time_ns))
+    if how == 'moved':
+        old.rename(base)
+    else:
+        shutil.copy2(old, base)
+    assert intact_file(base) == base
+    assert prepare('tiny', 32, str(base)) == base
+    assert copy_warning(base, base) == ''
+    assert read_base(base).sha256 == others.sha256
+
+
+def test_a_checksum_file_of_an_earlier_release_is_read(base, ros_home):
+    write_base(base, base.read_bytes())
+    ModelStore(ros_home / 'etuner' / 'models', base)
+    checksum_file(base).write_text(sha256(base.read_bytes()))
+    assert intact_file(base) == base
+    before = base.stat()
+    base.write_bytes(base.read_bytes()[:-1] + b'x')
+    os.utime(base, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert intact_file(base) != base, 'damaged'
+    later = checksum_file(base).stat().st_mtime_ns + 10**9
+    os.utime(base, ns=(later, later))
+    assert intact_file(base) == base, 'copied over the others'
+
+
+def test_an_export_that_can_not_be_written_says_so_in_one_sentence(base, tmp_path, monkeypatch):
+    store = ModelStore(tmp_path / 'models', base)
+    (tmp_path / 'file').write_bytes(b'in the way')
+
+    def nothing(*_: object) -> dict:
+        return {}
+
+    network = SimpleNamespace(
+        spec=SPEC, classes=('a', 'b'), load_state=nothing, eval=nothing, state_dict=nothing
+    )
+    monkeypatch.setattr('etuner_ros.core.models.networks.from_base', lambda *_: network)
+    with pytest.raises(StoreError, match='can not be written'):
+        export_version(store.folder, 0, 'torch', tmp_path / 'file' / 'v0.pt')
 
 
 FULL = """

@@ -414,14 +414,69 @@ def test_names_of_collectors_that_never_answer_do_not_pile_up():
 
 
 def test_without_a_replay_service_the_batches_come_all_the_same():
+    """As of a robot of an older release: it answers, and that service is never there."""
     feed, clock = fed({'/c': 5})
     for _ in range(batch_feed.REPLAY_TRIES):
         clock.now += 100
         (ask,) = feed.asks(True)
         assert ask.replay
+        feed.on_missing(ask)
+        clock.now += 100
+        (ask,) = feed.asks(True)
+        assert (ask.replay, ask.first) == (False, 6), 'is it there at all?'
+        taken = feed.on_batches(ask, [6], 7)
+    assert taken == [6]
+    assert [a.first for a in feed.asks(True)] == [7]
+
+
+def test_a_replay_that_is_answered_by_errors_is_given_up():
+    feed, clock = fed({'/c': 5})
+    for _ in range(batch_feed.REPLAY_TRIES):
+        (ask,) = feed.asks(True)
+        assert ask.replay
         feed.on_failure(ask)
-    clock.now += 100
+        clock.now += 100
     assert [a.first for a in feed.asks(True)] == [6]
+
+
+@pytest.mark.parametrize('late_s', [0.5, 3.5, 20.0, 300.0])
+@pytest.mark.parametrize('known', [True, False], ids=['it answered before', 'it never answered'])
+def test_a_collector_that_starts_late_still_replays_what_was_learned(late_s, known):
+    """Without it no head would be offered any more, until the next start of a worker."""
+    feed, clock = fed({'/c': 5})
+    if known:
+        assert feed.on_replay(feed.asks(True)[0], 7, 7, 5)
+        feed.restart({'/c': 5}, 100)
+    there = clock.now + late_s
+    while clock.now < there:
+        for ask in feed.asks(True):
+            feed.on_missing(ask)
+        clock.now += 0.1
+    feed.on_batch('/c', 5, True)  # that it has last is published at its start
+    replayed = 0
+    for _ in range(700):
+        for ask in feed.asks(True):
+            if ask.replay:
+                assert feed.on_replay(ask, 7, 7, 5)
+                replayed += 7
+            else:
+                assert feed.on_batches(ask, [], 5) == []
+        clock.now += 0.1
+    assert replayed == 7
+    assert feed.complete
+
+
+def test_no_batch_is_learned_before_the_replay_that_is_late():
+    feed, clock = fed({'/c': 5})
+    feed.on_missing(feed.asks(True)[0])
+    clock.now += 2
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [6], 6) == []
+    (ask,) = feed.asks(True)
+    assert feed.on_replay(ask, 7, 7, 6)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [6], 6) == [6]
+    assert feed.complete
 
 
 def test_batches_that_a_collector_has_no_more_are_not_waited_for():

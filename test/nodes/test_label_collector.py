@@ -429,7 +429,20 @@ def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
     desk._frames.publish(big)
     desk.see()
     assert desk.node._diagnostics()['frames kept'] == 1
-    ros.until(lambda: any("source 'rear' are ignored" in m.msg for m in logs), 'the reason')
+    ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
+
+
+def test_labels_of_the_sources_of_another_collector_are_left_to_it(ros):
+    """A refusal would end their resending, also where the other one has not heard them yet."""
+    desk = Desk(ros, sources='front, camera')
+    logs = ros.logs()
+    frame = desk.see()
+    desk._labels.publish(LabelCorrection(header=frame.header, source='rear', label='duck'))
+    receipt = desk.say(frame.header, 'duck', source='camera')
+    assert (receipt.code, receipt.source) == (LabelReceipt.ACCEPTED, 'camera')
+    assert desk.say(frame.header, 'mug').code == LabelReceipt.ACCEPTED, 'of its own camera'
+    assert len(desk.receipts) == 2, 'to that of the other source it says nothing'
+    ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
 
 
 def test_the_scenario_and_what_was_learned_are_noted(ros):

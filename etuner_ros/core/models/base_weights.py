@@ -38,7 +38,10 @@ def cached(digest: str) -> Path:
 
 
 def checksum_file(path: Path) -> Path:
-    """Return the file beside base weights that holds their SHA-256."""
+    """
+    Return the file beside base weights that holds their SHA-256 and, unless an earlier release
+    wrote it, by what it is seen that others were put in their place: size and time in ns.
+    """
     return path.with_name(f'{path.name}.sha256')
 
 
@@ -56,13 +59,25 @@ def write_base(path: Path, data: bytes) -> None:
     """Write base weights and, beside them, their checksum; durable, each in one step."""
     checksum_file(path).unlink(missing_ok=True)  # of another content
     replace_file(path, data)
-    replace_file(checksum_file(path), sha256(data).encode())
+    there = path.stat()
+    text = f'{sha256(data)} {there.st_size} {there.st_mtime_ns}'
+    replace_file(checksum_file(path), text.encode())
 
 
-def _was_replaced(path: Path) -> bool:
+def _was_replaced(path: Path, known: list[str]) -> bool:
+    """
+    Return whether somebody has put others in the place of base weights.
+
+    :param known: size and time in ns of those that were written; empty where that is not known
+    """
     try:
-        if path.stat().st_mtime_ns <= checksum_file(path).stat().st_mtime_ns:
-            return False  # damage of the disk changes no time
+        there = path.stat()
+        if known:  # what is moved here, or copied with its time, may be older, too
+            is_same = known == [str(there.st_size), str(there.st_mtime_ns)]
+        else:
+            is_same = there.st_mtime_ns <= checksum_file(path).stat().st_mtime_ns
+        if is_same:
+            return False  # damage of the disk changes neither
         read_base(path)
     except (OSError, WeightsError):
         return False
@@ -74,12 +89,12 @@ def intact_file(path: Path) -> Path | None:
     Return base weights that are whole: the file, or when it is damaged or gone a copy that the
     cache or a model store under $ROS_HOME has. None when there is none.
 
-    A file without a checksum beside it is taken as it is, and so are base weights that are newer
-    than that: somebody has copied others over them.
+    A file without a checksum beside it is taken as it is, and so are base weights of another size
+    or time than those that were written: somebody has put others in their place.
     """
     try:
-        digest = checksum_file(path).read_text().strip()
-        if _was_replaced(path):
+        digest, *known = checksum_file(path).read_text().split() or ['']
+        if _was_replaced(path, known):
             return path
     except (OSError, UnicodeDecodeError):
         return path if path.exists() else None
@@ -92,6 +107,18 @@ def intact_file(path: Path) -> Path | None:
         except OSError:
             continue
     return None
+
+
+def copy_warning(path: Path, found: Path) -> str:
+    """
+    Return what to say where a copy serves; nothing where the file itself does.
+
+    :param found: by `intact_file` or `prepare`
+    """
+    if found == path:
+        return ''
+    state = f'not those of {checksum_file(path).name}: damaged' if path.exists() else 'gone'
+    return f'the base weights {path} are {state}; their copy {found} is used'
 
 
 def prepare(architecture: str, input_size: int, weights: str) -> Path:

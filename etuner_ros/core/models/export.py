@@ -8,6 +8,7 @@ Run as a program it writes one; so a node without torch can have it done.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -66,7 +67,8 @@ def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
     except OSError as error:
         raise StoreError(f'{path} can not be written: {error.strerror or error}') from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where no file can be there is none
+            aside.unlink(missing_ok=True)
 
 
 def _export_onnx(model: Classifier, example: Tensor, path: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 import time
@@ -88,5 +89,6 @@ class ExportQueue:
     def _finish(self, export: _Export, problem: str) -> None:
         self._running.remove(export)
         export.process.close()
-        aside_of(export.path, export.process.pid).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where no file can be there is none
+            aside_of(export.path, export.process.pid).unlink(missing_ok=True)
         export.answer(problem)

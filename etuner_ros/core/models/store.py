@@ -63,12 +63,16 @@ class Manifest:
     learned: dict[str, int] = field(default_factory=dict)  # collector: last batch learned
     kind: str = ROUND
     backbone: str = ''  # its digest; empty in what some earlier releases wrote
+    # Its parent, the parent of that, and so on: those that were stored when it was made. Empty in
+    # what earlier releases wrote.
+    ancestors: tuple[int, ...] = ()
 
     @staticmethod
     def from_json(text: str) -> Manifest:
         """Read a manifest; raises ValueError, KeyError or TypeError when it is damaged."""
         raw: dict[str, Any] = json.loads(text)
         raw['classes'], raw['frozen_layers'] = tuple(raw['classes']), tuple(raw['frozen_layers'])
+        raw['ancestors'] = tuple(raw.get('ancestors', ()))
         if raw.get('head_only'):  # of an earlier release
             raw['kind'] = HEAD
         known = {f.name for f in fields(Manifest)}  # a later release may have written more
@@ -208,13 +212,37 @@ class ModelStore:
         return version
 
     def _before(self, version: int) -> int:
-        """Return the last version before another that is not known to be damaged."""
+        """
+        Return what to go back to from a version, of those that are not known to be damaged: the
+        nearest version that it was made from or, where none of these is left, the last one before
+        it with the same backbone, or the last one.
+        """
         good = self.manifests.keys() - self.damaged.keys()
-        return max((v for v in good if v < version), default=0)
+        for ancestor in self._ancestors(version):
+            if ancestor in good:
+                return ancestor
+        # The number before may be one that somebody went back from.
+        lower = {v for v in good if v < version}
+        made = self.manifests.get(version)
+        backbone = made.backbone if made else ''
+        alike = {v for v in lower if backbone and self.manifests[v].backbone == backbone}
+        return max(alike or lower, default=0)
+
+    def _ancestors(self, version: int) -> tuple[int, ...]:
+        """Return what a version was made from, nearest first, as far as that is known."""
+        found: list[int] = []
+        while version > 0 and (made := self.manifests.get(version)) is not None:
+            if made.ancestors:
+                return (*found, *made.ancestors)
+            if made.parent >= version:  # damaged
+                break
+            version = made.parent
+            found.append(version)
+        return tuple(found)
 
     def _usable(self, version: int) -> tuple[int, State, list[str]]:
         """
-        Return a version or, when it is damaged, the last good one before it.
+        Return a version or, when it is damaged, the next good one to go back to.
 
         :return: the version, its update, one warning for each version that was given up
         """
@@ -243,15 +271,12 @@ class ModelStore:
 
     def roll_back(self) -> list[str]:
         """
-        Make the parent of the live version live, or the last good version before it.
+        Make the parent of the live version live or, where that is gone, what comes before it.
 
         :return: one warning for each version that was skipped
         :raises StoreError: when the disk does not take it
         """
-        parent = self.manifests[self.live].parent
-        if parent not in self.manifests or parent in self.damaged:
-            parent = self._before(self.live)
-        version, _, warnings = self._usable(parent)
+        version, _, warnings = self._usable(self._before(self.live))
         self._note_live(version)
         return warnings
 
@@ -350,7 +375,16 @@ class ModelStore:
         aside = final.with_name(f'.{final.name}.tmp')
         try:
             digest = self._keep_backbone(None if same_backbone else update)
-            manifest = Manifest(number, parent, sha256(head), classes, backbone=digest, **facts)
+            stored = tuple(v for v in self._ancestors(parent) if v in self.manifests)
+            manifest = Manifest(
+                number,
+                parent,
+                sha256(head),
+                classes,
+                backbone=digest,
+                ancestors=(parent, *stored),
+                **facts,
+            )
             aside.mkdir(exist_ok=True)  # an earlier failure may have left it
             write_synced(aside / HEAD_FILE, head)
             write_synced(aside / 'manifest.json', json.dumps(asdict(manifest), indent=1).encode())

@@ -22,7 +22,9 @@ PATIENCE_S = 10.0  # as long a collector that does not answer keeps rounds from 
 LONGEST_DELAY_S = 60.0
 MOST_COLLECTORS = 16
 MOST_FAILURES = 6  # of a collector that has never answered, before it is forgotten
-REPLAY_TRIES = 3  # then the feed goes on without what is only replayed
+# So often a collector that answers may refuse the replay, or not have it; then the feed goes on
+# without what is only replayed.
+REPLAY_TRIES = 3
 PIECE = 2  # batches in one answer
 WAITING_SHARE = 0.5  # of the replay's room, for samples that wait, as in the worker's book
 
@@ -54,6 +56,8 @@ class _Collector:
     counted: bool = False  # whether more waits than the worker has room for was looked at
     skip: int = 0
     failures: int = 0
+    missed: bool = False  # the last ask for the replay had no answer
+    refused: int = 0  # asks for the replay in vain, of a collector that answers
     answered: bool = False
     next_at: float = -math.inf
     ask: Ask | None = None
@@ -191,7 +195,7 @@ class BatchFeed:
         now, asks = self._clock(), []
         for name, collector in list(self._collectors.items()):
             if collector.ask is not None and now - collector.asked_at > self.answer_timeout_s:
-                self.on_failure(collector.ask)
+                self.on_missing(collector.ask)
             idle = name in self._collectors and collector.ask is None
             due = collector.behind and now >= collector.next_at
             if self._open and idle and due:
@@ -203,11 +207,13 @@ class BatchFeed:
 
     def _ask(self, name: str, collector: _Collector) -> Ask:
         self._tickets += 1
-        if collector.replay:
+        if collector.replay and not collector.missed:
             skip = collector.skip
             ask = Ask(name, self._tickets, True, collector.up_to, self._replay_count, skip)
-        else:
-            ask = Ask(name, self._tickets, False, first=collector.cursor + 1)
+        else:  # where a replay had no answer: is the collector there, and only that is not?
+            limit = 1 if collector.replay else PIECE
+            ask = Ask(name, self._tickets, False, first=collector.cursor + 1, limit=limit)
+        collector.missed = False
         collector.ask, collector.asked_at = ask, self._clock()
         return ask
 
@@ -220,17 +226,40 @@ class BatchFeed:
         return collector
 
     def on_failure(self, ask: Ask) -> None:
-        """No answer, or an error: ask again later."""
+        """The answer is an error: ask again later, but not for ever for a replay."""
         collector = self._answered(ask)
         if collector is None:
             return
-        collector.failures += 1
+        self._wait(ask.collector, collector)
+        if ask.replay:
+            self._refuse(collector)
+
+    def on_missing(self, ask: Ask) -> None:
+        """
+        Nobody is there to answer, or not yet, or the answer is lost: ask again later.
+
+        A replay is given up for that only where batches are answered meanwhile, as by a collector
+        of a release that has no replay; one that starts late has all its time.
+        """
+        collector = self._answered(ask)
+        if collector is None:
+            return
+        collector.missed = ask.replay
+        self._wait(ask.collector, collector)
+
+    @staticmethod
+    def _refuse(collector: _Collector) -> None:
+        collector.refused += 1
+        collector.replay = collector.refused < REPLAY_TRIES
+
+    def _wait(self, name: str, collector: _Collector) -> None:
+        """Ask a collector less and less often, and one that has never answered no more."""
+        # Where batches are answered in between, `failures` begins anew each time.
+        collector.failures = max(collector.failures, collector.refused) + 1
         delay = min(2.0 ** (collector.failures - 1), LONGEST_DELAY_S)
         collector.next_at = self._clock() + delay
-        if collector.replay and collector.failures >= REPLAY_TRIES:
-            collector.replay = False
         if not collector.answered and collector.failures >= MOST_FAILURES:
-            self.forget(ask.collector)
+            self.forget(name)
 
     def on_replay(self, ask: Ask, samples: int, total: int, last: int | None = None) -> bool:
         """
@@ -246,6 +275,7 @@ class BatchFeed:
         if last is not None and last < collector.up_to:
             self._begin_anew(ask.collector, collector, last)
             return False
+        collector.refused = 0
         collector.skip += samples
         collector.replay = samples > 0 and collector.skip < total
         collector.whole = not collector.replay
@@ -264,6 +294,10 @@ class BatchFeed:
         collector = self._good(ask)
         if collector is None:
             return []
+        if collector.replay:  # it was only asked whether it is there
+            self._refuse(collector)
+            if collector.replay:
+                return []
         if last < self._tried.get(ask.collector, 0):  # of another store
             del self._tried[ask.collector]
         if last < collector.cursor:
