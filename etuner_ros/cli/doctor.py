@@ -46,6 +46,17 @@ def _version(package: str) -> str:
         return ''
 
 
+def _import_problem(module: str) -> str:
+    """Return why a module does not import; empty when it does."""
+    try:
+        importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what is compiled may raise what is no Exception
+        return (str(error).strip() or type(error).__name__)[:120]
+    return ''
+
+
 def _share() -> Path | None:
     """Return where the package is installed."""
     try:
@@ -137,12 +148,14 @@ def check_engine(cuda: bool = False) -> Finding:
             'install the one that fits this Python and numpy',
         )
     providers = ', '.join(onnxruntime.get_available_providers())
-    if not _version('onnx'):
+    version = _version('onnx')
+    problem = _import_problem('onnx') if version else ''
+    if problem or not version:
+        why = f'but onnx {version} does not import: {problem}' if version else 'without onnx'
         return Finding(
             'engine',
             WARNING,
-            f'onnxruntime {onnxruntime.__version__} without onnx: no graph can be made, torch '
-            f'serves',
+            f'onnxruntime {onnxruntime.__version__} {why}; no graph can be made, torch serves',
             f'{PIP} --no-deps -r {_requirements()}',
         )
     text = f'onnxruntime {onnxruntime.__version__}: {providers}'
