@@ -18,6 +18,7 @@ from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED, WARNING
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.annotate import AMBER, annotate, GREEN, mark, Marked
+from etuner_ros.core.installing import UNINSTALL
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.msg import Prediction, TunerStatus
@@ -50,6 +51,17 @@ def test_a_torch_without_cuda_on_a_jetson_is_found(monkeypatch):
     found = doctor.check_torch()
     assert found.state == ERROR
     assert 'JetPack' in found.advice
+    assert f'{UNINSTALL} torch torchvision' in found.advice
+
+
+def test_a_numpy_that_cv_bridge_was_not_made_for_is_found(monkeypatch):
+    def broken(name: str) -> None:
+        raise ImportError('numpy.core.multiarray failed to import')
+
+    monkeypatch.setattr(doctor.importlib, 'import_module', broken)
+    found = doctor.check_numpy()
+    assert found.state == WARNING
+    assert f'{UNINSTALL} numpy' in found.advice
 
 
 def test_messages_of_another_build_are_found(tmp_path, monkeypatch):
