@@ -18,7 +18,7 @@ from typing import Any
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.files import home, share
 from etuner_ros.core.images.bags import messages_folder
-from etuner_ros.core.installing import INSTALL, UNINSTALL
+from etuner_ros.core.installing import INSTALL, requirements, UNINSTALL
 from etuner_ros.shared.shared_memory import stale_segments
 
 OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
@@ -62,12 +62,6 @@ def _share() -> Path | None:
         return share()
     except ConfigError:
         return None
-
-
-def _requirements() -> Path:
-    """Return the list of what rosdep does not have."""
-    name, folder = 'requirements-robot.txt', _share()
-    return folder / name if folder is not None else Path(name)
 
 
 def is_jetson() -> bool:
@@ -137,7 +131,7 @@ def check_engine(cuda: bool = False) -> Finding:
             'engine',
             WARNING,
             'onnxruntime is not installed: torch serves, some times slower',
-            f'{INSTALL} --no-deps -r {_requirements()}',
+            f'{INSTALL} --no-deps -r {requirements()}',
         )
     except Exception as error:
         return Finding(
@@ -155,7 +149,7 @@ def check_engine(cuda: bool = False) -> Finding:
             'engine',
             WARNING,
             f'onnxruntime {onnxruntime.__version__} {why}; no graph can be made, torch serves',
-            f'{INSTALL} --no-deps -r {_requirements()}',
+            f'{INSTALL} --no-deps -r {requirements()}',
         )
     text = f'onnxruntime {onnxruntime.__version__}: {providers}'
     if cuda and 'CUDA' not in providers and 'Tensorrt' not in providers:
