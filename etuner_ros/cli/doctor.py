@@ -18,14 +18,13 @@ from typing import Any
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.files import home, share
 from etuner_ros.core.images.bags import messages_folder
+from etuner_ros.core.installing import INSTALL, requirements, UNINSTALL
 from etuner_ros.shared.shared_memory import stale_segments
 
 OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
 LEAST_FREE = 1_000_000_000  # bytes
 LISTEN_S = 3.0
 CLOCK_S = 1.0  # that the time of a simulation is looked for
-# The pip of Ubuntu 24.04 refuses to install beside apt without the variable.
-PIP = 'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user'
 MOST_AGE_S = 1.0  # of an image's stamp, beyond which clocks are taken to be apart
 
 
@@ -46,18 +45,23 @@ def _version(package: str) -> str:
         return ''
 
 
+def _import_problem(module: str) -> str:
+    """Return why a module does not import; empty when it does."""
+    try:
+        importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what is compiled may raise what is no Exception
+        return (str(error).strip() or type(error).__name__)[:120]
+    return ''
+
+
 def _share() -> Path | None:
     """Return where the package is installed."""
     try:
         return share()
     except ConfigError:
         return None
-
-
-def _requirements() -> Path:
-    """Return the list of what rosdep does not have."""
-    name, folder = 'requirements-robot.txt', _share()
-    return folder / name if folder is not None else Path(name)
 
 
 def is_jetson() -> bool:
@@ -81,7 +85,7 @@ def check_torch() -> Finding:
             ERROR,
             f'does not import: {error}',
             "a Jetson: NVIDIA's own torch of its JetPack; else: "
-            f'{PIP} torch torchvision --index-url https://download.pytorch.org/whl/cpu',
+            f'{INSTALL} torch torchvision --index-url https://download.pytorch.org/whl/cpu',
         )
     cuda = bool(torch.cuda.is_available())
     text = f'{torch.__version__}, {"CUDA " + str(torch.version.cuda) if cuda else "CPU only"}'
@@ -90,7 +94,7 @@ def check_torch() -> Finding:
             'torch',
             ERROR,
             f'{text} on a Jetson',
-            "a torch from PyPI replaced the board's own: pip uninstall torch torchvision, then "
+            f"a torch from PyPI replaced the board's own: {UNINSTALL} torch torchvision, then "
             "install the wheels of your JetPack's index",
         )
     return Finding('torch', OK, text)
@@ -127,7 +131,7 @@ def check_engine(cuda: bool = False) -> Finding:
             'engine',
             WARNING,
             'onnxruntime is not installed: torch serves, some times slower',
-            f'{PIP} --no-deps -r {_requirements()}',
+            f'{INSTALL} --no-deps -r {requirements()}',
         )
     except Exception as error:
         return Finding(
@@ -137,13 +141,15 @@ def check_engine(cuda: bool = False) -> Finding:
             'install the one that fits this Python and numpy',
         )
     providers = ', '.join(onnxruntime.get_available_providers())
-    if not _version('onnx'):
+    version = _version('onnx')
+    problem = _import_problem('onnx') if version else ''
+    if problem or not version:
+        why = f'but onnx {version} does not import: {problem}' if version else 'without onnx'
         return Finding(
             'engine',
             WARNING,
-            f'onnxruntime {onnxruntime.__version__} without onnx: no graph can be made, torch '
-            f'serves',
-            f'{PIP} --no-deps -r {_requirements()}',
+            f'onnxruntime {onnxruntime.__version__} {why}; no graph can be made, torch serves',
+            f'{INSTALL} --no-deps -r {requirements()}',
         )
     text = f'onnxruntime {onnxruntime.__version__}: {providers}'
     if cuda and 'CUDA' not in providers and 'Tensorrt' not in providers:
@@ -164,7 +170,7 @@ def check_teaching_page() -> Finding:
             'teaching page',
             SKIPPED,
             'nicegui is not installed',
-            f'{PIP} nicegui==3.18.0',
+            f'{INSTALL} nicegui==3.18.0',
         )
     return Finding('teaching page', OK, f'nicegui {version}')
 
@@ -197,7 +203,7 @@ def check_numpy() -> Finding:
             'numpy',
             WARNING,
             f'{numpy.__version__}, cv_bridge does not load: {str(error)[:120]}',
-            'pip brought a numpy that cv_bridge was not made for: pip uninstall numpy',
+            f'pip brought a numpy that cv_bridge was not made for: {UNINSTALL} numpy',
         )
     return Finding('numpy', OK, f'{numpy.__version__}, cv_bridge loads')
 

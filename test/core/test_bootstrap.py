@@ -69,3 +69,17 @@ def test_cmake_files_are_mended_without_touching_the_cache_that_they_are_linked_
     bootstrap.Bootstrap(tmp_path / 'env', 'jazzy', sourced=False).mend_cmake()
     assert built not in file.read_text()
     assert cached.read_text() == f'set(there {built})'
+
+
+@pytest.mark.parametrize('sourced', [True, False])
+def test_what_rosidl_needs_is_taken_from_a_sourced_ros(bootstrap, tmp_path, monkeypatch, sourced):
+    installed: list[str] = []
+    monkeypatch.setattr(bootstrap.shutil, 'which', lambda tool: None)
+    made = bootstrap.Bootstrap(tmp_path / 'env', 'jazzy', sourced=sourced)
+    monkeypatch.setattr(made, 'install', lambda *pins: installed.extend(pins))
+    made.ros()
+    names = {pin.partition('==')[0] for pin in installed}
+    assert {'colcon-core', 'colcon-ros', 'catkin-pkg'} <= names
+    assert ('ros-rclpy' in names) is not sourced
+    for name in ('empy', 'lark-parser'):
+        assert (name in names) is not sourced, name

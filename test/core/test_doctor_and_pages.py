@@ -11,12 +11,14 @@ import types
 from xml.etree import ElementTree
 
 import numpy as np
+from packaging.requirements import Requirement
 import pytest
 
 from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED, WARNING
 from etuner_ros.cli.main import main as cli
 from etuner_ros.core.images.annotate import AMBER, annotate, GREEN, mark, Marked
+from etuner_ros.core.installing import UNINSTALL
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.msg import Prediction, TunerStatus
@@ -49,6 +51,17 @@ def test_a_torch_without_cuda_on_a_jetson_is_found(monkeypatch):
     found = doctor.check_torch()
     assert found.state == ERROR
     assert 'JetPack' in found.advice
+    assert f'{UNINSTALL} torch torchvision' in found.advice
+
+
+def test_a_numpy_that_cv_bridge_was_not_made_for_is_found(monkeypatch):
+    def broken(name: str) -> None:
+        raise ImportError('numpy.core.multiarray failed to import')
+
+    monkeypatch.setattr(doctor.importlib, 'import_module', broken)
+    found = doctor.check_numpy()
+    assert found.state == WARNING
+    assert f'{UNINSTALL} numpy' in found.advice
 
 
 def test_messages_of_another_build_are_found(tmp_path, monkeypatch):
@@ -64,6 +77,55 @@ def test_a_gpu_that_the_engine_does_not_know_is_found():
     found = doctor.check_engine(cuda=True)  # the onnxruntime of the tests knows the processor
     assert found.state == WARNING
     assert 'torch serves' in found.text
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (ImportError('numpy.core.multiarray failed to import\n'), 'numpy.core.multiarray failed'),
+        (AttributeError("module 'numpy' has no attribute 'dtypes'"), "no attribute 'dtypes'"),
+        (SystemExit(), 'SystemExit'),
+    ],
+)
+def test_an_onnx_that_is_installed_and_does_not_import_is_found(monkeypatch, error, said):
+    there = doctor.importlib.import_module
+
+    def imported(name: str) -> types.ModuleType:
+        if name == 'onnx':
+            raise error
+        return there(name)
+
+    monkeypatch.setattr(doctor.importlib, 'import_module', imported)
+    found = doctor.check_engine()
+    assert found.state == WARNING
+    assert f'{doctor._version("onnx")} does not import' in found.text
+    assert said in found.text
+    assert 'torch serves' in found.text
+    assert '--no-deps -r' in found.advice
+
+
+def test_the_robot_gets_an_onnx_that_works_with_the_numpy_of_its_ubuntu(repository):
+    listed = [
+        Requirement(line)
+        for line in (repository / 'requirements-robot.txt').read_text().splitlines()
+        if line and not line.startswith('#')
+    ]
+
+    def fits(name: str, version: str, python: str) -> bool:
+        (found,) = (
+            r
+            for r in listed
+            if r.name == name
+            and (r.marker is None or r.marker.evaluate({'python_version': python}))
+        )
+        return version in found.specifier
+
+    for python in ('3.10', '3.12'):
+        assert fits('ml_dtypes', '0.5.4', python)
+        assert not fits('ml_dtypes', '0.6.0', python), 'it needs numpy 2'
+    assert fits('onnx', '1.17.0', '3.10')
+    assert not fits('onnx', '1.18.0', '3.10'), 'it needs a later numpy than that of 22.04'
+    assert fits('onnx', '1.23.2', '3.12')
 
 
 def test_what_the_teaching_page_needs_is_looked_for(monkeypatch):

@@ -4,19 +4,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import psutil
 import pytest
+import torch
 
-from etuner_ros.core.errors import MessageError
+from etuner_ros.core.errors import MessageError, StoreError
 from etuner_ros.core.models.child import Child
+from etuner_ros.core.models.export import export_version
 from etuner_ros.core.models.export_queue import ExportQueue, LONGEST_S, MOST_EXPORTS
 from etuner_ros.core.models.layer_board import LayerBoard
+from etuner_ros.core.models.networks import from_base
+from etuner_ros.core.models.store import ModelStore
 
 UNITS = [('stem', 10), ('block0', 20), ('block1', 30), ('top', 40)]
 
@@ -168,6 +176,53 @@ def test_an_export_that_can_not_be_done_is_refused_at_once(tmp_path):
     desk.add('more.pt')
     with pytest.raises(MessageError, match='being written already'):
         desk.add('more.pt')
+
+
+@pytest.fixture
+def kept(deployed: Path, tmp_path: Path) -> Path:
+    """Return the folder of a store that has one version."""
+    store = ModelStore(tmp_path / 'models', deployed)
+    classes = store.base.spec.classes
+    store.commit({'head.bias': np.full(len(classes), 2.0, np.float32)}, 0, classes)
+    store.close()
+    return next((tmp_path / 'models').rglob('v00000001')).parent
+
+
+def test_a_torch_that_only_traces_exports_the_same_numbers(kept, tmp_path, monkeypatch):
+    newer = torch.onnx.export
+
+    def older(model: Any, args: Any, f: Any = None, **options: Any) -> None:
+        """As before torch 2.5: without the argument `dynamo`."""
+        assert set(options) <= {'input_names', 'output_names', 'opset_version'}
+        newer(model, args, f, **{**options, 'dynamo': False})
+
+    monkeypatch.setattr(torch.onnx, 'export', older)
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)  # it is not needed for that
+    export_version(kept, 1, 'onnx', tmp_path / 'v1.onnx')
+    store = ModelStore(kept.parent, kept / 'base.safetensors', read_only=True)
+    model = from_base(store.base.state, store.base.spec)
+    model.load_state({**store.base.state, **store.update(1)}, store.base.spec.classes)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = model.eval()(x).numpy()
+    session = onnxruntime.InferenceSession(tmp_path / 'v1.onnx')
+    found = session.run(None, {'image': x.numpy()})[0]
+    assert np.allclose(found, wanted, atol=1e-4)
+    proto = onnx.load(tmp_path / 'v1.onnx')
+    described = {p.key: p.value for p in proto.metadata_props}['etuner']
+    assert json.loads(described)['classes'] == list(model.classes)
+
+
+def test_what_the_exporter_raises_is_said_and_leaves_nothing(kept, tmp_path, monkeypatch):
+    def broken(model: Any, args: Any, **options: Any) -> None:
+        dynamo = options.pop('dynamo')
+        raise TypeError(f'it does not know dynamo={dynamo}\nand more')
+
+    monkeypatch.setattr(torch.onnx, 'export', broken)
+    folder = tmp_path / 'out'
+    with pytest.raises(StoreError, match=r'to ONNX: it does not know dynamo=True$'):
+        export_version(kept, 1, 'onnx', folder / 'v1.onnx')
+    assert list(folder.iterdir()) == []
 
 
 LOUD = """

@@ -18,6 +18,8 @@ import sysconfig
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 import pytest
 
+from etuner_ros.core.models.efficientnet_lite import LITES
+
 NODES = (
     'camera',
     'inference',
@@ -66,6 +68,36 @@ def test_pip_installs_beside_the_code_what_a_desk_without_ros_needs(repository, 
     for name in ('msg/Objects.msg', 'config/etuner.yaml', 'config/stream/metadata.yaml'):
         assert files[name] == f'share/etuner_ros/{Path(name).parent}'
         assert (repository / name).is_file()
+
+
+def test_pip_brings_a_desk_all_that_a_replay_imports_but_torch(repository, monkeypatch):
+    told: dict[str, object] = {}
+    monkeypatch.setattr('setuptools.setup', told.update)
+    monkeypatch.chdir(repository)
+    runpy.run_path(str(repository / 'setup.py'))
+    named = {'opencv-python-headless': 'cv2', 'pyyaml': 'yaml'}
+    asked = [*told['install_requires'], *told['extras_require']['desk']]
+    brought = {named.get(name, name.replace('-', '_')) for name in asked}
+    assert LITES['efficientnet_lite0'].wheel.replace('-', '_') in brought
+    imported = set()
+    for room in (
+        'core/images',
+        'core/labels',
+        'core/learn',
+        'core/tune',
+        'core/models',
+        'offline',
+    ):
+        for path in (repository / 'etuner_ros' / room).rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition('.')[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(str(node.module).partition('.')[0])
+    others = imported - set(sys.stdlib_module_names) - {'etuner_ros', 'torch', 'torchvision'}
+    assert {'cv2', 'numpy'} <= others
+    assert others - {'onnxscript'} <= brought, 'onnxscript is for `etuner models export` alone'
+    assert "'<folder>[desk]'" in (repository / 'docs' / 'howto.md').read_text()
 
 
 def test_what_comes_with_the_package_is_found_without_ros():

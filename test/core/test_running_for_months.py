@@ -68,11 +68,10 @@ def check_command(words: list[str], repository: Path, arguments: set[str]) -> No
         words = [w for w in words[2:] if w != '--noninteractive']
         assert words[:2] == ['etuner_ros', 'etuner.launch.py']
         assert {w.partition(':=')[0] for w in words[2:]} <= arguments
-    elif words[:2] == ['ros2', 'run']:
-        assert words[2] == 'etuner_ros'
-        assert words[3] in executables(repository)
-        if words[3] == 'etuner':
-            parser().parse_args(words[4:])
+    elif words[0].startswith('install/'):
+        folder, _, name = words[0].rpartition('/')
+        assert folder == 'install/etuner_ros/lib/etuner_ros'
+        assert name in executables(repository)
     else:
         assert words[0] == 'etuner'
         parser().parse_args(words[1:])
@@ -213,12 +212,17 @@ def test_the_teaching_page_is_a_profile_and_shares_memory_with_the_rest(services
 def test_the_commands_of_the_containers_are_in_this_package(services, repository, arguments):
     for service in services.values():
         text = re.sub(r'\$\{\w+:-([^}]*)\}', r'\1', service['command'])
-        check_command(shlex.split(text), repository, arguments)
+        words = shlex.split(text)
+        assert words[:2] != ['ros2', 'run'], 'before Kilted it does not pass a signal on'
+        check_command(words, repository, arguments)
     check = services['etuner']['healthcheck']
     kind, shell, option, text = check['test']
     assert (kind, shell, option) == ('CMD', 'bash', '-c')
     before, _, command = text.partition(' && ')
-    assert before in (repository / 'Dockerfile').read_text(), 'as the entry point does it'
+    built = (repository / 'Dockerfile').read_text()
+    assert before in built, 'as the entry point does it'
+    assert 'colcon build' in built
+    assert '--merge-install' not in built, 'executables lie in install/etuner_ros'
     words = shlex.split(command)
     check_command(words, repository, arguments)
     own: argparse.Namespace = parser().parse_args(words[1:])

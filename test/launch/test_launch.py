@@ -41,6 +41,7 @@ def test_every_argument_is_declared_at_the_top_with_a_description(repository):
         'proposer',
         'autostart',
         'composed',
+        'teacher_port',
     } <= arguments.keys()
     assert all(isinstance(default, str) and len(text) > 10 for default, text in arguments.values())
     used = {
@@ -272,6 +273,14 @@ def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):
     assert 'metrics' not in composed()
     assert 'metrics' not in composed(metrics='')
     assert received(ros, composed, tmp_path, 'metrics', metrics='9464')['port'] == 9464
+
+
+def test_each_robot_on_one_computer_may_have_a_teaching_page(ros, composed, tmp_path):
+    one = received(ros, composed, tmp_path, 'teacher', namespace='/one')
+    assert 'port' not in one, 'that of the node itself'
+    arguments = {'namespace': '/two', 'teacher_port': '8091', 'cameras': '[front,rear]'}
+    two = received(ros, composed, tmp_path, 'teacher', **arguments)
+    assert (two['port'], two['cameras']) == (8091, 'front,rear')
 
 
 def test_the_tuner_may_be_on_another_computer(composed):

