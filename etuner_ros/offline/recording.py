@@ -46,7 +46,15 @@ class Said:
     picture: tuple[str, bytes] | None = None  # format and bytes, of a labelled batch
 
 
-Event = tuple[float, Seen | Said]  # seconds since the recording began
+@dataclass(frozen=True)
+class Renaming:
+    """A label that is called otherwise from then on."""
+
+    label: str
+    new_label: str
+
+
+Event = tuple[float, Seen | Said | Renaming]  # seconds since the recording began
 
 
 class LearningBag:
@@ -54,7 +62,8 @@ class LearningBag:
     A recording to learn from again, sqlite3 or mcap.
 
     Frames are those of an image topic, else those of `predicted_frame`. Labels are those of
-    `labels`; from `labelled_batches` come those whose frame or label was not recorded.
+    `labels`; from `labelled_batches` come those whose frame or label was not recorded, and what
+    was renamed.
 
     :param image_topic: which images; '' takes `image_raw`, else the first one there is
     :param source: name of the camera pipeline that frames of an image topic and labels without a
@@ -148,7 +157,7 @@ class LearningBag:
                 for item in found:
                     yield seconds, item
 
-    def _read(self, message: Any, kind: str) -> list[Seen | Said]:
+    def _read(self, message: Any, kind: str) -> list[Seen | Said | Renaming]:
         if kind in IMAGES:
             key = self._key(message.header)
             return [self._seen(key, message, kind == IMAGES[1])]
@@ -163,11 +172,14 @@ class LearningBag:
             key = self._key_of(message)
             return [Said(Correction.of(key, message.label, message.author, message.withdraw))]
         return [
-            Said(
-                Correction.of(self._key_of(s), s.label, s.author, not s.label),
-                (s.image.format, bytes(s.image.data)),
-            )
-            for s in whole
+            *_renamings(message),
+            *(
+                Said(
+                    Correction.of(self._key_of(s), s.label, s.author, not s.label),
+                    (s.image.format, bytes(s.image.data)),
+                )
+                for s in whole
+            ),
         ]
 
     @staticmethod
@@ -211,6 +223,12 @@ def _has_box(message: Any) -> bool:
     """Return whether a label is of a box; recordings of older packages know none."""
     box = getattr(message, 'box', None)
     return box is not None and box.width > 0
+
+
+def _renamings(batch: Any) -> list[Renaming]:
+    """Return what a batch renames; recordings of version 0.1 know nothing of it."""
+    names = getattr(batch, 'renamed_from', []), getattr(batch, 'renamed_to', [])
+    return [Renaming(label, new_label) for label, new_label in zip(*names)]
 
 
 def _camera(topic: str) -> str:

@@ -48,7 +48,7 @@ from etuner_ros.core.models.weights import (
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 from etuner_ros.core.serve.live_model import LiveModel
 from etuner_ros.core.tune.frame_features import FrameFeatures
-from etuner_ros.offline.recording import Said, Seen
+from etuner_ros.offline.recording import Renaming, Said, Seen
 from etuner_ros.offline.settings import RobotSettings
 
 EXEMPLARS = 10  # of a class that travel with the weights, as `etuner deploy` has it
@@ -164,13 +164,15 @@ class OfflineRobot:
     def _clock(self) -> float:
         return self._now
 
-    def take(self, seconds: float, event: Seen | Said) -> None:
+    def take(self, seconds: float, event: Seen | Said | Renaming) -> None:
         """Take what the recording holds of a moment, in seconds since it began."""
         self._now = seconds
         for late in self._joiner.overdue():
             self._answer(late)
         if isinstance(event, Seen):
             self._see(event)
+        elif isinstance(event, Renaming):
+            self._rename(event)
         else:
             self._hear(event)
         self._go_on()
@@ -237,6 +239,11 @@ class OfflineRobot:
                 self._keep(key, *said.picture)
         if not self._joiner.hold(key, said.correction):
             self._answer(said.correction)
+
+    def _rename(self, renaming: Renaming) -> None:
+        """Call a label otherwise, in what is stored and what was learned."""
+        self._store.rename(renaming.label, renaming.new_label)
+        self.learner.rename(renaming.label, renaming.new_label)
 
     def _keep(self, key: FrameKey, kind: str, picture: bytes) -> None:
         """Keep a frame that came with its label only, predicted as it would have been."""

@@ -193,6 +193,27 @@ def test_frames_and_labels_of_our_own_topics_are_enough(tmp_path, frames, replay
     assert (found['labels'], found['not_taken']) == (16, {})
 
 
+def test_a_label_that_was_renamed_is_learned_by_its_new_name(tmp_path, frames, replayed):
+    ducks = [frame for frame in frames if frame.label == 'mug'][:12]
+    others = [frame for frame in frames if frame.label == 'tray'][:12]
+    items: list[Item] = []
+    for number, frame in enumerate(x for pair in zip(ducks, others) for x in pair):
+        label = 'tray' if frame.label == 'tray' else 'bird'
+        items.append((number, 'image_raw/compressed', compressed(number, frame.image)))
+        items.append((number + 0.5, 'labels', correction(number, label)))
+    renamed = {'renamed_from': ['bird'], 'renamed_to': ['duck']}
+    batch = made('etuner_ros/msg/LabelledBatch', batch_id=1, **renamed)
+    items.append((21.6, 'labelled_batches', batch))  # while some of it wait for their batch
+    weights = tmp_path / 'learned.safetensors'
+    bag = record(tmp_path / 'bag', [i for i in items if i[0] < 22.0])
+    code, found, _ = replayed(bag, '--output', str(weights))
+    assert code == 0
+    assert 'duck' in found['classes']
+    kinds = {label for label, _ in read_base(weights).exemplars}
+    assert kinds >= {'duck', 'tray'}
+    assert 'bird' not in kinds
+
+
 def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, deployed, capsys):
     image = frames[0].image
     broken = compressed(7, image)
