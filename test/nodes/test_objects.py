@@ -7,6 +7,7 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 import threading
+import time
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -277,6 +278,33 @@ def test_regions_of_images_that_are_not_here_are_said(ros, deployed, table):
         )
 
     ros.until(said, 'the cause')
+
+
+def test_a_detector_that_seldom_speaks_has_its_regions_named_too(
+    ros, deployed, table, monkeypatch
+):
+    """One that looks before each grasp, say: longer than images are kept for regions to come."""
+    monkeypatch.setattr('etuner_ros.nodes.region_naming.LATELY_S', 0.1)
+    eye = Eye(ros, deployed)
+    images, regions = ros.speak(Image, 'image_raw', NEWEST_WINS), ros.speak(Regions, 'regions')
+    at = ros.probe.get_clock().now().nanoseconds
+    for _ in range(3):
+        seen = [*eye.predicted]
+
+        def predicted() -> bool:
+            nonlocal at
+            at += 10**7
+            images.publish(image_message(table, header(at)))
+            return len(eye.predicted) > len(seen)  # noqa: B023
+
+        ros.until(predicted, 'a prediction')
+        newest = eye.predicted[-1].header
+        regions.publish(Regions(header=newest, regions=[region(DUCK)]))
+        due = time.monotonic() + 0.5
+        ros.until(lambda: time.monotonic() > due, 'the next look')  # noqa: B023
+        if eye.objects:
+            break
+    assert eye.objects
 
 
 def test_a_frame_whose_regions_come_is_kept_although_it_was_not_its_turn(ros, deployed, table):
