@@ -265,6 +265,8 @@ class LiveModel:
                 try:
                     return look(slot, smaller)
                 except EngineError as error:
+                    if smaller is None and isinstance(slot.network, TorchNetwork):
+                        raise  # there is no other
                     if smaller is None:
                         self.engines.give_up(str(error))
                     else:
