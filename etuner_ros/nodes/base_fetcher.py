@@ -12,7 +12,7 @@ from rclpy.node import Node
 
 from etuner_ros.core.computer import this_computer
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.models.base_download import BaseDownload, PIECE
+from etuner_ros.core.models.base_download import BaseDownload
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.weights import sha256
 from etuner_ros.nodes.timers import steady_timer
@@ -88,7 +88,10 @@ class PieceFetcher:
         if offset is None:
             return
         request = GetModel.Request(
-            sha256=download.digest, offset=offset, length=PIECE, computer=this_computer()
+            sha256=download.digest,
+            offset=offset,
+            length=download.length,
+            computer=this_computer(),
         )
         self._future = self._client.call_async(request)
         self._future.add_done_callback(self._on_piece)

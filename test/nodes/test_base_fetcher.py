@@ -7,7 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
 
+from etuner_ros.core.models import base_download
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.weights import sha256
 from etuner_ros.nodes.base_fetcher import BaseFetcher
@@ -65,6 +68,31 @@ def test_what_failed_is_tried_again(ros, node, trouble):
     ros.until(lambda: found and found[-1], 'the base weights')
     assert found[0] is None, 'the attempt that failed'
     assert cached(sha256(WHOLE)).read_bytes() == WHOLE
+    fetcher.close()
+
+
+def test_of_a_link_that_carries_no_large_piece_in_time_smaller_ones_are_asked_for(
+    ros, node, monkeypatch
+):
+    monkeypatch.setattr(base_download, 'ANSWER_S', 0.3)
+    monkeypatch.setattr(base_download, 'FIRST_PAUSE_S', 0.1)
+    asked: list[int] = []
+
+    async def answer(request, response):
+        asked.append(request.length)
+        if request.length > 2**20:
+            await Future()  # it comes when nobody waits for it any more
+        response.data, response.size = WHOLE, len(WHOLE)
+        return response
+
+    ros.probe.create_service(
+        GetModel, 'model_manager/get_model', answer, callback_group=ReentrantCallbackGroup()
+    )
+    found: list[Path | None] = []
+    fetcher = BaseFetcher(node, found.append)
+    fetcher.fetch(sha256(WHOLE))
+    ros.until(lambda: found and found[-1], 'the base weights')
+    assert asked == [2**22, 2**21, 2**20]
     fetcher.close()
 
 
