@@ -46,13 +46,18 @@ class BaseDownload:
         return self._asked is not None and self._now() - self._asked < ANSWER_S
 
     @property
+    def due(self) -> bool:
+        """Whether it is time for an attempt."""
+        return not self.waits and self._now() >= self._next
+
+    @property
     def quiet_s(self) -> float:
         """How long no piece has come, in s."""
         return self._now() - self._heard
 
     def ask(self) -> int | None:
         """Return where the piece to ask for now begins; None when it is not time to ask."""
-        if self.waits or self._now() < self._next:
+        if not self.due:
             return None
         self._asked = self._now()
         return len(self._data)
