@@ -166,6 +166,7 @@ class RegionNaming:
         """End the threads."""
         self._pool.shutdown()
 
+    @guarded
     def saw(self, said: Predicted, kept: bool) -> None:
         """Take a frame that was predicted; its regions may have come, or come later."""
         eye = self._eyes[said.source]
