@@ -122,19 +122,16 @@ class InferenceNode(AutostartNode):
             self.entities.append(self._classification)
         for name, prefix in cameras:
             self._cameras.append(CameraInput(self, name, prefix, settings, self._on_arrival))
-            self.entities += self._cameras[-1].entities
         self._kept = KeptFrames(self, settings, len(cameras))
-        self.entities += self._kept.entities
         self._switch = VariantSwitch(self, live, self._engines)
         self.entities += self._switch.entities
         first = self._cameras[0].name
         self._weights = WeightsIntake(
             self, first, live, learned, settings.wait_for_model, self._read
         )
+        self.entities += self._weights.entities
         self._regions = RegionNaming(self, cameras, settings, self._weights, self._kept)
         self.entities += [
-            *self._weights.entities,
-            *self._regions.entities,
             self.create_subscription(TunerStatus, 'tuner/status', self._on_tuner, LATCHED),
             steady_timer(self, QUIET_S / 2, self._on_idle),
         ]
