@@ -50,11 +50,6 @@ class PieceFetcher:
         self._future: Any = None
 
     @property
-    def busy(self) -> bool:
-        """Whether an answer is awaited; not in the pause after an attempt that failed."""
-        return self._download is not None and self._download.waits
-
-    @property
     def quiet_s(self) -> float:
         """How long nothing of what is fetched has come, in s; 0 when nothing is fetched."""
         return self._download.quiet_s if self._download is not None else 0.0
@@ -171,11 +166,6 @@ class BaseFetcher:
             named=True,
         )
         self.stop, self.close = self._pieces.stop, self._pieces.close
-
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is awaited; not in the pause after an attempt that failed."""
-        return self._pieces.busy
 
     def fetch(self, digest: str) -> None:
         """Fetch base weights, unless the cache has them; goes on when they are fetched already."""
