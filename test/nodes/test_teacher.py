@@ -22,7 +22,7 @@ from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-from etuner_ros.msg import LabelRequest, Objects, PredictedFrame
+from etuner_ros.msg import LabelCorrection, LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes import teacher
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.teacher import TeacherNode
@@ -124,6 +124,28 @@ def test_a_picture_is_shown_in_full_and_as_it_was_kept_when_that_is_gone(
     script("fetch('/full/nothing').then(async a => window.answer = [a.status, await a.text()])")
     answer = ros.until(lambda: script('window.answer'), 'an answer for no card')
     assert answer == [404, 'this frame is not on the wall any more']
+
+
+def test_enter_that_ends_a_composition_sends_no_half_typed_name(ros, page, browser):
+    said = ros.listen(LabelCorrection, 'labels')
+    asks = ros.speak(LabelRequest, 'label_requests')
+    browser.get(page)
+
+    def displayed(selector: str) -> Any:
+        asks.publish(LabelRequest(header=header(1), source='camera', reason='odd'))
+        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        return [e for e in found if e.is_displayed() and e.is_enabled()]
+
+    ros.until(lambda: displayed('[data-testid=other]'), 'the card')[0].click()
+    field = ros.until(lambda: displayed('input'), 'the dialog')[0]
+    field.send_keys('오리')
+    for mark in ({'isComposing': True}, {'keyCode': 229}):
+        event = {'key': 'Enter', 'bubbles': True, **mark}
+        script = "arguments[0].dispatchEvent(new KeyboardEvent('keydown', arguments[1]))"
+        browser.execute_script(script, field, event)
+    field.send_keys(' 인형', Keys.ENTER)
+    ros.until(lambda: said, 'the label')
+    assert [correction.label for correction in said] == ['오리 인형']
 
 
 def test_a_page_that_was_started_anew_knows_all_names_and_forgets_what_is_renamed(
