@@ -54,6 +54,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit a head to labelled pictures, and write the base weights."""
+    from etuner_ros.cli.targets import check_target
     from etuner_ros.core.images.codec import Image, resize_square
     from etuner_ros.core.images.sources import open_source
     from etuner_ros.core.models.base_weights import check_name, write_base
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.models.weights import pack_base
 
     check_name(arguments.output)
+    check_target(arguments.output)
     model = build(
         pretrained_spec(arguments.architecture, arguments.input_size),
         arguments.weights or 'pretrained',

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import errno
 import json
 from pathlib import Path
 import re
@@ -272,6 +273,44 @@ def test_a_recording_or_topic_that_is_not_there_and_damage_are_named(tmp_path, f
     assert 'train.epochs must be a float' in replayed(bag, '--params-file', str(wrong))[2]
     (bag / 'bag.db3').write_bytes(b'no database')
     assert 'can not be read' in replayed(bag)[2]
+
+
+def test_files_that_could_not_be_written_in_the_end_are_said_before_it_begins(tmp_path, replayed):
+    (tmp_path / 'file').touch()
+    below = tmp_path / 'file' / 'below'
+    for option, value, words in (
+        ('--picture', tmp_path / 'picture.txt', 'picture.txt is none'),
+        ('--picture', below / 'picture.png', 'can not be written'),
+        ('--output', below / 'learned.safetensors', 'can not be written'),
+    ):
+        code, _, said = replayed(Path('nowhere'), option, str(value))
+        assert (code, words in said) == (1, True), said
+    kept = tmp_path / 'kept.svg'
+    kept.write_text('an earlier one')
+    replayed(Path('nowhere'), '--picture', str(kept))
+    assert kept.read_text() == 'an earlier one'
+
+
+@pytest.mark.parametrize(
+    'failing', ['core.models.base_weights.write_base', 'offline.report.picture']
+)
+def test_what_was_learned_is_said_also_when_the_disk_is_full_in_the_end(
+    tmp_path, frames, replayed, monkeypatch, failing
+):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:4]):
+        items.append((number, 'image_raw', raw(number, frame.image)))
+        items.append((number + 0.5, 'labels', correction(number, frame.label)))
+
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(f'etuner_ros.{failing}', write)
+    files = '--output', str(tmp_path / 'a.safetensors'), '--picture', str(tmp_path / 'a.png')
+    code, found, said = replayed(record(tmp_path / 'bag', items), *files)
+    assert code == 1
+    assert found['labels'] == 4
+    assert said.endswith('etuner: No space left on device\n')
 
 
 def test_the_settings_are_those_that_the_benchmark_measures():
