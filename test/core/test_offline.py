@@ -241,6 +241,16 @@ def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, dep
     assert 'nothing was learned' in capsys.readouterr().out
 
 
+def test_shares_of_no_labels_are_null_as_json_has_no_nan(tmp_path, frames, deployed, capsys):
+    items = [(0.0, 'image_raw', raw(0, frames[0].image)), (0.1, 'labels', correction(50, 'mug'))]
+    bag = record(tmp_path / 'bag', items)
+    assert main(['replay', str(bag), '--weights', str(deployed), '--json']) == 1
+    no_json: list[str] = []
+    found = json.loads(capsys.readouterr().out, parse_constant=no_json.append)
+    assert no_json == []
+    assert (found['labels'], found['right_before_label']) == (0, None)
+
+
 @pytest.mark.parametrize(
     ('items', 'words'),
     [
