@@ -194,6 +194,28 @@ def test_frames_and_labels_of_our_own_topics_are_enough(tmp_path, frames, replay
     assert (found['labels'], found['not_taken']) == (16, {})
 
 
+def test_a_damaged_picture_in_a_batch_ends_nothing_and_the_others_are_learned(
+    tmp_path, frames, replayed
+):
+    def sample(number: int, image: Any, label: str) -> Any:
+        kind = 'etuner_ros/msg/LabelledSample'
+        return made(kind, header=header(number), label=label, author='ann', image=image)
+
+    whole = compressed(1, frames[1].image)
+    cut = replace(whole, data=whole.data[:200])  # its header is whole
+    empty_one = replace(whole, data=np.zeros(0, np.uint8))
+    samples = [sample(1, whole, 'mug'), sample(2, cut, 'mug'), sample(3, empty_one, 'mug')]
+    samples.append(sample(1, empty_one, ''))  # taken back: it needs none
+    batch = made('etuner_ros/msg/LabelledBatch', batch_id=1, samples=samples)
+    items: list[Item] = [
+        (0.0, 'image_raw/compressed', compressed(0, frames[0].image)),
+        (0.5, 'labelled_batches', batch),
+    ]
+    code, found, _ = replayed(record(tmp_path / 'bag', items))
+    assert code == 0
+    assert (found['labels'], found['unreadable']) == (1, {'labelled_batches': 2})
+
+
 def test_a_label_that_was_renamed_is_learned_by_its_new_name(tmp_path, frames, replayed):
     ducks = [frame for frame in frames if frame.label == 'mug'][:12]
     others = [frame for frame in frames if frame.label == 'tray'][:12]
