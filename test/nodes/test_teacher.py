@@ -21,10 +21,12 @@ from test_kept_frames import Eye
 from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.labels.desk import Code, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-from etuner_ros.msg import LabelCorrection, LabelRequest, Objects, PredictedFrame
+from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes import teacher
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.label_messages import key_of, receipt_message
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.teaching.access import check_access, TokenGuard
 from etuner_ros.srv import RenameLabel
@@ -167,6 +169,22 @@ def test_a_page_that_was_started_anew_knows_all_names_and_forgets_what_is_rename
     )
     assert not answer.error_code
     ros.until(lambda: node.state.classes() == ['cup', 'tray'], 'the new name')
+
+
+def test_a_page_of_an_author_with_a_long_name_knows_its_receipts(ros):
+    node = ros.add(TeacherNode, author='a' * 150)
+    asks = ros.speak(LabelRequest, 'label_requests')
+    receipts = ros.speak(LabelReceipt, 'label_receipts')
+    said = ros.listen(LabelCorrection, 'labels')
+    ros.until(node._labels.get_subscription_count, 'somebody who listens')
+    asks.publish(LabelRequest(header=header(1), source='camera', frame_uid=7))
+    node.label(ros.until(node.state.cards, 'the card')[0], 'duck')
+    correction = ros.until(lambda: said, 'the label')[0]
+    assert correction.author == 'a' * 150
+    answer = Receipt(Code.ACCEPTED, 'corrected')
+    receipts.publish(receipt_message(correction, key_of(correction), answer))
+    ros.until(lambda: node.state.cards()[0].answer == 'corrected', 'the answer', limit_s=10.0)
+    assert node._diagnostics()['labels without an answer'] == 0
 
 
 def test_only_what_is_looked_at_is_heard(ros):

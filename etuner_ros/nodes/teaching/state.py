@@ -74,7 +74,7 @@ class TeachingState:
     """
     Everything that is shown, behind one lock; what is handed out never changes afterwards.
 
-    :param author: whose receipts are shown on the cards
+    :param author: whose receipts are shown on the cards, as these have it
     :param most_cards: frames on the wall
     :param clock: returns seconds that only grow
     """
