@@ -13,6 +13,7 @@ from helpers import header
 import pytest
 
 from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.teaching.state import TeachingState
 
 
@@ -26,12 +27,14 @@ def state(now: list[float]) -> TeachingState:
     return TeachingState('ann', 3, lambda: now[0])
 
 
-def request(stamp_ns: int, uid: int = 0, reason: str = 'odd') -> LabelRequest:
+def request(
+    stamp_ns: int, uid: int = 0, reason: str = 'odd', predicted: str = 'mug'
+) -> LabelRequest:
     return LabelRequest(
         header=header(stamp_ns),
         source='camera',
         frame_uid=uid,
-        predicted_label='mug',
+        predicted_label=predicted,
         reason=reason,
     )
 
@@ -118,6 +121,18 @@ def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
     state.on_prediction(said)
     assert 'mug' in state.classes(), 'a class of the deployed model'
     assert state.cards()[0].predicted == 'mug'
+
+
+def test_a_label_that_is_too_long_to_be_told_whole_is_not_offered(state):
+    long, whole = 'x' * 150, 'y' * 100
+    for number, label in enumerate((long, whole)):
+        state.on_request(request(number, number + 1, predicted=label))
+        state.on_prediction(Prediction(labels=[label], scores=[0.9]))
+        state.on_receipt(receipt(9, short(label)))
+    state.on_labels([short(long), whole])
+    assert state.classes() == [whole]
+    assert [card.predicted for card in state.cards()] == ['', whole]
+    assert not state.offers(short(long)), 'a touch would teach another name'
 
 
 def test_a_camera_that_is_lost_shows_no_old_picture(state, now):

@@ -15,7 +15,7 @@ from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.msg import LabelReceipt, LabelRequest, Objects, Prediction, TunerStatus
 from etuner_ros.nodes.label_messages import box_of, key_of
-from etuner_ros.nodes.messages import short, tuner_state
+from etuner_ros.nodes.messages import is_cut, short, tuner_state
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scenes
 
 MOST_POINTS = 2000  # of the timeline
@@ -220,7 +220,8 @@ class TeachingState:
             self._know(name)
 
     def _know(self, label: str) -> None:
-        if label and label != BACKGROUND and len(self._classes) < MOST_CLASSES:
+        is_name = label and label != BACKGROUND and not is_cut(label)
+        if is_name and len(self._classes) < MOST_CLASSES:
             self._classes.add(label)
 
     # From the page
@@ -239,17 +240,20 @@ class TeachingState:
             return self._cards[name]
 
     def cards(self) -> list[Card]:
-        """Return the wall, oldest first; what counts no more is not offered."""
+        """Return the wall, oldest first; what can not be meant is not offered."""
         with self._lock:
             return [
-                replace(card, predicted='') if card.predicted in self._gone else card
+                card if self._offers(card.predicted) else replace(card, predicted='')
                 for card in self._cards.values()
             ]
 
     def offers(self, label: str) -> bool:
-        """Return whether a name of the robot's is one that counts."""
+        """Return whether a name of the robot's is one that counts, and is whole."""
         with self._lock:
-            return label not in self._gone
+            return self._offers(label)
+
+    def _offers(self, label: str) -> bool:
+        return label not in self._gone and not is_cut(label)
 
     def picture(self, name: str) -> bytes | None:
         """Return the picture of a card."""
