@@ -50,7 +50,7 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
     for uid in (1, 2):
         state.on_request(request(5, uid))
     first, second = state.cards()
-    assert state.say(second.name, 'duck').key.uid == 2
+    state.say(second.name, 'duck')
     state.on_receipt(receipt(5, 'duck', uid=2))
     first, second = state.cards()
     assert (first.answer, second.answer, second.sent) == ('', 'corrected', 'duck')
@@ -85,7 +85,8 @@ def test_accepted_cards_make_room_first_once_there_was_time_to_take_them_back(st
     state.on_request(request(4, 4))
     assert [c.key.uid for c in state.cards()] == [1, 3, 4]
     assert state.cards()[1].reason == 'asked again'
-    assert state.say('gone', 'duck') is None
+    state.say('gone', 'duck')
+    assert [c.sent for c in state.cards()] == ['', '', '']
     assert state.picture('gone') is None
 
 
@@ -200,7 +201,8 @@ def test_nothing_is_touched_by_two_threads_at_once_and_what_is_handed_out_stays(
     state.on_live(b'picture')
     cards, points, classes = state.cards(), state.points(), state.classes()
     assert (len(cards), len(points), classes) == (1, 1, ['duck', 'tray'])
-    assert state.say(cards[0].name, 'cup') is not None
+    state.say(cards[0].name, 'cup')
+    assert state.cards()[0].sent == 'cup'
     assert state.picture(cards[0].name) == b''
     assert (state.live(), state.overview().has_live, state.counts()) == (b'picture', True, (1, 1))
     state.on_request(request(2, 2))

@@ -226,18 +226,16 @@ class TeachingState:
 
     # From the page
 
-    def say(self, name: str, label: str) -> Card | None:
+    def say(self, name: str, label: str) -> None:
         """
-        Note that a person said something of a card; return it, None when it is gone.
+        Note that a person said something of a card, which may be gone.
 
         :param label: empty to take it back
         """
         with self._lock:
             card = self._cards.get(name)
-            if card is None:
-                return None
-            self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
-            return self._cards[name]
+            if card is not None:
+                self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
 
     def cards(self) -> list[Card]:
         """Return the wall, oldest first; what can not be meant is not offered."""
