@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
     deploy.add_argument(
         '--source',
         required=True,
-        help='folder <split>/<class>/*.jpg, or a recording with ground truth',
+        help='folder with one for each class, <class>/*.jpg, also below others such as rooms; or '
+        'a recording with ground truth',
     )
     deploy.add_argument(
         '--output', type=Path, default=Path('base.safetensors'), help='file to write'
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(set(labels)) < 2:
         raise EtunerError(
             f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are "
-            f'needed: <split>/<class>/*.jpg'
+            f'needed: a folder for each, <class>/*.jpg'
         )
     accuracy = fit_head(model, images, labels)
     exemplars = choose_exemplars(images, labels, arguments.exemplars)
