@@ -91,8 +91,8 @@ ARGUMENTS = {
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),
     'teacher_port': (
         '',
-        'TCP port of the teaching page, another one for each robot on one computer; empty: see '
-        'the params file (8090)',
+        'TCP port of the teaching page, another one for each robot on one computer; empty: 8090, '
+        'if params_file does not say another one',
     ),
     'metrics': (
         '0',

@@ -12,6 +12,8 @@ from typing import Any
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.shared.answers import answer
 
+OUTPUT = Path('bench_output')  # not results, which in a checkout holds what is published
+
 
 def add(commands: Any) -> None:
     """Add the commands."""
@@ -31,8 +33,7 @@ def _say(line: str) -> None:
 
 
 def _write_to(part: argparse.ArgumentParser) -> None:
-    folder = Path('results')
-    part.add_argument('--output', type=Path, default=folder, help='folder to write to')
+    part.add_argument('--output', type=Path, default=OUTPUT, help='folder to write to')
 
 
 def _keep_features(part: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def _keep_features(part: argparse.ArgumentParser) -> None:
 def add_table(bench: argparse.ArgumentParser) -> None:
     """Add the options of the table."""
     add = bench.add_argument
-    add('--output', type=Path, default=Path('results'), help='folder of the runs and the report')
+    add('--output', type=Path, default=OUTPUT, help='folder of the runs and the report')
     add('--quick', action='store_true', help='a small table in 3 minutes, for a first look')
     add('--grocery', type=Path, help='tar file of the grocery store photographs: NC and NIC')
     add('--images', type=Path, help='folder <scenario>/<class>/*.jpg, scenarios in name order')

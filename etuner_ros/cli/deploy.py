@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
     deploy.add_argument(
         '--source',
         required=True,
-        help='folder <split>/<class>/*.jpg, or a recording with ground truth',
+        help='folder with one for each class, <class>/*.jpg, also below others such as rooms; or '
+        'a recording with ground truth',
     )
     deploy.add_argument(
         '--output', type=Path, default=Path('base.safetensors'), help='file to write'
@@ -54,6 +55,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit a head to labelled pictures, and write the base weights."""
+    from etuner_ros.cli.targets import check_target
     from etuner_ros.core.images.codec import Image, resize_square
     from etuner_ros.core.images.sources import open_source
     from etuner_ros.core.models.base_weights import check_name, write_base
@@ -62,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.models.weights import pack_base
 
     check_name(arguments.output)
+    check_target(arguments.output)
     model = build(
         pretrained_spec(arguments.architecture, arguments.input_size),
         arguments.weights or 'pretrained',
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(set(labels)) < 2:
         raise EtunerError(
             f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are "
-            f'needed: <split>/<class>/*.jpg'
+            f'needed: a folder for each, <class>/*.jpg'
         )
     accuracy = fit_head(model, images, labels)
     exemplars = choose_exemplars(images, labels, arguments.exemplars)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 
 from etuner_ros import __version__
@@ -43,11 +44,28 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed))
-    except EtunerError as error:
-        print(f'etuner: {error}', file=sys.stderr)
+    except _expected() as error:
+        print(f'etuner: {_words(error)}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Return what can go wrong without a mistake of ours."""
+    # What rclpy raises for a name that nothing can have, where rclpy is in use.
+    name = getattr(sys.modules.get('rclpy.exceptions'), 'NameValidationException', EtunerError)
+    return EtunerError, OSError, sqlite3.Error, name
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    if isinstance(error, EtunerError | sqlite3.Error):
+        return str(error)
+    # In rclpy's last line it points at a character.
+    return ' '.join(str(error).split()).removesuffix(' ^') or type(error).__name__
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-import json
 import math
 from pathlib import Path
 import sys
@@ -22,7 +21,7 @@ from etuner_ros.core.models.export import export_version
 from etuner_ros.msg import LabelReceipt, Prediction, TunerStatus
 from etuner_ros.nodes.messages import tuner_state
 from etuner_ros.nodes.qos import LATCHED, reliable
-from etuner_ros.shared.answers import answer
+from etuner_ros.shared.answers import answer, json_text
 from etuner_ros.srv import ListVersions, PinVersion, RollBack, SetFrozenLayers, SwapModel
 
 ANSWER_S = 5.0
@@ -114,7 +113,7 @@ def _print_versions(found: Any, as_json: bool) -> None:
         )
     ]
     if as_json:
-        print(json.dumps({'base_sha256': found.base_sha256, 'versions': rows}, indent=1))
+        print(json_text({'base_sha256': found.base_sha256, 'versions': rows}))
         return
     print(f'{"":2}{"version":>7} {"parent":>6} {"accuracy":>8}  {"made by":12} why')
     for row in rows:
@@ -247,7 +246,7 @@ def watch(namespace: str, as_json: bool, count: int) -> int:
             while not count or ticks < count:
                 spin(1.0)
                 ticks += 1
-                print(json.dumps(watcher.facts()), flush=True)
+                print(json_text(watcher.facts(), None), flush=True)
             return 0
         with Live(panel(watcher.facts()), refresh_per_second=4) as live:
             while not count or ticks < 4 * count:

@@ -53,16 +53,21 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Replay; return 1 when no label could be learned."""
     from etuner_ros.bench.shipped import parameters_file
+    from etuner_ros.cli.targets import check_target
     from etuner_ros.core.errors import ConfigError
     from etuner_ros.core.models.base_weights import check_name, prepare, write_base
     from etuner_ros.core.models.weights import read_base
     from etuner_ros.offline.recording import LearningBag
-    from etuner_ros.offline.report import facts, picture, round_line, text
+    from etuner_ros.offline.report import check_picture, facts, picture, round_line, text
     from etuner_ros.offline.robot import OfflineRobot
     from etuner_ros.offline.settings import read_settings
 
     if arguments.output is not None:
         check_name(arguments.output)
+        check_target(arguments.output)
+    if arguments.picture is not None:
+        check_picture(arguments.picture)
+        check_target(arguments.picture)
     if arguments.every < 1:
         raise ConfigError(f'--every must be at least 1, got {arguments.every}')
     bag = LearningBag(
@@ -94,12 +99,14 @@ def run(arguments: argparse.Namespace) -> int:
                 robot.take(seconds, event)
             robot.finish()
             found = facts(bag, robot, time.perf_counter() - began)
-            if arguments.output is not None:
-                write_base(arguments.output, robot.weights())
-                found['weights'] = str(arguments.output.resolve())
+            try:
+                if arguments.output is not None:
+                    write_base(arguments.output, robot.weights())
+                    found['weights'] = str(arguments.output.resolve())
+            finally:  # it took hours to find
+                answer(arguments.json, text(found), found)
             if arguments.picture is not None:
                 picture(arguments.picture, robot.learned, bag.seconds)
         finally:
             robot.close()
-    answer(arguments.json, text(found), found)
     return 0 if found['labels'] else 1

@@ -10,11 +10,18 @@ from contextlib import contextmanager
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.validate_namespace import validate_namespace
 
 
 @contextmanager
 def visitor(namespace: str = '') -> Iterator[tuple[Node, SingleThreadedExecutor]]:
-    """Give a node in the graph, for a while."""
+    """
+    Give a node in the graph, for a while.
+
+    :raises InvalidNamespaceException: when nothing can have that namespace
+    """
+    if namespace:  # a node that is not made warns of what it leaves behind
+        validate_namespace(f'/{namespace.lstrip("/")}')
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node('etuner_cli', context=context, namespace=namespace or None)

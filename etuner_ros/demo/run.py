@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 import importlib.util
-import json
 import os
 from pathlib import Path
 import random
@@ -40,6 +39,7 @@ from etuner_ros.core.models.weights import pack_base
 from etuner_ros.demo.record import Deployed, Record, Shot
 from etuner_ros.demo.report import write_page
 from etuner_ros.demo.score import nearest_mean_predictions, score, score_table
+from etuner_ros.shared.answers import json_text
 from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'operator', 'camera')
@@ -511,12 +511,12 @@ def run_demo(
             for r in records
         ],
     }
-    (output / 'figures.json').write_text(json.dumps(figures, indent=1))
+    (output / 'figures.json').write_text(json_text(figures))
     console.print(
         f'page: [bold]{page}[/]   all in {time.monotonic() - began:.0f} s', highlight=False
     )
     if as_json:
-        print(json.dumps(figures, indent=1))
+        print(json_text(figures))
     return 0
 
 

@@ -11,7 +11,6 @@ import base64
 from collections import deque, OrderedDict
 from dataclasses import dataclass, field
 import io
-import json
 import os
 from pathlib import Path
 import random
@@ -49,6 +48,7 @@ from etuner_ros.demo.tapper import (
     UNKNOWN,
     WRONG,
 )
+from etuner_ros.shared.answers import json_text
 from etuner_ros.shared.supervisor import Supervisor
 
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'proposer', 'camera')
@@ -464,7 +464,7 @@ def run_things(
         system.stop()
     story = watcher.story
     figures = figures_of(story, seed)
-    (output / 'figures.json').write_text(json.dumps(figures, indent=1))
+    (output / 'figures.json').write_text(json_text(figures))
     table = Table(title='things in view, by visit')
     for column in ('place', 'frames', *(name for name, _ in OUTCOMES)):
         table.add_column(column, justify='left' if column == 'place' else 'right')
@@ -482,5 +482,5 @@ def run_things(
         highlight=False,
     )
     if as_json:
-        print(json.dumps(figures, indent=1))
+        print(json_text(figures))
     return 0

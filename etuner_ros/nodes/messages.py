@@ -14,6 +14,7 @@ from etuner_ros.core.names import is_printable
 from etuner_ros.msg import ModelCandidate, TunerStatus
 
 PROTOCOL = int(TunerStatus().protocol)  # of the messages between the nodes
+LONGEST_SHOWN = 100  # characters of a text in a log or an echo
 LONGEST_NAME = 256  # characters of a source, frame_id or label that is received
 TUNER_STATES = {
     TunerStatus.STARTING: 'starting',
@@ -39,10 +40,15 @@ def to_bytes(data: bytes | bytearray | array[int]) -> array[int]:
     return array('B', bytes(data))
 
 
-def short(text: str, length: int = 100) -> str:
+def short(text: str, length: int = LONGEST_SHOWN) -> str:
     """Return text that is safe to log and to echo."""
     clean = ''.join(c if is_printable(c) else '?' for c in text[: length + 1])
     return clean if len(text) <= length else clean[: length - 3] + '...'
+
+
+def is_cut(text: str) -> bool:
+    """Return whether `short` made a text of a longer one."""
+    return len(text) == LONGEST_SHOWN and text.endswith('...')
 
 
 def comes_in_pieces(message: ModelCandidate) -> bool:

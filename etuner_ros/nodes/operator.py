@@ -20,7 +20,7 @@ from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
 from etuner_ros.nodes.health import guarded, Health
 from etuner_ros.nodes.label_messages import about, answered_label
-from etuner_ros.nodes.messages import stamp_ns
+from etuner_ros.nodes.messages import short, stamp_ns
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable, reliable
 from etuner_ros.nodes.running import run
@@ -52,6 +52,7 @@ class OperatorNode(Node):
     def __init__(self, **options: Any) -> None:
         super().__init__('operator', **options)
         self.settings = declare(self, '', OperatorSettings)
+        self._author = short(self.settings.author)  # as receipts have it
         self._random = random.Random(self.settings.seed)
         self._truths: dict[tuple[int, str], str] = {}
         self._due: list[tuple[float, LabelCorrection]] = []  # steady time
@@ -114,7 +115,7 @@ class OperatorNode(Node):
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
         """Count what is answered; what was said twice is stored, too."""
-        if message.author != self.settings.author:
+        if message.author != self._author:
             return
         if not self._outbox.answered(*about(message), message.label, message.code):
             return

@@ -90,7 +90,8 @@ class TeacherNode(Node):
         super().__init__('teacher', **options)
         self.settings = declare(self, '', TeacherSettings)
         check_access(self.settings.host, self.settings.token)
-        self.state = TeachingState(self.settings.author, self.settings.requests)
+        self._author = short(self.settings.author)  # as receipts have it
+        self.state = TeachingState(self._author, self.settings.requests)
         self.watchers = 0  # browsers that are open
         self._outbox = Outbox[LabelCorrection]()
         self._full = FullPictureClient(self, self.settings.inference)
@@ -202,7 +203,7 @@ class TeacherNode(Node):
 
     @guarded
     def _on_receipt(self, message: LabelReceipt) -> None:
-        if message.author == self.settings.author:
+        if message.author == self._author:
             self._outbox.answered(*about(message), message.label, message.code)
         self.state.on_receipt(message)
 

@@ -147,7 +147,7 @@ class LearningBag:
                 seconds = (arrived - reader.start_time) / 1e9
                 try:
                     message = reader.deserialize(raw, connection.msgtype)
-                    found = self._read(message, connection.msgtype)
+                    found = self._read(message, connection.topic, connection.msgtype)
                 except Exception:  # what is damaged is counted, and must not end it
                     self.unreadable[connection.topic] += 1
                     continue
@@ -157,7 +157,7 @@ class LearningBag:
                 for item in found:
                     yield seconds, item
 
-    def _read(self, message: Any, kind: str) -> list[Seen | Said | Renaming]:
+    def _read(self, message: Any, topic: str, kind: str) -> list[Seen | Said | Renaming]:
         if kind in IMAGES:
             key = self._key(message.header)
             return [self._seen(key, message, kind == IMAGES[1])]
@@ -171,6 +171,9 @@ class LearningBag:
         if kind == LABELS and whole:
             key = self._key_of(message)
             return [Said(Correction.of(key, message.label, message.author, message.withdraw))]
+        readable = [m for m in whole if not m.label or _has_picture(m)]
+        if damaged := len(whole) - len(readable):
+            self.unreadable[topic] += damaged
         return [
             *_renamings(message),
             *(
@@ -178,7 +181,7 @@ class LearningBag:
                     Correction.of(self._key_of(s), s.label, s.author, not s.label),
                     (s.image.format, bytes(s.image.data)),
                 )
-                for s in whole
+                for s in readable
             ),
         ]
 
@@ -223,6 +226,15 @@ def _has_box(message: Any) -> bool:
     """Return whether a label is of a box; recordings of older packages know none."""
     box = getattr(message, 'box', None)
     return box is not None and box.width > 0
+
+
+def _has_picture(sample: Any) -> bool:
+    """Return whether the picture of a labelled sample can be decoded."""
+    try:
+        decode(bytes(sample.image.data))
+    except ImageError:
+        return False
+    return True
 
 
 def _renamings(batch: Any) -> list[Renaming]:

@@ -16,7 +16,9 @@ import numpy as np
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
+from matplotlib.backend_bases import FigureCanvasBase
 
+from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.files import replace_file
 from etuner_ros.offline.recording import LearningBag
 from etuner_ros.offline.robot import Labelled, Learned, LearnedRound, OfflineRobot
@@ -140,6 +142,17 @@ def _percent(share: float) -> str:
 
 def _minutes(seconds: float) -> str:
     return f'{int(seconds) // 60}:{int(seconds) % 60:02}'
+
+
+def check_picture(path: Path) -> None:
+    """
+    Look whether a name is one of a picture that can be drawn.
+
+    :raises ConfigError: when it is none
+    """
+    known = FigureCanvasBase.get_supported_filetypes()
+    if (kind := path.suffix.lstrip('.').lower()) and kind not in known:
+        raise ConfigError(f'pictures are files *.png or *.svg; {path.name} is none')
 
 
 def picture(path: Path, learned: Learned, seconds: float) -> None:

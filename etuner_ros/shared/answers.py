@@ -15,7 +15,17 @@ T = TypeVar('T')
 
 def answer(as_json: bool, text: str, found: Any) -> None:
     """Print `text`, or what was found as JSON."""
-    print(json.dumps(found, indent=1, default=_plain) if as_json else text)
+    print(json_text(found) if as_json else text)
+
+
+def json_text(found: Any, indent: int | None = 1) -> str:
+    """
+    Return what was found as JSON; NaN and infinities, of which it knows none, are null.
+
+    :param indent: of what lies in something else; None = all in a line
+    """
+    text = json.dumps(found, default=_plain)
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=indent)
 
 
 def _plain(value: Any) -> Any:

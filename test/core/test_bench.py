@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from etuner_ros.bench import costs, scenarios
+from etuner_ros.cli.main import parser
 from etuner_ros.core.errors import ConfigError
 
 
@@ -27,6 +28,17 @@ def test_a_stream_with_too_few_kinds_is_refused(tmp_path, frames):
         cv2.imwrite(str(tmp_path / 'here' / label / '0.jpg'), frames[0].image)
     with pytest.raises(ConfigError, match='at least 10 are needed'):
         scenarios.measure(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'command', ['bench', 'bench --quick', 'bench choose', 'bench serving', 'bench boxes', 'soak']
+)
+def test_a_look_writes_beside_what_is_published(repository, command):
+    output = parser().parse_args(command.split()).output
+    assert str(output) != 'results'
+    for name in ('.gitignore', '.dockerignore'):
+        listed = (repository / name).read_text().splitlines()
+        assert str(output) in {line.strip('/') for line in listed}
 
 
 def test_costs_compare_ways_that_give_the_same_loss(stream):

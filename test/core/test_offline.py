@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import errno
 import json
 from pathlib import Path
 import re
@@ -196,6 +197,28 @@ def test_frames_and_labels_of_our_own_topics_are_enough(tmp_path, frames, replay
     assert (found['labels'], found['not_taken']) == (16, {})
 
 
+def test_a_damaged_picture_in_a_batch_ends_nothing_and_the_others_are_learned(
+    tmp_path, frames, replayed
+):
+    def sample(number: int, image: Any, label: str) -> Any:
+        kind = 'etuner_ros/msg/LabelledSample'
+        return made(kind, header=header(number), label=label, author='ann', image=image)
+
+    whole = compressed(1, frames[1].image)
+    cut = replace(whole, data=whole.data[:200])  # its header is whole
+    empty_one = replace(whole, data=np.zeros(0, np.uint8))
+    samples = [sample(1, whole, 'mug'), sample(2, cut, 'mug'), sample(3, empty_one, 'mug')]
+    samples.append(sample(1, empty_one, ''))  # taken back: it needs none
+    batch = made('etuner_ros/msg/LabelledBatch', batch_id=1, samples=samples)
+    items: list[Item] = [
+        (0.0, 'image_raw/compressed', compressed(0, frames[0].image)),
+        (0.5, 'labelled_batches', batch),
+    ]
+    code, found, _ = replayed(record(tmp_path / 'bag', items))
+    assert code == 0
+    assert (found['labels'], found['unreadable']) == (1, {'labelled_batches': 2})
+
+
 def test_a_label_that_was_renamed_is_learned_by_its_new_name(tmp_path, frames, replayed):
     ducks = [frame for frame in frames if frame.label == 'mug'][:12]
     others = [frame for frame in frames if frame.label == 'tray'][:12]
@@ -243,6 +266,16 @@ def test_what_could_not_be_used_is_counted_with_the_reason(tmp_path, frames, dep
     assert 'nothing was learned' in capsys.readouterr().out
 
 
+def test_shares_of_no_labels_are_null_as_json_has_no_nan(tmp_path, frames, deployed, capsys):
+    items = [(0.0, 'image_raw', raw(0, frames[0].image)), (0.1, 'labels', correction(50, 'mug'))]
+    bag = record(tmp_path / 'bag', items)
+    assert main(['replay', str(bag), '--weights', str(deployed), '--json']) == 1
+    no_json: list[str] = []
+    found = json.loads(capsys.readouterr().out, parse_constant=no_json.append)
+    assert no_json == []
+    assert (found['labels'], found['right_before_label']) == (0, None)
+
+
 @pytest.mark.parametrize(
     ('items', 'words'),
     [
@@ -275,6 +308,44 @@ def test_a_recording_or_topic_that_is_not_there_and_damage_are_named(tmp_path, f
     assert 'train.epochs must be a float' in replayed(bag, '--params-file', str(wrong))[2]
     (bag / 'bag.db3').write_bytes(b'no database')
     assert 'can not be read' in replayed(bag)[2]
+
+
+def test_files_that_could_not_be_written_in_the_end_are_said_before_it_begins(tmp_path, replayed):
+    (tmp_path / 'file').touch()
+    below = tmp_path / 'file' / 'below'
+    for option, value, words in (
+        ('--picture', tmp_path / 'picture.txt', 'picture.txt is none'),
+        ('--picture', below / 'picture.png', 'can not be written'),
+        ('--output', below / 'learned.safetensors', 'can not be written'),
+    ):
+        code, _, said = replayed(Path('nowhere'), option, str(value))
+        assert (code, words in said) == (1, True), said
+    kept = tmp_path / 'kept.svg'
+    kept.write_text('an earlier one')
+    replayed(Path('nowhere'), '--picture', str(kept))
+    assert kept.read_text() == 'an earlier one'
+
+
+@pytest.mark.parametrize(
+    'failing', ['core.models.base_weights.write_base', 'offline.report.picture']
+)
+def test_what_was_learned_is_said_also_when_the_disk_is_full_in_the_end(
+    tmp_path, frames, replayed, monkeypatch, failing
+):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:4]):
+        items.append((number, 'image_raw', raw(number, frame.image)))
+        items.append((number + 0.5, 'labels', correction(number, frame.label)))
+
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(f'etuner_ros.{failing}', write)
+    files = '--output', str(tmp_path / 'a.safetensors'), '--picture', str(tmp_path / 'a.png')
+    code, found, said = replayed(record(tmp_path / 'bag', items), *files)
+    assert code == 1
+    assert found['labels'] == 4
+    assert said.endswith('etuner: No space left on device\n')
 
 
 def test_the_settings_are_those_that_the_benchmark_measures():

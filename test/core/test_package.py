@@ -11,6 +11,7 @@ from pathlib import Path
 import pkgutil
 import re
 import runpy
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -226,6 +227,44 @@ def test_the_command_line_deploys_and_says_what_is_wrong(tmp_path, stream):
     assert len(base.spec.classes) == 12
     assert len(base.exemplars) == 40
     assert main(['deploy', '--source', str(tmp_path / 'nothing')]) == 1
+
+
+def test_a_file_that_can_not_be_written_is_named_before_the_network_is_made(
+    tmp_path, stream, capsys, monkeypatch
+):
+    from etuner_ros.cli.main import main
+    from etuner_ros.core.models import networks
+
+    def build(*_: object) -> None:
+        raise AssertionError('it began')
+
+    monkeypatch.setattr(networks, 'build', build)
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.safetensors').mkdir()
+    for output in (tmp_path / 'file' / 'base.safetensors', tmp_path / 'folder.safetensors'):
+        assert main(['deploy', '--source', str(stream), '--output', str(output)]) == 1
+        assert f'etuner: {output} can not be written: ' in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_made_is_said_without_a_traceback(tmp_path):
+    (tmp_path / 'file').touch()
+    output = tmp_path / 'file' / 'demo'
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'demo', '--output', str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, f'etuner: {output}: Not a directory\n')
+
+
+def test_a_database_that_fails_is_said_without_a_traceback(tmp_path, capsys, monkeypatch):
+    from etuner_ros.cli.main import main
+    from etuner_ros.core.labels.store import LabelStore
+
+    def count(_: LabelStore) -> int:
+        raise sqlite3.OperationalError('database is locked')
+
+    monkeypatch.setattr(LabelStore, 'count_disputed', count)
+    LabelStore(tmp_path / 'labels.db').close()
+    assert main(['labels', 'stats', '--store', str(tmp_path / 'labels.db')]) == 1
+    assert capsys.readouterr().err == 'etuner: database is locked\n'
 
 
 def test_messages_can_be_used_from_cpp(tmp_path):

@@ -23,6 +23,7 @@ from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.labels.outbox import Outbox
 from etuner_ros.msg import GroundTruth, LabelCorrection, LabelReceipt, Prediction
 from etuner_ros.nodes.camera import CameraNode
+from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.operator import OperatorNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
 
@@ -198,9 +199,10 @@ def test_the_operator_labels_also_while_the_clock_stands(ros: Graph):
     ros.until(lambda: labels, 'the label')
 
 
-def test_the_operator_says_again_what_is_not_answered(ros: Graph):
+@pytest.mark.parametrize('author', ['ann', 'a' * 150])
+def test_the_operator_says_again_what_is_not_answered(ros: Graph, author: str):
     """Nobody listens, then somebody who has no room; the label comes until it is stored."""
-    node = ros.add(OperatorNode, share=1.0, delay_s=0.0, jitter_s=0.0, author='ann')
+    node = ros.add(OperatorNode, share=1.0, delay_s=0.0, jitter_s=0.0, author=author)
     node._outbox = Outbox(patience_s=0.2)
     truths = ros.speak(GroundTruth, 'ground_truth')
     predictions = ros.speak(Prediction, 'predictions')
@@ -211,13 +213,12 @@ def test_the_operator_says_again_what_is_not_answered(ros: Graph):
     ros.until(lambda: node._sent, 'the label to be due')
     labels = ros.listen(LabelCorrection, 'labels')
     ros.until(lambda: labels, 'the label, once somebody listens')
-    answer = LabelReceipt(
-        header=header(1), source='camera', label='mug', author='ann', code=LabelReceipt.DISK_FULL
-    )
+    answer = LabelReceipt(header=header(1), source='camera', label='mug', author=short(author))
+    answer.code = LabelReceipt.DISK_FULL
     receipts.publish(answer)
     heard = len(labels)
     ros.until(lambda: len(labels) > heard, 'the label again')
     answer.code, answer.frame_uid = LabelReceipt.ACCEPTED, 7
     receipts.publish(answer)
-    ros.until(lambda: node._accepted == 1, 'the count')
+    ros.until(lambda: node._accepted == 1, 'the count', limit_s=20.0)
     assert len(node._outbox) == 0

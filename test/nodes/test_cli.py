@@ -84,6 +84,26 @@ def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
     assert 'is not there' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('models', 'list', '--node', 'a b'),
+        ('watch', '--namespace', 'a b', '--count', '1'),
+        ('doctor', '--image-topic', 'a b'),
+    ],
+)
+def test_a_name_that_nothing_in_a_graph_can_have_is_said_in_a_line(
+    ros, capsys, monkeypatch, command
+):
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(ros.domain))
+    monkeypatch.setattr(doctor, 'CLOCK_S', 0.0)
+    assert cli([*command]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('etuner: Invalid'), said
+    assert 'a b' in said
+    assert said.count('\n') == 1
+
+
 def test_new_heads_cost_their_own_size_on_the_topics_and_on_the_disk(ros, tmp_path):
     command = [sys.executable, '-m', 'etuner_ros.cli.main', 'bench', 'traffic']
     command += ['--heads', '3', '--backbones', '1', '--output', str(tmp_path)]

@@ -21,10 +21,12 @@ from test_kept_frames import Eye
 from test_loop import pictures, Robot
 
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.labels.desk import Code, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
-from etuner_ros.msg import LabelRequest, Objects, PredictedFrame
+from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Objects, PredictedFrame
 from etuner_ros.nodes import teacher
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.label_messages import key_of, receipt_message
 from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.teaching.access import check_access, TokenGuard
 from etuner_ros.srv import RenameLabel
@@ -126,6 +128,28 @@ def test_a_picture_is_shown_in_full_and_as_it_was_kept_when_that_is_gone(
     assert answer == [404, 'this frame is not on the wall any more']
 
 
+def test_enter_that_ends_a_composition_sends_no_half_typed_name(ros, page, browser):
+    said = ros.listen(LabelCorrection, 'labels')
+    asks = ros.speak(LabelRequest, 'label_requests')
+    browser.get(page)
+
+    def displayed(selector: str) -> Any:
+        asks.publish(LabelRequest(header=header(1), source='camera', reason='odd'))
+        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        return [e for e in found if e.is_displayed() and e.is_enabled()]
+
+    ros.until(lambda: displayed('[data-testid=other]'), 'the card')[0].click()
+    field = ros.until(lambda: displayed('input'), 'the dialog')[0]
+    field.send_keys('오리')
+    for mark in ({'isComposing': True}, {'keyCode': 229}):
+        event = {'key': 'Enter', 'bubbles': True, **mark}
+        script = "arguments[0].dispatchEvent(new KeyboardEvent('keydown', arguments[1]))"
+        browser.execute_script(script, field, event)
+    field.send_keys(' 인형', Keys.ENTER)
+    ros.until(lambda: said, 'the label')
+    assert [correction.label for correction in said] == ['오리 인형']
+
+
 def test_a_page_that_was_started_anew_knows_all_names_and_forgets_what_is_renamed(
     ros, monkeypatch
 ):
@@ -145,6 +169,22 @@ def test_a_page_that_was_started_anew_knows_all_names_and_forgets_what_is_rename
     )
     assert not answer.error_code
     ros.until(lambda: node.state.classes() == ['cup', 'tray'], 'the new name')
+
+
+def test_a_page_of_an_author_with_a_long_name_knows_its_receipts(ros):
+    node = ros.add(TeacherNode, author='a' * 150)
+    asks = ros.speak(LabelRequest, 'label_requests')
+    receipts = ros.speak(LabelReceipt, 'label_receipts')
+    said = ros.listen(LabelCorrection, 'labels')
+    ros.until(node._labels.get_subscription_count, 'somebody who listens')
+    asks.publish(LabelRequest(header=header(1), source='camera', frame_uid=7))
+    node.label(ros.until(node.state.cards, 'the card')[0], 'duck')
+    correction = ros.until(lambda: said, 'the label')[0]
+    assert correction.author == 'a' * 150
+    answer = Receipt(Code.ACCEPTED, 'corrected')
+    receipts.publish(receipt_message(correction, key_of(correction), answer))
+    ros.until(lambda: node.state.cards()[0].answer == 'corrected', 'the answer', limit_s=10.0)
+    assert node._diagnostics()['labels without an answer'] == 0
 
 
 def test_only_what_is_looked_at_is_heard(ros):

@@ -13,6 +13,7 @@ from helpers import header
 import pytest
 
 from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.teaching.state import TeachingState
 
 
@@ -26,12 +27,14 @@ def state(now: list[float]) -> TeachingState:
     return TeachingState('ann', 3, lambda: now[0])
 
 
-def request(stamp_ns: int, uid: int = 0, reason: str = 'odd') -> LabelRequest:
+def request(
+    stamp_ns: int, uid: int = 0, reason: str = 'odd', predicted: str = 'mug'
+) -> LabelRequest:
     return LabelRequest(
         header=header(stamp_ns),
         source='camera',
         frame_uid=uid,
-        predicted_label='mug',
+        predicted_label=predicted,
         reason=reason,
     )
 
@@ -47,7 +50,7 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
     for uid in (1, 2):
         state.on_request(request(5, uid))
     first, second = state.cards()
-    assert state.say(second.name, 'duck').key.uid == 2
+    state.say(second.name, 'duck')
     state.on_receipt(receipt(5, 'duck', uid=2))
     first, second = state.cards()
     assert (first.answer, second.answer, second.sent) == ('', 'corrected', 'duck')
@@ -82,7 +85,8 @@ def test_accepted_cards_make_room_first_once_there_was_time_to_take_them_back(st
     state.on_request(request(4, 4))
     assert [c.key.uid for c in state.cards()] == [1, 3, 4]
     assert state.cards()[1].reason == 'asked again'
-    assert state.say('gone', 'duck') is None
+    state.say('gone', 'duck')
+    assert [c.sent for c in state.cards()] == ['', '', '']
     assert state.picture('gone') is None
 
 
@@ -118,6 +122,18 @@ def test_a_label_that_was_renamed_elsewhere_is_offered_no_more(state, now):
     state.on_prediction(said)
     assert 'mug' in state.classes(), 'a class of the deployed model'
     assert state.cards()[0].predicted == 'mug'
+
+
+def test_a_label_that_is_too_long_to_be_told_whole_is_not_offered(state):
+    long, whole = 'x' * 150, 'y' * 100
+    for number, label in enumerate((long, whole)):
+        state.on_request(request(number, number + 1, predicted=label))
+        state.on_prediction(Prediction(labels=[label], scores=[0.9]))
+        state.on_receipt(receipt(9, short(label)))
+    state.on_labels([short(long), whole])
+    assert state.classes() == [whole]
+    assert [card.predicted for card in state.cards()] == ['', whole]
+    assert not state.offers(short(long)), 'a touch would teach another name'
 
 
 def test_a_camera_that_is_lost_shows_no_old_picture(state, now):
@@ -185,7 +201,8 @@ def test_nothing_is_touched_by_two_threads_at_once_and_what_is_handed_out_stays(
     state.on_live(b'picture')
     cards, points, classes = state.cards(), state.points(), state.classes()
     assert (len(cards), len(points), classes) == (1, 1, ['duck', 'tray'])
-    assert state.say(cards[0].name, 'cup') is not None
+    state.say(cards[0].name, 'cup')
+    assert state.cards()[0].sent == 'cup'
     assert state.picture(cards[0].name) == b''
     assert (state.live(), state.overview().has_live, state.counts()) == (b'picture', True, (1, 1))
     state.on_request(request(2, 2))

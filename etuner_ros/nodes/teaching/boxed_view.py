@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 import time
@@ -20,6 +21,7 @@ from etuner_ros.nodes.teaching.state import TeachingState
 
 MOST_SHOWN = 6  # words
 HIGHEST = 80  # of the screen's height in percent: beside the picture the page can be scrolled
+MOST_DRAWN = 4  # frames that a browser may show: over a slow link newer ones are on their way
 LONGEST_HOLD_S = 15.0  # that a hand is waited for whose browser says nothing more
 
 
@@ -45,6 +47,7 @@ class BoxedView:
     def __init__(self, desk: ThingDesk, clock: Callable[[], float] = time.monotonic) -> None:
         self._desk, self._clock = desk, clock
         self._shown: tuple[Scene, Rectangle | None] | None = None  # with the box spoken of
+        self._drawn: deque[Scene] = deque(maxlen=MOST_DRAWN)
         self._held: Scene | None = None
         self._held_s = 0.0
         self._asking = False  # the dialog is open
@@ -84,6 +87,8 @@ class BoxedView:
 
     def _draw(self, scene: Scene, chosen: Rectangle | None) -> None:
         if self._shown is None or self._shown[0] is not scene or self._shown[1] != chosen:
+            if self._shown is None or self._shown[0] is not scene:
+                self._drawn.append(scene)
             self._shown = scene, chosen
             self._pace.sent()
             self._picture.set_content(drawn(scene, chosen))
@@ -126,9 +131,10 @@ class BoxedView:
 
     def _scene(self, uid: object) -> Scene | None:
         """Return the frame that a hand is on; others may have made it leave meanwhile."""
-        text, held = str(uid), self._held
-        if held is not None and text == str(held.key.uid):
-            return held
+        text = str(uid)
+        for scene in (self._held, *self._drawn):
+            if scene is not None and text == str(scene.key.uid):
+                return scene
         return self._desk.state.scenes.get(int(text)) if text.isdecimal() else None
 
     def _ask(self, scene: Scene, box: Rectangle, predicted: str = '', track: int = 0) -> None:

@@ -12,6 +12,8 @@ from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.nodes.teaching.state import TeachingState
 
 MOST_OFFERED = 60  # classes with a button
+# Enter that ends a composition is of the input method (Safari tells it by the key code alone).
+TYPED = '(e) => { if (!e.isComposing && e.keyCode !== 229) emit(); }'
 
 
 class NamingDialog:
@@ -37,7 +39,7 @@ class NamingDialog:
                 # Else phones make other names of them: Mug, and mug.
                 .props('autocapitalize=off autocorrect=off spellcheck=false')
             )
-            self._typed.on('keydown.enter', self._say_typed)
+            self._typed.on('keydown.enter', self._say_typed, js_handler=TYPED)
             with ui.row().classes('w-full justify-end'):
                 ui.button('cancel', on_click=self._dialog.close).props('flat')
                 ui.button('send', on_click=self._say_typed).props('data-testid=send')

@@ -90,7 +90,7 @@ class Scenes:
 
     Written by the node's thread, read by the page's; what is handed out never changes afterwards.
 
-    :param author: whose receipts count
+    :param author: whose receipts count, as these have it
     :param clock: returns seconds that only grow
     """
 

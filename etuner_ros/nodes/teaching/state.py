@@ -15,7 +15,7 @@ from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.msg import LabelReceipt, LabelRequest, Objects, Prediction, TunerStatus
 from etuner_ros.nodes.label_messages import box_of, key_of
-from etuner_ros.nodes.messages import short, tuner_state
+from etuner_ros.nodes.messages import is_cut, short, tuner_state
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scenes
 
 MOST_POINTS = 2000  # of the timeline
@@ -74,7 +74,7 @@ class TeachingState:
     """
     Everything that is shown, behind one lock; what is handed out never changes afterwards.
 
-    :param author: whose receipts are shown on the cards
+    :param author: whose receipts are shown on the cards, as these have it
     :param most_cards: frames on the wall
     :param clock: returns seconds that only grow
     """
@@ -220,36 +220,38 @@ class TeachingState:
             self._know(name)
 
     def _know(self, label: str) -> None:
-        if label and label != BACKGROUND and len(self._classes) < MOST_CLASSES:
+        is_name = label and label != BACKGROUND and not is_cut(label)
+        if is_name and len(self._classes) < MOST_CLASSES:
             self._classes.add(label)
 
     # From the page
 
-    def say(self, name: str, label: str) -> Card | None:
+    def say(self, name: str, label: str) -> None:
         """
-        Note that a person said something of a card; return it, None when it is gone.
+        Note that a person said something of a card, which may be gone.
 
         :param label: empty to take it back
         """
         with self._lock:
             card = self._cards.get(name)
-            if card is None:
-                return None
-            self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
-            return self._cards[name]
+            if card is not None:
+                self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
 
     def cards(self) -> list[Card]:
-        """Return the wall, oldest first; what counts no more is not offered."""
+        """Return the wall, oldest first; what can not be meant is not offered."""
         with self._lock:
             return [
-                replace(card, predicted='') if card.predicted in self._gone else card
+                card if self._offers(card.predicted) else replace(card, predicted='')
                 for card in self._cards.values()
             ]
 
     def offers(self, label: str) -> bool:
-        """Return whether a name of the robot's is one that counts."""
+        """Return whether a name of the robot's is one that counts, and is whole."""
         with self._lock:
-            return label not in self._gone
+            return self._offers(label)
+
+    def _offers(self, label: str) -> bool:
+        return label not in self._gone and not is_cut(label)
 
     def picture(self, name: str) -> bytes | None:
         """Return the picture of a card."""
