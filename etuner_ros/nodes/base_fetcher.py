@@ -12,7 +12,7 @@ from rclpy.node import Node
 
 from etuner_ros.core.computer import this_computer
 from etuner_ros.core.files import replace_file
-from etuner_ros.core.models.base_download import BaseDownload, PIECE
+from etuner_ros.core.models.base_download import BaseDownload
 from etuner_ros.core.models.base_weights import cached
 from etuner_ros.core.models.weights import sha256
 from etuner_ros.nodes.timers import steady_timer
@@ -25,8 +25,8 @@ class PieceFetcher:
 
     :param service: of type GetModel, as `node/service`
     :param what: is fetched, in words
-    :param take: called in the executor with the digest and the bytes; when it raises, all is
-        fetched again
+    :param take: called in the executor with the digest and the bytes; when it raises OSError (a
+        full disk, say) it is called again later, after anything else all is fetched again
     :param failed: called each time that an attempt failed
     :param named: whether the digest is that of the bytes
     """
@@ -46,12 +46,8 @@ class PieceFetcher:
         self._timer = steady_timer(node, 0.5, self._go_on)
         self._timer.cancel()  # until something is fetched
         self._download: BaseDownload | None = None
+        self._whole = b''  # what came and could not be taken yet
         self._future: Any = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is awaited; not in the pause after an attempt that failed."""
-        return self._download is not None and self._download.waits
 
     @property
     def quiet_s(self) -> float:
@@ -74,11 +70,16 @@ class PieceFetcher:
         """Fetch no more: it is not wanted any longer."""
         self._timer.cancel()
         self._download = self._future = None
+        self._whole = b''
 
     def _go_on(self) -> None:
         """Ask for the next piece when it is time to."""
         download = self._download
         if download is None or download.waits:
+            return
+        if self._whole:
+            if download.due:
+                self._hand_over(download)
             return
         if self._future is not None:
             self._client.remove_pending_request(self._future)
@@ -88,7 +89,10 @@ class PieceFetcher:
         if offset is None:
             return
         request = GetModel.Request(
-            sha256=download.digest, offset=offset, length=PIECE, computer=this_computer()
+            sha256=download.digest,
+            offset=offset,
+            length=download.length,
+            computer=this_computer(),
         )
         self._future = self._client.call_async(request)
         self._future.add_done_callback(self._on_piece)
@@ -106,18 +110,31 @@ class PieceFetcher:
             if whole is None:
                 self._go_on()
                 return
-            self._take(download.digest, whole)
-        except Exception as error:  # a lost answer, a full disk: all is tried again
+        except Exception as error:  # a lost answer, damage: all is tried again
+            self._failed(download, str(error))
+            return
+        self._whole = whole
+        self._hand_over(download)
+
+    def _hand_over(self, download: BaseDownload) -> None:
+        """Have what came taken."""
+        try:
+            self._take(download.digest, self._whole)
+        except OSError as error:  # a full disk: it need not come over the link again
+            self._failed(download, str(error), 'kept')
+            return
+        except Exception as error:
+            self._whole = b''
             self._failed(download, str(error))
             return
         if self._download is download:
             self.stop()
 
-    def _failed(self, download: BaseDownload, problem: str) -> None:
+    def _failed(self, download: BaseDownload, problem: str, step: str = 'fetched') -> None:
         self._future = None
         download.fail()
         self._node.get_logger().warning(
-            f'{self._what} {download.digest[:12]} could not be fetched and are tried again: '
+            f'{self._what} {download.digest[:12]} could not be {step} and are tried again: '
             f'{problem}'
         )
         self._on_failed()
@@ -149,11 +166,6 @@ class BaseFetcher:
             named=True,
         )
         self.stop, self.close = self._pieces.stop, self._pieces.close
-
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is awaited; not in the pause after an attempt that failed."""
-        return self._pieces.busy
 
     def fetch(self, digest: str) -> None:
         """Fetch base weights, unless the cache has them; goes on when they are fetched already."""

@@ -65,6 +65,22 @@ class CameraInput:
         self._compressed = settings.image_transport == 'compressed'
         self.age = ImageAge()
         self.frames = self.unreadable = 0
+        publish = adaptable(node.create_lifecycle_publisher)
+        # Noted at once: what comes after may fail.
+        self._annotated = publish(Image, f'{prefix}annotated', reliable(2))
+        node.entities.append(self._annotated)
+        self._annotated_jpeg = publish(
+            CompressedImage, f'{prefix}annotated/compressed', reliable(2)
+        )
+        node.entities.append(self._annotated_jpeg)
+        kind, topic, heard = (
+            (CompressedImage, f'{prefix}image_raw/compressed', self._on_compressed)
+            if self._compressed
+            else (Image, f'{prefix}image_raw', self._on_image)
+        )
+        self._images = adaptable(node.create_subscription)(kind, topic, heard, NEWEST_WINS)
+        node.entities.append(self._images)
+        self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
         what = f"image of camera '{name}'" if prefix else 'image'
         self._come = node.health.expect(
             what, settings.silence_s, self._why_silent, lambda: node.active
@@ -77,19 +93,6 @@ class CameraInput:
                 DiagnosticStatus.WARN,
             ),
         ]
-        publish = adaptable(node.create_lifecycle_publisher)
-        self._annotated = publish(Image, f'{prefix}annotated', reliable(2))
-        self._annotated_jpeg = publish(
-            CompressedImage, f'{prefix}annotated/compressed', reliable(2)
-        )
-        kind, topic, heard = (
-            (CompressedImage, f'{prefix}image_raw/compressed', self._on_compressed)
-            if self._compressed
-            else (Image, f'{prefix}image_raw', self._on_image)
-        )
-        self._images = adaptable(node.create_subscription)(kind, topic, heard, NEWEST_WINS)
-        self.entities: list[Any] = [self._annotated, self._annotated_jpeg, self._images]
-        self._painter = SideThread('painter', self._paint, self._not_painted, most=1)
 
     def apply(self, settings: InferenceSettings) -> None:
         """Take settings."""

@@ -122,19 +122,16 @@ class InferenceNode(AutostartNode):
             self.entities.append(self._classification)
         for name, prefix in cameras:
             self._cameras.append(CameraInput(self, name, prefix, settings, self._on_arrival))
-            self.entities += self._cameras[-1].entities
         self._kept = KeptFrames(self, settings, len(cameras))
-        self.entities += self._kept.entities
         self._switch = VariantSwitch(self, live, self._engines)
         self.entities += self._switch.entities
         first = self._cameras[0].name
         self._weights = WeightsIntake(
             self, first, live, learned, settings.wait_for_model, self._read
         )
+        self.entities += self._weights.entities
         self._regions = RegionNaming(self, cameras, settings, self._weights, self._kept)
         self.entities += [
-            *self._weights.entities,
-            *self._regions.entities,
             self.create_subscription(TunerStatus, 'tuner/status', self._on_tuner, LATCHED),
             steady_timer(self, QUIET_S / 2, self._on_idle),
         ]
@@ -227,8 +224,8 @@ class InferenceNode(AutostartNode):
 
     def _look(self, arrived: list[Arrived]) -> None:
         """Predict frames and publish what is known of them; damaged ones hold up no others."""
-        weights = self._weights
-        if not self.active or weights is None:
+        weights, regions = self._weights, self._regions
+        if not self.active or weights is None or regions is None:
             return
         if not weights.ready:
             self._unanswered += len(arrived)
@@ -246,15 +243,21 @@ class InferenceNode(AutostartNode):
         if images:
             names = [one.camera.name for one, _ in frames]
             results = weights.live.predict_all(images, self.settings.top_k, names)
-            for (one, read_ms), image, result in zip(frames, images, results):
+            said = [
                 self._publish(one, image, read_ms, result)
+                for (one, read_ms), image, result in zip(frames, images, results)
+            ]
+            for frame, kept in said:  # none waits for the things in another camera's
+                regions.saw(frame, kept)
             # Right after a frame was answered there is most time until the next one.
             weights.between_frames(self.active)
         if problem is not None:
             raise problem
 
-    def _publish(self, one: Arrived, image: Array, read_ms: float, result: Result) -> None:
-        """Publish what is known of a frame."""
+    def _publish(
+        self, one: Arrived, image: Array, read_ms: float, result: Result
+    ) -> tuple[Predicted, bool]:
+        """Publish what is known of a frame; return that, and whether it is kept."""
         weights, kept, switch, regions = self._weights, self._kept, self._switch, self._regions
         assert weights is not None
         assert kept is not None
@@ -288,7 +291,7 @@ class InferenceNode(AutostartNode):
         if switch is not None and switch.on:
             trusted = not camera.age.why_wrong()
             switch.saw(weights.live, image, result, latency_ms if trusted else None)
-        regions.saw(said, keep)
+        return said, keep
 
     def _draw(self, said: Predicted, image: Array) -> Array:
         """Return a picture with what is said of it and of things in it."""

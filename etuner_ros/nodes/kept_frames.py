@@ -31,10 +31,12 @@ class KeptFrames:
         self._full = FullPictures[CompressedImage](0)
         self.apply(settings)
         publish = adaptable(node.create_lifecycle_publisher)
+        # Noted at once: what comes after may fail.
         self._frames = publish(PredictedFrame, 'predicted_frame', reliable(30))
+        node.entities.append(self._frames)
         self.features = publish(FrameFeature, 'frame_feature', reliable(FEATURES))
-        service = node.create_service(GetFrame, '~/get_frame', self._on_get_frame)
-        self.entities: list[Any] = [self._frames, self.features, service]
+        node.entities.append(self.features)
+        node.entities.append(node.create_service(GetFrame, '~/get_frame', self._on_get_frame))
         self._keeper = FrameKeeper[tuple[Predicted, bool]](self._publish, self._not_kept)
 
     @property

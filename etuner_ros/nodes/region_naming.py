@@ -104,27 +104,23 @@ class RegionNaming:
         self._foreign: set[str] = set()  # cameras of which regions came and that are not ours
         self.images = self.left_out = 0
         publish = adaptable(node.create_lifecycle_publisher)
+        subscribe = adaptable(node.create_subscription)
+        # Noted at once: what comes after may fail.
         self._objects = publish(Objects, 'objects', reliable(10 * len(cameras)))
+        node.entities.append(self._objects)
         self._detections: dict[str, Any] = {}  # publishers of vision_msgs
-        self.entities: list[Any] = [
-            self._objects,
-            adaptable(node.create_subscription)(
-                Regions, 'regions', self._on_regions, reliable(2 * len(cameras))
-            ),
-        ]
+        depth = reliable(2 * len(cameras))
+        node.entities.append(subscribe(Regions, 'regions', self._on_regions, depth))
         if Detection2DArray is not None:
             for name, prefix in cameras:
                 key = '' if self._single else name  # whose name may change
                 self._detections[key] = publish(
                     Detection2DArray, f'{prefix}object_detections', reliable(10)
                 )
-                heard = adaptable(node.create_subscription)(
-                    Detection2DArray,
-                    f'{prefix}detections',
-                    partial(self._on_detections, '' if self._single else name),
-                    reliable(2),
-                )
-                self.entities += [self._detections[key], heard]
+                node.entities.append(self._detections[key])
+                heard = partial(self._on_detections, key)
+                topic = f'{prefix}detections'
+                node.entities.append(subscribe(Detection2DArray, topic, heard, reliable(2)))
 
     @property
     def recalled(self) -> int:
@@ -166,6 +162,7 @@ class RegionNaming:
         """End the threads."""
         self._pool.shutdown()
 
+    @guarded
     def saw(self, said: Predicted, kept: bool) -> None:
         """Take a frame that was predicted; its regions may have come, or come later."""
         eye = self._eyes[said.source]

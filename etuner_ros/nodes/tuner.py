@@ -210,6 +210,7 @@ class TunerNode(Node):
             self._labels.feed.answer_timeout_s = timeout_s
             self._predictions_come.limit_s = settings.silence_s
             self._keeper.verdict_timeout_s = settings.verdict_timeout_s
+            self._keeper.rounds = settings.rounds
             self._link.timeout_s = settings.worker_timeout_s
             self._link.delay_s = settings.restart_delay_s
 

@@ -11,6 +11,7 @@ from etuner_ros.core.rate_limit import TransferSettings
 
 # What may be set at run time.
 LIVE = (
+    'rounds',
     'verdict_timeout_s',
     'restart_delay_s',
     'worker_timeout_s',
@@ -24,6 +25,11 @@ LIVE = (
 class TunerSettings(TransferSettings):
     """Time-outs, limits of the worker, and what is assumed of the board."""
 
+    rounds: bool = setting(
+        True,
+        'whether rounds of fine-tuning start by themselves; without, the instant head alone '
+        'learns, and ~/fine_tune still runs one',
+    )
     verdict_timeout_s: float = setting(
         15.0, 'how long a candidate waits for its verdict, in s', 0.1, 3600.0
     )

@@ -193,9 +193,11 @@ class VariantSwitch:
         }
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and let go of the networks."""
         if self._variants is not None:
             self._variants.close()
             if self._thread is not None:
                 self._thread.join()
             self._variants.end()
+        # Who follows the parameters keeps this object, also while the node is unconfigured.
+        self._variants = self._known = self._thread = None

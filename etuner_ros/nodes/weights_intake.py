@@ -101,11 +101,6 @@ class WeightsIntake:
         """Version that is being built; 0 = none."""
         return self._swapper.preparing
 
-    @property
-    def exemplars_left(self) -> int:
-        """Pictures of the base weights whose features are not published yet."""
-        return len(self._exemplars_left)
-
     def wait_for_model(self, wait: bool) -> None:
         """Set whether nothing may be predicted before a learned version was announced."""
         self._swapper.wait = wait

@@ -287,7 +287,7 @@ class OfflineRobot:
             self._offer_head()
         if self._lazy.wants_retreat:
             self._retreat()
-        elif self._lazy.should_tune and self.learner.pending:
+        elif self.settings.rounds and self._lazy.should_tune and self.learner.pending:
             self._round()
 
     def _learn(self, number: int) -> None:

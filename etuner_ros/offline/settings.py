@@ -32,6 +32,7 @@ class RobotSettings:
     """The settings of a robot that learns."""
 
     train: TrainConfig
+    rounds: bool  # whether any start by themselves
     lazy: LazyTuneConfig
     sim_freeze: SimFreezeConfig
     head: HeadConfig
@@ -64,6 +65,7 @@ def read_settings(files: Sequence[Path]) -> RobotSettings:
     model = _below(nodes['tuner'], 'model.')
     return RobotSettings(
         replace(section('tuner', TrainConfig, 'train.'), niceness=0),
+        typed('rounds', True, nodes['tuner'].get('rounds', True)),
         section('tuner', LazyTuneConfig, 'lazy_tune.'),
         section('tuner', SimFreezeConfig, 'sim_freeze.'),
         section('tuner', HeadConfig, 'head.'),

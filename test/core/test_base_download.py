@@ -11,7 +11,9 @@ from etuner_ros.core.models.base_download import (
     BaseDownload,
     FIRST_PAUSE_S,
     LARGEST,
+    LEAST_PIECE,
     LONGEST_PAUSE_S,
+    PIECE,
 )
 from etuner_ros.core.models.weights import sha256
 
@@ -69,6 +71,39 @@ def test_pauses_grow_but_it_never_gives_up():
     assert pauses[-1] == LONGEST_PAUSE_S
     assert download.ask() == 0
     assert download.take(WHOLE, len(WHOLE)) == WHOLE
+
+
+@pytest.mark.parametrize('mbit_s', [0.1, 0.5, 2.0, 3.0, 100.0])
+def test_over_a_slow_link_they_come_too_and_it_carries_little_else(mbit_s):
+    clock, whole = Clock(), bytes(12_000_000)
+    download = BaseDownload(sha256(whole), clock)
+    rate, free, sent, had = mbit_s * 1e6 / 8, clock.now, 0, None
+    while had is None:
+        while (offset := download.ask()) is None:
+            clock.now += 0.5
+        piece = whole[offset : offset + download.length]
+        free = max(free, clock.now) + len(piece) / rate  # also what nobody waits for any more
+        sent += len(piece)
+        assert sent < 2 * len(whole), 'most of what is sent is of use'
+        if free - clock.now < ANSWER_S:
+            clock.now = free
+            had = download.take(piece, len(whole))
+        else:
+            clock.now += ANSWER_S
+            download.fail()
+        assert LEAST_PIECE <= download.length <= PIECE
+    assert had == whole
+
+
+def test_after_a_refusal_as_much_is_asked_for_as_before():
+    clock = Clock()
+    download = BaseDownload(sha256(WHOLE), clock)
+    for _ in range(3):
+        clock.now += LONGEST_PAUSE_S
+        assert download.ask() == 0
+        clock.now += 0.1
+        download.fail()
+    assert download.length == PIECE
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,18 @@ def test_a_thing_is_named_by_what_was_seen_of_it_lately_too():
     assert see(9.0, 0.5) == pytest.approx(0.5), 'it may be another thing by now'
 
 
+@pytest.mark.parametrize('length', [4, 24])
+def test_things_keep_their_numbers_when_a_network_with_other_features_takes_over(length):
+    tracker, here = Tracker(), boxes((10, 10, 40, 40), (200, 10, 40, 40), (400, 10, 40, 40))
+    assert tracker.update(0.0, here, LOOKS[:3]).tolist() == [1, 2, 3]
+    tracker.forget_looks()
+    others = np.eye(3, length, dtype=np.float32)
+    assert tracker.update(0.1, here[:2], others[:2]).tolist() == [1, 2]
+    assert tracker.update(0.2, here, others).tolist() == [1, 2, 3], 'also one that was hidden'
+    away = boxes((10, 200, 40, 40))
+    assert tracker.update(0.3, away, others[:1]).tolist() == [4], 'a thing elsewhere is another'
+
+
 def test_regions_that_show_one_thing_share_its_track():
     tracker = Tracker()
     twice = boxes((10, 10, 40, 40), (14, 10, 40, 40), (200, 10, 40, 40))

@@ -416,6 +416,8 @@ def test_novelty_is_high_for_an_unfamiliar_frame_and_follows_other_weights():
         last = novelty.update(energy, 2)
     assert last < 0.95
     assert novelty.update(2.0, 2) > 0.97
+    assert novelty.update(float('nan'), 2) == 0.5, 'nothing is known of it'
+    assert novelty.update(3.0, 2) > 0.97, 'and it spoils nothing'
 
 
 def test_pictures_survive_the_way_through_jpeg_in_rgb_order():

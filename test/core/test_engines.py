@@ -371,6 +371,36 @@ def test_a_provider_that_can_not_be_loaded_is_no_reason_to_stop(base, engines):
         providers_for('cuda', 'auto')
 
 
+def test_where_tensorrt_can_not_be_loaded_the_next_provider_serves(base, engines, monkeypatch):
+    """As with the usual wheel for GPUs, which lists it whether its libraries are there or not."""
+    listed = [('TensorrtExecutionProvider', {}), 'CPUExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr('etuner_ros.core.serve.engines.providers_for', lambda *_: listed)
+    with pytest.warns(UserWarning, match='TensorrtExecutionProvider'):
+        network = engines.network(base.spec, base.state, wait=True)
+    assert network.name == 'onnxruntime-fp32'
+    assert not engines.why_not(), 'that is as good as it gets here'
+
+
+def test_torch_without_memory_looks_at_regions_one_by_one(base, frames, monkeypatch):
+    live = LiveModel(base, engines=Engines(EngineSettings(engine='torch')))
+    boxes = np.array([[10, 10, 50, 50], [40, 40, 60, 60], [0, 20, 40, 60]], np.float32)
+    wanted = live.look_at(frames[0].image, boxes).features
+    network = live._slot.network
+    examine, most = network._model.examine, 1
+
+    def short_of_memory(batch):
+        if len(batch) > most:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return examine(batch)
+
+    monkeypatch.setattr(network._model, 'examine', short_of_memory)
+    found = live.look_at(frames[0].image, boxes).features
+    assert np.allclose(found, wanted, atol=1e-4)
+    most = 0
+    with pytest.raises(EngineError, match='torch failed: CUDA out of memory'):
+        live.look_at(frames[0].image, boxes)
+
+
 def test_an_onnxruntime_that_does_not_import_is_no_reason_to_stop(tmp_path):
     """One that was built for another numpy, or for a GPU whose libraries are not there."""
     broken = tmp_path / 'onnxruntime'

@@ -125,6 +125,26 @@ def test_a_prediction_names_the_backbone_that_its_feature_is_of(base, duck):
     assert live.predict(duck, 1).backbone == bare
 
 
+def test_a_new_head_keeps_no_frame_from_the_network_that_serves(base, duck, monkeypatch):
+    live = LiveModel(base)
+    both = travelling(base, other_backbone(base))
+    for announced in ((), both):
+        if announced:
+            live.swap(live.prepare(2, base.spec.classes, *announced))
+        with monkeypatch.context() as patch:
+            patch.setattr(live.slot.network, 'look', lambda _: pytest.fail('it looks'))
+            head = travelling(base, rolled_head(base))
+            live.swap(live.prepare(3, base.spec.classes, *head[:2], *announced[2:3]))
+            huge = {k: np.full_like(v, 3e38) for k, v in rolled_head(base).items()}
+            head = travelling(base, huge)
+            with (
+                np.errstate(over='ignore', invalid='ignore'),
+                pytest.raises(WeightsError, match='not finite'),
+            ):
+                live.prepare(4, base.spec.classes, *head[:2], *announced[2:3])
+        assert live.predict(duck, 1).version == 3
+
+
 class Robot:
     """A swapper whose thread is waited for, and what it asked for."""
 

@@ -137,8 +137,11 @@ def test_what_people_said_is_learned_again(
     assert {label for label, _ in learned.exemplars} >= labels
     assert len(learned.state['head.bias']) == len(learned.spec.classes)
     assert picture.read_bytes().startswith(b'\x89PNG')
-    # What was learned can be begun with, and knows what it was taught.
-    code, again, _ = replayed(bag, '--weights', str(weights))
+    # What was learned can be begun with, and knows what it was taught; rounds can be left out.
+    with parameters.open('a') as file:
+        file.write('    rounds: false\n')
+    code, again, _ = replayed(bag, '--weights', str(weights), '--params-file', str(parameters))
+    assert not again['rounds']
     assert code == 0
     assert again['right_first_third'] > found['right_first_third']
 

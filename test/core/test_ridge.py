@@ -27,7 +27,7 @@ def test_it_is_the_inverse_after_any_number_of_updates(start):
     rng = np.random.default_rng(0)
     rows = torch.tensor(rng.normal(size=(start, SIZE)))
     penalty = torch.full((SIZE,), 0.5, dtype=torch.float64)
-    inverse = RidgeInverse(rows, penalty, _factor(rows, penalty))
+    inverse = RidgeInverse(rows, penalty, _factor(rows, penalty), rows.T @ rows)
     moment = torch.diag(penalty) + rows.T @ rows
     several = torch.tensor(rng.normal(size=(4, SIZE)))
     for step in range(3 * SIZE):

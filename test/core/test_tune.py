@@ -77,6 +77,20 @@ def test_a_round_goes_from_its_start_to_the_version_that_it_made():
     assert (kept.keeper.completed, kept.keeper.after) == (1, 0.9)
 
 
+def test_where_rounds_are_switched_off_only_a_person_starts_one():
+    kept = Kept()
+    lazy, keeper = kept.keeper.lazy, kept.keeper
+    lazy.configure(LazyTuneConfig(economy=0.5))
+    lazy.on_batch(8)
+    lazy.on_prospects(LOST)
+    keeper.rounds = False
+    assert keeper.start({}) is None
+    assert 'rounds are switched off' in keeper.refusal()
+    assert keeper.start_retreat({}) is not None, 'that takes rounds back'
+    keeper.on_nothing(1)
+    assert keeper.start({}, forced=True) is not None
+
+
 def test_a_refused_round_has_the_worker_go_back():
     kept = Kept()
     kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))

@@ -14,7 +14,19 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
 from etuner_ros.core.errors import ConfigError
-from etuner_ros.msg import LabelCorrection, LabelledBatch, LabelReceipt, PredictedFrame, Prediction
+from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.slot import RegionResult
+from etuner_ros.msg import (
+    Box,
+    LabelCorrection,
+    LabelledBatch,
+    LabelReceipt,
+    Objects,
+    PredictedFrame,
+    Prediction,
+    Region,
+    Regions,
+)
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.inference_settings import InferenceSettings
 from etuner_ros.nodes.label_collector import LabelCollectorNode
@@ -103,6 +115,45 @@ def test_what_waits_goes_through_the_network_together_and_a_damaged_image_alone_
 
     ros.until(one_damaged, 'a damaged image beside a good one')
     assert {p.source for p in eyes.said if p.header == header(3)} == {'rear'}
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_no_prediction_waits_for_the_things_in_the_image_of_another_camera(
+    ros, deployed, pictures, monkeypatch, fails
+):
+    eyes = Eyes(ros, deployed, batch=2)
+    objects: list[Objects] = ros.listen(Objects, 'objects')
+    reports: list[Any] = ros.listen(DiagnosticArray, '/diagnostics')
+    node, live = eyes.node, eyes.node._weights.live
+    boxes = [Region(box=Box(x=10.0, y=10.0, width=60.0, height=60.0), score=0.9)]
+    order: list[str] = []
+
+    def look_at(image: np.ndarray, *rest: Any) -> RegionResult:
+        order.append('looks')
+        if fails and np.array_equal(image, pictures['front']):
+            raise RuntimeError('the regions of front')
+        return LiveModel.look_at(live, image, *rest)
+
+    def publish(message: Prediction) -> None:
+        order.append(message.source)
+        type(node._predictions).publish(node._predictions, message)
+
+    monkeypatch.setattr(live, 'look_at', look_at)
+    monkeypatch.setattr(node._predictions, 'publish', publish)
+    for name in NAMES * 2:  # the first ones have images kept; the next ones wait for these
+        node._regions._on_regions(Regions(header=header(5), source=name, regions=boxes))
+    arrived = [
+        camera._note(image_message(pictures[camera.name], header(5))) for camera in node._cameras
+    ]
+    node._look(arrived)
+    assert order == ['front', 'rear', 'looks', 'looks']
+    ros.until(lambda: len(eyes.said) == 2, 'both predictions')
+    named = {'rear'} if fails else set(NAMES)
+    ros.until(lambda: len(objects) == len(named), 'the things')
+    assert {o.source for o in objects} == named
+    if fails:
+        told = 'RuntimeError: the regions of front'
+        ros.until(lambda: any(told in s.message for r in reports for s in r.status), 'a word')
 
 
 def test_a_camera_that_floods_the_robot_does_not_starve_the_other(ros, deployed, pictures):

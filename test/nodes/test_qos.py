@@ -10,6 +10,7 @@ from typing import Any
 from helpers import Graph, header, image_message, jpeg_message
 import numpy as np
 import pytest
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
@@ -81,3 +82,31 @@ def test_pictures_and_predictions_have_the_qos_of_the_params_file(ros, deployed,
 def test_an_override_that_is_none_is_said_with_what_there_is(ros, tmp_path, policy, value):
     with pytest.raises(ConfigError, match=r'labels .* best_effort'):
         add(ros, LabelCollectorNode, tmp_path, {f'labels.subscription.{policy}': value})
+
+
+@pytest.mark.parametrize(
+    'topic', ['image_raw.subscription', 'frame_feature.publisher', 'regions.subscription']
+)
+def test_an_inference_that_can_not_be_configured_leaves_nothing_behind(
+    ros, deployed, tmp_path, topic
+):
+    node = add(
+        ros,
+        InferenceNode,
+        tmp_path,
+        {f'{topic}.reliability': 'sometimes'},
+        model__weights=str(deployed),
+    )
+
+    def held() -> list[int]:
+        kinds = 'publishers', 'subscriptions', 'clients', 'services', 'timers', 'guards'
+        concerns = node.health._concerns
+        return [len(concerns), *(len(list(getattr(node, kind))) for kind in kinds)]
+
+    before, logs = held(), ros.logs()
+    for _ in range(2):
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert held() == before
+    ros.until(lambda: any('its qos_overrides' in m.msg for m in logs), 'the sentence')
+    topics = 'annotated', 'predicted_frame', 'objects'
+    ros.until(lambda: not any(map(ros.probe.count_publishers, topics)), 'nobody who publishes')

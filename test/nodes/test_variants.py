@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import gc
 import itertools
 from pathlib import Path
+import weakref
 
 from diagnostic_msgs.msg import DiagnosticArray
 from helpers import Graph, header, image_message
@@ -117,6 +119,27 @@ def test_a_battery_that_falls_has_fewer_pixels_serve_until_it_has_recovered(
     camera.until(lambda d: d['variant'] == '64 px', 'the own size again')
     ros.until(lambda: camera.shoot() and features[-1].backbone_sha256 == bare, 'its feature')
     assert len(camera.predictions) == camera.sent, 'every frame was answered'
+
+
+def test_unconfigured_it_keeps_no_network(ros, deployed, frames, often, made_graphs):
+    node = ros.add(
+        InferenceNode, model__weights=str(deployed), autostart=True, variants__pixels='48'
+    )
+    ros.until(lambda: node.diagnostics()['active'], 'inference')
+    Camera(ros, frames).until(lambda d: '48 px fp32' in d['variants'], 'fewer pixels to be ready')
+    slots = filter(None, node._switch._variants.ready.slots.values())
+    networks = [weakref.ref(slot.network) for slot in (*slots, node._weights.live.slot)]
+    del slots
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert len(networks) == 2
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(network() for network in networks)
+
+    ros.until(gone, 'the executor to let go of the subscriptions, and all of the networks', 30.0)
+    assert node.set_parameters([Parameter('variants.min_battery', value=0.4)])[0].successful
 
 
 def test_another_backbone_is_served_at_once_and_fewer_pixels_of_it_as_soon_as_they_are_ready(

@@ -175,7 +175,10 @@ class Tracker:
             return []
         expected = np.stack([t.at(stamp) for t in self._tracks])
         overlap = overlaps(expected, boxes)
-        likeness = self._likeness(np.stack([t.feature for t in self._tracks]), features)
+        # Of a network with longer or shorter features no look tells anything: the overlap decides.
+        fits = self._common.shape
+        looks = [t.feature if t.feature.shape == fits else self._common for t in self._tracks]
+        likeness = self._likeness(np.stack(looks), features)
         rules = self.settings
         score = (1.0 - rules.look) * overlap + rules.look * likeness
         score[(overlap < rules.least_overlap) | (likeness < rules.least_likeness)] = -np.inf

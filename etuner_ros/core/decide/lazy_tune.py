@@ -19,6 +19,7 @@ from etuner_ros.core.decide.state import Saved
 REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fifth
 # At the economy 1: labels that a pass of a sample through the network has to win.
 PRICE = 0.008
+LEAST_TRIAL = 32  # labels: of fewer hardly any are held back to judge the first round by
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
 LEAST_TO_RETREAT = 48  # since the last round, with which rounds that have lost are taken back
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
@@ -136,16 +137,16 @@ class LazyTune:
 
     A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
 
-    With an `economy` above 0 rounds have to pay. The first one is a trial. From then on new labels
-    tell what rounds have brought so far: those that the live network gets right and the deployed
-    one, with the instant head alone, does not, less those where it is the other way round. A round
-    runs when this gain, at the labels since the last round, is at least `economy * 0.008` labels
-    for each pass of a sample through the network that the round takes (gain per cost, as in
-    Dinkelbach's method for ratios). So where rounds bring nothing there is one, and another one
-    every 400 labels; when the gate refuses the trial, the next one comes after 128; where rounds
-    bring much they come as often as batches allow. Where they have lost more labels than they have
-    won, and 48 or more have come since the last one, what they have made is taken back
-    (`wants_retreat`).
+    With an `economy` above 0 rounds have to pay. The first one is a trial, with 32 labels at
+    least, in however small batches they came. From then on new labels tell what rounds have
+    brought so far: those that the live network gets right and the deployed one, with the instant
+    head alone, does not, less those where it is the other way round. A round runs when this gain,
+    at the labels since the last round, is at least `economy * 0.008` labels for each pass of a
+    sample through the network that the round takes (gain per cost, as in Dinkelbach's method for
+    ratios). So where rounds bring nothing there is one, and another one every 400 labels; when the
+    gate refuses the trial, the next one comes after 128; where rounds bring much they come as
+    often as batches allow. Where they have lost more labels than they have won, and 48 or more
+    have come since the last one, what they have made is taken back (`wants_retreat`).
 
     >>> lazy = LazyTune(LazyTuneConfig(max_batches=4, economy=0.0))
     >>> lazy.on_batch(); lazy.should_tune
@@ -213,7 +214,8 @@ class LazyTune:
         if told.new >= RETRY:
             return True
         if not told.tuned:
-            return not self._retreated and (not self._refused or told.new >= RETRY_TRIAL)
+            least = RETRY_TRIAL if self._refused else LEAST_TRIAL
+            return not self._retreated and told.new >= least
         if told.compared < LEAST_COMPARED:
             return False
         gain = (told.gained - told.lost) / told.compared

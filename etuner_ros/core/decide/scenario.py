@@ -80,6 +80,8 @@ class NoveltyScore:
         if version != self._version:
             self._version = version
             self._moments.fade(20.0)
+        if not math.isfinite(energy):
+            return 0.5  # it would stay in the moments for good
         deviation = self._moments.deviation
         score = 0.5
         if self._moments.count >= 20 and deviation > 0:

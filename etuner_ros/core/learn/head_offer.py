@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 import time
+
+from torch import Tensor
 
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.identity import Scenario
@@ -24,16 +26,18 @@ def offer_head(
     live: LiveState,
     sim_freeze: SimFreeze,
     current: Collection[Scenario],
+    kept: Mapping[str, tuple[Tensor, Tensor]],
     began: float,
 ) -> HeadCandidate:
     """
     Return the instant head as it is now as a candidate: new classes behind those that are live.
 
+    :param kept: rows of live classes that the instant head has no sample of
     :param began: `time.perf_counter` at the beginning of the work
     """
     known, had = head.classes(), live.model.classes
     classes = (*had, *(c for c in known if c not in had))
-    rows = head.rows(classes)
+    rows = head.rows(classes, kept=kept)
     weights = {**rows.state(), **head.likeness(classes)}
     fitted = time.perf_counter()
     served = Asked(live.backbone, live.features, by_rows(live.head, had))

@@ -89,6 +89,7 @@ class Learner:
         self._moved_on = False  # a scenario changed in a round, or while a candidate waited
         self._proposed: RoundCandidate | None = None  # waits for its verdict
         self._offered: HeadCandidate | None = None  # the last one
+        self._silenced: set[str] = set()  # labels that it does not say and live did
         self._late: dict[str, None] = {}  # samples that came in a round or while one waited
         self.quantiser: Quantiser | None = None
         if engines is not None:
@@ -356,13 +357,21 @@ class Learner:
         """
         Return a candidate with the live backbone and the instant head as it is now.
 
+        A class of which there is no sample, though nobody took them back, keeps the row that it
+        has: its store may be gone.
+
         :return: None when nothing was learned since the last one that the live head does not say
-            already, or the head has no sample of a class that the live model can say
+            already, or the head has no sample of a class that came with the deployed model
         """
-        began = time.perf_counter()
-        known = self.head.classes()
-        if not self.head.is_new or not known or not self.head.knows(self.live.classes, self._gone):
+        began, gone = time.perf_counter(), self._gone
+        # That live says still, as of a class that was taken back while a candidate waited.
+        said = (gone & set(self.live.classes)) - self._live.silent
+        if not self.head.classes() or not (self.head.is_new or said - self._silenced):
             return None
+        kept = self._live.kept(self.head.lacks(self.live.classes, gone))
+        if kept is None:
+            return None
+        self._silenced = said
         self._offered = offer_head(
             self.head,
             self.book,
@@ -370,6 +379,7 @@ class Learner:
             self._live,
             self.sim_freeze,
             self.current,
+            kept,
             began,
         )
         self.head.on_offered()
@@ -396,6 +406,8 @@ class Learner:
             return False
         if self._live.served_elsewise:
             return True
+        if self.head_config.enabled and not self.head.knows(self.live.classes, self._gone):
+            return False  # there would be no head for it
         if self.quantiser is None or not self.quantiser.wants(self.backbone, self._live.update):
             return False
         # What came with the deployed model is not what this robot sees.

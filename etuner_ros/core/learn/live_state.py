@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import copy
 
 import numpy as np
@@ -120,6 +120,18 @@ class LiveState:
         prior = self.update.get(HEAD_PRIOR)
         told = torch.zeros(len(head.bias)) if prior is None else torch.tensor(np.array(prior))
         return HeadRows(head.weight.detach().cpu(), head.bias.detach().cpu() - told, told)
+
+    def kept(self, labels: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]] | None:
+        """
+        Return rows (D,) and their bias for classes whose pictures are on their way, or lie in a
+        store that is gone; nothing where one of them came with the deployed network, whose rows do
+        not go with those of an instant head.
+        """
+        labels, head = set(labels), self.head
+        if not self.deployed.isdisjoint(labels):
+            return None
+        rows = zip(self.model.classes, head.weight, head.bias)
+        return {label: (weight, bias) for label, weight, bias in rows if label in labels}
 
     @property
     def silent(self) -> set[str]:

@@ -43,6 +43,7 @@ class Samples:
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
         self._inner: Tensor | None = None
+        self._moment: tuple[Tensor, Tensor] | None = None  # weights, and what they make of rows
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -56,6 +57,17 @@ class Samples:
             charge(2.0 * len(self) * features.numel(), HEAD)
             self._inner = features @ features.T
         return self._inner
+
+    def moment(self, weight: Tensor) -> Tensor:
+        """
+        Return the weighted inner products of columns, (D + 1, D + 1); once for all penalties.
+
+        :param weight: (n,)
+        """
+        if self._moment is None or self._moment[0] is not weight:
+            charge(2.0 * self.rows.shape[1] * self.rows.numel(), HEAD)
+            self._moment = weight, self.rows.T @ (weight[:, None] * self.rows)
+        return self._moment[1]
 
     def with_others(self, rows: Tensor) -> Samples:
         """
@@ -137,7 +149,7 @@ class RidgeRegression:
         weighed = rows * root[:, None]
         charge(2.0 * rows.numel() * targets.shape[1], HEAD)
         if not samples.are_few:
-            self._inverse = RidgeInverse(weighed, penalty)
+            self._inverse = RidgeInverse(weighed, penalty, moment=samples.moment(weight))
             self.weights = self._inverse.times(weighed.T @ (root[:, None] * targets))
             return None
         small = samples.inner / penalty[0] + 1.0 / penalty[-1]
@@ -217,9 +229,16 @@ class RidgeInverse:
     :param penalty: (D,), positive
     :param cholesky: (n, n) lower factor of `1 + rows diag(1 / penalty) rows'` where there are
         rows, but at most as many as columns
+    :param moment: (D, D), `rows' rows` where there are more
     """
 
-    def __init__(self, rows: Tensor, penalty: Tensor, cholesky: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        penalty: Tensor,
+        cholesky: Tensor | None = None,
+        moment: Tensor | None = None,
+    ) -> None:
         n, size = rows.shape
         self._diagonal = 1.0 / penalty
         self._full: Tensor | None = None
@@ -230,10 +249,10 @@ class RidgeInverse:
         self._used = 0
         self._waiting: tuple[Tensor, Tensor] | None = None  # rows that have no factors yet
         if n > size:
-            moment = rows.T @ rows
-            moment.diagonal().add_(penalty)
-            self._full = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-            charge(2.0 * n * size**2 + size**3, HEAD)
+            assert moment is not None
+            matrix = moment + torch.diag(penalty)
+            self._full = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            charge(1.0 * size**3, HEAD)
         elif n:
             assert cholesky is not None
             self._waiting = rows, cholesky

@@ -11,7 +11,6 @@ import math
 import time
 
 import numpy as np
-import torch
 
 from etuner_ros.core.cost import counted_as, HEAD, OTHER
 from etuner_ros.core.decide.gate import judge, Outcome
@@ -30,7 +29,7 @@ from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.learn.served_head import HeadRows, ServedHead
 from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
-from etuner_ros.core.learn.validator import accuracies, Asked, by_rows, Validator
+from etuner_ros.core.learn.validator import accuracies, Answers, Asked, by_rows, Validator
 from etuner_ros.core.models.weights import backbone_of, difference, network_of, RANGES, State
 from etuner_ros.core.serve.calibrate import LEAST_PICTURES
 from etuner_ros.core.serve.networks import Network
@@ -117,6 +116,7 @@ class Round:
                 training.rng,
                 training.logits,
                 (lambda: training.unlabelled_loss(frames)) if len(frames) > 1 else None,
+                self._as_told,
             ):
                 self.iterations, self.loss = step.iteration, step.loss
                 since_probe += 1
@@ -139,24 +139,27 @@ class Round:
         """
         model, live = self.training.model, self.live
         began = time.perf_counter()
+        trains = self.kind is RoundKind.TRAIN
+        learned = [s for s in self.new if self._as_told(s) is not None]
+        if self.new and not (learned and self.iterations):
+            raise NothingMade('all that it was to learn was taken back')
         made = self._plain(gone)
         self.alive()
-        if self.quantiser is not None and self.quantiser.wanted:
-            made = self._quantised(made, gone)
-            self.alive()
-        trains = self.kind is RoundKind.TRAIN
-        if not trains and made.backbone == live.backbone:
-            raise NothingMade(self.quantiser.why_not if self.quantiser else '')
         misses = self.head.config.enabled and not self.head.knows(model.classes, gone, True)
         if not trains and misses:
             raise NothingMade('pictures of a class are still on their way')
+        if self.quantiser is not None and self.quantiser.wanted:
+            made = self._quantised(made, gone)
+            self.alive()
+        if not trains and made.backbone == live.backbone:
+            raise NothingMade(self.quantiser.why_not if self.quantiser else '')
         if self.kind is RoundKind.RETREAT:
             self._seed_head(made.rows)
         rows, backbone, network = made.rows, made.backbone, made.network
         with counted_as(OTHER):
             move = self._appearance_move(network) if follow_appearance else ()
         fitted = time.perf_counter()
-        self.book.on_trained(self.new)
+        self.book.on_trained(learned)
         outcomes = made.outcomes
         before, after = accuracies(outcomes, self.book.outcomes(self.current), self.current)
         ended = time.perf_counter()
@@ -168,7 +171,7 @@ class Round:
             frozen=tuple(n for n in model.unit_names if n in frozen),
             cka=dict(self.training.sim_freeze.cka),
             outcomes=outcomes,
-            new_samples=len(self.new),
+            new_samples=len(learned),
             seconds=ended - self._began,
             head_seconds=fitted - began - made.validation_seconds,
             validation_seconds=ended - fitted + made.validation_seconds,
@@ -234,13 +237,12 @@ class Round:
         with counted_as(HEAD):
             if self.head.config.enabled:
                 self._fit_head(backbone, features)
-        rows = self._head_rows(gone)
+        rows, then = self._head_rows(gone)
         began = time.perf_counter()
-        live, head, made = self.live, self.head, self.training.model.classes
-        known = head.knows(live.model.classes, gone)
-        now = head.answers if known else by_rows(live.head, live.model.classes)
-        known = head.knows(made, gone, candidate=True)
-        then = partial(head.answers, candidate=True) if known else by_rows(rows, made)
+        live, head = self.live, self.head
+        kept = live.kept(head.lacks(live.model.classes, gone))
+        told = head.knows((), gone) and kept is not None
+        now = head.answers if told else by_rows(live.head, live.model.classes)
         outcomes = self.validator.of_round(
             self.book.held.values(),
             self.current,
@@ -249,15 +251,29 @@ class Round:
         )
         return _Made(rows, backbone, ranges, network, outcomes, time.perf_counter() - began)
 
-    def _head_rows(self, gone: Collection[str]) -> HeadRows:
-        """Return the head to serve: the instant one, or the trained one while that can't be."""
-        head, classes = self.training.model.head, self.training.model.classes
-        if self.head.knows(classes, gone, candidate=True):
-            rows = self.head.rows(classes, candidate=True)
-        else:
-            weight, bias = (p.detach().cpu().clone() for p in (head.weight, head.bias))
-            rows = HeadRows(weight, bias, self.head.offsets(classes))
-        return self._with_late_classes(rows)
+    def _head_rows(self, gone: Collection[str]) -> tuple[HeadRows, Answers]:
+        """
+        Return the head to serve, and what it answers: the instant one, or the trained one while
+        that can't be.
+
+        A class whose pictures have not come keeps its live row, for the features before the round.
+        """
+        live, model = self.live, self.training.model
+        for label in [c for c in live.model.classes if c not in model.classes]:
+            place = live.model.classes.index(label)  # a correction brought it while this ran
+            weight, bias, _ = live.head
+            self.training.add_class(label, weight[place], float(bias[place]))
+        kept = live.kept(self.head.lacks(model.classes, gone, candidate=True))
+        if self.head.knows((), gone, candidate=True) and kept is not None:
+            rows = self.head.rows(model.classes, True, kept)
+            return rows, partial(self.head.answers, candidate=True)
+        weight, bias = (p.detach().cpu().clone() for p in (model.head.weight, model.head.bias))
+        rows = HeadRows(weight, bias, self.head.offsets(model.classes))
+        return rows, by_rows(rows, model.classes)
+
+    def _as_told(self, sample: Sample) -> Sample | None:
+        """Return a sample as it was said last, None when it was taken back."""
+        return self.book.find(sample.sample_id)
 
     def _here(self) -> list[Sample]:
         """Return pictures of the current scenarios, the best last: labelled ones, the newest."""
@@ -318,27 +334,6 @@ class Round:
             {s.sample_id for s in [*self.new, *judged]} | set(self.known),
             all_frames=self.training.simsiam is not None,
             tuned=bool(network_of(self._change())),
-        )
-
-    def _with_late_classes(self, rows: HeadRows) -> HeadRows:
-        """
-        Append the rows of classes that corrections brought while the round ran.
-
-        Their pictures have not come yet, so the rows are those that are live, for the features
-        before the round.
-        """
-        model = self.training.model
-        late = [c for c in self.live.model.classes if c not in model.classes]
-        if not late:
-            return rows
-        places = [self.live.model.classes.index(label) for label in late]
-        more = HeadRows(*(rows_of[places] for rows_of in self.live.head))
-        for label, row, offset in zip(late, more.weight, more.bias):
-            self.training.add_class(label, row, float(offset))
-        return HeadRows(
-            torch.cat([rows.weight, more.weight]),
-            torch.cat([rows.bias, more.bias]),
-            self.head.offsets(model.classes),
         )
 
     def _appearance_move(self, network: Network | None) -> tuple[float, ...]:

@@ -166,7 +166,9 @@ class SampleBook:
         self.note_label(label)
         self._awaited[sample_id] = label
         while len(self._awaited) > MOST_AWAITED:
-            del self._awaited[next(iter(self._awaited))]
+            oldest = next(iter(self._awaited))
+            del self._awaited[oldest]
+            self._reserved.pop(oldest, None)
 
     def note_label(self, label: str) -> None:
         """Note that a label is in use."""
@@ -218,8 +220,10 @@ class SampleBook:
         """Note that a round has trained on samples: they are replayed from now on."""
         self._in_round = [s.sample_id for s in samples]
         for sample in samples:
-            now = self._pending.pop(sample.sample_id)
-            if now is not None:  # not taken back while the round ran
+            now = self._pending.samples.get(sample.sample_id)
+            # Neither taken back nor said to be something else while the round ran.
+            if now is not None and now.label == sample.label:
+                self._pending.pop(sample.sample_id)
                 self.replay.add(now)
         self._fit_budget()
 

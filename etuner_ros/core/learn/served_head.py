@@ -389,23 +389,37 @@ class ServedHead:
         if not self.config.enabled:
             return False
         fit = self._candidate if candidate and self._candidate is not None else self._live
-        return bool(fit.learned or fit.head.classes) and all(
-            fit.head.knows(label) or label in gone for label in classes
-        )
+        told = bool(fit.learned or fit.head.classes)
+        return told and not self.lacks(classes, gone, candidate)
+
+    def lacks(
+        self, classes: Iterable[str], gone: Collection[str], candidate: bool = False
+    ) -> list[str]:
+        """Return classes that the instant head has no sample of, though they are not gone."""
+        fit = self._candidate if candidate and self._candidate is not None else self._live
+        return [c for c in classes if not fit.head.knows(c) and c not in gone]
 
     def classes(self) -> tuple[str, ...]:
         """Return the labels that the live backbone's head has samples of."""
         return tuple(c for c in self._live.head.classes if self._live.head.knows(c))
 
-    def rows(self, classes: Sequence[str], candidate: bool = False) -> HeadRows:
+    def rows(
+        self,
+        classes: Sequence[str],
+        candidate: bool = False,
+        kept: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> HeadRows:
         """
         Return the head to serve, rows in the order of `classes`; a class without samples is never
         said.
 
         :param candidate: that of the candidate's backbone
+        :param kept: rows (D,) and their bias of classes without samples that are said nevertheless
         """
         fit = self._candidate if candidate and self._candidate is not None else self._live
         weight, bias = fit.head.linear(classes)
+        for label, (row, offset) in (kept or {}).items():
+            weight[classes.index(label)], bias[classes.index(label)] = row, offset
         return HeadRows(weight, bias, self.offsets(classes))
 
     def likeness(self, classes: Sequence[str], candidate: bool = False) -> State:

@@ -142,6 +142,7 @@ def train_round(
     rng: np.random.Generator,
     logits: Callable[[Chosen], Tensor],
     extra_loss: Callable[[], Tensor] | None = None,
+    as_told: Callable[[Sample], Sample | None] = lambda sample: sample,
 ) -> Iterator[Step]:
     """
     Train on new samples beside replayed ones; yields after each batch, so the caller can probe,
@@ -154,6 +155,8 @@ def train_round(
 
     :param logits: runs the model on chosen views, with gradient
     :param extra_loss: added to the loss of each batch, for what is learned without labels
+    :param as_told: returns a new sample as it was said last, None when it was taken back since;
+        when all of them were, the round ends
     """
     index = {label: i for i, label in enumerate(model.classes)}
     fresh = max(1, round(config.batch_size * config.new_share))
@@ -167,19 +170,30 @@ def train_round(
     ]
     history: list[float] = []
     order: list[int] = []
+
+    def usable(sample: Sample) -> Sample | None:
+        now = as_told(sample)
+        # A label that came while this round runs has no row yet; the next round has it.
+        return now if now is not None and now.label in index else None
+
     model.train()
     for iteration in range(1, total + 1):
-        while len(order) < fresh:
-            order += [
-                i
-                for i in rng.permutation(len(new)).tolist()
-                if not right[i] or config.easy_share >= 1.0 or rng.random() < config.easy_share
-            ]
-        samples = [new[i] for i in order[:fresh]]
-        del order[:fresh]
-        samples += replay.draw(config.batch_size - fresh, rng, current, config.scenario_share)
-        # A label that came while this round runs has no row yet; the next round has it.
-        samples = [s for s in samples if s.label in index]
+        told: list[Sample] = []
+        while not told and any(map(usable, new)):
+            while len(order) < fresh:
+                order += [
+                    i
+                    for i in rng.permutation(len(new)).tolist()
+                    if not right[i] or config.easy_share >= 1.0 or rng.random() < config.easy_share
+                ]
+            told = [s for i in order[:fresh] if (s := usable(new[i])) is not None]
+            del order[:fresh]
+        if not told:  # all was taken back
+            if history:
+                yield Step(iteration - 1, iteration - 1, history[-1])
+            break
+        replayed = replay.draw(config.batch_size - fresh, rng, current, config.scenario_share)
+        samples = told + [s for s in replayed if s.label in index]
         # Views that are new each time are numbered, and never asked for again.
         views = rng.integers(0, config.views or 2**31, len(samples))
         target = torch.tensor([index[s.label] for s in samples], device=model.head.weight.device)
@@ -200,7 +214,7 @@ def train_round(
                 [p for p in model.parameters() if p.grad is not None], config.gradient_clip
             )
             optimiser.step()
-        history.append(float(losses[:fresh].detach().mean()))
+        history.append(float(losses[: len(told)].detach().mean()))
         done = iteration == total or _has_settled(history, span, config.early_stop)
         yield Step(iteration, iteration if done else total, float(loss.detach()))
         if done:

@@ -27,6 +27,10 @@ VALIDATION_WINDOW = 100  # held-back samples that are looked at
 CURRENT_SHARE = 0.5  # of them, for the current scenarios; where one side has fewer, others come
 
 
+# Labels of samples with features (n, D).
+Answers = Callable[[Sequence[Sample], Tensor], list[str]]
+
+
 @dataclass(frozen=True)
 class Asked:
     """
@@ -34,12 +38,11 @@ class Asked:
 
     :ivar backbone: digest of what makes its features
     :ivar compute: those features, where they are not known
-    :ivar answers: labels of samples with features (n, D)
     """
 
     backbone: str
     compute: Compute
-    answers: Callable[[Sequence[Sample], Tensor], list[str]]
+    answers: Answers
 
 
 class Validator:
@@ -176,9 +179,7 @@ def _stratified(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[place] for place in sorted(chosen)]
 
 
-def by_rows(
-    head: HeadRows, classes: Sequence[str]
-) -> Callable[[Sequence[Sample], Tensor], list[str]]:
+def by_rows(head: HeadRows, classes: Sequence[str]) -> Answers:
     """Return what gives the answers of a head without its prior; empty ones without classes."""
 
     def answers(samples: Sequence[Sample], features: Tensor) -> list[str]:

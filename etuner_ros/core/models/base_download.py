@@ -10,6 +10,7 @@ import time
 from etuner_ros.core.models.weights import sha256
 
 PIECE = 4 * 1024 * 1024  # bytes
+LEAST_PIECE = 64 * 1024  # bytes; where not even these come in time, a link carries nothing
 LARGEST = 4 * 1024**3  # bytes; a claim beyond this is not believed
 ANSWER_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -20,17 +21,19 @@ class BaseDownload:
     When to ask for which piece.
 
     An answer is awaited for some seconds. After a failure it pauses, each time twice as long, and
-    goes on where it was.
+    goes on where it was. A piece that does not come in time was too large for the link, perhaps:
+    the next one is half of it.
 
     :param digest: what names them
     :param now: monotonic seconds
     :param named: whether they are named by the SHA-256 of the bytes that come
+    :ivar length: of the piece to ask for, in bytes
     """
 
     def __init__(
         self, digest: str, now: Callable[[], float] = time.monotonic, named: bool = True
     ) -> None:
-        self.digest = digest
+        self.digest, self.length = digest, PIECE
         self._now, self._named = now, named
         self._data = bytearray()
         self._asked: float | None = None  # when, while an answer is awaited
@@ -43,19 +46,26 @@ class BaseDownload:
         return self._asked is not None and self._now() - self._asked < ANSWER_S
 
     @property
+    def due(self) -> bool:
+        """Whether it is time for an attempt."""
+        return not self.waits and self._now() >= self._next
+
+    @property
     def quiet_s(self) -> float:
         """How long no piece has come, in s."""
         return self._now() - self._heard
 
     def ask(self) -> int | None:
         """Return where the piece to ask for now begins; None when it is not time to ask."""
-        if self.waits or self._now() < self._next:
+        if not self.due:
             return None
         self._asked = self._now()
         return len(self._data)
 
     def fail(self) -> None:
         """Note that an attempt failed: there is a pause before the next."""
+        if self._asked is not None and not self.waits:
+            self.length = max(self.length // 2, LEAST_PIECE)
         self._asked = None
         self._next = self._now() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
@@ -68,6 +78,9 @@ class BaseDownload:
         :return: the weights when they are whole
         :raises ValueError: when this can not be them; it begins anew
         """
+        # Twice as much has to come in time, too.
+        if self._asked is not None and self._now() - self._asked < ANSWER_S / 3:
+            self.length = min(2 * self.length, PIECE)
         self._asked, self._heard = None, self._now()
         self._data += data
         if data and len(self._data) < size <= LARGEST:

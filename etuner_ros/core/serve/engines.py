@@ -15,6 +15,7 @@ import numpy as np
 
 from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError, EngineError
+from etuner_ros.core.installing import INSTALL
 from etuner_ros.core.models.weights import ModelSpec, State
 from etuner_ros.core.serve.graph_file import Floats, GraphFile
 from etuner_ros.core.serve.graph_store import graphs_folder, GraphStore
@@ -222,10 +223,28 @@ class Engines:
             )
         if ranges is not None and precision in ('auto', 'int8'):
             try:
-                return self._session(spec, state, ranges, wait, providers)
+                return self._best(spec, state, ranges, wait, providers, trouble)
             except EngineError as error:
                 trouble['precision'] = f'{error}; fp32 serves'
-        return self._session(spec, state, None, wait, providers)
+        return self._best(spec, state, None, wait, providers, trouble)
+
+    def _best(
+        self,
+        spec: ModelSpec,
+        state: State,
+        ranges: tuple[str, Floats] | None,
+        wait: bool,
+        providers: list[Any],
+        trouble: dict[str, str],
+    ) -> Network | None:
+        """Return a session by TensorRT, else by CUDA; the CPU takes parts of either alone."""
+        if len(providers) > 2:
+            try:
+                return self._session(spec, state, ranges, wait, providers)
+            except EngineError as error:  # the usual wheel lists it, whether it is there or not
+                if self.settings.precision == 'fp16':
+                    trouble['precision'] = f'{error}; CUDA serves in fp32'
+        return self._session(spec, state, ranges, wait, providers[-2:])
 
     def _session(
         self,
@@ -271,6 +290,4 @@ class Engines:
         self._graphs.close()
 
 
-NOT_INSTALLED = (
-    'onnxruntime is not installed: python3 -m pip install onnxruntime onnx; torch serves meanwhile'
-)
+NOT_INSTALLED = f'onnxruntime is not installed: {INSTALL} onnxruntime onnx; torch serves meanwhile'

@@ -76,6 +76,9 @@ class LiveModel:
         self.smaller: SmallerSlot | None = None
         self.smaller_failed: tuple[SmallerSlot, str] | None = None  # with the reason; newest
         self.bare = backbone_digest(base.sha256, {})
+        # What the network checked last makes of a black picture, (1, D), and its slot's number:
+        # a look costs the frame that comes meanwhile its time.
+        self._seen: tuple[int, Floats] = (0, np.zeros((1, 0), np.float32))
         self._within: Within | None = None
         with contextlib.suppress(WeightsError):  # the tuner says so; names do without it
             self._within = shipped(base.spec.architecture, base.state)
@@ -194,9 +197,12 @@ class LiveModel:
         self._spare = network if isinstance(network, TorchNetwork) else None
 
     def _check(self, slot: Slot) -> None:
-        """Run a version once, so that its first frame does not wait."""
-        size = self.base.spec.input_size
-        features, _ = slot.network.look([np.zeros((size, size, 3), np.uint8)])
+        """Run a version once, so that its first frame does not wait; of a new head, it alone."""
+        number, features = self._seen
+        if number != slot.number:
+            size = self.base.spec.input_size
+            features, _ = slot.network.look([np.zeros((size, size, 3), np.uint8)])
+            self._seen = slot.number, features
         logits = slot.logits(features)
         if not (np.isfinite(logits).all() and np.isfinite(features).all()):
             raise WeightsError(f'version {slot.version} gives values that are not finite')
@@ -265,6 +271,8 @@ class LiveModel:
                 try:
                     return look(slot, smaller)
                 except EngineError as error:
+                    if smaller is None and isinstance(slot.network, TorchNetwork):
+                        raise  # there is no other
                     if smaller is None:
                         self.engines.give_up(str(error))
                     else:

@@ -58,7 +58,10 @@ class OnnxSession:
         # Threads that wait for work in a loop take the processor from the tuner.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
+            # Without its own fallback, of which nobody would hear: see `Engines`.
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=list(providers), enable_fallback=0
+            )
         except Exception as error:  # onnxruntime raises many kinds
             raise EngineError(f'onnxruntime does not take the graph: {_short(error)}') from error
         first = providers[0] if isinstance(providers[0], str) else providers[0][0]
@@ -165,8 +168,11 @@ class TorchNetwork:
         """Look at images; see `Network`."""
         import torch
 
-        batch = self._model.tensor(images).contiguous(memory_format=torch.channels_last)
         cast = torch.autocast(self._device.type, torch.float16, enabled=self._half)
-        with self._looking, cast:
-            _, features, appearance = self._model.examine(batch)
-        return features.float().cpu().numpy(), appearance.float().cpu().numpy()
+        try:
+            batch = self._model.tensor(images).contiguous(memory_format=torch.channels_last)
+            with self._looking, cast:
+                _, features, appearance = self._model.examine(batch)
+            return features.float().cpu().numpy(), appearance.float().cpu().numpy()
+        except RuntimeError as error:  # as where a GPU has no memory left
+            raise EngineError(f'torch failed: {_short(error)}') from error

@@ -141,6 +141,7 @@ class RoundKeeper:
         self.round: Round | None = None
         self.could_quantise = False  # what is live, says the worker
         self.pinned = False  # no version could go live, said the last verdict
+        self.rounds = True  # whether any start by themselves
         self.started = self.completed = self.refused = self.heads = 0
         self.progress = self.last_round_s = self.tuning_s = 0.0
         self.before = self.after = math.nan
@@ -192,8 +193,14 @@ class RoundKeeper:
 
     # A round
 
-    def refusal(self) -> str:
-        """Return why no round may start now, apart from LazyTune; nothing when it may."""
+    def refusal(self, trains: bool = True) -> str:
+        """
+        Return why no round may start by itself now, apart from LazyTune; nothing when it may.
+
+        :param trains: one that trains, not one that calibrates or takes others back
+        """
+        if trains and not self.rounds:
+            return 'rounds are switched off: the instant head alone learns (parameter rounds)'
         if self.pinned:
             return 'weights are pinned: model_manager is not active'
         return self.budget.refusal(self._clock())
@@ -227,7 +234,9 @@ class RoundKeeper:
         :param cursors: by collector, the last batch that the live version has learned
         :return: the round; None when none starts
         """
-        if self.state is not State.WAITING or not self.could_quantise or self.refusal():
+        if self.state is not State.WAITING or not self.could_quantise:
+            return None
+        if self.refusal(trains=False):
             return None
         self.could_quantise = False
         return self._start_without_training(
@@ -242,7 +251,9 @@ class RoundKeeper:
         :param cursors: by collector, the last batch that the live version has learned
         :return: the round; None when none starts
         """
-        if self.state is not State.WAITING or not self.lazy.wants_retreat or self.refusal():
+        if self.state is not State.WAITING or not self.lazy.wants_retreat:
+            return None
+        if self.refusal(trains=False):
             return None
         self.lazy.on_retreat_start()
         return self._start_without_training(
