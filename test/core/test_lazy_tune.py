@@ -380,6 +380,17 @@ def test_an_empty_worker_and_a_newer_batch_are_no_reason_for_a_round() -> None:
     assert not lazy.should_tune, 'what was said is of the labels before'
 
 
+def test_batches_of_a_single_label_start_no_trial_that_nothing_could_judge() -> None:
+    lazy = LazyTune(LazyTuneConfig(economy=0.5, min_batches=8))
+    lazy.on_request(100_000)  # of a fast camera: hardly any batch is waited for
+    for new in range(1, 40):
+        lazy.on_batch()
+        lazy.on_prospects(Prospects(new, 480, False))
+        assert lazy.should_tune == (new >= 32)
+        if new < 32:
+            assert f'a trial needs 32 labels, {new} have come' in lazy.reason
+
+
 def test_with_an_economy_a_new_class_is_no_reason_to_hurry() -> None:
     """The instant head has learned it already."""
     lazy = LazyTune(LazyTuneConfig(economy=0.5, min_batches=4))

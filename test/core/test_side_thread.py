@@ -160,9 +160,10 @@ def test_images_from_another_time_are_told_and_a_late_one_is_not():
     for _ in range(30):
         age.note(10 * 10**9, 17 * 10**9)
     assert '7.0 s old' in age.why_wrong()
-    age.forget()
-    age.note(10 * 10**9, 5 * 10**9)
-    assert '5.0 s ahead' in age.why_wrong()
+    ahead = ImageAge()
+    for _ in range(30):
+        ahead.note(10 * 10**9, 5 * 10**9)
+    assert '5.0 s ahead' in ahead.why_wrong()
 
 
 def test_before_the_clock_runs_no_image_is_of_another_time():

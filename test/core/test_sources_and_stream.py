@@ -49,7 +49,7 @@ def test_a_folder_takes_turns_between_the_classes_of_each_split(tmp_path):
 
 
 def test_a_folder_without_images_is_an_error_that_says_what_is_expected(tmp_path):
-    with pytest.raises(ImageError, match='holds no images; expected <split>/<class>'):
+    with pytest.raises(ImageError, match='holds no images; expected <class>/'):
         open_source(str(tmp_path))
 
 

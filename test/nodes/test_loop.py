@@ -182,8 +182,9 @@ def test_one_correction_shows_in_predictions_without_batch_or_round_and_so_does_
 
 
 def test_with_an_economy_the_first_round_is_a_trial_and_the_next_waits_for_what_it_brought(
-    ros, deployed, frames
+    ros, deployed, frames, monkeypatch
 ):
+    monkeypatch.setattr('etuner_ros.core.decide.lazy_tune.LEAST_TRIAL', 4)
     robot = Robot(ros, deployed, lazy_tune__economy=0.5)
     cars, trays = pictures(frames, 'race_car'), pictures(frames, 'tray')
     for car, tray in zip(cars[:2], trays[:2]):
@@ -204,6 +205,7 @@ def test_with_an_economy_the_first_round_is_a_trial_and_the_next_waits_for_what_
 def test_rounds_that_have_lost_are_taken_back_and_what_was_taught_stays(
     ros, deployed, frames, monkeypatch
 ):
+    monkeypatch.setattr('etuner_ros.core.decide.lazy_tune.LEAST_TRIAL', 4)
     robot = Robot(ros, deployed, lazy_tune__economy=0.5)
     lazy = robot.tuner._lazy
     take = lazy.on_prospects

@@ -126,8 +126,7 @@ class LazyTune:
     - a change of scenario, or a batch with a class that the model can not say: to 1 at once, until
       the next round (with an `economy` above 0 not: the instant head has learned it already);
     - inference requests r served since the last round: to `chosen * (1 + r / 1000) **
-      -request_decay`, rounded up. It falls slowly at first, and then by the same factor whenever
-      the requests double.
+      -request_decay`, rounded up.
 
     | requests at the default decay of 0.3 | 0 | 1,000 | 10,000 | 100,000 | 1,000,000 |
     |---|---|---|---|---|---|
@@ -284,6 +283,8 @@ class LazyTune:
             if self._retreated:
                 why, least = 'the last trial lost more than it won', RETRY
             right += f', {why}: another one with {least} new labels, {told.new} have come'
+        elif self.waiting and told is not None and not told.tuned and not self.is_worth_it:
+            right += f', a trial needs {LEAST_TRIAL} labels, {told.new} have come'
         elif self.waiting and told is not None and not self.is_worth_it:
             right += (
                 f', rounds have won {told.gained} and lost {told.lost} of {told.compared} labels '

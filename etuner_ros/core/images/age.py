@@ -27,10 +27,6 @@ class ImageAge:
         if now_ns > 0:
             self._ages_s.append((now_ns - stamp_ns) / 1e9)
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self._ages_s.clear()
-
     @property
     def seconds(self) -> float:
         """The usual age; 0 when none is known."""

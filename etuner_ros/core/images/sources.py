@@ -39,7 +39,7 @@ class ImageFolder:
     Images in `<split>/<class>/*.jpg`, each split a scenario, in name order; the classes of a split
     take turns.
 
-    A folder with images only, or with classes only, works too.
+    A folder with images only, or with classes only (`<class>/*.jpg`), works too.
     """
 
     rate_hz = 5.0  # pictures carry no time
@@ -63,7 +63,7 @@ class ImageFolder:
                     if turn < len(files)
                 ]
         if not self._files:
-            raise ImageError(f'the folder {path} holds no images; expected <split>/<class>/*.jpg')
+            raise ImageError(f'the folder {path} holds no images; expected <class>/*.jpg')
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures; one that can't be decoded is left out."""
