@@ -275,12 +275,17 @@ def test_a_duplicate_is_the_same_word_of_the_same_author(tmp_path):
     assert not store.is_duplicate(key, 'duck', 'ann'), 'who changes the mind back is heard'
 
 
-def end(store: LabelStore) -> dict[int, str]:
-    """Return the label of each frame for a tuner that takes all batches in order."""
+def end(store: LabelStore, replayed: int = 0) -> dict[int, str]:
+    """
+    Return the label of each frame for a tuner that takes all batches in order.
+
+    :param replayed: up to this batch it takes what it has room for of them at once
+    """
     while store.make_batch(2):
         pass
-    labels: dict[int, str] = {}
-    for number in range(1, store.last_batch() + 1):
+    replay = store.replay(replayed, 1000, 0, 10**6)
+    labels = {s.stamp_ns: s.label for s in replay.samples}
+    for number in range(replayed + 1, store.last_batch() + 1):
         batch = store.batch(number)
         for old, new in batch.renamed:
             labels = {k: new if v == old else v for k, v in labels.items()}
@@ -359,8 +364,23 @@ def test_a_tuner_that_takes_all_batches_ends_with_what_is_stored(deeds):
                 store.rename(*values)
             else:
                 store.make_batch(1)
-        assert end(store) == {s.stamp_ns: s.label for s in store.labelled()}
+        stored = {s.stamp_ns: s.label for s in store.labelled()}
+        for replayed in range(store.last_batch() + 1):
+            assert end(store, replayed) == stored
         store.close()
+
+
+def test_labels_that_were_swapped_are_so_for_a_tuner_that_starts_anew(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, label in enumerate(['left', 'right', 'left']):
+        store.add(frame(number), label, 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(3), 'left', 'ann', 0)  # waits
+    for names in (('left', 'other'), ('right', 'left'), ('other', 'right')):
+        store.rename(*names)
+    store.make_batch(10)
+    for replayed in range(store.last_batch() + 1):
+        assert end(store, replayed) == {0: 'right', 1: 'left', 2: 'right', 3: 'right'}
 
 
 def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
@@ -678,14 +698,15 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
                 return found
             found += [(s.stamp_ns, s.label) for s in replay.samples]
 
-    assert taken(100) == [(1, 'a'), (3, 'b'), (4, 'c'), (0, 'a')]
+    of_then = [(5, 'a'), (6, 'b'), (4, 'c'), (1, 'a'), (3, 'b'), (0, 'a')]
+    assert taken(100) == of_then, 'the second batch takes back what was said of two'
     assert taken(100, most_bytes=15) == taken(100), 'in pieces of two'
     assert taken(100, most_bytes=1) == taken(100), 'never an empty piece before the end'
-    assert taken(2) == [(1, 'a'), (3, 'b')]
+    assert taken(2) == of_then[:2]
     assert taken(0) == []
     assert taken(100, up_to=0) == []
     store.make_batch(7)
-    assert taken(1, up_to=2) == [(7, 'a')]
+    assert taken(100, up_to=2) == [(7, 'a'), (3, 'b'), (4, 'c'), (1, 'a'), (0, 'a')]
     store.rename('c', 'd')
     store.make_batch(7)
     assert store.replay(1, 9, 0, 10**6).renamed == []

@@ -8,6 +8,7 @@ What its tables hold is said in `schema`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -288,35 +289,59 @@ class LabelStore:
     def replay(self, up_to_batch: int, count: int, skip: int, most_bytes: int) -> Replay:
         """
         Return samples to fill a memory with: the newest of each class in turn, by the label that
-        counts now.
+        counted when this batch was handed out; later batches say what has changed since.
 
         :param up_to_batch: only what was handed out up to this batch
         :param count: how many are wanted in all
         :param skip: how many of them were received already
         :param most_bytes: of pictures in this piece; it holds at least one sample
         """
-        rows = self._database.execute(
-            'SELECT id, label FROM (SELECT id, label, ROW_NUMBER() OVER (PARTITION BY label ORDER '
-            "BY id DESC) AS turn FROM frames f WHERE label != '' AND size > 0 AND EXISTS "
-            '(SELECT 1 FROM items i WHERE i.frame = f.id AND i.batch <= ?)) ORDER BY turn, label',
+        renamings = self._database.execute(
+            'SELECT batch, renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS '
+            'NOT NULL ORDER BY id',
             (up_to_batch,),
-        )
-        wanted = [row for row in rows if row[0] not in self.unreadable][:count]
+        ).fetchall()
+        wanted = [
+            row
+            for row in self._in_turn(up_to_batch, renamings)
+            if row[0] not in self.unreadable
+        ][:count]
         samples: list[StoredSample] = []
         size = 0
-        for number, label in wanted[skip:]:
-            if (sample := self._sample(number, label)) is None:
+        for row in wanted[skip:]:
+            if (sample := self._sample(*row)) is None:
                 continue
             if samples and size + len(sample.image) > most_bytes:
                 break
             samples.append(sample)
             size += len(sample.image)
-        renamed = self._database.execute(
-            'SELECT renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS NOT NULL '
-            'ORDER BY id',
+        return Replay(len(wanted), [(old, new) for _, old, new in renamings], samples)
+
+    def _in_turn(
+        self, up_to_batch: int, renamings: list[tuple[int, str, str]]
+    ) -> list[tuple[int, str, str]]:
+        """
+        Return number, label and author of each picture that a receiver of all batches up to one
+        has labelled: the newest of each class in turn.
+
+        :param renamings: batch, old name and new name of those that went out up to then, in order
+        """
+        rows = self._database.execute(
+            'SELECT f.id, i.label, i.author, i.batch FROM frames f JOIN items i ON i.id = (SELECT '
+            'MAX(id) FROM items WHERE frame = f.id AND batch <= ?) WHERE f.size > 0 AND '
+            "i.label != '' ORDER BY f.id DESC",
             (up_to_batch,),
-        ).fetchall()
-        return Replay(len(wanted), renamed, samples)
+        )
+        turns: Counter[str] = Counter()
+        found: list[tuple[int, str, int, str]] = []
+        for number, label, author, batch in rows:
+            # What waited when a label was renamed went out later, by its new name.
+            for renamed_in, old, new in renamings:
+                if renamed_in > batch and label == old:
+                    label = new
+            turns[label] += 1
+            found.append((turns[label], label, number, author))
+        return [(number, label, author) for _, label, number, author in sorted(found)]
 
     def note_learned(self, batch_id: int, version: int) -> None:
         """
