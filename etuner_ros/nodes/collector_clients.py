@@ -64,7 +64,12 @@ class CollectorClients:
     @staticmethod
     def _request(ask: Ask) -> Any:
         if ask.replay:
-            return GetReplay.Request(up_to_batch_id=ask.up_to, count=ask.count, skip=ask.skip)
+            return GetReplay.Request(
+                up_to_batch_id=ask.up_to,
+                since_batch_id=ask.since,
+                count=ask.count,
+                skip=ask.skip,
+            )
         return GetBatches.Request(from_batch_id=ask.first, limit=ask.limit)
 
     def _client(self, ask: Ask) -> Any:

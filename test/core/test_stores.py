@@ -279,12 +279,16 @@ def end(store: LabelStore, replayed: int = 0) -> dict[int, str]:
     """
     Return the label of each frame for a tuner that takes all batches in order.
 
-    :param replayed: up to this batch it takes what it has room for of them at once
+    :param replayed: up to this batch it takes what counts then at once, up to half of them before
     """
     while store.make_batch(2):
         pass
-    replay = store.replay(replayed, 1000, 0, 10**6)
-    labels = {s.stamp_ns: s.label for s in replay.samples}
+    labels: dict[int, str] = {}
+    for since, up_to in ((0, replayed // 2), (replayed // 2, replayed)):
+        replay = store.replay(up_to, 1000, 0, 10**6, since)
+        for old, new in replay.renamed:
+            labels = {k: new if v == old else v for k, v in labels.items()}
+        labels.update({s.stamp_ns: s.label for s in replay.samples})
     for number in range(replayed + 1, store.last_batch() + 1):
         batch = store.batch(number)
         for old, new in batch.renamed:
@@ -711,6 +715,29 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
     store.make_batch(7)
     assert store.replay(1, 9, 0, 10**6).renamed == []
     assert store.replay(9, 9, 0, 10**6).renamed == [('c', 'd')], 'exemplars are called so, too'
+
+
+def test_of_what_is_replayed_again_no_label_of_before_stays(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(4):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.rename('duck', 'bird')
+    for number, label in enumerate(['', 'mug', 'mug']):
+        store.add(frame(number), label, 'ann', 0)
+    store.make_batch(10)
+    again = store.replay(3, 2, 0, 10**6, since_batch=1)
+    assert again.renamed == [('duck', 'bird')]
+    assert [(s.stamp_ns, s.label) for s in again.samples] == [
+        (0, ''),  # withdrawn
+        (1, ''),  # there is no room for its mug
+        (3, 'bird'),
+        (2, 'mug'),
+    ]
+    assert again.total == 4
+    rest = store.replay(3, 2, 3, 10**6, since_batch=1)
+    assert [s.stamp_ns for s in rest.samples] == [2]
+    assert store.replay(3, 2, 0, 10**6, since_batch=2).renamed == [], 'it is called so already'
 
 
 def test_opening_reads_no_pictures(tmp_path):

@@ -554,3 +554,8 @@ def test_a_memory_is_filled_again_newest_first_and_in_pieces(ros, monkeypatch):
         found += answer.samples
     assert [(s.sample_id, s.label) for s in found] == [(2, 'duck'), (3, 'mug'), (1, 'duck')]
     assert all(bytes(s.image.data).startswith(b'\xff\xd8') for s in found)
+    ros.call(RenameLabel, 'label_collector/rename_label', label='duck', new_label='bird')
+    for since, renamed in ((4, ['bird']), (5, [])):  # who has it has renamed it
+        asked = {'up_to_batch_id': 5, 'since_batch_id': since, 'count': 10}
+        answer = ros.call(GetReplay, 'label_collector/get_replay', **asked)
+        assert (answer.renamed_to, answer.samples[0].label) == (renamed, 'bird')

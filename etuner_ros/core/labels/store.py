@@ -286,15 +286,20 @@ class LabelStore:
         said = (label, predicted, author, version)
         return StoredSample(*moment, *said, kind, image, scenario, Place.of(place))
 
-    def replay(self, up_to_batch: int, count: int, skip: int, most_bytes: int) -> Replay:
+    def replay(
+        self, up_to_batch: int, count: int, skip: int, most_bytes: int, since_batch: int = 0
+    ) -> Replay:
         """
         Return samples to fill a memory with: the newest of each class in turn, by the label that
         counted when this batch was handed out; later batches say what has changed since.
+
+        First, without a label, those of which the receiver has another one, and gets none here.
 
         :param up_to_batch: only what was handed out up to this batch
         :param count: how many are wanted in all
         :param skip: how many of them were received already
         :param most_bytes: of pictures in this piece; it holds at least one sample
+        :param since_batch: the receiver has all batches up to this one
         """
         renamings = self._database.execute(
             'SELECT batch, renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS '
@@ -306,6 +311,10 @@ class LabelStore:
             for row in self._in_turn(up_to_batch, renamings)
             if row[0] not in self.unreadable
         ][:count]
+        if since_batch:
+            chosen = {number for number, *_ in wanted}
+            stale = [n for n in self._stale(since_batch, up_to_batch) if n not in chosen]
+            wanted = [*((number, '', '') for number in stale), *wanted]
         samples: list[StoredSample] = []
         size = 0
         for row in wanted[skip:]:
@@ -315,7 +324,17 @@ class LabelStore:
                 break
             samples.append(sample)
             size += len(sample.image)
-        return Replay(len(wanted), [(old, new) for _, old, new in renamings], samples)
+        renamed = [(old, new) for batch, old, new in renamings if batch > since_batch]
+        return Replay(len(wanted), renamed, samples)
+
+    def _stale(self, since_batch: int, up_to_batch: int) -> list[int]:
+        """Return frames that were handed out up to one batch and again up to another one."""
+        rows = self._database.execute(
+            'SELECT DISTINCT frame FROM items i WHERE batch > ? AND batch <= ? AND EXISTS (SELECT '
+            '1 FROM items WHERE frame = i.frame AND batch <= ?) ORDER BY frame',
+            (since_batch, up_to_batch, since_batch),
+        )
+        return [number for (number,) in rows]
 
     def _in_turn(
         self, up_to_batch: int, renamings: list[tuple[int, str, str]]
