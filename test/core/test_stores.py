@@ -656,9 +656,9 @@ def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
     store.close()
     after = content(path)
     assert (after['votes'], after['items']) == (before['votes'], before['items'])
-    kept = [r[:-3] + (r[-2],) for r in after['frames']]
-    assert kept == before['frames'], 'all but the new uid and place'
-    assert {r[-3] for r in after['frames']} == {0}
+    kept = [r[:-5] + (r[-4],) for r in after['frames']]
+    assert kept == before['frames'], 'all but the new uid, place and size'
+    assert {r[-5] for r in after['frames']} == {0}
     again = LabelStore(path)
     stored = again.add(frame(4, uid=1 << 63), 'cup', 'ann', 0)
     assert stored.sample_id > 8, 'no number twice'

@@ -80,8 +80,12 @@ class LabelStore:
         if row is None:
             return None
         number, kind, predicted, confidence, version = row
-        image = self._picture(number) or b''
-        return Frame(key, image, kind, predicted, confidence, 0.0, version)
+        image, size = self._picture(number) or b'', (0, 0)
+        if number not in self.unreadable:  # the size comes after the picture
+            size = self._database.execute(
+                'SELECT image_width, image_height FROM frames WHERE id = ?', (number,)
+            ).fetchone()
+        return Frame(key, image, kind, predicted, confidence, 0.0, version, size)
 
     def things(self, key: FrameKey) -> list[FrameKey]:
         """Return the things in a frame that somebody named, oldest first."""
@@ -307,9 +311,7 @@ class LabelStore:
             (up_to_batch,),
         ).fetchall()
         wanted = [
-            row
-            for row in self._in_turn(up_to_batch, renamings)
-            if row[0] not in self.unreadable
+            row for row in self._in_turn(up_to_batch, renamings) if row[0] not in self.unreadable
         ][:count]
         if since_batch:
             chosen = {number for number, *_ in wanted}
