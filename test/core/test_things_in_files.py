@@ -123,6 +123,25 @@ def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path,
     assert said(again) == said(office.store), 'the names of the files say it, too'
 
 
+@pytest.mark.parametrize('size', [{}, {'width': 320}, {'width': 0, 'height': 0}])
+def test_boxes_in_pictures_whose_size_is_not_said_become_things_too(tmp_path, size):
+    (tmp_path / 'a.jpg').write_bytes(picture())
+    (tmp_path / 'b.jpg').write_bytes(b'no picture')
+    raw = {
+        'images': [{'id': n, 'file_name': f'{n}.jpg', **size} for n in 'abc'],
+        'categories': [{'id': 1, 'name': 'cup'}],
+        'annotations': [
+            {'image_id': n, 'category_id': 1, 'bbox': list(RED)} for n in ('a', 'b', 'c')
+        ],
+    }
+    (tmp_path / 'annotations.json').write_text(json.dumps(raw))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'annotations.json', 'ann', 0)
+    assert [(s.label, s.place) for s in store.labelled()] == [('cup', Place(*RED, 320, 240))]
+    assert [p.partition(':')[0] for p in found.problems] == ['b.jpg', 'c.jpg']
+    assert 'unknown format' in found.problems[0]
+
+
 def test_boxes_of_others_become_things(tmp_path):
     (tmp_path / 'a.jpg').write_bytes(picture())
     box = list(RED)

@@ -8,12 +8,13 @@ Boxes are, in between, shares of the picture: x, y, width, height in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlparse
 from xml.sax.saxutils import quoteattr
 
+from etuner_ros.core.errors import ImageError
 from etuner_ros.core.labels.records import StoredSample
 
 Shares = tuple[float, float, float, float]
@@ -39,6 +40,7 @@ class Mark:
     name: str  # of the picture, relative to the folder
     label: str
     box: Shares | None = None  # None: no box is given
+    problem: str = ''  # why it can not be taken
 
 
 def covers(box: Shares) -> bool:
@@ -76,10 +78,12 @@ def to_coco(pictures: list[Annotated]) -> dict[str, Any]:
     }
 
 
-def from_coco(raw: dict[str, Any]) -> Iterator[Mark]:
+def from_coco(raw: dict[str, Any], measured: Callable[[str], tuple[int, int]]) -> Iterator[Mark]:
     """
     Yield what a COCO file says.
 
+    :param measured: returns width and height in px of a picture of which the file does not say
+        them; raises OSError, ImageError
     :raises KeyError, TypeError, ValueError: when it is none
     """
     images = {i['id']: i for i in raw['images']}
@@ -87,12 +91,19 @@ def from_coco(raw: dict[str, Any]) -> Iterator[Mark]:
     for annotation in raw['annotations']:
         image = images[annotation['image_id']]
         label = labels[annotation['category_id']]
-        box, width, height = annotation.get('bbox'), image.get('width'), image.get('height')
-        shares = None
-        if box and width and height:
-            x, y, wide, high = map(float, box)
-            shares = (x / width, y / height, wide / width, high / height)
-        yield Mark(str(image['file_name']), label, shares)
+        name, box = str(image['file_name']), annotation.get('bbox')
+        if not box:
+            yield Mark(name, label)
+            continue
+        width, height = image.get('width'), image.get('height')
+        if not (width and height):
+            try:
+                width, height = measured(name)
+            except (OSError, ImageError) as error:
+                yield Mark(name, label, problem=str(error))
+                continue
+        x, y, wide, high = map(float, box)
+        yield Mark(name, label, (x / width, y / height, wide / width, high / height))
 
 
 def studio_config(pictures: list[Annotated]) -> str:

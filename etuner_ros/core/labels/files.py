@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
 import hashlib
 import json
 from pathlib import Path
@@ -296,6 +297,8 @@ def import_(
         try:
             if not label or len(label) > longest_label or not is_printable(label):
                 raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
+            if mark.problem:
+                raise ImageError(mark.problem)
             data = file.read_bytes()
             height, width = decode(data).shape[:2]
             kind = 'png' if file.suffix.lower() == '.png' else 'jpeg'
@@ -345,6 +348,31 @@ def _thing(things: Things, whole: Frame, box: Shares) -> Frame:
     return things.of(whole, (x * width, y * height, wide * width, high * height))
 
 
+def _file_of(path: Path, name: str) -> Path:
+    """
+    Return the picture that a file of annotations names.
+
+    :raises StoreError: when it lies outside the folder of that file
+    """
+    file = (path.parent / name).resolve()
+    if not file.is_relative_to(path.parent.resolve()):
+        raise StoreError(f"{path} names '{name[:100]}', which lies outside its folder")
+    return file
+
+
+def _measure(path: Path, name: str) -> tuple[int, int]:
+    """
+    Return width and height in px of a picture that a file of annotations names.
+
+    :raises StoreError: when it lies outside the folder of that file
+    :raises OSError, ImageError: when it can not be read
+    """
+    width, height = encoded_size(_file_of(path, name).read_bytes())
+    if not (width and height):
+        raise ImageError('it says that it has no pixels')
+    return width, height
+
+
 def _has_marks(file: Path) -> bool:
     """Return whether a file says of many pictures what they show, as COCO does."""
     try:
@@ -376,16 +404,17 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
         return
     try:
         raw = json.loads(path.read_text())
-        marks = list(from_coco(raw) if isinstance(raw, dict) else from_studio(raw))
+        measured = cache(partial(_measure, path))
+        marks = list(from_coco(raw, measured) if isinstance(raw, dict) else from_studio(raw))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(f'{path} is neither COCO nor Label Studio JSON: {error}') from error
     labelled: set[str] = set()
     for mark in marks:
+        if mark.problem:
+            yield path, mark
+            continue
         if mark.box is None or (covers(mark.box) and index.size(mark.name) is None):
             if mark.name in labelled:
                 continue  # one label a picture: the first
             labelled.add(mark.name)
-        file = (path.parent / mark.name).resolve()
-        if not file.is_relative_to(path.parent.resolve()):
-            raise StoreError(f"{path} names '{mark.name[:100]}', which lies outside its folder")
-        yield file, mark
+        yield _file_of(path, mark.name), mark
