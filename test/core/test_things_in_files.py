@@ -123,6 +123,30 @@ def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path,
     assert said(again) == said(office.store), 'the names of the files say it, too'
 
 
+def test_what_was_skipped_in_label_studio_is_no_label_and_what_is_rotated_is_said(tmp_path):
+    for number in range(3):
+        (tmp_path / f'{number}.jpg').write_bytes(picture())
+
+    def result(label: str, angle: float) -> dict[str, Any]:
+        box = {'x': 31.25, 'y': 25.0, 'width': 25.0, 'height': 100 / 6, 'rotation': angle}
+        return {'type': 'rectanglelabels', 'value': {**box, 'rectanglelabels': [label]}}
+
+    def task(number: int, *annotations: dict[str, Any]) -> dict[str, Any]:
+        return {
+            'data': {'image': f'/data/local-files/?d={number}.jpg'},
+            'annotations': list(annotations),
+        }
+
+    skipped = {'was_cancelled': True, 'result': [result('skipped', 0)]}
+    said = {'was_cancelled': False, 'result': [result('cup', 0), result('bowl', 30)]}
+    tasks = [task(0, skipped, said), task(1, skipped), task(2, {'result': [result('vase', 360)]})]
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'tasks.json', 'ann', 0)
+    assert [(s.label, s.place.box) for s in store.labelled()] == [('cup', RED), ('vase', RED)]
+    assert found.problems == ['0.jpg: its rectangle is rotated by 30 degrees']
+
+
 @pytest.mark.parametrize('size', [{}, {'width': 320}, {'width': 0, 'height': 0}])
 def test_boxes_in_pictures_whose_size_is_not_said_become_things_too(tmp_path, size):
     (tmp_path / 'a.jpg').write_bytes(picture())

@@ -172,6 +172,8 @@ def from_studio(raw: list[dict[str, Any]]) -> Iterator[Mark]:
         url = urlparse(str(task['data']['image']))
         name = parse_qs(url.query).get('d', [unquote(url.path)])[0]
         for annotation in task.get('annotations', []):
+            if annotation.get('was_cancelled'):  # the annotator skipped it
+                continue
             marks = list(_studio_marks(name, annotation['result']))
             if marks:
                 yield from marks
@@ -186,4 +188,6 @@ def _studio_marks(name: str, results: list[dict[str, Any]]) -> Iterator[Mark]:
         elif result.get('type') == 'rectanglelabels' and value['rectanglelabels']:
             x, y, width, height = (float(value[n]) / 100 for n in ('x', 'y', 'width', 'height'))
             label = str(value['rectanglelabels'][0])
-            yield Mark(name, label, (x, y, width, height))
+            angle = float(value.get('rotation') or 0.0)
+            problem = f'its rectangle is rotated by {angle:g} degrees' if angle % 360 else ''
+            yield Mark(name, label, (x, y, width, height), problem)
