@@ -25,7 +25,7 @@ import pytest
 from etuner_ros.core.errors import StoreError, WeightsError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.labels.database import Database
-from etuner_ros.core.labels.files import export, FORMATS, import_
+from etuner_ros.core.labels.files import export, FORMATS, import_, Imported
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.store import LabelStore
@@ -952,6 +952,54 @@ def test_an_import_names_what_it_leaves_out(tmp_path):
     (folder / 'tasks.json').write_text(json.dumps([outside]))
     with pytest.raises(StoreError, match='outside its folder'):
         import_(store, folder / 'tasks.json', 'ann', 0)
+
+
+def problems_by_name(found: Imported) -> dict[str, str]:
+    """Return what an import said of what it left out."""
+    return dict(p.split(': ', 1) for p in found.problems)
+
+
+def test_an_import_goes_on_after_names_that_can_not_be(tmp_path):
+    picture, folder = encode_jpeg(np.zeros((8, 8, 3), np.uint8)), tmp_path / 'pictures'
+    (folder / 'duck').mkdir(parents=True)
+    for name in (b'a.jpg', b'caf\xe9.jpg', b'z.jpg'):
+        (folder / 'duck' / os.fsdecode(name)).write_bytes(picture)
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, folder, 'ann', 0)
+    assert found.added == 2
+    assert problems_by_name(found) == {'duck/caf\\udce9.jpg': 'its name is not UTF-8'}
+    names = ['duck/a.jpg', 'nul\0.jpg', 'half \ud800.jpg', 'duck/z.jpg']
+    said = [{'image_id': n, 'category_id': 1} for n in names]
+    coco = {
+        'images': [{'id': n, 'file_name': n} for n in names],
+        'categories': [{'id': 1, 'name': 'duck'}],
+        'annotations': [*said, {**said[1], 'bbox': [0, 0, 4, 4]}],  # the size is measured
+    }
+    (folder / 'coco.json').write_text(json.dumps(coco))
+    found = import_(store, folder / 'coco.json', 'ann', 0)
+    assert (found.known, len(found.problems)) == (2, 3)
+    assert problems_by_name(found).keys() == {'nul\\x00.jpg', 'half \\ud800.jpg'}
+    assert all('no file can have that name' in p for p in found.problems)
+
+
+def test_an_import_goes_on_after_annotations_that_are_none(tmp_path):
+    said = {'type': 'choices', 'value': {'choices': ['duck']}}
+    nothing = {'type': 'choices', 'value': {'choices': []}}
+    tasks = []
+    for name, results in (('a', ['x']), ('b', [nothing, said]), ('c', [said])):
+        (tmp_path / f'{name}.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+        task = {'data': {'image': f'{name}.jpg'}, 'annotations': [{'result': results}]}
+        tasks.append(task)
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'tasks.json', 'ann', 0)
+    assert sorted(s.frame_id for s in store.labelled()) == ['b.jpg', 'c.jpg']
+    assert problems_by_name(found).keys() == {'a.jpg', 'b.jpg'}
+    assert all('what is said of it can not be read' in p for p in found.problems)
+    tasks[0]['annotations'] = 'x'
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    with pytest.raises(StoreError, match='neither COCO nor Label Studio'):
+        import_(store, tmp_path / 'tasks.json', 'ann', 0)
 
 
 @pytest.mark.parametrize('where', range(0, 11 * 4096, 4096))  # every page of so small a file

@@ -166,7 +166,7 @@ def from_studio(raw: list[dict[str, Any]]) -> Iterator[Mark]:
     """
     Yield what tasks of Label Studio say; of several annotations of a task the first one counts.
 
-    :raises KeyError, TypeError, ValueError, IndexError: when it is no such file
+    :raises KeyError, TypeError, ValueError, AttributeError: when it is no such file
     """
     for task in raw:
         url = urlparse(str(task['data']['image']))
@@ -182,12 +182,23 @@ def from_studio(raw: list[dict[str, Any]]) -> Iterator[Mark]:
 
 def _studio_marks(name: str, results: list[dict[str, Any]]) -> Iterator[Mark]:
     for result in results:
-        value = result.get('value', {})
-        if result.get('type') == 'choices':
-            yield Mark(name, str(value['choices'][0]))
-        elif result.get('type') == 'rectanglelabels' and value['rectanglelabels']:
-            x, y, width, height = (float(value[n]) / 100 for n in ('x', 'y', 'width', 'height'))
-            label = str(value['rectanglelabels'][0])
-            angle = float(value.get('rotation') or 0.0)
-            problem = f'its rectangle is rotated by {angle:g} degrees' if angle % 360 else ''
-            yield Mark(name, label, (x, y, width, height), problem)
+        try:
+            mark = _studio_mark(name, result)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            mark = Mark(name, '', problem=f'what is said of it can not be read: {error}')
+        if mark is not None:
+            yield mark
+
+
+def _studio_mark(name: str, result: dict[str, Any]) -> Mark | None:
+    """Return what a result says of a picture; None when it is no label."""
+    value = result.get('value', {})
+    if result.get('type') == 'choices':
+        return Mark(name, str(value['choices'][0]))
+    if result.get('type') != 'rectanglelabels' or not value['rectanglelabels']:
+        return None
+    x, y, width, height = (float(value[n]) / 100 for n in ('x', 'y', 'width', 'height'))
+    label = str(value['rectanglelabels'][0])
+    angle = float(value.get('rotation') or 0.0)
+    problem = f'its rectangle is rotated by {angle:g} degrees' if angle % 360 else ''
+    return Mark(name, label, (x, y, width, height), problem)

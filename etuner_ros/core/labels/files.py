@@ -16,7 +16,7 @@ their whole frames, in `frames/`; where the frame made room for others, what was
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 import hashlib
 import json
@@ -295,10 +295,10 @@ def import_(
     for file, mark in watch(list(_marks(path, index))):
         label, name = mark.label.strip(), mark.name
         try:
-            if not label or len(label) > longest_label or not is_printable(label):
-                raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
             if mark.problem:
                 raise ImageError(mark.problem)
+            if not label or len(label) > longest_label or not is_printable(label):
+                raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
             data = file.read_bytes()
             height, width = decode(data).shape[:2]
             kind = 'png' if file.suffix.lower() == '.png' else 'jpeg'
@@ -306,16 +306,19 @@ def import_(
             whole = Frame(
                 index.key(file, name, data), data, kind, '', 0.0, 0.0, 0, size or (width, height)
             )
+            if not _is_utf8(whole.key.source + whole.key.frame_id):
+                raise ImageError('its name is not UTF-8')
             frame = whole
             # What was cut out is there as its picture; all that is given of our frames are things.
             if mark.box and not whole.key.place and (size or not covers(mark.box)):
                 frame = _thing(things, whole, mark.box)
         except (OSError, ImageError, BoxError) as error:
-            problems.append(f'{name}: {error}')
+            problems.append(f'{_shown(name)}: {error}')
             continue
         if (before := here.get(frame.key, label)) != label:
             problems.append(
-                f'{name}: one place is called {before!r} and {label!r}; the first one counts'
+                f'{_shown(name)}: one place is called {before!r} and {label!r}; the first one '
+                f'counts'
             )
             continue
         here[frame.key] = label
@@ -341,6 +344,20 @@ def import_(
     return result
 
 
+def _is_utf8(text: str) -> bool:
+    """Return whether a text can be stored; names of files in other encodings can not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return the name of a picture as it can be shown on one line."""
+    return name if is_printable(name) else ascii(name)[1:-1]
+
+
 def _thing(things: Things, whole: Frame, box: Shares) -> Frame:
     """Return the thing in a frame that a box means, as nobody has said what it was taken for."""
     width, height = whole.size
@@ -353,8 +370,12 @@ def _file_of(path: Path, name: str) -> Path:
     Return the picture that a file of annotations names.
 
     :raises StoreError: when it lies outside the folder of that file
+    :raises ImageError: when no file can have that name
     """
-    file = (path.parent / name).resolve()
+    try:
+        file = (path.parent / name).resolve()
+    except ValueError as error:  # a NUL in it, or half of a character
+        raise ImageError(f'no file can have that name: {error}') from error
     if not file.is_relative_to(path.parent.resolve()):
         raise StoreError(f"{path} names '{name[:100]}', which lies outside its folder")
     return file
@@ -406,7 +427,7 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
         raw = json.loads(path.read_text())
         measured = cache(partial(_measure, path))
         marks = list(from_coco(raw, measured) if isinstance(raw, dict) else from_studio(raw))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f'{path} is neither COCO nor Label Studio JSON: {error}') from error
     labelled: set[str] = set()
     for mark in marks:
@@ -417,4 +438,8 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
             if mark.name in labelled:
                 continue  # one label a picture: the first
             labelled.add(mark.name)
-        yield _file_of(path, mark.name), mark
+        try:
+            file = _file_of(path, mark.name)
+        except ImageError as error:
+            file, mark = path, replace(mark, problem=str(error))
+        yield file, mark
