@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+import math
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,16 @@ def frame_of(message: PredictedFrame, most_mb: float) -> Frame:
         image,
         message.image.format,
         message.label,
-        message.confidence,
-        message.novelty,
+        _finite(message.confidence),
+        _finite(message.novelty),
         message.model_version,
         size,
     )
+
+
+def _finite(value: float) -> float:
+    """Return a share from outside; what is none is 0: the store takes no others."""
+    return value if math.isfinite(value) else 0.0
 
 
 def box_of(box: Box) -> tuple[float, float, float, float] | None:
@@ -131,7 +137,7 @@ def seen_of(message: Objects) -> Seen:
     return Seen(
         boxes,
         labels,
-        [o.confidence for o in found],
+        [_finite(o.confidence) for o in found],
         [o.unknown for o in found],
         [o.track for o in found],
         [o.familiar for o in found],

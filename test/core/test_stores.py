@@ -265,6 +265,15 @@ def test_labels_survive_a_restart_and_come_in_numbered_batches(tmp_path):
     )
 
 
+def test_what_can_not_be_stored_is_said_and_not_left_out(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    with pytest.raises(StoreError, match='could not be written: .*confidence'):
+        store.add(replace(frame(), confidence=float('nan')), 'duck', 'ann', 0)
+    assert store.count() == 0
+    assert store.add(frame(), 'duck', 'ann', 0).label == 'duck'
+    assert store.add(frame(), 'duck', 'bob', 0).sample_id == 1, 'a frame is there once'
+
+
 def test_a_duplicate_is_the_same_word_of_the_same_author(tmp_path):
     store, key = LabelStore(tmp_path / 'labels.db'), frame().key
     store.add(frame(), 'duck', 'ann', 0)

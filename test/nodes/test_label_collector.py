@@ -230,6 +230,32 @@ def test_a_thing_is_confirmed_once_it_is_known_what_the_robot_took_it_for(ros):
     )
 
 
+def test_where_a_confidence_is_no_number_a_label_has_its_receipt(ros):
+    desk, odd = Desk(ros), float('nan')
+    objects = ros.speak(Objects, 'objects')
+    head, box = header(desk.now), Box(x=1.0, y=1.0, width=5.0, height=5.0)
+    picture = jpeg_message(PICTURE, head)
+    values = {'label': 'mug', 'confidence': odd, 'novelty': odd}
+    frame = PredictedFrame(header=head, source='camera', frame_uid=1, image=picture, **values)
+    desk._frames.publish(frame)
+    thing = DetectedObject(box=box, labels=['cup'], confidence=odd)
+    objects.publish(
+        Objects(
+            header=head,
+            source='camera',
+            frame_uid=1,
+            objects=[thing],
+            width=8,
+            height=8,
+            kept=True,
+        )
+    )
+    ros.until(lambda: desk.node._things.seen_at(1, (1, 1, 5, 5)), 'the frame to be named')
+    ros.until(lambda: desk.node._diagnostics()['frames kept'], 'the frame')
+    assert desk.say(head, 'mug').message == 'confirmed'
+    assert desk.say(head, 'cup', box=box).message == 'confirmed'
+
+
 def test_labels_come_out_in_numbered_batches(ros):
     desk = Desk(ros, batch_size=2)
     for age in (5, 4, 3, 2):

@@ -26,9 +26,10 @@ def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int)
     """Put a frame there unless it is; return its number."""
     key = key_values(frame.key)
     database.execute(
-        'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, place, label, predicted, '
+        'INSERT INTO frames (source, stamp_ns, frame_id, uid, place, label, predicted, '
         'confidence, model_version, scenario, format, image, size, received_ns, image_width, '
-        "image_height) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "image_height) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        'ON CONFLICT DO NOTHING',
         (
             *key,
             frame.label,
