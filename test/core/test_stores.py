@@ -839,7 +839,7 @@ def test_every_label_and_every_picture_survives_export_and_import(tmp_path, kind
     for number, key in enumerate(keys):
         label = LABELS[number % len(LABELS)]
         store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
-    assert export(store, tmp_path / 'out', kind) == len(keys)
+    assert export(store, tmp_path / 'out', kind).pictures == len(keys)
     assert len(list((tmp_path / 'out').glob('*/*'))) == len(keys)
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == len(keys)
@@ -894,7 +894,7 @@ def test_what_was_exported_can_be_imported(tmp_path, kind):
     for number, label in enumerate(['duck', 'duck', 'a/b ~ ä.c']):
         key = FrameKey('front/cam', number, 'opt.frame')
         store.add(Frame(key, picture, 'jpeg', 'duck', 0.5, 0.5, 3), label, 'ann', 0)
-    assert export(store, tmp_path / 'out', kind) == 3
+    assert export(store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert import_(other, tmp_path / 'out', 'ann', 0).known == 3, 'nothing twice'

@@ -43,7 +43,7 @@ def office(tmp_path: Path) -> Office:
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_labels_boxes_and_pictures_are_the_same_after_export_and_import(office, tmp_path, kind):
-    assert export(office.store, tmp_path / 'out', kind) == 3
+    assert export(office.store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert said(other) == said(office.store)
@@ -113,7 +113,7 @@ def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path,
     office.store._database.execute(
         "UPDATE frames SET image = NULL, size = 0 WHERE place = '' AND label = ''"
     )
-    assert export(office.store, tmp_path / 'out', kind) == 3
+    assert export(office.store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert said(other) == said(office.store)
@@ -164,6 +164,26 @@ def test_boxes_in_pictures_whose_size_is_not_said_become_things_too(tmp_path, si
     assert [(s.label, s.place) for s in store.labelled()] == [('cup', Place(*RED, 320, 240))]
     assert [p.partition(':')[0] for p in found.problems] == ['b.jpg', 'c.jpg']
     assert 'unknown format' in found.problems[0]
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_what_can_not_be_read_is_left_out_of_an_export_and_named(office, tmp_path, kind):
+    key = FrameKey('camera', 2, 'eye', 7)
+    office.store.add(Frame(key, b'no picture', 'jpeg', '', 0.5, 0, 1), 'desk', 'ann', 0)
+    where = 'source = ? AND stamp_ns = ? AND frame_id = ?'
+    office.store._database.execute(  # the frame that both things are in
+        f"UPDATE frames SET image = ? WHERE place = '' AND {where}", (b'gone', *KEY.moment)
+    )
+    done = export(office.store, tmp_path / 'out', kind)
+    assert done.pictures == 3, 'what was cut out is kept'
+    named = [p.partition(':')[0] for p in done.problems]
+    whole = f'camera~{KEY.stamp_ns}~eye~5.jpg'
+    assert named == [*([] if kind == 'folder' else [whole]), 'camera~2~eye~7.jpg']
+    assert all('unknown format' in p for p in done.problems)
+    other = LabelStore(tmp_path / 'other.db')
+    taken = import_(other, tmp_path / 'out', 'ann', 0)
+    assert (taken.added, taken.problems) == (3, [])
+    assert said(other) == [s for s in said(office.store) if s[0] != key]
 
 
 def test_boxes_of_others_become_things(tmp_path):

@@ -166,18 +166,22 @@ class _Writer:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._pictures: dict[FrameKey, Annotated | None] = {}  # whole frames; None: not kept
         self.pictures: list[Annotated] = []
+        self.problems: list[str] = []
 
-    def write(self, sample: StoredSample) -> None:
-        """Write a sample."""
+    def write(self, sample: StoredSample) -> bool:
+        """Write a sample; return whether its picture is one."""
         key, place = sample.key, sample.place
         if place is not None and self._boxes:
             whole = self._whole(key.whole, place)
             if whole is not None:
                 whole.marks.append((sample, _shares(place)))
-                return
+                return True
         folder = self._labels.of(sample.label, _quoted(sample.label))
         picture = self._put(folder, key, sample.image, sample.image_format)
+        if picture is None:
+            return False
         picture.marks.append((sample, _in_its_square(place) if place else None))
+        return True
 
     def _whole(self, key: FrameKey, place: Place) -> Annotated | None:
         """Return the frame that a thing is in, which is written once; None when it is not kept."""
@@ -187,11 +191,18 @@ class _Writer:
             if frame is not None and frame.image:
                 folder = self._labels.of('', FRAMES)
                 picture = self._put(folder, key, frame.image, frame.image_format)
-                self._sizes[picture.name] = place.image_width, place.image_height
+                if picture is not None:
+                    self._sizes[picture.name] = place.image_width, place.image_height
                 self._pictures[key] = picture
         return self._pictures[key]
 
-    def _put(self, folder: str, key: FrameKey, data: bytes, image_format: str) -> Annotated:
+    def _put(self, folder: str, key: FrameKey, data: bytes, image_format: str) -> Annotated | None:
+        """Write a picture; None where it can not be read."""
+        try:
+            size = encoded_size(data)
+        except ImageError as error:
+            self.problems.append(f'{_file_name(key, image_format)}: {error}')
+            return None
         file = self._files.of(f'{folder}/{key!r}', _file_name(key, image_format))
         (self._folder / folder).mkdir(exist_ok=True)
         with (self._folder / folder / file).open('xb') as stream:  # nothing is overwritten
@@ -199,7 +210,7 @@ class _Writer:
         self._frames[file] = [key.source, key.stamp_ns, key.frame_id, key.uid]
         if key.place:
             self._frames[file].append(str(key.place))
-        self.pictures.append(Annotated(f'{folder}/{file}', *encoded_size(data)))
+        self.pictures.append(Annotated(f'{folder}/{file}', *size))
         return self.pictures[-1]
 
     def index(self) -> dict[str, Any]:
@@ -220,11 +231,21 @@ def _in_its_square(place: Place) -> Shares:
     return (place.x - x) / side, (place.y - y) / side, place.width / side, place.height / side
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an export did."""
+
+    pictures: int  # and things
+    problems: list[str]
+
+
 def export(
     store: LabelStore, folder: Path, kind: str = 'folder', watch: Watch = lambda samples: samples
-) -> int:
+) -> Exported:
     """
-    Write all labelled pictures and things that are kept; return their number.
+    Write all labelled pictures and things that are kept.
+
+    Pictures that can't be read are named and left out.
 
     :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of what
         is said of a whole picture being all of it) or 'labelstudio' (and `tasks.json`,
@@ -240,8 +261,7 @@ def export(
             raise StoreError(f'the folder {folder} is not empty; name one that is')
         count, writer = 0, _Writer(store, folder, boxes=kind != 'folder')
         for sample in watch(store.labelled()):
-            writer.write(sample)
-            count += 1
+            count += writer.write(sample)
         replace_file(folder / INDEX_FILE, json.dumps(writer.index(), indent=1).encode())
         if kind == 'coco':
             raw: Any = to_coco(writer.pictures)
@@ -255,7 +275,7 @@ def export(
             f'the export to {folder} failed: {error.strerror or error}; '
             f'what was written may be incomplete'
         ) from error
-    return count
+    return Exported(count, writer.problems)
 
 
 @dataclass
