@@ -39,10 +39,6 @@ class CollectorClients:
         self._clients: dict[tuple[str, bool], Any] = {}
         self._futures: dict[tuple[str, bool], Any] = {}
 
-    def __len__(self) -> int:
-        """Return the number of clients."""
-        return len(self._clients)
-
     def ask(self, has_credit: bool) -> None:
         """Ask for all that the feed wants now, and let go of those that it has forgotten."""
         for ask in self._feed.asks(has_credit):
