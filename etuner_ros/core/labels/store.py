@@ -348,9 +348,9 @@ class LabelStore:
         :param renamings: batch, old name and new name of those that went out up to then, in order
         """
         rows = self._database.execute(
-            'SELECT f.id, i.label, i.author, i.batch FROM frames f JOIN items i ON i.id = (SELECT '
-            'MAX(id) FROM items WHERE frame = f.id AND batch <= ?) WHERE f.size > 0 AND '
-            "i.label != '' ORDER BY f.id DESC",
+            'SELECT f.id, i.label, i.author, i.batch FROM frames f INDEXED BY frames_counted JOIN '
+            'items i ON i.id = (SELECT MAX(id) FROM items WHERE frame = f.id AND batch <= ?) '
+            "WHERE f.size > 0 AND i.label != '' ORDER BY f.id DESC",
             (up_to_batch,),
         )
         turns: Counter[str] = Counter()
