@@ -61,14 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
             answer(arguments.json, damage or 'all can be read', {'damage': damage})
             return 1 if damage else 0
         elif arguments.action == 'export':
-            count = export(
+            written = export(
                 store,
                 arguments.folder,
                 arguments.format,
                 lambda samples: shown(samples, 'writing pictures', store.count()),
             )
-            text = f'{count} labelled pictures in {arguments.folder}'
-            answer(arguments.json, text, {'pictures': count, 'folder': arguments.folder})
+            for problem in written.problems:
+                print(f'left out: {problem}', file=sys.stderr)
+            text = f'{written.pictures} labelled pictures in {arguments.folder}'
+            answer(arguments.json, text, {**vars(written), 'folder': arguments.folder})
         elif arguments.action == 'import':
             result = import_(
                 store,

@@ -39,10 +39,6 @@ class CollectorClients:
         self._clients: dict[tuple[str, bool], Any] = {}
         self._futures: dict[tuple[str, bool], Any] = {}
 
-    def __len__(self) -> int:
-        """Return the number of clients."""
-        return len(self._clients)
-
     def ask(self, has_credit: bool) -> None:
         """Ask for all that the feed wants now, and let go of those that it has forgotten."""
         for ask in self._feed.asks(has_credit):
@@ -64,7 +60,12 @@ class CollectorClients:
     @staticmethod
     def _request(ask: Ask) -> Any:
         if ask.replay:
-            return GetReplay.Request(up_to_batch_id=ask.up_to, count=ask.count, skip=ask.skip)
+            return GetReplay.Request(
+                up_to_batch_id=ask.up_to,
+                since_batch_id=ask.since,
+                count=ask.count,
+                skip=ask.skip,
+            )
         return GetBatches.Request(from_batch_id=ask.first, limit=ask.limit)
 
     def _client(self, ask: Ask) -> Any:

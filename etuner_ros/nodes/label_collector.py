@@ -341,7 +341,8 @@ class LabelCollectorNode(Node):
         response.collector = self.get_fully_qualified_name()
         up_to = min(request.up_to_batch_id, self._store.last_batch())
         most = self._limit.piece(ANSWER_BYTES)
-        replay = self._store.replay(up_to, request.count, request.skip, most)
+        piece = request.count, request.skip, most
+        replay = self._store.replay(up_to, *piece, since_batch=request.since_batch_id)
         response.last_batch_id = self._store.last_batch()
         response.total = replay.total
         response.renamed_from = [old for old, _ in replay.renamed]

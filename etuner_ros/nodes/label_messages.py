@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from etuner_ros.core.boxes.geometry import as_boxes
-from etuner_ros.core.errors import MessageError
+from etuner_ros.core.errors import ImageError, MessageError
+from etuner_ros.core.images.codec import encoded_size
 from etuner_ros.core.labels.desk import Correction, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import Batch, StoredSample
@@ -87,21 +90,30 @@ def frame_of(message: PredictedFrame, most_mb: float) -> Frame:
     :param most_mb: of its encoded picture
     :raises MessageError: when it is too large, or its names are too long
     """
-    size = len(message.image.data)
-    if size > most_mb * 1e6:
-        raise MessageError(f'a frame of {size / 1e6:.1f} MB is ignored; see max_frame_mb')
+    length = len(message.image.data)
+    if length > most_mb * 1e6:
+        raise MessageError(f'a frame of {length / 1e6:.1f} MB is ignored; see max_frame_mb')
     if max(map(len, (message.source, message.header.frame_id, message.label))) > LONGEST_NAME:
         raise MessageError('a frame is ignored: its source, frame_id or label is too long')
+    image, size = bytes(message.image.data), (message.width, message.height)
+    if not all(size):  # who does not tell it has not scaled the picture either
+        with suppress(ImageError):  # that nothing can be cut from is said to who labels it
+            size = encoded_size(image)
     return Frame(
         key_of(message),
-        bytes(message.image.data),
+        image,
         message.image.format,
         message.label,
-        message.confidence,
-        message.novelty,
+        _finite(message.confidence),
+        _finite(message.novelty),
         message.model_version,
-        (message.width, message.height),
+        size,
     )
+
+
+def _finite(value: float) -> float:
+    """Return a share from outside; what is none is 0: the store takes no others."""
+    return value if math.isfinite(value) else 0.0
 
 
 def box_of(box: Box) -> tuple[float, float, float, float] | None:
@@ -125,7 +137,7 @@ def seen_of(message: Objects) -> Seen:
     return Seen(
         boxes,
         labels,
-        [o.confidence for o in found],
+        [_finite(o.confidence) for o in found],
         [o.unknown for o in found],
         [o.track for o in found],
         [o.familiar for o in found],

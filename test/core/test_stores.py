@@ -25,7 +25,7 @@ import pytest
 from etuner_ros.core.errors import StoreError, WeightsError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.labels.database import Database
-from etuner_ros.core.labels.files import export, FORMATS, import_
+from etuner_ros.core.labels.files import export, FORMATS, import_, Imported
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.store import LabelStore
@@ -265,6 +265,15 @@ def test_labels_survive_a_restart_and_come_in_numbered_batches(tmp_path):
     )
 
 
+def test_what_can_not_be_stored_is_said_and_not_left_out(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    with pytest.raises(StoreError, match='could not be written: .*confidence'):
+        store.add(replace(frame(), confidence=float('nan')), 'duck', 'ann', 0)
+    assert store.count() == 0
+    assert store.add(frame(), 'duck', 'ann', 0).label == 'duck'
+    assert store.add(frame(), 'duck', 'bob', 0).sample_id == 1, 'a frame is there once'
+
+
 def test_a_duplicate_is_the_same_word_of_the_same_author(tmp_path):
     store, key = LabelStore(tmp_path / 'labels.db'), frame().key
     store.add(frame(), 'duck', 'ann', 0)
@@ -275,12 +284,21 @@ def test_a_duplicate_is_the_same_word_of_the_same_author(tmp_path):
     assert not store.is_duplicate(key, 'duck', 'ann'), 'who changes the mind back is heard'
 
 
-def end(store: LabelStore) -> dict[int, str]:
-    """Return the label of each frame for a tuner that takes all batches in order."""
+def end(store: LabelStore, replayed: int = 0) -> dict[int, str]:
+    """
+    Return the label of each frame for a tuner that takes all batches in order.
+
+    :param replayed: up to this batch it takes what counts then at once, up to half of them before
+    """
     while store.make_batch(2):
         pass
     labels: dict[int, str] = {}
-    for number in range(1, store.last_batch() + 1):
+    for since, up_to in ((0, replayed // 2), (replayed // 2, replayed)):
+        replay = store.replay(up_to, 1000, 0, 10**6, since)
+        for old, new in replay.renamed:
+            labels = {k: new if v == old else v for k, v in labels.items()}
+        labels.update({s.stamp_ns: s.label for s in replay.samples})
+    for number in range(replayed + 1, store.last_batch() + 1):
         batch = store.batch(number)
         for old, new in batch.renamed:
             labels = {k: new if v == old else v for k, v in labels.items()}
@@ -359,8 +377,23 @@ def test_a_tuner_that_takes_all_batches_ends_with_what_is_stored(deeds):
                 store.rename(*values)
             else:
                 store.make_batch(1)
-        assert end(store) == {s.stamp_ns: s.label for s in store.labelled()}
+        stored = {s.stamp_ns: s.label for s in store.labelled()}
+        for replayed in range(store.last_batch() + 1):
+            assert end(store, replayed) == stored
         store.close()
+
+
+def test_labels_that_were_swapped_are_so_for_a_tuner_that_starts_anew(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, label in enumerate(['left', 'right', 'left']):
+        store.add(frame(number), label, 'ann', 0)
+    store.make_batch(10)
+    store.add(frame(3), 'left', 'ann', 0)  # waits
+    for names in (('left', 'other'), ('right', 'left'), ('other', 'right')):
+        store.rename(*names)
+    store.make_batch(10)
+    for replayed in range(store.last_batch() + 1):
+        assert end(store, replayed) == {0: 'right', 1: 'left', 2: 'right', 3: 'right'}
 
 
 def test_renaming_to_a_label_that_exists_merges_and_ends_disputes(tmp_path):
@@ -555,7 +588,12 @@ def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
 def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
     """They are asked for once a second and with every label; pictures are MBs apart."""
     store = LabelStore(tmp_path / 'labels.db')
+    asked: list[str] = []
+    store._database._connection.set_trace_callback(asked.append)
+    store.replay(1, 10, 0, 10**6)  # for each piece
+    store._database._connection.set_trace_callback(None)
     for query in (
+        next(q for q in asked if 'FROM frames' in q),
         'SELECT COALESCE(SUM(size), 0) FROM frames',
         'SELECT label, COUNT(*) FROM frames WHERE size > 0 GROUP BY label',
         'SELECT label, SUM(label = predicted), SUM(learned_by IS NOT NULL), SUM(size) FROM frames '
@@ -565,7 +603,7 @@ def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
         plan = store._database.execute(f'EXPLAIN QUERY PLAN {query}').fetchall()
         scans = [row[-1] for row in plan if row[-1].startswith(('SCAN', 'SEARCH'))]
         assert scans
-        assert all('INDEX' in s for s in scans), (query, scans)
+        assert all('INDEX' in s or 'PRIMARY KEY' in s for s in scans), (query, scans)
 
 
 def test_labels_of_the_first_release_are_taken_over(tmp_path):
@@ -632,9 +670,9 @@ def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
     store.close()
     after = content(path)
     assert (after['votes'], after['items']) == (before['votes'], before['items'])
-    kept = [r[:-3] + (r[-2],) for r in after['frames']]
-    assert kept == before['frames'], 'all but the new uid and place'
-    assert {r[-3] for r in after['frames']} == {0}
+    kept = [r[:-5] + (r[-4],) for r in after['frames']]
+    assert kept == before['frames'], 'all but the new uid, place and size'
+    assert {r[-5] for r in after['frames']} == {0}
     again = LabelStore(path)
     stored = again.add(frame(4, uid=1 << 63), 'cup', 'ann', 0)
     assert stored.sample_id > 8, 'no number twice'
@@ -678,18 +716,42 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
                 return found
             found += [(s.stamp_ns, s.label) for s in replay.samples]
 
-    assert taken(100) == [(1, 'a'), (3, 'b'), (4, 'c'), (0, 'a')]
+    of_then = [(5, 'a'), (6, 'b'), (4, 'c'), (1, 'a'), (3, 'b'), (0, 'a')]
+    assert taken(100) == of_then, 'the second batch takes back what was said of two'
     assert taken(100, most_bytes=15) == taken(100), 'in pieces of two'
     assert taken(100, most_bytes=1) == taken(100), 'never an empty piece before the end'
-    assert taken(2) == [(1, 'a'), (3, 'b')]
+    assert taken(2) == of_then[:2]
     assert taken(0) == []
     assert taken(100, up_to=0) == []
     store.make_batch(7)
-    assert taken(1, up_to=2) == [(7, 'a')]
+    assert taken(100, up_to=2) == [(7, 'a'), (3, 'b'), (4, 'c'), (1, 'a'), (0, 'a')]
     store.rename('c', 'd')
     store.make_batch(7)
     assert store.replay(1, 9, 0, 10**6).renamed == []
     assert store.replay(9, 9, 0, 10**6).renamed == [('c', 'd')], 'exemplars are called so, too'
+
+
+def test_of_what_is_replayed_again_no_label_of_before_stays(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(4):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.rename('duck', 'bird')
+    for number, label in enumerate(['', 'mug', 'mug']):
+        store.add(frame(number), label, 'ann', 0)
+    store.make_batch(10)
+    again = store.replay(3, 2, 0, 10**6, since_batch=1)
+    assert again.renamed == [('duck', 'bird')]
+    assert [(s.stamp_ns, s.label) for s in again.samples] == [
+        (0, ''),  # withdrawn
+        (1, ''),  # there is no room for its mug
+        (3, 'bird'),
+        (2, 'mug'),
+    ]
+    assert again.total == 4
+    rest = store.replay(3, 2, 3, 10**6, since_batch=1)
+    assert [s.stamp_ns for s in rest.samples] == [2]
+    assert store.replay(3, 2, 0, 10**6, since_batch=2).renamed == [], 'it is called so already'
 
 
 def test_opening_reads_no_pictures(tmp_path):
@@ -782,7 +844,7 @@ def test_every_label_and_every_picture_survives_export_and_import(tmp_path, kind
     for number, key in enumerate(keys):
         label = LABELS[number % len(LABELS)]
         store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), label, 'ann', 0)
-    assert export(store, tmp_path / 'out', kind) == len(keys)
+    assert export(store, tmp_path / 'out', kind).pictures == len(keys)
     assert len(list((tmp_path / 'out').glob('*/*'))) == len(keys)
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == len(keys)
@@ -837,7 +899,7 @@ def test_what_was_exported_can_be_imported(tmp_path, kind):
     for number, label in enumerate(['duck', 'duck', 'a/b ~ ä.c']):
         key = FrameKey('front/cam', number, 'opt.frame')
         store.add(Frame(key, picture, 'jpeg', 'duck', 0.5, 0.5, 3), label, 'ann', 0)
-    assert export(store, tmp_path / 'out', kind) == 3
+    assert export(store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert import_(other, tmp_path / 'out', 'ann', 0).known == 3, 'nothing twice'
@@ -904,6 +966,54 @@ def test_an_import_names_what_it_leaves_out(tmp_path):
     (folder / 'tasks.json').write_text(json.dumps([outside]))
     with pytest.raises(StoreError, match='outside its folder'):
         import_(store, folder / 'tasks.json', 'ann', 0)
+
+
+def problems_by_name(found: Imported) -> dict[str, str]:
+    """Return what an import said of what it left out."""
+    return dict(p.split(': ', 1) for p in found.problems)
+
+
+def test_an_import_goes_on_after_names_that_can_not_be(tmp_path):
+    picture, folder = encode_jpeg(np.zeros((8, 8, 3), np.uint8)), tmp_path / 'pictures'
+    (folder / 'duck').mkdir(parents=True)
+    for name in (b'a.jpg', b'caf\xe9.jpg', b'z.jpg'):
+        (folder / 'duck' / os.fsdecode(name)).write_bytes(picture)
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, folder, 'ann', 0)
+    assert found.added == 2
+    assert problems_by_name(found) == {'duck/caf\\udce9.jpg': 'its name is not UTF-8'}
+    names = ['duck/a.jpg', 'nul\0.jpg', 'half \ud800.jpg', 'duck/z.jpg']
+    said = [{'image_id': n, 'category_id': 1} for n in names]
+    coco = {
+        'images': [{'id': n, 'file_name': n} for n in names],
+        'categories': [{'id': 1, 'name': 'duck'}],
+        'annotations': [*said, {**said[1], 'bbox': [0, 0, 4, 4]}],  # the size is measured
+    }
+    (folder / 'coco.json').write_text(json.dumps(coco))
+    found = import_(store, folder / 'coco.json', 'ann', 0)
+    assert (found.known, len(found.problems)) == (2, 3)
+    assert problems_by_name(found).keys() == {'nul\\x00.jpg', 'half \\ud800.jpg'}
+    assert all('no file can have that name' in p for p in found.problems)
+
+
+def test_an_import_goes_on_after_annotations_that_are_none(tmp_path):
+    said = {'type': 'choices', 'value': {'choices': ['duck']}}
+    nothing = {'type': 'choices', 'value': {'choices': []}}
+    tasks = []
+    for name, results in (('a', ['x']), ('b', [nothing, said]), ('c', [said])):
+        (tmp_path / f'{name}.jpg').write_bytes(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+        task = {'data': {'image': f'{name}.jpg'}, 'annotations': [{'result': results}]}
+        tasks.append(task)
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'tasks.json', 'ann', 0)
+    assert sorted(s.frame_id for s in store.labelled()) == ['b.jpg', 'c.jpg']
+    assert problems_by_name(found).keys() == {'a.jpg', 'b.jpg'}
+    assert all('what is said of it can not be read' in p for p in found.problems)
+    tasks[0]['annotations'] = 'x'
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    with pytest.raises(StoreError, match='neither COCO nor Label Studio'):
+        import_(store, tmp_path / 'tasks.json', 'ann', 0)
 
 
 @pytest.mark.parametrize('where', range(0, 11 * 4096, 4096))  # every page of so small a file

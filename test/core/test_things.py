@@ -24,6 +24,10 @@ from etuner_ros.core.tune.frame_features import FrameFeatures
 
 KEY = FrameKey('camera', NOW, 'eye', 5)
 RED = (100, 60, 80, 40)  # x, y, width, height in px of the camera
+OF_SCHEMA_4 = (
+    'DROP INDEX frames_by_key; ALTER TABLE frames DROP COLUMN place; ALTER TABLE frames DROP '
+    'COLUMN image_width; ALTER TABLE frames DROP COLUMN image_height;'
+)
 
 
 def picture(scale: float = 1.0) -> bytes:
@@ -116,6 +120,49 @@ def test_a_thing_can_be_corrected_after_its_frame_has_left_the_memory(tmp_path):
     assert places == {RED: 'vase', (200, 100, 60, 60): 'vase'}
 
 
+def test_a_box_in_a_labelled_frame_that_has_left_the_memory_is_cut_where_the_camera_saw_it(
+    tmp_path,
+):
+    office = Office(tmp_path)
+    office.desk.answer(Correction.of(KEY, 'desk', 'ann', False), NOW, lambda key: 0)
+    office.store.close()
+    store = LabelStore(tmp_path / 'labels.db')
+    later = LabelDesk(store, FrameBuffer(clock=Clock()), clock=Clock())
+    said = Correction.of(KEY, 'cup', 'ann', False, tuple(map(float, RED)))
+    assert later.answer(said, NOW, lambda key: 0).code is Code.ACCEPTED
+    thing = next(s for s in store.labelled() if s.label == 'cup')
+    assert thing.place == Place(*RED, 320, 240)
+    square = decode(thing.image)
+    middle = square[square.shape[0] // 2, square.shape[1] // 2].astype(int)
+    assert np.abs(middle - (220, 20, 20)).max() < 30, 'what the box shows'
+
+
+def test_a_box_in_a_frame_whose_size_no_release_noted_is_refused_until_it_is_seen_again(tmp_path):
+    office = Office(tmp_path)
+    office.desk.answer(Correction.of(KEY, 'desk', 'ann', False), NOW, lambda key: 0)
+    office.store.close()
+    before = sqlite3.connect(tmp_path / 'labels.db')
+    before.executescript(
+        f"{OF_SCHEMA_4} ALTER TABLE frames ADD COLUMN place TEXT NOT NULL DEFAULT ''; PRAGMA "
+        'user_version = 5;'
+    )
+    before.close()
+    store = LabelStore(tmp_path / 'labels.db')
+    assert [s.label for s in store.labelled()] == ['desk']
+    later = LabelDesk(store, FrameBuffer(clock=Clock()), clock=Clock())
+    said = Correction.of(KEY, 'cup', 'ann', False, tuple(map(float, RED)))
+    receipt = later.answer(said, NOW, lambda key: 0)
+    assert receipt.code is Code.TOO_OLD
+    assert 'how large the camera had this frame is not known' in receipt.text
+    assert store.count() == 1
+    whole = Correction.of(KEY, 'table', 'ann', False)
+    assert later.answer(whole, NOW, lambda key: 0).code is Code.ACCEPTED, 'it is all of it'
+    store.close()
+    again = Office(tmp_path)  # the robot has the frame still
+    again.desk.answer(Correction.of(KEY, 'desk', 'ann', False), NOW, lambda key: 0)
+    assert again.store.exact(KEY).size == (320, 240)
+
+
 def test_a_frame_that_can_not_be_read_is_said(tmp_path):
     office = Office(tmp_path)
     office.buffer.add(Frame(KEY, b'no picture', 'jpeg', '', 0.5, 0.5, 3, (320, 240)))
@@ -131,7 +178,7 @@ def test_a_store_of_the_schema_before_opens_and_takes_things(tmp_path):
     office.store.close()
     before = sqlite3.connect(tmp_path / 'labels.db')
     before.executescript(
-        'DROP INDEX frames_by_key; ALTER TABLE frames DROP COLUMN place; CREATE UNIQUE INDEX '
+        f'{OF_SCHEMA_4} CREATE UNIQUE INDEX '
         'frames_by_key ON frames (source, stamp_ns, frame_id, uid); PRAGMA user_version = 3;'
     )
     before.close()

@@ -43,7 +43,7 @@ def office(tmp_path: Path) -> Office:
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_labels_boxes_and_pictures_are_the_same_after_export_and_import(office, tmp_path, kind):
-    assert export(office.store, tmp_path / 'out', kind) == 3
+    assert export(office.store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert said(other) == said(office.store)
@@ -113,7 +113,7 @@ def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path,
     office.store._database.execute(
         "UPDATE frames SET image = NULL, size = 0 WHERE place = '' AND label = ''"
     )
-    assert export(office.store, tmp_path / 'out', kind) == 3
+    assert export(office.store, tmp_path / 'out', kind).pictures == 3
     other = LabelStore(tmp_path / 'other.db')
     assert import_(other, tmp_path / 'out', 'ann', 0).added == 3
     assert said(other) == said(office.store)
@@ -121,6 +121,69 @@ def test_where_the_frame_made_room_what_was_cut_out_goes_alone(office, tmp_path,
     again = LabelStore(tmp_path / 'again.db')
     import_(again, tmp_path / 'out', 'ann', 0)
     assert said(again) == said(office.store), 'the names of the files say it, too'
+
+
+def test_what_was_skipped_in_label_studio_is_no_label_and_what_is_rotated_is_said(tmp_path):
+    for number in range(3):
+        (tmp_path / f'{number}.jpg').write_bytes(picture())
+
+    def result(label: str, angle: float) -> dict[str, Any]:
+        box = {'x': 31.25, 'y': 25.0, 'width': 25.0, 'height': 100 / 6, 'rotation': angle}
+        return {'type': 'rectanglelabels', 'value': {**box, 'rectanglelabels': [label]}}
+
+    def task(number: int, *annotations: dict[str, Any]) -> dict[str, Any]:
+        return {
+            'data': {'image': f'/data/local-files/?d={number}.jpg'},
+            'annotations': list(annotations),
+        }
+
+    skipped = {'was_cancelled': True, 'result': [result('skipped', 0)]}
+    said = {'was_cancelled': False, 'result': [result('cup', 0), result('bowl', 30)]}
+    tasks = [task(0, skipped, said), task(1, skipped), task(2, {'result': [result('vase', 360)]})]
+    (tmp_path / 'tasks.json').write_text(json.dumps(tasks))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'tasks.json', 'ann', 0)
+    assert [(s.label, s.place.box) for s in store.labelled()] == [('cup', RED), ('vase', RED)]
+    assert found.problems == ['0.jpg: its rectangle is rotated by 30 degrees']
+
+
+@pytest.mark.parametrize('size', [{}, {'width': 320}, {'width': 0, 'height': 0}])
+def test_boxes_in_pictures_whose_size_is_not_said_become_things_too(tmp_path, size):
+    (tmp_path / 'a.jpg').write_bytes(picture())
+    (tmp_path / 'b.jpg').write_bytes(b'no picture')
+    raw = {
+        'images': [{'id': n, 'file_name': f'{n}.jpg', **size} for n in 'abc'],
+        'categories': [{'id': 1, 'name': 'cup'}],
+        'annotations': [
+            {'image_id': n, 'category_id': 1, 'bbox': list(RED)} for n in ('a', 'b', 'c')
+        ],
+    }
+    (tmp_path / 'annotations.json').write_text(json.dumps(raw))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'annotations.json', 'ann', 0)
+    assert [(s.label, s.place) for s in store.labelled()] == [('cup', Place(*RED, 320, 240))]
+    assert [p.partition(':')[0] for p in found.problems] == ['b.jpg', 'c.jpg']
+    assert 'unknown format' in found.problems[0]
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_what_can_not_be_read_is_left_out_of_an_export_and_named(office, tmp_path, kind):
+    key = FrameKey('camera', 2, 'eye', 7)
+    office.store.add(Frame(key, b'no picture', 'jpeg', '', 0.5, 0, 1), 'desk', 'ann', 0)
+    where = 'source = ? AND stamp_ns = ? AND frame_id = ?'
+    office.store._database.execute(  # the frame that both things are in
+        f"UPDATE frames SET image = ? WHERE place = '' AND {where}", (b'gone', *KEY.moment)
+    )
+    done = export(office.store, tmp_path / 'out', kind)
+    assert done.pictures == 3, 'what was cut out is kept'
+    named = [p.partition(':')[0] for p in done.problems]
+    whole = f'camera~{KEY.stamp_ns}~eye~5.jpg'
+    assert named == [*([] if kind == 'folder' else [whole]), 'camera~2~eye~7.jpg']
+    assert all('unknown format' in p for p in done.problems)
+    other = LabelStore(tmp_path / 'other.db')
+    taken = import_(other, tmp_path / 'out', 'ann', 0)
+    assert (taken.added, taken.problems) == (3, [])
+    assert said(other) == [s for s in said(office.store) if s[0] != key]
 
 
 def test_boxes_of_others_become_things(tmp_path):

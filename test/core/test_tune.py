@@ -571,6 +571,25 @@ def test_what_waits_is_sent_whole_where_it_can_not_be_replayed():
     assert feed.on_batches(ask, [6, 7], 1000, samples=10) == [6, 7]
 
 
+def test_a_second_replay_says_what_the_worker_has_and_no_batch_of_it_comes_again():
+    feed, clock = fed({'/c': 5}, room=100)
+    (ask,) = feed.asks(True)
+    assert (ask.up_to, ask.since) == (5, 0), 'a worker that starts has nothing'
+    assert feed.on_replay(ask, 7, 7)
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [6, 7], 1000, samples=10) == []
+    (ask,) = feed.asks(True)
+    assert (ask.up_to, ask.since) == (990, 5)
+    assert feed.on_replay(ask, 50, 100)
+    for _ in range(batch_feed.REPLAY_TRIES):
+        (ask,) = feed.asks(True)
+        assert (ask.up_to, ask.since, ask.skip) == (990, 5, 50)
+        feed.on_failure(ask)
+        clock.now += 100
+    (ask,) = feed.asks(True)
+    assert ask.first == 991, 'what was renamed up to there is renamed'
+
+
 def test_what_a_worker_has_room_for_is_sent_as_it_is():
     feed, _ = fed(room=100)
     feed.on_batch('/c', 11, True)

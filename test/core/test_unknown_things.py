@@ -85,7 +85,10 @@ def test_the_request_shows_the_thing_and_its_frame_waits_for_the_answer(asked):
     assert picture.shape[0] == picture.shape[1] < 120
     assert key in asked.office.buffer.pinned
     asked.asker.note_labelled(thing.key)
-    assert asked.asker.open == 0
+    later = asked.see(2, (LEFT, 0.3, True, 2))
+    assert asked.next() == (2, LEFT)
+    assert later in asked.office.buffer.pinned
+    assert key not in asked.office.buffer.pinned
 
 
 def test_what_was_named_or_is_known_meanwhile_is_not_asked_about(asked):

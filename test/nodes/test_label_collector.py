@@ -193,13 +193,12 @@ def test_only_listed_authors_may_label(ros):
 
 def test_a_correction_waits_for_a_frame_that_is_still_on_its_way(ros):
     desk = Desk(ros, join_wait_s=30.0)
-    head = header(desk.now)
+    head, there = header(desk.now), desk.see(2.0)
     desk._labels.publish(LabelCorrection(header=head, label='duck'))
-    ros.until(lambda: len(desk.node._joiner), 'the correction to wait')
-    assert not desk.receipts
+    assert desk.say(there.header, 'tray').label == 'tray', 'what comes later overtakes it'
     desk._frames.publish(PredictedFrame(header=head, source='camera', label='mug'))
-    ros.until(lambda: desk.receipts, 'the receipt')
-    assert desk.receipts[0].code == LabelReceipt.ACCEPTED
+    ros.until(lambda: len(desk.receipts) == 2, 'the receipt')
+    assert (desk.receipts[1].label, desk.receipts[1].code) == ('duck', LabelReceipt.ACCEPTED)
 
 
 def test_a_thing_is_confirmed_once_it_is_known_what_the_robot_took_it_for(ros):
@@ -221,13 +220,39 @@ def test_a_thing_is_confirmed_once_it_is_known_what_the_robot_took_it_for(ros):
     ros.until(lambda: desk.node._things.seen_at(1, (1, 1, 5, 5)), 'the first frame to be named')
     words = {'label': 'cup', 'author': 'ann', 'box': box}
     desk._labels.publish(LabelCorrection(header=second.header, frame_uid=2, **words))
-    ros.until(lambda: len(desk.node._joiner), 'the word to wait')
+    assert desk.say(first.header, 'desk', frame_uid=1).label == 'desk', 'the word waits'
     name(second)
-    ros.until(lambda: desk.receipts, 'the receipt')
-    assert (desk.receipts[0].code, desk.receipts[0].message) == (
+    ros.until(lambda: len(desk.receipts) == 2, 'the receipt')
+    assert (desk.receipts[1].code, desk.receipts[1].message) == (
         LabelReceipt.ACCEPTED,
         'confirmed',
     )
+
+
+def test_where_a_confidence_is_no_number_a_label_has_its_receipt(ros):
+    desk, odd = Desk(ros), float('nan')
+    objects = ros.speak(Objects, 'objects')
+    head, box = header(desk.now), Box(x=1.0, y=1.0, width=5.0, height=5.0)
+    picture = jpeg_message(PICTURE, head)
+    values = {'label': 'mug', 'confidence': odd, 'novelty': odd}
+    frame = PredictedFrame(header=head, source='camera', frame_uid=1, image=picture, **values)
+    desk._frames.publish(frame)
+    thing = DetectedObject(box=box, labels=['cup'], confidence=odd)
+    objects.publish(
+        Objects(
+            header=head,
+            source='camera',
+            frame_uid=1,
+            objects=[thing],
+            width=8,
+            height=8,
+            kept=True,
+        )
+    )
+    ros.until(lambda: desk.node._things.seen_at(1, (1, 1, 5, 5)), 'the frame to be named')
+    ros.until(lambda: desk.node._diagnostics()['frames kept'], 'the frame')
+    assert desk.say(head, 'mug').message == 'confirmed'
+    assert desk.say(head, 'cup', box=box).message == 'confirmed'
 
 
 def test_labels_come_out_in_numbered_batches(ros):
@@ -554,3 +579,8 @@ def test_a_memory_is_filled_again_newest_first_and_in_pieces(ros, monkeypatch):
         found += answer.samples
     assert [(s.sample_id, s.label) for s in found] == [(2, 'duck'), (3, 'mug'), (1, 'duck')]
     assert all(bytes(s.image.data).startswith(b'\xff\xd8') for s in found)
+    ros.call(RenameLabel, 'label_collector/rename_label', label='duck', new_label='bird')
+    for since, renamed in ((4, ['bird']), (5, [])):  # who has it has renamed it
+        asked = {'up_to_batch_id': 5, 'since_batch_id': since, 'count': 10}
+        answer = ros.call(GetReplay, 'label_collector/get_replay', **asked)
+        assert (answer.renamed_to, answer.samples[0].label) == (renamed, 'bird')

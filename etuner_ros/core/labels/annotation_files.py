@@ -8,12 +8,13 @@ Boxes are, in between, shares of the picture: x, y, width, height in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlparse
 from xml.sax.saxutils import quoteattr
 
+from etuner_ros.core.errors import ImageError
 from etuner_ros.core.labels.records import StoredSample
 
 Shares = tuple[float, float, float, float]
@@ -39,6 +40,7 @@ class Mark:
     name: str  # of the picture, relative to the folder
     label: str
     box: Shares | None = None  # None: no box is given
+    problem: str = ''  # why it can not be taken
 
 
 def covers(box: Shares) -> bool:
@@ -76,10 +78,12 @@ def to_coco(pictures: list[Annotated]) -> dict[str, Any]:
     }
 
 
-def from_coco(raw: dict[str, Any]) -> Iterator[Mark]:
+def from_coco(raw: dict[str, Any], measured: Callable[[str], tuple[int, int]]) -> Iterator[Mark]:
     """
     Yield what a COCO file says.
 
+    :param measured: returns width and height in px of a picture of which the file does not say
+        them; raises OSError, ImageError
     :raises KeyError, TypeError, ValueError: when it is none
     """
     images = {i['id']: i for i in raw['images']}
@@ -87,12 +91,19 @@ def from_coco(raw: dict[str, Any]) -> Iterator[Mark]:
     for annotation in raw['annotations']:
         image = images[annotation['image_id']]
         label = labels[annotation['category_id']]
-        box, width, height = annotation.get('bbox'), image.get('width'), image.get('height')
-        shares = None
-        if box and width and height:
-            x, y, wide, high = map(float, box)
-            shares = (x / width, y / height, wide / width, high / height)
-        yield Mark(str(image['file_name']), label, shares)
+        name, box = str(image['file_name']), annotation.get('bbox')
+        if not box:
+            yield Mark(name, label)
+            continue
+        width, height = image.get('width'), image.get('height')
+        if not (width and height):
+            try:
+                width, height = measured(name)
+            except (OSError, ImageError) as error:
+                yield Mark(name, label, problem=str(error))
+                continue
+        x, y, wide, high = map(float, box)
+        yield Mark(name, label, (x / width, y / height, wide / width, high / height))
 
 
 def studio_config(pictures: list[Annotated]) -> str:
@@ -155,12 +166,14 @@ def from_studio(raw: list[dict[str, Any]]) -> Iterator[Mark]:
     """
     Yield what tasks of Label Studio say; of several annotations of a task the first one counts.
 
-    :raises KeyError, TypeError, ValueError, IndexError: when it is no such file
+    :raises KeyError, TypeError, ValueError, AttributeError: when it is no such file
     """
     for task in raw:
         url = urlparse(str(task['data']['image']))
         name = parse_qs(url.query).get('d', [unquote(url.path)])[0]
         for annotation in task.get('annotations', []):
+            if annotation.get('was_cancelled'):  # the annotator skipped it
+                continue
             marks = list(_studio_marks(name, annotation['result']))
             if marks:
                 yield from marks
@@ -169,10 +182,23 @@ def from_studio(raw: list[dict[str, Any]]) -> Iterator[Mark]:
 
 def _studio_marks(name: str, results: list[dict[str, Any]]) -> Iterator[Mark]:
     for result in results:
-        value = result.get('value', {})
-        if result.get('type') == 'choices':
-            yield Mark(name, str(value['choices'][0]))
-        elif result.get('type') == 'rectanglelabels' and value['rectanglelabels']:
-            x, y, width, height = (float(value[n]) / 100 for n in ('x', 'y', 'width', 'height'))
-            label = str(value['rectanglelabels'][0])
-            yield Mark(name, label, (x, y, width, height))
+        try:
+            mark = _studio_mark(name, result)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            mark = Mark(name, '', problem=f'what is said of it can not be read: {error}')
+        if mark is not None:
+            yield mark
+
+
+def _studio_mark(name: str, result: dict[str, Any]) -> Mark | None:
+    """Return what a result says of a picture; None when it is no label."""
+    value = result.get('value', {})
+    if result.get('type') == 'choices':
+        return Mark(name, str(value['choices'][0]))
+    if result.get('type') != 'rectanglelabels' or not value['rectanglelabels']:
+        return None
+    x, y, width, height = (float(value[n]) / 100 for n in ('x', 'y', 'width', 'height'))
+    label = str(value['rectanglelabels'][0])
+    angle = float(value.get('rotation') or 0.0)
+    problem = f'its rectangle is rotated by {angle:g} degrees' if angle % 360 else ''
+    return Mark(name, label, (x, y, width, height), problem)

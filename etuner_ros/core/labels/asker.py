@@ -51,11 +51,6 @@ class LabelAsker:
         self._disputes: set[FrameKey] = set()  # that were asked about
         self._looked_at = 0  # frames of the buffer, when it was asked for the least certain one
 
-    @property
-    def open(self) -> int:
-        """Return how many frames wait for their label."""
-        return len(self._open)
-
     def offer(self, key: FrameKey, feature: npt.ArrayLike, backbone: str) -> None:
         """
         Look whether a frame is among those whose label would help most.

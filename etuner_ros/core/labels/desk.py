@@ -17,7 +17,7 @@ from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.records import Stored
 from etuner_ros.core.labels.settings import DeskRules
 from etuner_ros.core.labels.store import LabelStore
-from etuner_ros.core.labels.things import Things
+from etuner_ros.core.labels.things import Things, UnknownSizeError
 from etuner_ros.core.names import is_printable
 
 AHEAD_NS = 10**9  # by which a stamp may lie in the future
@@ -161,6 +161,8 @@ class LabelDesk:
             return self._store_it(correction, thing, now_ns, scenario_of, frame)
         except BoxError as error:
             return Receipt(Code.INVALID_BOX, str(error), frame)
+        except UnknownSizeError as error:
+            return Receipt(Code.TOO_OLD, str(error), frame)
         except ImageError as error:
             return Receipt(Code.UNKNOWN_FRAME, f'the frame can not be read: {error}', frame)
         except (StoreError, sqlite3.Error) as error:

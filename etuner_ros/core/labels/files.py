@@ -16,7 +16,8 @@ their whole frames, in `frames/`; where the frame made room for others, what was
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 import hashlib
 import json
 from pathlib import Path
@@ -165,18 +166,22 @@ class _Writer:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._pictures: dict[FrameKey, Annotated | None] = {}  # whole frames; None: not kept
         self.pictures: list[Annotated] = []
+        self.problems: list[str] = []
 
-    def write(self, sample: StoredSample) -> None:
-        """Write a sample."""
+    def write(self, sample: StoredSample) -> bool:
+        """Write a sample; return whether its picture is one."""
         key, place = sample.key, sample.place
         if place is not None and self._boxes:
             whole = self._whole(key.whole, place)
             if whole is not None:
                 whole.marks.append((sample, _shares(place)))
-                return
+                return True
         folder = self._labels.of(sample.label, _quoted(sample.label))
         picture = self._put(folder, key, sample.image, sample.image_format)
+        if picture is None:
+            return False
         picture.marks.append((sample, _in_its_square(place) if place else None))
+        return True
 
     def _whole(self, key: FrameKey, place: Place) -> Annotated | None:
         """Return the frame that a thing is in, which is written once; None when it is not kept."""
@@ -186,11 +191,18 @@ class _Writer:
             if frame is not None and frame.image:
                 folder = self._labels.of('', FRAMES)
                 picture = self._put(folder, key, frame.image, frame.image_format)
-                self._sizes[picture.name] = place.image_width, place.image_height
+                if picture is not None:
+                    self._sizes[picture.name] = place.image_width, place.image_height
                 self._pictures[key] = picture
         return self._pictures[key]
 
-    def _put(self, folder: str, key: FrameKey, data: bytes, image_format: str) -> Annotated:
+    def _put(self, folder: str, key: FrameKey, data: bytes, image_format: str) -> Annotated | None:
+        """Write a picture; None where it can not be read."""
+        try:
+            size = encoded_size(data)
+        except ImageError as error:
+            self.problems.append(f'{_file_name(key, image_format)}: {error}')
+            return None
         file = self._files.of(f'{folder}/{key!r}', _file_name(key, image_format))
         (self._folder / folder).mkdir(exist_ok=True)
         with (self._folder / folder / file).open('xb') as stream:  # nothing is overwritten
@@ -198,7 +210,7 @@ class _Writer:
         self._frames[file] = [key.source, key.stamp_ns, key.frame_id, key.uid]
         if key.place:
             self._frames[file].append(str(key.place))
-        self.pictures.append(Annotated(f'{folder}/{file}', *encoded_size(data)))
+        self.pictures.append(Annotated(f'{folder}/{file}', *size))
         return self.pictures[-1]
 
     def index(self) -> dict[str, Any]:
@@ -219,11 +231,21 @@ def _in_its_square(place: Place) -> Shares:
     return (place.x - x) / side, (place.y - y) / side, place.width / side, place.height / side
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an export did."""
+
+    pictures: int  # and things
+    problems: list[str]
+
+
 def export(
     store: LabelStore, folder: Path, kind: str = 'folder', watch: Watch = lambda samples: samples
-) -> int:
+) -> Exported:
     """
-    Write all labelled pictures and things that are kept; return their number.
+    Write all labelled pictures and things that are kept.
+
+    Pictures that can't be read are named and left out.
 
     :param kind: 'folder' (`<label>/<frame>.jpg`), 'coco' (and `annotations.json`, the box of what
         is said of a whole picture being all of it) or 'labelstudio' (and `tasks.json`,
@@ -239,8 +261,7 @@ def export(
             raise StoreError(f'the folder {folder} is not empty; name one that is')
         count, writer = 0, _Writer(store, folder, boxes=kind != 'folder')
         for sample in watch(store.labelled()):
-            writer.write(sample)
-            count += 1
+            count += writer.write(sample)
         replace_file(folder / INDEX_FILE, json.dumps(writer.index(), indent=1).encode())
         if kind == 'coco':
             raw: Any = to_coco(writer.pictures)
@@ -254,7 +275,7 @@ def export(
             f'the export to {folder} failed: {error.strerror or error}; '
             f'what was written may be incomplete'
         ) from error
-    return count
+    return Exported(count, writer.problems)
 
 
 @dataclass
@@ -294,6 +315,8 @@ def import_(
     for file, mark in watch(list(_marks(path, index))):
         label, name = mark.label.strip(), mark.name
         try:
+            if mark.problem:
+                raise ImageError(mark.problem)
             if not label or len(label) > longest_label or not is_printable(label):
                 raise ImageError(f'its label {label[:40]!r} is empty, too long or not printable')
             data = file.read_bytes()
@@ -303,16 +326,19 @@ def import_(
             whole = Frame(
                 index.key(file, name, data), data, kind, '', 0.0, 0.0, 0, size or (width, height)
             )
+            if not _is_utf8(whole.key.source + whole.key.frame_id):
+                raise ImageError('its name is not UTF-8')
             frame = whole
             # What was cut out is there as its picture; all that is given of our frames are things.
             if mark.box and not whole.key.place and (size or not covers(mark.box)):
                 frame = _thing(things, whole, mark.box)
         except (OSError, ImageError, BoxError) as error:
-            problems.append(f'{name}: {error}')
+            problems.append(f'{_shown(name)}: {error}')
             continue
         if (before := here.get(frame.key, label)) != label:
             problems.append(
-                f'{name}: one place is called {before!r} and {label!r}; the first one counts'
+                f'{_shown(name)}: one place is called {before!r} and {label!r}; the first one '
+                f'counts'
             )
             continue
         here[frame.key] = label
@@ -338,11 +364,54 @@ def import_(
     return result
 
 
+def _is_utf8(text: str) -> bool:
+    """Return whether a text can be stored; names of files in other encodings can not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """Return the name of a picture as it can be shown on one line."""
+    return name if is_printable(name) else ascii(name)[1:-1]
+
+
 def _thing(things: Things, whole: Frame, box: Shares) -> Frame:
     """Return the thing in a frame that a box means, as nobody has said what it was taken for."""
     width, height = whole.size
     x, y, wide, high = box
     return things.of(whole, (x * width, y * height, wide * width, high * height))
+
+
+def _file_of(path: Path, name: str) -> Path:
+    """
+    Return the picture that a file of annotations names.
+
+    :raises StoreError: when it lies outside the folder of that file
+    :raises ImageError: when no file can have that name
+    """
+    try:
+        file = (path.parent / name).resolve()
+    except ValueError as error:  # a NUL in it, or half of a character
+        raise ImageError(f'no file can have that name: {error}') from error
+    if not file.is_relative_to(path.parent.resolve()):
+        raise StoreError(f"{path} names '{name[:100]}', which lies outside its folder")
+    return file
+
+
+def _measure(path: Path, name: str) -> tuple[int, int]:
+    """
+    Return width and height in px of a picture that a file of annotations names.
+
+    :raises StoreError: when it lies outside the folder of that file
+    :raises OSError, ImageError: when it can not be read
+    """
+    width, height = encoded_size(_file_of(path, name).read_bytes())
+    if not (width and height):
+        raise ImageError('it says that it has no pixels')
+    return width, height
 
 
 def _has_marks(file: Path) -> bool:
@@ -376,16 +445,21 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
         return
     try:
         raw = json.loads(path.read_text())
-        marks = list(from_coco(raw) if isinstance(raw, dict) else from_studio(raw))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        measured = cache(partial(_measure, path))
+        marks = list(from_coco(raw, measured) if isinstance(raw, dict) else from_studio(raw))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f'{path} is neither COCO nor Label Studio JSON: {error}') from error
     labelled: set[str] = set()
     for mark in marks:
+        if mark.problem:
+            yield path, mark
+            continue
         if mark.box is None or (covers(mark.box) and index.size(mark.name) is None):
             if mark.name in labelled:
                 continue  # one label a picture: the first
             labelled.add(mark.name)
-        file = (path.parent / mark.name).resolve()
-        if not file.is_relative_to(path.parent.resolve()):
-            raise StoreError(f"{path} names '{mark.name[:100]}', which lies outside its folder")
+        try:
+            file = _file_of(path, mark.name)
+        except ImageError as error:
+            file, mark = path, replace(mark, problem=str(error))
         yield file, mark

@@ -50,10 +50,6 @@ class Joiner(Generic[Item]):
         # and when that was.
         self._named: OrderedDict[tuple[str, int], tuple[int, float]] = OrderedDict()
 
-    def __len__(self) -> int:
-        """Return how many wait."""
-        return len(self._waiting)
-
     def hold(self, key: FrameKey, item: Item, thing: bool = False) -> bool:
         """
         Hold an item back; return False when it has nothing to wait for, or too many wait.

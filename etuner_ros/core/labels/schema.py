@@ -24,7 +24,7 @@ from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.voting import put_frame, put_vote, settle
 
-VERSION = 5
+VERSION = 6
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,7 +40,9 @@ CREATE TABLE IF NOT EXISTS frames (
     format TEXT NOT NULL,
     uid INTEGER NOT NULL DEFAULT 0, -- names the very picture; 0: not known
     image BLOB,                     -- NULL: evicted; after what queries read most often
-    place TEXT NOT NULL DEFAULT ''  -- of a thing: x,y,width,height,image width,image height in px
+    place TEXT NOT NULL DEFAULT '', -- of a thing: x,y,width,height,image width,image height in px
+    image_width INTEGER NOT NULL DEFAULT 0,  -- as the camera has it, in px; 0: not known
+    image_height INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX IF NOT EXISTS frames_by_key ON frames (source, stamp_ns, frame_id, uid, place);
 -- Sizes and counts are read from this index alone: once a second, and with every label.
@@ -174,6 +176,10 @@ def _migrate(database: Database) -> None:
             with database.transaction():
                 database.execute("ALTER TABLE frames ADD COLUMN place TEXT NOT NULL DEFAULT ''")
                 database.execute('DROP INDEX IF EXISTS frames_by_key')
+                _add_image_size(database)
+        elif 'image_width' not in [column[1] for column in columns]:
+            with database.transaction():
+                _add_image_size(database)
     database.script(SCHEMA)
     if database.has_table('old_frames'):
         _take_over_second_schema(database)
@@ -181,6 +187,12 @@ def _migrate(database: Database) -> None:
         if database.has_table('samples'):
             _take_over_first_schema(database)
         database.execute(f'PRAGMA user_version = {VERSION}')
+
+
+def _add_image_size(database: Database) -> None:
+    """Version 5 did not know how large the camera has a frame whose picture is scaled down."""
+    for name in ('image_width', 'image_height'):
+        database.execute(f'ALTER TABLE frames ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0')
 
 
 def _take_over_second_schema(database: Database) -> None:

@@ -8,6 +8,7 @@ What its tables hold is said in `schema`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,8 +80,12 @@ class LabelStore:
         if row is None:
             return None
         number, kind, predicted, confidence, version = row
-        image = self._picture(number) or b''
-        return Frame(key, image, kind, predicted, confidence, 0.0, version)
+        image, size = self._picture(number) or b'', (0, 0)
+        if number not in self.unreadable:  # the size comes after the picture
+            size = self._database.execute(
+                'SELECT image_width, image_height FROM frames WHERE id = ?', (number,)
+            ).fetchone()
+        return Frame(key, image, kind, predicted, confidence, 0.0, version, size)
 
     def things(self, key: FrameKey) -> list[FrameKey]:
         """Return the things in a frame that somebody named, oldest first."""
@@ -285,38 +290,79 @@ class LabelStore:
         said = (label, predicted, author, version)
         return StoredSample(*moment, *said, kind, image, scenario, Place.of(place))
 
-    def replay(self, up_to_batch: int, count: int, skip: int, most_bytes: int) -> Replay:
+    def replay(
+        self, up_to_batch: int, count: int, skip: int, most_bytes: int, since_batch: int = 0
+    ) -> Replay:
         """
         Return samples to fill a memory with: the newest of each class in turn, by the label that
-        counts now.
+        counted when this batch was handed out; later batches say what has changed since.
+
+        First, without a label, those of which the receiver has another one, and gets none here.
 
         :param up_to_batch: only what was handed out up to this batch
         :param count: how many are wanted in all
         :param skip: how many of them were received already
         :param most_bytes: of pictures in this piece; it holds at least one sample
+        :param since_batch: the receiver has all batches up to this one
         """
-        rows = self._database.execute(
-            'SELECT id, label FROM (SELECT id, label, ROW_NUMBER() OVER (PARTITION BY label ORDER '
-            "BY id DESC) AS turn FROM frames f WHERE label != '' AND size > 0 AND EXISTS "
-            '(SELECT 1 FROM items i WHERE i.frame = f.id AND i.batch <= ?)) ORDER BY turn, label',
+        renamings = self._database.execute(
+            'SELECT batch, renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS '
+            'NOT NULL ORDER BY id',
             (up_to_batch,),
-        )
-        wanted = [row for row in rows if row[0] not in self.unreadable][:count]
+        ).fetchall()
+        wanted = [
+            row for row in self._in_turn(up_to_batch, renamings) if row[0] not in self.unreadable
+        ][:count]
+        if since_batch:
+            chosen = {number for number, *_ in wanted}
+            stale = [n for n in self._stale(since_batch, up_to_batch) if n not in chosen]
+            wanted = [*((number, '', '') for number in stale), *wanted]
         samples: list[StoredSample] = []
         size = 0
-        for number, label in wanted[skip:]:
-            if (sample := self._sample(number, label)) is None:
+        for row in wanted[skip:]:
+            if (sample := self._sample(*row)) is None:
                 continue
             if samples and size + len(sample.image) > most_bytes:
                 break
             samples.append(sample)
             size += len(sample.image)
-        renamed = self._database.execute(
-            'SELECT renamed_from, label FROM items WHERE batch <= ? AND renamed_from IS NOT NULL '
-            'ORDER BY id',
-            (up_to_batch,),
-        ).fetchall()
+        renamed = [(old, new) for batch, old, new in renamings if batch > since_batch]
         return Replay(len(wanted), renamed, samples)
+
+    def _stale(self, since_batch: int, up_to_batch: int) -> list[int]:
+        """Return frames that were handed out up to one batch and again up to another one."""
+        rows = self._database.execute(
+            'SELECT DISTINCT frame FROM items i WHERE batch > ? AND batch <= ? AND EXISTS (SELECT '
+            '1 FROM items WHERE frame = i.frame AND batch <= ?) ORDER BY frame',
+            (since_batch, up_to_batch, since_batch),
+        )
+        return [number for (number,) in rows]
+
+    def _in_turn(
+        self, up_to_batch: int, renamings: list[tuple[int, str, str]]
+    ) -> list[tuple[int, str, str]]:
+        """
+        Return number, label and author of each picture that a receiver of all batches up to one
+        has labelled: the newest of each class in turn.
+
+        :param renamings: batch, old name and new name of those that went out up to then, in order
+        """
+        rows = self._database.execute(
+            'SELECT f.id, i.label, i.author, i.batch FROM frames f INDEXED BY frames_counted JOIN '
+            'items i ON i.id = (SELECT MAX(id) FROM items WHERE frame = f.id AND batch <= ?) '
+            "WHERE f.size > 0 AND i.label != '' ORDER BY f.id DESC",
+            (up_to_batch,),
+        )
+        turns: Counter[str] = Counter()
+        found: list[tuple[int, str, int, str]] = []
+        for number, label, author, batch in rows:
+            # What waited when a label was renamed went out later, by its new name.
+            for renamed_in, old, new in renamings:
+                if renamed_in > batch and label == old:
+                    label = new
+            turns[label] += 1
+            found.append((turns[label], label, number, author))
+        return [(number, label, author) for _, label, number, author in sorted(found)]
 
     def note_learned(self, batch_id: int, version: int) -> None:
         """

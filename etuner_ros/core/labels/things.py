@@ -24,6 +24,10 @@ MOST_FRAMES = 2000  # of which it is remembered what was named in them
 LARGEST = 320  # px of the side of a stored picture; networks look at fewer
 
 
+class UnknownSizeError(ImageError):
+    """How large the camera has a frame is not known, so a box could lie anywhere in it."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the robot named in a frame."""
@@ -77,6 +81,7 @@ class Things:
         :param frame: that it is in
         :param box: x, y, width, height, in px of the image as the camera has it
         :raises BoxError: when it can not be of this frame
+        :raises UnknownSizeError: when the frame was stored without that image's size
         :raises ImageError: when the picture of the frame can not be read
         """
         image = decode(frame.image) if frame.image else None
@@ -85,8 +90,11 @@ class Things:
             known = next((k.place for k in self._store.things(frame.key) if k.place), None)
             if known is not None:
                 width, height = known.image_width, known.image_height
-            elif image is not None:
-                height, width = image.shape[:2]
+            elif image is not None:  # that may be scaled down
+                raise UnknownSizeError(
+                    'how large the camera had this frame is not known: it was stored by an '
+                    'earlier release; label a newer frame'
+                )
             else:
                 raise ImageError('its picture made room for others')
         # In whole px, as it is stored: so its picture can be made again from an export.

@@ -26,9 +26,10 @@ def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int)
     """Put a frame there unless it is; return its number."""
     key = key_values(frame.key)
     database.execute(
-        'INSERT OR IGNORE INTO frames (source, stamp_ns, frame_id, uid, place, label, predicted, '
-        'confidence, model_version, scenario, format, image, size, received_ns) '
-        "VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
+        'INSERT INTO frames (source, stamp_ns, frame_id, uid, place, label, predicted, '
+        'confidence, model_version, scenario, format, image, size, received_ns, image_width, '
+        "image_height) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        'ON CONFLICT DO NOTHING',
         (
             *key,
             frame.label,
@@ -39,6 +40,7 @@ def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int)
             frame.image,
             len(frame.image),
             received_ns,
+            *frame.size,
         ),
     )
     number = database.one(f'SELECT id FROM frames WHERE {THIS}', *key)
@@ -46,6 +48,11 @@ def put_frame(database: Database, frame: Frame, scenario: int, received_ns: int)
         database.execute(
             'UPDATE frames SET image = ?, size = ? WHERE image IS NULL AND id = ?',
             (frame.image, len(frame.image), number),
+        )
+    if all(frame.size):  # what an earlier release did not note
+        database.execute(
+            'UPDATE frames SET image_width = ?, image_height = ? WHERE image_width = 0 AND id = ?',
+            (*frame.size, number),
         )
     return number
 

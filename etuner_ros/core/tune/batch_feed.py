@@ -37,6 +37,7 @@ class Ask:
     ticket: int
     replay: bool
     up_to: int = 0  # replay: of batches up to this one
+    since: int = 0  # replay: the worker has all batches up to this one
     count: int = 0  # replay: wanted in all
     skip: int = 0  # replay: received already
     first: int = 0  # batches: first one wanted
@@ -208,8 +209,10 @@ class BatchFeed:
     def _ask(self, name: str, collector: _Collector) -> Ask:
         self._tickets += 1
         if collector.replay and not collector.missed:
-            skip = collector.skip
-            ask = Ask(name, self._tickets, True, collector.up_to, self._replay_count, skip)
+            # The first one makes up for what the live weights have learned: then it has nothing.
+            since = collector.cursor if collector.cursor < collector.up_to else 0
+            count, skip = self._replay_count, collector.skip
+            ask = Ask(name, self._tickets, True, collector.up_to, since, count, skip)
         else:  # where a replay had no answer: is the collector there, and only that is not?
             limit = 1 if collector.replay else PIECE
             ask = Ask(name, self._tickets, False, first=collector.cursor + 1, limit=limit)
@@ -251,6 +254,8 @@ class BatchFeed:
     def _refuse(collector: _Collector) -> None:
         collector.refused += 1
         collector.replay = collector.refused < REPLAY_TRIES
+        if not collector.replay and collector.skip:  # a part of it came, as it was up to there
+            collector.cursor = max(collector.cursor, collector.up_to)
 
     def _wait(self, name: str, collector: _Collector) -> None:
         """Ask a collector less and less often, and one that has never answered no more."""
