@@ -84,8 +84,8 @@ ARGUMENTS = {
     ),
     'composed': (
         'false',
-        'true runs inference, model_manager, label_collector and tuner in one process, to save '
-        'memory on small boards',
+        'true runs inference, model_manager, label_collector and tuner in one process: a little '
+        'less memory',
     ),
     'tuner': ('true', 'false leaves the tuner out: another computer has it'),
     'teacher': ('false', 'true starts the teaching page on http://localhost:8090'),

@@ -165,8 +165,8 @@ def allowed(field: Any) -> str:
 def parameters() -> str:
     """Return the page of parameters."""
     parts = [
-        '# Parameters\n\nOne file for all nodes: `config/etuner.yaml`. Times are in seconds where '
-        'a name ends in `_s`. A value that does not fit is rejected with the reason. The '
+        '# Parameters\n\n`config/etuner.yaml` sets those that differ from their default, for all '
+        'nodes. Times are in seconds where a name ends in `_s`. A value that does not fit is rejected with the reason. The '
         'lifecycle nodes also have `autostart` (default `false`; the file says `true`).\n'
     ]
     for node in NODES:
