@@ -167,7 +167,8 @@ def parameters() -> str:
     parts = [
         '# Parameters\n\n`config/etuner.yaml` sets those that differ from their default, for all '
         'nodes. Times are in seconds where a name ends in `_s`. A value that does not fit is '
-        'rejected with the reason. The lifecycle nodes also have `autostart` (default `false`; the file says `true`).\n'
+        'rejected with the reason. The lifecycle nodes also have `autostart` (default `false`; '
+        'the file says `true`).\n'
     ]
     for node in NODES:
         rows = [
