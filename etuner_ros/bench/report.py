@@ -15,7 +15,7 @@ import jinja2
 from etuner_ros.bench.methods.registry import SEARCHED
 from etuner_ros.bench.pictures import cost_figure, curve_figure, pareto_figure
 from etuner_ros.bench.runs import Run
-from etuner_ros.bench.table import repeatability, what_rounds_add
+from etuner_ros.bench.table import repeatability, SIMPLE, what_rounds_add
 from etuner_ros.demo.report import svg
 
 Row = dict[str, Any]
@@ -172,7 +172,7 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
     parts += [tables.note] if tables.note else []
     parts += [f'**{t}**: {"; ".join(said)}.' for t, said in tables.findings.items()]
     if lines:
-        parts += [f'## Regret\n\n{REGRET}', _table(head, lines)]
+        parts += [f'## Regret\n\n{regret_text(tables)}', _table(head, lines)]
     parts += [f'## {s}, {m}\n\n{markdown(tables, s, m)}' for s, m in tables.pairs]
     searched = _table(['method', 'tried'], [[k, v] for k, v in SEARCHED.items()])
     parts.append(f'## Searched\n\n{searched}')
@@ -183,7 +183,7 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
     page = jinja2.Template(template.read_text(), autoescape=True).render(
         note=tables.note,
         findings=tables.findings,
-        regret_text=REGRET,
+        regret_text=regret_text(tables),
         regret_head=head,
         regrets=lines,
         titles=titles(),
@@ -195,11 +195,15 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
     (folder / 'report.html').write_text(page)
 
 
-REGRET = (
-    'Points by which the best of head, every-4+head, immediate+head and ridge is ahead on that '
-    'stream, of accuracy over the stream / of final accuracy over all kinds; negative: ahead of '
-    'all of them.'
-)
+def regret_text(tables: Tables) -> str:
+    """Return what regret is measured against: those of the simple methods that were run."""
+    there = {row['method'] for row in tables.rows if row['seeds']}
+    *others, last = [name for name in SIMPLE if name in there]
+    best = f'{", ".join(others)} and {last}' if others else last
+    return (
+        f'Points by which the best of {best} is ahead on that stream, of accuracy over the stream '
+        f'/ of final accuracy over all kinds; negative: ahead of all of them.'
+    )
 
 
 def _section(folder: Path, tables: Tables, stream: str, model: str) -> Row:

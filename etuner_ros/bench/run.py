@@ -15,9 +15,18 @@ import time
 from etuner_ros.bench.methods.registry import entries, entry
 from etuner_ros.bench.provenance import code, machine
 from etuner_ros.bench.report import markdown, repeated, Tables, write
-from etuner_ros.bench.runs import Job, load_runs, Run, run_all, save_run, Source, time_side_by_side
+from etuner_ros.bench.runs import (
+    Job,
+    load_runs,
+    prepare,
+    Run,
+    run_all,
+    save_run,
+    Source,
+    time_side_by_side,
+)
 from etuner_ros.bench.streams import Setting
-from etuner_ros.bench.table import MAIN, summarise
+from etuner_ros.bench.table import MAIN, REFERENCE, summarise
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.shared.answers import answer
 
@@ -145,6 +154,24 @@ def take_times(
                     save_run(file, run)
 
 
+def by_clock(jobs: Sequence[Job]) -> dict[tuple[str, str], float]:
+    """
+    Return the operations of `immediate`, by stream and model, as the clock has them: a round for
+    each batch, all layers. For streams where it is not among the jobs.
+    """
+    from etuner_ros.bench.simulate import FIXED_SHARE
+
+    found: dict[tuple[str, str], float] = {}
+    measured = {(j.source.name, j.model) for j in jobs if j.method == REFERENCE}
+    for job in jobs:
+        key = (job.source.name, job.model)
+        if key not in measured and key not in found:
+            stream, _, clock, *_ = prepare(job)
+            seconds = clock.fixed * (1.0 - FIXED_SHARE) / FIXED_SHARE
+            found[key] = stream.batches * clock.rate * seconds
+    return found
+
+
 def run_table(arguments: argparse.Namespace) -> int:
     """
     Run what is missing and write the report.
@@ -174,7 +201,7 @@ def run_table(arguments: argparse.Namespace) -> int:
     if arguments.time:
         take_times(streams, jobs, timing, arguments.time_seeds, say)
     timed = list(load_runs(timing, {job.key for job in jobs}).values())
-    rows = summarise(runs, timed, jobs, arguments.allow_dirty)
+    rows = summarise(runs, timed, jobs, arguments.allow_dirty, by_clock(jobs))
     least = arguments.least_seeds
     if least is None:
         least = 1 if arguments.quick else min(LEAST_SEEDS, arguments.seeds)

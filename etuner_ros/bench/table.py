@@ -59,13 +59,19 @@ def check_one_code(runs: Sequence[Run], allow_dirty: bool = False) -> None:
 
 
 def summarise(
-    runs: Sequence[Run], timed: Sequence[Run], jobs: Sequence[Job], allow_dirty: bool = False
+    runs: Sequence[Run],
+    timed: Sequence[Run],
+    jobs: Sequence[Job],
+    allow_dirty: bool = False,
+    by_clock: Mapping[tuple[str, str], float] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Return the rows of the table.
 
     :param timed: runs in which methods took turns, for seconds
     :param jobs: all runs that were wanted; a method that has none is named as missing
+    :param by_clock: operations of `immediate` by stream and model, as the clock of the stream has
+        them, for where it was not run
     :raises ConfigError: see `check_one_code`
     """
     check_one_code([*runs, *timed], allow_dirty)
@@ -75,7 +81,10 @@ def summarise(
         {(j.source.name, j.model, j.method) for j in jobs},
         key=lambda w: (w[0], w[1] != jobs[0].model, w[1], order.index(w[2].split('@')[0]), w[2]),
     )
-    return [_row(w, groups.get(w[:2], {}), clocks.get(w[:2], {})) for w in wanted]
+    usual = by_clock or {}
+    return [
+        _row(w, groups.get(w[:2], {}), clocks.get(w[:2], {}), usual.get(w[:2])) for w in wanted
+    ]
 
 
 def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, dict[int, Run]]]:
@@ -89,7 +98,10 @@ def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, dict[int, Ru
 
 
 def _row(
-    name: tuple[str, str, str], methods: Mapping[str, BySeed], clocks: Mapping[str, BySeed]
+    name: tuple[str, str, str],
+    methods: Mapping[str, BySeed],
+    clocks: Mapping[str, BySeed],
+    usual: float | None,
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(('stream', 'model', 'method'), name))
     mine = methods.get(name[2], {})
@@ -106,6 +118,9 @@ def _row(
         if (items := [(s, mine[s]) for s in both])
         and any(part in r.outcome['flops'] for _, r in items)
     }
+    operations = [(_flops(mine[s]), _flops(reference[s])) for s in both]
+    if not operations and usual is not None:
+        operations = [(_flops(run), usual) for run in mine.values()]
     busy = [(_busy(mine[s]), _busy(reference[s])) for s in both]
     own, base = clocks.get(name[2], {}), clocks.get(REFERENCE, {})
     pairs = [(_seconds(own[s]), _seconds(base[s])) for s in sorted(set(own) & set(base))]
@@ -133,7 +148,8 @@ def _row(
         ),
         'age_s': _number(mine, 'age'),
         'gflops': _mean([_flops(r) / 1e9 for r in mine.values()]),
-        'flops_vs_immediate': _ratio([(_flops(mine[s]), _flops(reference[s])) for s in both]),
+        'flops_vs_immediate': _ratio(operations),
+        'immediate_flops': 'measured' if both else 'by the clock' if operations else None,
         'flops_by_part': by_part,
         'busy_with_fixed_vs_immediate': _ratio(busy),
         'seconds': _mean([_seconds(run) for run in own.values()]),
