@@ -873,15 +873,17 @@ def test_no_calibration_is_asked_for_that_would_have_no_head(model, frames, monk
 
 def test_a_class_that_is_taken_back_before_the_verdict_is_said_no_more(model, frames):
     learner = robot(model, frames)
-    learner.add_samples(samples(frames, 'race_car', name='car'))
-    steps = learner.run_round()
-    next(steps)
-    tray = teach_late(learner, model, frames)
-    result = list(steps)[-1]
-    learner.withdraw([tray.sample_id])
-    go_live(learner, result)
-    assert offer(learner)
-    assert predictions(learner.live, [tray]) != ['tray']
+    cars = samples(frames, 'race_car', name='car')
+    for again in range(2):
+        learner.add_samples([replace(c, sample_id=f'{c.sample_id}/{again}') for c in cars])
+        steps = learner.run_round()
+        next(steps)
+        tray = teach_late(learner, model, frames)
+        result = list(steps)[-1]
+        learner.withdraw([tray.sample_id])
+        go_live(learner, result)
+        assert offer(learner)
+        assert predictions(learner.live, [tray]) != ['tray']
 
 
 def test_a_round_draws_nothing_that_was_taken_back_and_ends_without_any(

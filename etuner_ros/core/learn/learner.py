@@ -366,6 +366,7 @@ class Learner:
         began, gone = time.perf_counter(), self._gone
         # That live says still, as of a class that was taken back while a candidate waited.
         said = (gone & set(self.live.classes)) - self._live.silent
+        self._silenced &= said
         if not self.head.classes() or not (self.head.is_new or said - self._silenced):
             return None
         kept = self._live.kept(self.head.lacks(self.live.classes, gone))
