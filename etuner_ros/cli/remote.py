@@ -175,6 +175,9 @@ class Watcher:
             'reason': status.reason if status else None,
             'scenario': status.scenario if status else None,
             'rounds': status.rounds if status else None,
+            'labels_compared': status.labels_compared if status else None,
+            'labels_won': status.labels_won if status else None,
+            'labels_lost': status.labels_lost if status else None,
             'layers_frozen': status.layers_frozen if status else None,
             'layers_total': status.layers_total if status else None,
             'progress': round(status.progress, 3) if status else None,
@@ -220,6 +223,9 @@ def panel(facts: dict[str, Any]) -> Any:
         table.add_row('frozen', f'{"■" * frozen}{"□" * (total - frozen)} {frozen} of {total}')
         text = f'{facts["rounds"]} rounds, {facts["tuning_s"]} s, scenario {facts["scenario"]}'
         table.add_row('so far', text)
+        if facts['labels_compared']:
+            text = f'{facts["labels_won"]} won, {facts["labels_lost"]} lost by rounds'
+            table.add_row('new labels', f'{text}, of {facts["labels_compared"]}')
     share = facts['right_of_labelled']
     right = '' if share is None else f', {share:.0%} were right'
     text = f'{facts["labels_accepted"]} accepted{right}, {facts["labels_refused"]} refused'

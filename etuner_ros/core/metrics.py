@@ -86,6 +86,13 @@ TABLE = (
     # tuner
     Metric('etuner_rounds_total', 'Rounds that ended with a verdict, either way', 'rounds'),
     Metric('etuner_rounds_refused_total', 'Rounds that were refused', 'refused', beside='rounds'),
+    Metric(
+        'etuner_labels_compared',
+        'New labels that both networks were asked',
+        'labels compared',
+    ),
+    Metric('etuner_labels_won', 'Right by the live network alone', 'labels won by rounds'),
+    Metric('etuner_labels_lost', 'Right by the deployed one alone', 'labels lost by rounds'),
     Metric('etuner_head_updates_total', 'Heads that went live', 'head updates'),
     Metric(
         'etuner_frames_unlabelled_total',

@@ -333,7 +333,9 @@ class TunerNode(Node):
 
     def _worker_prospects(self, message: dict[str, Any]) -> None:
         facts = {f.name: message[f.name] for f in fields(Prospects)}
-        self._lazy.on_prospects(Prospects(**facts))
+        told = Prospects(**facts)
+        self._lazy.on_prospects(told)
+        self._keeper.standing = told.standing if told.tuned else (0, 0, 0)
         self._maybe_start_round()
 
     def _worker_could_quantise(self, _message: dict[str, Any]) -> None:
@@ -426,6 +428,9 @@ class TunerNode(Node):
             'state': self._reason,
             'rounds': keeper.completed,
             'refused': keeper.refused,
+            'labels compared': keeper.standing[0],
+            'labels won by rounds': keeper.standing[1],
+            'labels lost by rounds': keeper.standing[2],
             'head updates': keeper.heads,
             'frames without a label seen': self._labels.features.passed_on,
             'tuning s': keeper.tuning_s,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 import itertools
 from multiprocessing.connection import Connection
 import os
@@ -200,6 +200,16 @@ def test_with_an_economy_the_first_round_is_a_trial_and_the_next_waits_for_what_
 
     ros.until(lambda: 'labels so far: too little' in reason(), 'the decision in words')
     assert robot.statuses[-1].rounds == 1
+
+
+def test_the_status_says_what_rounds_have_brought(ros, deployed):
+    robot = Robot(ros, deployed)
+    told = Prospects(64, 480, True, compared=64, gained=4, lost=1, since_round=64)
+    robot.tuner._worker_prospects(asdict(told))
+    status = ros.until(
+        lambda: robot.statuses[-1] if robot.statuses[-1].labels_compared else None, 'the status'
+    )
+    assert (status.labels_compared, status.labels_won, status.labels_lost) == (64, 4, 1)
 
 
 def test_rounds_that_have_lost_are_taken_back_and_what_was_taught_stays(

@@ -142,6 +142,8 @@ class RoundKeeper:
         self.could_quantise = False  # what is live, says the worker
         self.pinned = False  # no version could go live, said the last verdict
         self.rounds = True  # whether any start by themselves
+        # Labels that were compared, and of these won and lost by rounds; see `Prospects`.
+        self.standing = (0, 0, 0)
         self.started = self.completed = self.refused = self.heads = 0
         self.progress = self.last_round_s = self.tuning_s = 0.0
         self.before = self.after = math.nan
