@@ -836,16 +836,20 @@ def test_a_picture_that_is_called_otherwise_in_a_round_has_its_row_from_the_roun
     assert [s.label for s in learner.pending] == ['tray'], 'no round has trained on that'
 
 
-def test_labels_that_lie_in_a_lost_store_do_not_switch_the_instant_head_off(model, frames):
+@pytest.mark.parametrize('things', [True, False])
+def test_labels_that_lie_in_a_lost_store_do_not_switch_the_instant_head_off(model, frames, things):
     first = robot(model, frames)
-    first.add_samples(samples(frames, 'race_car', name='car'))
+    first.add_samples([replace(s, thing=True) for s in samples(frames, 'race_car', name='car')])
     first.add_samples(samples(frames, 'tray', name='tray'))
     assert offer(first)
+    assert first._live.knows('race_car')
     second = robot(model, frames)
     second.set_live(first._live.update, first.live.classes, 1)
-    bricks = samples(frames, 'lego_brick', name='brick')
+    bricks = [replace(s, thing=things) for s in samples(frames, 'lego_brick', name='brick')]
     second.add_samples(bricks[:4])
     assert offer(second), 'what is said from now on is learned'
+    assert second._live.knows('race_car'), 'things of it look familiar'
+    assert second._live.knows('lego_brick') is things
     assert 'lego_brick' in predictions(second.live, bricks)
     cars = samples(frames, 'race_car', name='car')
     assert predictions(second.live, cars).count('race_car') > len(cars) / 2, 'nothing is forgotten'
@@ -913,3 +917,17 @@ def test_a_round_draws_nothing_that_was_taken_back_and_ends_without_any(
     assert len(drawn) == 5
     assert learner.phase is Phase.IDLE
     assert not learner.pending
+
+
+def test_a_round_whose_labels_were_all_wrong_makes_no_version(model, frames):
+    learner = robot(model, frames)
+    cars = samples(frames, 'race_car', name='car')
+    learner.add_samples(cars)
+    steps = learner.run_round()
+    next(steps)
+    for car in cars:
+        row = extract_features(model, [car.image])[0]
+        assert learner.correct(car.sample_id, 'tray', row, learner.backbone, HERE)
+    with pytest.raises(NothingMade):
+        list(steps)
+    assert [s.label for s in learner.pending] == ['tray'] * len(cars), 'the next round learns them'

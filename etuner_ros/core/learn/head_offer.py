@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 import time
-
-from torch import Tensor
 
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import HeadCandidate
 from etuner_ros.core.learn.live_state import LiveState
 from etuner_ros.core.learn.sample_book import SampleBook
-from etuner_ros.core.learn.served_head import ServedHead
+from etuner_ros.core.learn.served_head import Kept, ServedHead
 from etuner_ros.core.learn.validator import accuracies, Asked, by_rows, Validator
 
 
@@ -26,23 +25,26 @@ def offer_head(
     live: LiveState,
     sim_freeze: SimFreeze,
     current: Collection[Scenario],
-    kept: Mapping[str, tuple[Tensor, Tensor]],
+    kept: Mapping[str, Kept],
     began: float,
 ) -> HeadCandidate:
     """
     Return the instant head as it is now as a candidate: new classes behind those that are live.
 
-    :param kept: rows of live classes that the instant head has no sample of
+    :param kept: of live classes that the instant head has no sample of, by label
     :param began: `time.perf_counter` at the beginning of the work
     """
     known, had = head.classes(), live.model.classes
     classes = (*had, *(c for c in known if c not in had))
     rows = head.rows(classes, kept=kept)
-    weights = {**rows.state(), **head.likeness(classes)}
+    weights = {**rows.state(), **head.likeness(classes, kept=kept)}
     fitted = time.perf_counter()
     served = Asked(live.backbone, live.features, by_rows(live.head, had))
     outcomes = validator.of_head(
-        book.held.values(), current, served, replace(served, answers=head.answers)
+        book.held.values(),
+        current,
+        served,
+        replace(served, answers=partial(head.answers, kept=kept)),
     )
     before, after = accuracies(outcomes, book.outcomes(current), current)
     ended = time.perf_counter()

@@ -405,10 +405,10 @@ class Learner:
         """Whether what is live could be quantised: there are pictures enough, and it pays."""
         if self.phase is not Phase.IDLE:
             return False
-        if self._live.served_elsewise:
-            return True
         if self.head_config.enabled and not self.head.knows(self.live.classes, self._gone):
             return False  # there would be no head for it
+        if self._live.served_elsewise:
+            return True
         if self.quantiser is None or not self.quantiser.wants(self.backbone, self._live.update):
             return False
         # What came with the deployed model is not what this robot sees.

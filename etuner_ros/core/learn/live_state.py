@@ -17,7 +17,7 @@ from etuner_ros.core.learn.candidates import Candidate
 from etuner_ros.core.learn.instant_head import NEVER
 from etuner_ros.core.learn.quantiser import features_by, Quantiser
 from etuner_ros.core.learn.sample import Sample
-from etuner_ros.core.learn.served_head import HeadRows
+from etuner_ros.core.learn.served_head import HeadRows, Kept
 from etuner_ros.core.models.likeness import Likeness, shipped
 from etuner_ros.core.models.networks import Classifier
 from etuner_ros.core.models.weights import (
@@ -121,17 +121,22 @@ class LiveState:
         told = torch.zeros(len(head.bias)) if prior is None else torch.tensor(np.array(prior))
         return HeadRows(head.weight.detach().cpu(), head.bias.detach().cpu() - told, told)
 
-    def kept(self, labels: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]] | None:
+    def kept(self, labels: Iterable[str]) -> dict[str, Kept] | None:
         """
-        Return rows (D,) and their bias for classes whose pictures are on their way, or lie in a
-        store that is gone; nothing where one of them came with the deployed network, whose rows do
-        not go with those of an instant head.
+        Return what is served of classes whose pictures are on their way, or lie in a store that is
+        gone; nothing where one of them came with the deployed network, whose rows do not go with
+        those of an instant head.
         """
         labels, head = set(labels), self.head
         if not self.deployed.isdisjoint(labels):
             return None
-        rows = zip(self.model.classes, head.weight, head.bias)
-        return {label: (weight, bias) for label, weight, bias in rows if label in labels}
+        told = self.update.get(HEAD_LIKENESS)
+        found = {}
+        for place, label in enumerate(self.model.classes):
+            if label in labels:
+                likeness = None if told is None else torch.tensor(np.asarray(told[place]))
+                found[label] = Kept(head.weight[place], head.bias[place], likeness)
+        return found
 
     @property
     def silent(self) -> set[str]:

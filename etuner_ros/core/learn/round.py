@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 import math
@@ -26,7 +26,7 @@ from etuner_ros.core.learn.prober import Prober
 from etuner_ros.core.learn.quantiser import features_by, Quantiser
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
-from etuner_ros.core.learn.served_head import HeadRows, ServedHead
+from etuner_ros.core.learn.served_head import HeadRows, Kept, ServedHead
 from etuner_ros.core.learn.trainer import Step, train_round
 from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.learn.validator import accuracies, Answers, Asked, by_rows, Validator
@@ -50,6 +50,7 @@ class _Made:
     """What a round has made, as it would be served."""
 
     rows: HeadRows
+    kept: Mapping[str, Kept]  # of these, by label
     backbone: str  # digest
     ranges: State  # of activations, when it is quantised
     network: Network | None  # that serves it, when it is
@@ -140,9 +141,10 @@ class Round:
         model, live = self.training.model, self.live
         began = time.perf_counter()
         trains = self.kind is RoundKind.TRAIN
-        learned = [s for s in self.new if self._as_told(s) is not None]
+        told = [(s, self._as_told(s)) for s in self.new]
+        learned = [s for s, now in told if now is not None and now.label == s.label]
         if self.new and not (learned and self.iterations):
-            raise NothingMade('all that it was to learn was taken back')
+            raise NothingMade('all that it was to learn was taken back, or called otherwise')
         made = self._plain(gone)
         self.alive()
         misses = self.head.config.enabled and not self.head.knows(model.classes, gone, True)
@@ -179,7 +181,7 @@ class Round:
             accuracy_before=before,
             update={
                 **difference(live.base, {**model.state(), **rows.state()}),
-                **self.head.likeness(model.classes, candidate=True),
+                **self.head.likeness(model.classes, True, made.kept),
                 **made.ranges,
             },
             iterations=self.iterations,
@@ -237,24 +239,27 @@ class Round:
         with counted_as(HEAD):
             if self.head.config.enabled:
                 self._fit_head(backbone, features)
-        rows, then = self._head_rows(gone)
+        rows, then, awaited = self._head_rows(gone)
         began = time.perf_counter()
         live, head = self.live, self.head
         kept = live.kept(head.lacks(live.model.classes, gone))
         told = head.knows((), gone) and kept is not None
-        now = head.answers if told else by_rows(live.head, live.model.classes)
+        now: Answers = by_rows(live.head, live.model.classes)
+        if told:
+            now = partial(head.answers, kept=kept)
         outcomes = self.validator.of_round(
             self.book.held.values(),
             self.current,
             Asked(live.backbone, live.features, now),
             Asked(backbone, features, then),
         )
-        return _Made(rows, backbone, ranges, network, outcomes, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return _Made(rows, awaited, backbone, ranges, network, outcomes, seconds)
 
-    def _head_rows(self, gone: Collection[str]) -> tuple[HeadRows, Answers]:
+    def _head_rows(self, gone: Collection[str]) -> tuple[HeadRows, Answers, Mapping[str, Kept]]:
         """
-        Return the head to serve, and what it answers: the instant one, or the trained one while
-        that can't be.
+        Return the head to serve, what it answers, and what it keeps: the instant one, or the
+        trained one while that can't be.
 
         A class whose pictures have not come keeps its live row, for the features before the round.
         """
@@ -266,10 +271,10 @@ class Round:
         kept = live.kept(self.head.lacks(model.classes, gone, candidate=True))
         if self.head.knows((), gone, candidate=True) and kept is not None:
             rows = self.head.rows(model.classes, True, kept)
-            return rows, partial(self.head.answers, candidate=True)
+            return rows, partial(self.head.answers, candidate=True, kept=kept), kept
         weight, bias = (p.detach().cpu().clone() for p in (model.head.weight, model.head.bias))
         rows = HeadRows(weight, bias, self.head.offsets(model.classes))
-        return rows, by_rows(rows, model.classes)
+        return rows, by_rows(rows, model.classes), {}
 
     def _as_told(self, sample: Sample) -> Sample | None:
         """Return a sample as it was said last, None when it was taken back."""

@@ -220,10 +220,8 @@ class SampleBook:
         """Note that a round has trained on samples: they are replayed from now on."""
         self._in_round = [s.sample_id for s in samples]
         for sample in samples:
-            now = self._pending.samples.get(sample.sample_id)
-            # Neither taken back nor said to be something else while the round ran.
-            if now is not None and now.label == sample.label:
-                self._pending.pop(sample.sample_id)
+            now = self._pending.pop(sample.sample_id)
+            if now is not None:  # not taken back while the round ran
                 self.replay.add(now)
         self._fit_budget()
 

@@ -57,6 +57,14 @@ class HeadRows(NamedTuple):
         return state
 
 
+class Kept(NamedTuple):
+    """What is served of a class that the instant head has no sample of."""
+
+    weight: Tensor  # (D,)
+    bias: Tensor  # (), without the prior
+    likeness: Tensor | None  # (D,), None where no thing of it was taught
+
+
 @dataclass(frozen=True)
 class Known:
     """How a head learned a sample."""
@@ -335,7 +343,11 @@ class ServedHead:
         return self.frames.add(sample)
 
     def answers(
-        self, samples: Sequence[Sample], rows: Tensor, candidate: bool = False
+        self,
+        samples: Sequence[Sample],
+        rows: Tensor,
+        candidate: bool = False,
+        kept: Mapping[str, Kept] | None = None,
     ) -> list[str]:
         """
         Return what the head makes of samples without its prior: of those that it has learned, what
@@ -343,12 +355,17 @@ class ServedHead:
 
         :param rows: (n, D) their features
         :param candidate: that of the candidate's backbone
+        :param kept: what else is served, by label
         """
         fit = self._candidate if candidate and self._candidate is not None else self._live
         known = [s.sample_id for s in samples if s.sample_id in fit.learned]
         said = dict(zip(known, _without_each(fit, [fit.learned[i] for i in known])))
-        best = fit.head.logits(rows).argmax(dim=1).tolist()
-        return [said.get(s.sample_id, fit.head.classes[i]) for s, i in zip(samples, best)]
+        logits, best = fit.head.logits(rows).max(dim=1)
+        answers = [said.get(s.sample_id, fit.head.classes[i]) for s, i in zip(samples, best)]
+        for label, (weight, bias, _) in (kept or {}).items():
+            wins = rows.float() @ weight + bias > logits
+            answers = [label if win else answer for answer, win in zip(answers, wins)]
+        return answers
 
     # Taking back
 
@@ -407,34 +424,47 @@ class ServedHead:
         self,
         classes: Sequence[str],
         candidate: bool = False,
-        kept: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        kept: Mapping[str, Kept] | None = None,
     ) -> HeadRows:
         """
         Return the head to serve, rows in the order of `classes`; a class without samples is never
         said.
 
         :param candidate: that of the candidate's backbone
-        :param kept: rows (D,) and their bias of classes without samples that are said nevertheless
+        :param kept: of classes without samples that are said nevertheless, by label
         """
         fit = self._candidate if candidate and self._candidate is not None else self._live
         weight, bias = fit.head.linear(classes)
-        for label, (row, offset) in (kept or {}).items():
+        for label, (row, offset, _) in (kept or {}).items():
             weight[classes.index(label)], bias[classes.index(label)] = row, offset
         return HeadRows(weight, bias, self.offsets(classes))
 
-    def likeness(self, classes: Sequence[str], candidate: bool = False) -> State:
+    def likeness(
+        self,
+        classes: Sequence[str],
+        candidate: bool = False,
+        kept: Mapping[str, Kept] | None = None,
+    ) -> State:
         """
         Return how like what was taught of each class things are, as a tensor of weights; nothing
         while no thing in a box was taught.
 
         :param candidate: on the candidate's backbone
+        :param kept: of classes without samples that are said nevertheless, by label
         """
         fit = self._candidate if candidate else self._live
         if fit is None:
             return {}
         with counted_as(HEAD):
             rows = fit.familiar.rows(fit.learned, classes)
-        return {} if rows is None else {HEAD_LIKENESS: rows.half().numpy()}
+        told = {n: k.likeness for n, k in (kept or {}).items() if k.likeness is not None}
+        if told and rows is None:
+            rows = torch.zeros(len(classes), self._features)
+        if rows is None:
+            return {}
+        for label, row in told.items():
+            rows[classes.index(label)] = row
+        return {HEAD_LIKENESS: rows.half().numpy()}
 
     def offsets(self, classes: Sequence[str]) -> Tensor:
         """Return the prior of classes, (C,) float32."""

@@ -223,10 +223,10 @@ class Engines:
             )
         if ranges is not None and precision in ('auto', 'int8'):
             try:
-                return self._best(spec, state, ranges, wait, providers, trouble)
+                return self._best(spec, state, ranges, wait, providers)
             except EngineError as error:
                 trouble['precision'] = f'{error}; fp32 serves'
-        return self._best(spec, state, None, wait, providers, trouble)
+        return self._best(spec, state, None, wait, providers)
 
     def _best(
         self,
@@ -235,15 +235,20 @@ class Engines:
         ranges: tuple[str, Floats] | None,
         wait: bool,
         providers: list[Any],
-        trouble: dict[str, str],
     ) -> Network | None:
-        """Return a session by TensorRT, else by CUDA; the CPU takes parts of either alone."""
+        """
+        Return a session by TensorRT, else in fp32 by CUDA; the CPU takes parts of either alone.
+
+        The usual wheel for GPUs lists TensorRT, whether it is there or not.
+
+        :raises EngineError: when there can be none
+        """
         if len(providers) > 2:
             try:
                 return self._session(spec, state, ranges, wait, providers)
-            except EngineError as error:  # the usual wheel lists it, whether it is there or not
-                if self.settings.precision == 'fp16':
-                    trouble['precision'] = f'{error}; CUDA serves in fp32'
+            except EngineError:
+                if self.settings.precision == 'fp16' or ranges is not None:
+                    raise
         return self._session(spec, state, ranges, wait, providers[-2:])
 
     def _session(
