@@ -28,6 +28,7 @@ from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.files import export, FORMATS, import_, Imported
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
 from etuner_ros.core.labels.room import MOST_AT_ONCE
+from etuner_ros.core.labels.schema import SCHEMA
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.models.base_weights import (
     checksum_file,
@@ -636,9 +637,11 @@ def content(path: Path) -> dict[str, list]:
     return rows
 
 
-@pytest.mark.parametrize('ended_after', [None, 0, 1, 3])
+@pytest.mark.parametrize(
+    ('ended_after', 'by_an_earlier_release'), [(None, False), (0, False), (1, False), (3, True)]
+)
 def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
-    tmp_path, monkeypatch, ended_after
+    tmp_path, monkeypatch, ended_after, by_an_earlier_release
 ):
     path = tmp_path / 'labels.db'
     old = sqlite3.connect(path)
@@ -659,6 +662,11 @@ def test_labels_of_the_second_schema_are_taken_over_also_when_a_crash_ends_it(
 
         with monkeypatch.context() as crash:
             crash.setattr(Database, 'transaction', ended)
+            if by_an_earlier_release:  # that knew no size
+                lines = [x for x in SCHEMA.splitlines() if not x.strip().startswith('image_')]
+                told = '\n'.join(lines).replace("'', -- of a thing", "'' -- of a thing")
+                assert 'image_width' not in told
+                crash.setattr('etuner_ros.core.labels.schema.SCHEMA', told)
             with pytest.raises(KeyboardInterrupt):
                 LabelStore(path)
     store = LabelStore(path)

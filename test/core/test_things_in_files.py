@@ -212,3 +212,26 @@ def test_boxes_of_others_become_things(tmp_path):
     thing = next(s for s in store.labelled() if s.place)
     middle = decode(thing.image)[40, 40].astype(int)
     assert np.abs(middle - (220, 20, 20)).max() < 30
+
+
+def test_an_annotation_of_coco_that_is_none_is_named_and_the_others_are_taken(tmp_path):
+    (tmp_path / '0.jpg').write_bytes(picture())
+    image = {'id': 1, 'file_name': '0.jpg', 'width': 320, 'height': 240}
+    box = [100, 60, 80, 40]
+    annotations = [
+        {'image_id': 1, 'category_id': 1, 'bbox': box[:3]},
+        {'image_id': 7, 'category_id': 1, 'bbox': box},
+        {'image_id': 1, 'category_id': 7, 'bbox': box},
+        {'image_id': 1, 'category_id': 1, 'bbox': box},
+    ]
+    categories = [{'id': 1, 'name': 'cup'}]
+    raw = {'images': [image], 'annotations': annotations, 'categories': categories}
+    (tmp_path / 'annotations.json').write_text(json.dumps(raw))
+    store = LabelStore(tmp_path / 'labels.db')
+    found = import_(store, tmp_path / 'annotations.json', 'ann', 0)
+    assert [s.label for s in store.labelled()] == ['cup']
+    assert [problem.partition(':')[0] for problem in found.problems] == [
+        'annotation 1',
+        'annotation 2',
+        'annotation 3',
+    ]

@@ -88,22 +88,34 @@ def from_coco(raw: dict[str, Any], measured: Callable[[str], tuple[int, int]]) -
     """
     images = {i['id']: i for i in raw['images']}
     labels = {c['id']: str(c['name']) for c in raw['categories']}
-    for annotation in raw['annotations']:
-        image = images[annotation['image_id']]
-        label = labels[annotation['category_id']]
-        name, box = str(image['file_name']), annotation.get('bbox')
-        if not box:
-            yield Mark(name, label)
-            continue
-        width, height = image.get('width'), image.get('height')
-        if not (width and height):
-            try:
-                width, height = measured(name)
-            except (OSError, ImageError) as error:
-                yield Mark(name, label, problem=str(error))
-                continue
-        x, y, wide, high = map(float, box)
-        yield Mark(name, label, (x / width, y / height, wide / width, high / height))
+    for number, annotation in enumerate(raw['annotations'], start=1):
+        try:
+            image = images[annotation['image_id']]
+            label = labels[annotation['category_id']]
+            yield _coco_mark(image, label, annotation.get('bbox'), measured)
+        except (OSError, ImageError) as error:
+            yield Mark(str(image['file_name']), label, problem=str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield Mark(f'annotation {number}', '', problem=f'it can not be read: {error!r}')
+
+
+def _coco_mark(
+    image: dict[str, Any], label: str, box: Any, measured: Callable[[str], tuple[int, int]]
+) -> Mark:
+    """
+    Return what an annotation says.
+
+    :raises OSError, ImageError: when nobody knows how large the picture is
+    :raises KeyError, TypeError, ValueError: when it says nothing
+    """
+    name = str(image['file_name'])
+    if not box:
+        return Mark(name, label)
+    width, height = image.get('width'), image.get('height')
+    if not (width and height):
+        width, height = measured(name)
+    x, y, wide, high = map(float, box)
+    return Mark(name, label, (x / width, y / height, wide / width, high / height))
 
 
 def studio_config(pictures: list[Annotated]) -> str:

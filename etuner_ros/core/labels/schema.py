@@ -165,21 +165,18 @@ def _check_all_but_pictures(database: Database) -> None:
 def _migrate(database: Database) -> None:
     """Bring a file of an earlier release to this schema; goes on where a crash ended it."""
     database.execute('PRAGMA legacy_alter_table=ON')  # `votes` keeps naming `frames`
-    if database.has_table('frames') and not database.has_table('old_frames'):
-        columns = database.execute('PRAGMA table_info(frames)').fetchall()
-        if 'uid' not in [column[1] for column in columns]:
-            with database.transaction():
-                database.execute('DROP INDEX IF EXISTS frames_by_label')
-                database.execute('DROP INDEX IF EXISTS frames_disputed')
-                database.execute('ALTER TABLE frames RENAME TO old_frames')
-        elif 'place' not in [column[1] for column in columns]:
-            with database.transaction():
-                database.execute("ALTER TABLE frames ADD COLUMN place TEXT NOT NULL DEFAULT ''")
-                database.execute('DROP INDEX IF EXISTS frames_by_key')
-                _add_image_size(database)
-        elif 'image_width' not in [column[1] for column in columns]:
-            with database.transaction():
-                _add_image_size(database)
+    columns = [column[1] for column in database.execute('PRAGMA table_info(frames)').fetchall()]
+    with database.transaction():
+        if columns and 'uid' not in columns:
+            database.execute('DROP INDEX IF EXISTS frames_by_label')
+            database.execute('DROP INDEX IF EXISTS frames_disputed')
+            database.execute('ALTER TABLE frames RENAME TO old_frames')
+        if 'uid' in columns and 'place' not in columns:
+            database.execute("ALTER TABLE frames ADD COLUMN place TEXT NOT NULL DEFAULT ''")
+            database.execute('DROP INDEX IF EXISTS frames_by_key')
+        # Also of one that a crash of an earlier release left half taken over.
+        if 'uid' in columns and 'image_width' not in columns:
+            _add_image_size(database)
     database.script(SCHEMA)
     if database.has_table('old_frames'):
         _take_over_second_schema(database)
