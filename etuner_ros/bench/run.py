@@ -154,22 +154,32 @@ def take_times(
                     save_run(file, run)
 
 
-def by_clock(jobs: Sequence[Job]) -> dict[tuple[str, str], float]:
+def by_clock(jobs: Sequence[Job]) -> dict[tuple[str, str], dict[int, float]]:
     """
-    Return the operations of `immediate`, by stream and model, as the clock has them: a round for
-    each batch, all layers. For streams where it is not among the jobs.
+    Return the operations of `immediate`, by stream and model and by seed, as the clock has them: a
+    round for each batch, all layers. For streams where it is not among the jobs.
     """
-    from etuner_ros.bench.simulate import FIXED_SHARE
-
-    found: dict[tuple[str, str], float] = {}
-    measured = {(j.source.name, j.model) for j in jobs if j.method == REFERENCE}
+    groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
-        key = (job.source.name, job.model)
-        if key not in measured and key not in found:
-            stream, _, clock, *_ = prepare(job)
-            seconds = clock.fixed * (1.0 - FIXED_SHARE) / FIXED_SHARE
-            found[key] = stream.batches * clock.rate * seconds
-    return found
+        groups.setdefault((job.source.name, job.model), []).append(job)
+    return {
+        key: _immediate(mine)
+        for key, mine in groups.items()
+        if all(job.method != REFERENCE for job in mine)
+    }
+
+
+def _immediate(jobs: Sequence[Job]) -> dict[int, float]:
+    """Return the operations of `immediate` by seed, for jobs of one stream and model."""
+    from etuner_ros.bench.simulate import FIXED_SHARE
+    from etuner_ros.bench.streams import make_stream, nearest_mean
+
+    _, library, clock, *_ = prepare(jobs[0])
+    round_flops = clock.rate * clock.fixed * (1.0 - FIXED_SHARE) / FIXED_SHARE
+    reference = nearest_mean(lambda pictures: library.features_of(pictures).numpy())
+    setting, seeds = jobs[0].source.setting, {job.seed for job in jobs}
+    streams = {seed: make_stream(library.pictures, setting, seed, reference) for seed in seeds}
+    return {seed: stream.batches * round_flops for seed, stream in streams.items()}
 
 
 def run_table(arguments: argparse.Namespace) -> int:

@@ -63,15 +63,15 @@ def summarise(
     timed: Sequence[Run],
     jobs: Sequence[Job],
     allow_dirty: bool = False,
-    by_clock: Mapping[tuple[str, str], float] | None = None,
+    by_clock: Mapping[tuple[str, str], Mapping[int, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Return the rows of the table.
 
     :param timed: runs in which methods took turns, for seconds
     :param jobs: all runs that were wanted; a method that has none is named as missing
-    :param by_clock: operations of `immediate` by stream and model, as the clock of the stream has
-        them, for where it was not run
+    :param by_clock: operations of `immediate` by stream and model and by seed, as the clock of the
+        stream has them, for where it was not run
     :raises ConfigError: see `check_one_code`
     """
     check_one_code([*runs, *timed], allow_dirty)
@@ -83,7 +83,7 @@ def summarise(
     )
     usual = by_clock or {}
     return [
-        _row(w, groups.get(w[:2], {}), clocks.get(w[:2], {}), usual.get(w[:2])) for w in wanted
+        _row(w, groups.get(w[:2], {}), clocks.get(w[:2], {}), usual.get(w[:2], {})) for w in wanted
     ]
 
 
@@ -101,7 +101,7 @@ def _row(
     name: tuple[str, str, str],
     methods: Mapping[str, BySeed],
     clocks: Mapping[str, BySeed],
-    usual: float | None,
+    usual: Mapping[int, float],
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(('stream', 'model', 'method'), name))
     mine = methods.get(name[2], {})
@@ -119,8 +119,8 @@ def _row(
         and any(part in r.outcome['flops'] for _, r in items)
     }
     operations = [(_flops(mine[s]), _flops(reference[s])) for s in both]
-    if not operations and usual is not None:
-        operations = [(_flops(run), usual) for run in mine.values()]
+    if not operations:
+        operations = [(_flops(run), usual[seed]) for seed, run in mine.items() if seed in usual]
     busy = [(_busy(mine[s]), _busy(reference[s])) for s in both]
     own, base = clocks.get(name[2], {}), clocks.get(REFERENCE, {})
     pairs = [(_seconds(own[s]), _seconds(base[s])) for s in sorted(set(own) & set(base))]

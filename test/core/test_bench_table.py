@@ -236,7 +236,7 @@ def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
 def test_where_immediate_was_not_run_the_clock_tells_what_it_takes() -> None:
     runs = [_run('ridge', seed, 0.5, cost) for seed, cost in ((0, 10.0), (1, 30.0))]
     jobs = [_job('ridge', seed) for seed in (0, 1)]
-    (row,) = summarise(runs, [], jobs, by_clock={('s', 'm'): 200.0})
+    (row,) = summarise(runs, [], jobs, by_clock={('s', 'm'): {0: 100.0, 1: 300.0}})
     assert row['flops_vs_immediate'] == pytest.approx(0.1)
     assert row['immediate_flops'] == 'by the clock'
     (row,) = summarise(runs, [], jobs)
