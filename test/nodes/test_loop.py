@@ -206,8 +206,9 @@ def test_the_status_says_what_rounds_have_brought(ros, deployed):
     robot = Robot(ros, deployed)
     told = Prospects(64, 480, True, compared=64, gained=4, lost=1, since_round=64)
     robot.tuner._worker_prospects(asdict(told))
+    robot.tuner._say()  # before the worker, which has nothing to compare, says so
     status = ros.until(
-        lambda: robot.statuses[-1] if robot.statuses[-1].labels_compared else None, 'the status'
+        lambda: next((s for s in robot.statuses if s.labels_compared), None), 'the status'
     )
     assert (status.labels_compared, status.labels_won, status.labels_lost) == (64, 4, 1)
 
