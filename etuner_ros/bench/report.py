@@ -198,11 +198,11 @@ def write(folder: Path, tables: Tables, facts: Row) -> None:
 def regret_text(tables: Tables) -> str:
     """Return what regret is measured against: those of the simple methods that were run."""
     there = {row['method'] for row in tables.rows if row['seeds']}
-    *others, last = [name for name in SIMPLE if name in there]
-    best = f'{", ".join(others)} and {last}' if others else last
+    best = ', '.join(name for name in SIMPLE if name in there)
     return (
-        f'Points by which the best of {best} is ahead on that stream, of accuracy over the stream '
-        f'/ of final accuracy over all kinds; negative: ahead of all of them.'
+        f'Points by which the best of {best or "the simple methods"} is ahead on that stream, of '
+        f'accuracy over the stream / of final accuracy over all kinds; negative: ahead of all of '
+        f'them.'
     )
 
 

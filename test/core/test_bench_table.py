@@ -22,7 +22,7 @@ import pytest
 
 from etuner_ros.bench import provenance
 from etuner_ros.bench.provenance import Code
-from etuner_ros.bench.report import markdown, Tables
+from etuner_ros.bench.report import markdown, regret_text, Tables
 from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
 from etuner_ros.bench.streams import Setting
 from etuner_ros.bench.table import interval, repeatability, summarise, what_rounds_add
@@ -241,6 +241,15 @@ def test_where_immediate_was_not_run_the_clock_tells_what_it_takes() -> None:
     assert row['immediate_flops'] == 'by the clock'
     (row,) = summarise(runs, [], jobs)
     assert (row['flops_vs_immediate'], row['immediate_flops']) == (None, None)
+
+
+def test_a_report_without_any_simple_method_says_so() -> None:
+    runs = [_run('immediate', seed, 0.5, 10.0) for seed in (0, 1)]
+    rows = summarise(runs, [], [_job('immediate', seed) for seed in (0, 1)])
+    text = regret_text(Tables(rows, runs, (), 1))
+    assert 'the best of the simple methods is ahead' in text
+    rows = summarise([*runs, _run('head', 0, 0.5, 1.0)], [], [_job('immediate'), _job('head')])
+    assert 'the best of head is ahead' in regret_text(Tables(rows, runs, (), 1))
 
 
 def test_runs_of_different_code_are_not_compared() -> None:
