@@ -57,6 +57,18 @@ def test_a_transparent_webp_picture_says_its_size():
     assert encoded_size(data) == (40, 24)
 
 
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('held', [0, 1, 3, 6, 8, 9])
+def test_a_photograph_of_a_phone_is_as_large_as_the_decoder_turns_it(held, order):
+    data = encode_jpeg(PICTURE)
+    entry = struct.pack(f'{order}HHIHH', 0x112, 3, 1, held, 0)
+    tiff = struct.pack(f'{order}HI', 42, 8) + struct.pack(f'{order}H', 1) + entry + bytes(4)
+    exif = b'Exif\0\0' + (b'II' if order == '<' else b'MM') + tiff
+    data = data[:2] + b'\xff\xe1' + struct.pack('>H', 2 + len(exif)) + exif + data[2:]
+    height, width = decode(data).shape[:2]
+    assert encoded_size(data) == (width, height) == ((24, 40) if held in (6, 8) else (40, 24))
+
+
 def test_a_small_file_that_unpacks_to_much_is_refused_before_any_memory_is_taken(no_decoder):
     rows = zlib.compress(bytes(12_000 * (1 + 12_000 * 3)), 9)
     head = struct.pack('>II5B', 12_000, 12_000, 8, 2, 0, 0, 0)

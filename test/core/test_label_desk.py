@@ -117,6 +117,15 @@ def test_why_corrections_do_not_find_their_frames_is_said_until_one_does(office)
     assert office.desk.trouble() == ''
 
 
+def test_frames_that_are_there_and_of_no_use_are_not_said_to_be_gone(office):
+    for stamp in range(1, 4):
+        office.buffer.add(Frame(key(stamp), b'no picture', 'jpeg', 'mug', 0.5, 0.5, 3, (64, 48)))
+        thing = Correction.of(key(stamp), 'cup', 'ann', False, (1.0, 1.0, 9.0, 9.0))
+        receipt = office.desk.answer(thing, NOW, lambda k: 7)
+        assert (receipt.code, receipt.frame.key) == (Code.UNKNOWN_FRAME, key(stamp))
+    assert office.desk.trouble() == ''
+
+
 def test_an_author_may_send_again_after_a_while(tmp_path):
     office = Office(tmp_path, author_rate_hz=2.0)
     office.buffer.add(frame(key()))

@@ -156,6 +156,14 @@ def test_a_restored_instance_decides_alike():
     assert other.reason == lazy.reason
 
 
+def test_a_lifetime_in_one_place_makes_its_state_no_larger_and_no_other():
+    """Of many rounds the newest count, as if it had been there since then."""
+    long = after_rounds([0.2] * 90 + [0.5 + 0.008 * i for i in range(50)], max_batches=20)
+    short = after_rounds([0.5 + 0.008 * i for i in range(50)], max_batches=20)
+    assert len(json.dumps(long.state_dict())) < 1.1 * len(json.dumps(short.state_dict()))
+    assert long.batches_needed == short.batches_needed > 1
+
+
 def test_an_unknown_accuracy_changes_nothing():
     lazy = after_rounds([0.5, 0.6])
     before = lazy.batches_needed

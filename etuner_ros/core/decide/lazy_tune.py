@@ -25,6 +25,7 @@ LEAST_TO_RETREAT = 48  # since the last round, with which rounds that have lost 
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
 RETRY = 400  # labels since the last round, with which it is tried again whatever rounds brought
 RETRY_TRIAL = 128  # as many after a trial that was refused: one gate says little of other places
+MOST_POINTS = 50  # rounds that the progress curve is fitted to, the newest
 
 
 @dataclass(frozen=True)
@@ -350,6 +351,7 @@ class LazyTune:
         if math.isnan(accuracy):
             return
         self._points.append((float(self._iterations), min(max(accuracy, 0.0), 1.0)))
+        del self._points[:-MOST_POINTS]
         least, limit = self.config.min_batches, self._most
         curve = fit_progress(self._points)
         if curve is None:
@@ -360,7 +362,8 @@ class LazyTune:
             return
         last_gain = self._points[-1][1] - self._points[-2][1]
         target = max(self.config.gain_share * last_gain, self.config.gain_floor)
-        per_batch = self._iterations / max(len(self._points), 1) / max(self._chosen, 1.0)
+        first, last = self._points[0][0], self._points[-1][0]
+        per_batch = (last - first) / (len(self._points) - 1) / max(self._chosen, 1.0)
         here = curve.accuracy(self._iterations)
         for count in range(least, limit + 1):
             self._chosen = float(count)
@@ -399,7 +402,7 @@ class LazyTune:
         points = [
             (saved.as_number(k, 'points', 0.0), saved.as_number(a, 'points', 0.0, 1.0))
             for k, a in saved.rows('points', 2)
-        ]
+        ][-MOST_POINTS:]
         gain = None if saved.get('gain') is None else saved.number('gain')
         waiting, errors = saved.whole('waiting'), saved.whole('errors')
         chosen, requests = saved.number('chosen', 1.0), saved.whole('requests')

@@ -47,7 +47,8 @@ def decode(data: bytes) -> Image:
 
 def encoded_size(data: bytes) -> tuple[int, int]:
     """
-    Return width and height that the header of a compressed picture claims; nothing is decoded.
+    Return width and height that the header of a compressed picture claims, as `decode` turns it;
+    nothing is decoded.
 
     :raises ImageError: when the header is damaged, or of another format than `decode` takes
     """
@@ -66,7 +67,7 @@ def encoded_size(data: bytes) -> tuple[int, int]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Walk over the segments to the frame header, as the decoder does."""
-    place = 2
+    place, upright = 2, True
     while True:
         while data[place] != 0xFF:
             place += 1
@@ -79,8 +80,32 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             raise IndexError
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from('>HH', data, place + 3)
-            return width, height
-        place += max(struct.unpack_from('>H', data, place)[0], 2)
+            return (width, height) if upright else (height, width)
+        length = max(struct.unpack_from('>H', data, place)[0], 2)
+        if marker == 0xE1 and data[place + 2 : place + 8] == b'Exif\0\0':
+            upright = _orientation(data[place + 8 : place + length]) < 5
+        place += length
+
+
+def _orientation(exif: bytes) -> int:
+    """
+    Return how a camera was held, 1 to 8; from 5 on the decoder swaps width and height.
+
+    :param exif: a TIFF header and its first directory; 1 when there is none, or it is damaged
+    """
+    order = {b'II': '<', b'MM': '>'}.get(bytes(exif[:2]), '')
+    if not order:
+        return 1
+    try:
+        (place,) = struct.unpack_from(f'{order}I', exif, 4)
+        (entries,) = struct.unpack_from(f'{order}H', exif, place)
+        for i in range(entries):
+            tag, _, _, value = struct.unpack_from(f'{order}HHIH', exif, place + 2 + 12 * i)
+            if tag == 0x0112 and 1 <= value <= 8:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -122,7 +122,7 @@ class LabelDesk:
             self._gone.clear()
         else:
             self.refused += 1
-            if receipt.code in GONE:
+            if receipt.code in GONE and receipt.frame is None:
                 self._gone.append((self._clock(), receipt.code))
         return receipt
 
