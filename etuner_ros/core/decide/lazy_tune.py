@@ -193,8 +193,11 @@ class LazyTune:
         Whether a round should start now.
 
         While all that waits was predicted right there is nothing to correct, so confirmations
-        alone start a round only when as many have come as a round waits for at most.
+        alone start a round only when as many have come as a round waits for at most; switched off
+        it asks for nothing but a batch.
         """
+        if not self.config.enabled:
+            return self.waiting > 0
         if self.waiting <= 0 or self.waiting < self.batches_needed or not self.is_worth_it:
             return False
         return self._errors > 0 or self.waiting >= self._most
