@@ -50,8 +50,7 @@ class DataSet:
         """What names these pictures."""
         digest = hashlib.sha256()
         for picture in self.pictures:
-            raw = picture.data if isinstance(picture.data, bytes) else picture.data.read_bytes()
-            digest.update(f'{picture.name} {picture.labelled}'.encode() + raw)
+            digest.update(f'{picture.name} {picture.labelled}'.encode() + picture.encoded)
         return digest.hexdigest()
 
 

@@ -8,14 +8,14 @@ Labelled pictures to make streams of, each on one of two sides: `labelled` ones 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 import hashlib
 from pathlib import Path
 import tarfile
 
-from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.errors import ConfigError, ImageError
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image, resize_square
 from etuner_ros.core.images.sources import open_source, PICTURES
 
@@ -33,10 +33,21 @@ class Picture:
     data: bytes | Path  # encoded
     product: str = ''  # finer than the label; empty when there is no such thing
 
+    @property
+    def encoded(self) -> bytes:
+        """The file that it is."""
+        return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
+
     def image(self, size: int) -> Image:
-        """Return the centred square as RGB uint8 (size, size, 3)."""
-        raw = self.data if isinstance(self.data, bytes) else self.data.read_bytes()
-        return resize_square(decode(raw), size)
+        """
+        Return the centred square as RGB uint8 (size, size, 3).
+
+        :raises ImageError: naming the picture, when it can not be decoded
+        """
+        try:
+            return resize_square(decode(self.encoded), size)
+        except ImageError as error:
+            raise ImageError(f'{self.name}: {error}') from error
 
 
 def split(pictures: Iterable[Picture]) -> list[Picture]:
@@ -92,29 +103,34 @@ def grocery(path: Path, reported: bool = True) -> list[Picture]:
 
     Every third kind is for searching settings; the others are for reports.
     """
-    found = []
-    with tarfile.open(path) as archive:
-        for member in archive:
-            parts = Path(member.name).parts
-            file = archive.extractfile(member) if member.isfile() else None
-            if file is None or len(parts) < 3 or parts[-3] not in ('train', 'test'):
-                continue
-            product = parts[-1].split('_')[0]
-            found.append(
-                Picture(
-                    '/'.join(parts[-3:]),
-                    parts[-2],
-                    'shops',
-                    parts[-3] == 'train',
-                    file.read(),
-                    f'{parts[-2]}/{product}',
-                )
-            )
+    try:
+        with tarfile.open(path) as archive:
+            found = list(_photographs(archive))
+    except tarfile.TarError as error:
+        raise ConfigError(f"'{path}' is no whole tar file: {error}") from error
     kinds = sorted({p.label for p in found})
     chosen = {k for i, k in enumerate(kinds) if (i % 3 != 0) == reported}
     if not chosen:
         raise ConfigError(f"'{path}' holds no photographs in {{train,test}}/<kind>/")
     return sorted((p for p in found if p.label in chosen), key=lambda p: p.name)
+
+
+def _photographs(archive: tarfile.TarFile) -> Iterator[Picture]:
+    """Return what lies at `{train,test}/<kind>/` of an archive."""
+    for member in archive:
+        parts = Path(member.name).parts
+        file = archive.extractfile(member) if member.isfile() else None
+        if file is None or len(parts) < 3 or parts[-3] not in ('train', 'test'):
+            continue
+        product = parts[-1].split('_')[0]
+        yield Picture(
+            '/'.join(parts[-3:]),
+            parts[-2],
+            'shops',
+            parts[-3] == 'train',
+            file.read(),
+            f'{parts[-2]}/{product}',
+        )
 
 
 def core50(path: Path) -> list[Picture]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from etuner_ros.bench import fronts
 from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.fronts import Fronts
+from etuner_ros.bench.provenance import code
 from etuner_ros.core.config import SimFreezeConfig
 from etuner_ros.core.decide.sim_freeze import SimFreeze
 from etuner_ros.core.identity import DEPLOYED
@@ -58,7 +59,8 @@ class Library:
         self.samples = {
             p.name: Sample.of(p.name, p.label, DEPLOYED, p.image(size)) for p in self.pictures
         }
-        digest = hashlib.sha256(f'{architecture} {size}'.encode())
+        # Other code may make other features of the same pictures.
+        digest = hashlib.sha256(f'{architecture} {size} {code()}'.encode())
         for tensor in self.model.backbone.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         for name, sample in self.samples.items():

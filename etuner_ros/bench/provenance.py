@@ -21,8 +21,9 @@ from etuner_ros import __version__
 ROOT = Path(__file__).resolve().parents[2]
 # What results depend on: these, and what this module imports of the package, directly or not. A
 # commit that changes something else leaves them as they are.
-ALWAYS = ('config/etuner.yaml',)
+ALWAYS = ('config/etuner.yaml', 'etuner_ros/within_class')
 MODULE = 'etuner_ros.bench.runs'
+SHORT = 7  # characters of a commit; git's own choice depends on the clone
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def code() -> Code:
     if git('rev-parse', '--show-toplevel') != str(ROOT):
         return Code(f'version {__version__}', '', versions)
     paths = [*ALWAYS, *sources(ROOT, MODULE)]
-    commit = git('log', '-1', '--format=%h', '--', *paths)
+    commit = git('log', '-1', '--format=%H', '--', *paths)[:SHORT]
+    if git('rev-parse', '--is-shallow-repository') == 'true':  # it knows no older commit
+        commit = f'shallow {commit}'
     return Code(commit or f'version {__version__}', uncommitted(paths), versions)
 
 

@@ -4,8 +4,8 @@
 Runs of the table: what each is known by, how it is made, and the file that they are kept in.
 
 A run is known by a digest of all that it depends on: the code's last commit and what is not
-committed, the packages, the stream, the settings of its method. So a stored run is only ever taken
-for the very same one.
+committed, the packages, the pictures and how they are played, the settings of its method. So a
+stored run is only ever taken for the very same one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from etuner_ros.bench.shipped import shipped
 from etuner_ros.bench.streams import Setting
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.models.efficientnet_lite import LITES
 from etuner_ros.core.processes import die_with_parent
 
 KEPT_WORLDS = 12  # streams and deployed models of this process
@@ -67,11 +68,12 @@ class Job:
         return {
             'stream': source.name,
             'reader': source.reader,
-            'pictures': Path(source.path).name,  # the same lie elsewhere on another machine
+            'pictures': pictures_digest(source.reader, source.path),
             'setting': asdict(source.setting),
+            'trace': file_digest(source.setting.trace),
             'load': source.load,
             'model': self.model,
-            'weights': weights_digest(self.weights),
+            'weights': file_digest(self.weights or _pretrained(self.model)),
             'pixels': self.size,
             'method': self.method,
             'settings': describe(self.method),
@@ -89,9 +91,27 @@ class Job:
 
 
 @lru_cache
-def weights_digest(file: str) -> str:
-    """Return a digest of a file of weights; empty for pretrained ones."""
+def file_digest(file: str) -> str:
+    """Return a digest of what a file holds; empty for none."""
     return _digest(Path(file).read_bytes()) if file else ''
+
+
+def _pretrained(model: str) -> str:
+    """Return the file of the weights that come with a network; empty for torchvision's."""
+    file = LITES[model].weights_file if model in LITES else None
+    return str(file or '')
+
+
+@lru_cache
+def pictures_digest(reader: str, path: str) -> str:
+    """Return a digest of the pictures of a data set: what they are, not where they lie."""
+    from etuner_ros.bench.datasets import READERS
+
+    digest = hashlib.sha256()
+    for picture in READERS[reader](Path(path)):
+        known = f'{picture.name} {picture.label} {picture.scenario} {picture.labelled} '
+        digest.update(known.encode() + hashlib.sha256(picture.encoded).digest())
+    return digest.hexdigest()[:16]
 
 
 def key_of(of: dict[str, Any]) -> str:
@@ -233,7 +253,7 @@ def execute(job: Job) -> Run:
         'blocks': len(deployed[0].units),
         'request_times': [round(e.time, 3) for e in stream.events if not e.labelled],
     }
-    stored = {**asdict(outcome), 'forgetting': outcome.forgetting}
+    stored = asdict(outcome)
     stored['correct'] = ''.join('01'[c] for c in outcome.correct)
     return Run(job.of, stored, facts, time.perf_counter() - began)
 
@@ -272,10 +292,14 @@ def load_runs(file: Path, keys: Iterable[str]) -> dict[str, Run]:
 
 
 def save_run(file: Path, run: Run) -> None:
-    """Append a run to a file."""
+    """Append a run to a file, in a line of its own: the last one may have been cut short."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open('a') as out:
-        out.write(json.dumps(asdict(run)) + '\n')
+    with file.open('ab+') as out:
+        start = b''
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            start = b'' if out.read(1) == b'\n' else b'\n'
+        out.write(start + json.dumps(asdict(run)).encode() + b'\n')
 
 
 def run_all(

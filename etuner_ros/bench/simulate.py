@@ -201,9 +201,11 @@ class _Run:
             self._advance(event.time)
             if event.labelled:
                 self._answer()
-                self._newest = event.time
+                self._newest, before = event.time, self._method.updates
                 with self._meter.counted_as(OTHER):
                     self._method.on_batch([self._sample(p, p.label) for p in event.pictures])
+                if self._method.updates > before:
+                    self._newest_live = self._newest
                 outcome.frozen.append((event.time, self._method.frozen))
             else:
                 request = self._sample(event.pictures[0], event.pictures[0].label)
@@ -271,15 +273,17 @@ class _Run:
                 self._until += cost / (self._clock.rate * self._method.compute_share)
                 continue
             self._answer()
+            before_it = self._method.updates
             with self._meter.counted_as(OTHER):
                 self._method.finish_round()
+            if self._method.updates > before_it:
+                self._newest_live = max(self._newest_live, self._newest_taken)
             self._phase = 'idle'
             outcome = self.outcome
             outcome.round_times.append((self._began, self._until))
             outcome.busy += self._until - self._began
             outcome.fixed += self._clock.fixed
             outcome.frozen.append((self._until, self._method.frozen))
-            self._newest_live = self._newest_taken
             self._maybe_start(self._until)
 
     def _answer(self) -> None:
@@ -317,7 +321,11 @@ class _Run:
             self._last[scenario] = sum(mine) / max(len(mine), 1)
             self._best[scenario] = max(self._best.get(scenario, 0.0), self._last[scenario])
         self.outcome.final = sum(right) / max(len(right), 1)
-        self.outcome.final_by_scenario = list(self._last.values())
+        self.outcome.final_by_scenario = [
+            sum(found) / len(found)
+            for scenario in sorted(set(visits))
+            if (found := [ok for ok, (s, _, _) in zip(right, asked) if s == scenario])
+        ]
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -31,6 +31,9 @@ AHEAD, NEAR = 300, 24  # frames: how far a burst waits for a wrong answer; from 
 Reference = Callable[[Sequence[Picture], Sequence[Picture]], Sequence[bool]]
 
 
+LAWS = ('poisson', 'uniform', 'normal')  # of arrivals
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a stream is made."""
@@ -46,6 +49,11 @@ class Setting:
     wrong: float = 0.0  # share of the labels that name another class of the stream
     order: str = 'shuffled'  # or video: all frames as recorded, with the visits of the recording
     corrected: float = 0.01  # video: share of the frames that are labelled
+
+    @property
+    def trace(self) -> str:
+        """The file of arrivals; empty where they are of a law."""
+        return '' if self.arrivals in LAWS else self.arrivals
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,11 @@ class Stream:
 
     events: tuple[Event, ...]
     deployment: tuple[Picture, ...]  # what the deployed model was fitted to
-    borders: tuple[float, ...]  # when each visit but the first begins
     tests: tuple[tuple[Picture, ...], ...]  # scored pictures by scenario
     names: tuple[str, ...]  # of the scenarios
     batch_size: int
     visits: tuple[int, ...]  # scenario of each visit, in order
     starts: tuple[float, ...]  # when each visit begins
-
-    @property
-    def seen_at(self) -> tuple[int, ...]:
-        """Number of scenarios met by the end of each visit; they are met in their order."""
-        return tuple(len(set(self.visits[: i + 1])) for i in range(len(self.visits)))
 
     @property
     def end(self) -> float:
@@ -172,6 +174,8 @@ def _shuffled(pictures: Sequence[Picture], setting: Setting, rng: np.random.Gene
             f"the first scenario, '{names[0]}', holds {len(first)} labelled pictures of "
             f'{len(kinds)} classes: too few to deploy a model and to learn more'
         )
+    if all(p.labelled for group in groups for p in group):
+        raise ConfigError('there are no pictures to ask for: all are to be learned from')
     taken = {p.name for p in deployment}
     events: list[Event] = []
     starts: list[float] = []
@@ -202,7 +206,6 @@ def _shuffled(pictures: Sequence[Picture], setting: Setting, rng: np.random.Gene
     return Stream(
         tuple(events),
         tuple(deployment),
-        tuple(starts[1:]),
         tuple(map(tuple, scored)),
         names,
         setting.batch_size,
@@ -293,9 +296,7 @@ def _video(
         tests.append(tuple(held[int(i)] for i in rng.permutation(len(held))))
     starts = tuple(i * period for i in begins)
     visits = tuple(names.index(frames[i].scenario) for i in begins)
-    return Stream(
-        tuple(events), tuple(deployment), starts[1:], tuple(tests), names, size, visits, starts
-    )
+    return Stream(tuple(events), tuple(deployment), tuple(tests), names, size, visits, starts)
 
 
 def _corrections(

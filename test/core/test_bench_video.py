@@ -37,7 +37,6 @@ def test_a_video_plays_as_recorded() -> None:
     assert stream != make_stream(frames, SETTING, 1)
     assert stream.names == ('hall', 'yard', 'shop')
     assert stream.visits == (0, 1, 0, 2, 1, 2)
-    assert stream.seen_at == (1, 2, 2, 3, 3, 3)
     assert list(stream.deployment) == frames[:240]
     asked = [e for e in stream.events if not e.labelled]
     labelled = [p.name for e in stream.events if e.labelled for p in e.pictures]

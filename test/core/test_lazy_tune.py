@@ -134,7 +134,8 @@ def test_a_failed_round_gives_its_batches_back():
 
 def test_disabled_it_is_the_immediate_baseline():
     lazy = after_rounds([0.9] * 8, enabled=False, min_batches=8, max_batches=8)
-    assert lazy.batches_needed == 1 and not lazy.should_tune
+    assert lazy.batches_needed == 1
+    assert not lazy.should_tune
     lazy.on_batch(errors=0)
     assert lazy.should_tune, 'also of a batch that was predicted right'
 

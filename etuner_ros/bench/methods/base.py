@@ -41,6 +41,7 @@ class Method:
         self.world = world
         self.rounds = 0
         self.refused = 0
+        self.updates = 0  # times that what it has learned went live
 
     @property
     def frozen(self) -> int:

@@ -37,6 +37,7 @@ class _OnFeatures(Method):
 
     def on_batch(self, samples: list[Sample]) -> None:
         """Learn at once."""
+        self.updates += 1
         with counted_as(HEAD):
             self.learn(self.world.features(samples), [s.label for s in samples])
 
@@ -67,15 +68,19 @@ class Ridge(_OnFeatures):
 
     def __init__(self, world: World) -> None:
         self._head = InstantHead(world.base.feature_size, HeadConfig(prior=0.0))
+        self._rows: list[Tensor] = []
+        self._labels: list[str] = []
         super().__init__(world)
 
     def learn(self, features: Tensor, labels: list[str]) -> None:
-        """Update the exact solution."""
-        if not self._head.classes:
-            self._head.rebuild(features, labels)
-            return
-        for row, label in zip(features, labels):
-            self._head.learn(row, label)
+        """Update the solution; solve anew when that is due, as the robot's head is."""
+        self._rows += list(features)
+        self._labels += labels
+        if self._head.classes:
+            for row, label in zip(features, labels):
+                self._head.learn(row, label)
+        if self._head.is_stale or not self._head.classes:
+            self._head.rebuild(torch.stack(self._rows), self._labels)
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:
         """Return the best classes."""

@@ -35,6 +35,7 @@ RIVAL = TrainConfig(
     unlabelled_frames=100,
     device='cpu',
 )
+_TRUTH = {'true': True, 'false': False}
 HELD = replace(RIVAL, validation_share=0.1)  # for those that need to measure themselves
 PAPER_LAZY = LazyTuneConfig(max_batches=8, economy=0.0)
 PAPER_FREEZE = SimFreezeConfig(start_frozen_share=0.0, max_frozen_share=0.6)
@@ -174,9 +175,11 @@ def _changed(name: str, recipe: Recipe, section: str, setting: str, value: str) 
     if not is_dataclass(target) or setting not in {f.name for f in fields(target)}:
         raise ConfigError(f'{name}: there is no {section}.{setting} in this version')
     kind = type(getattr(target, setting))
+    if kind not in (bool, int, float, str):
+        raise ConfigError(f'{name}: {setting} is no single value; name one of its parts')
     try:
-        read = value == 'true' if kind is bool else kind(value)
-    except (TypeError, ValueError) as error:
+        read = _TRUTH[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError) as error:
         raise ConfigError(f'{name}: {setting} must be {kind.__name__}, got {value!r}') from error
     changed: Any = replace(target, **{setting: read})  # type: ignore[type-var]
     return replace(recipe, **{section: changed}) if section else changed

@@ -29,6 +29,7 @@ from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.served_head import MOVED
 from etuner_ros.core.learn.trainer import Step
 
 CAMERA = 'camera'  # a stream is of one
@@ -297,13 +298,14 @@ class Tuned(Method):
             self._steps = self.learner.run_round(kind=RoundKind.RETREAT)
             return
         self.rounds += 1
-        self._in_round = {s.sample_id for s in self.learner.pending}
+        self._in_round = set()
         self.trigger.on_start()
         self._tell_scenario()
         self.policy.begin(self.learner)
         self._steps = self.learner.run_round()
         for item in self._steps:
             assert isinstance(item, Step)
+            self._in_round.update(item.trained)
             self.policy.step(self.learner)
             yield
             if item.iteration == item.total:
@@ -338,23 +340,27 @@ class Tuned(Method):
         accepted = judge(result.outcomes, self.recipe.gate, [self._here]).accepted
         if accepted:
             self._version += 1
+            self.updates += 1
             learner.set_live(result.live_update, result.classes, self._version)
         elif isinstance(result, RoundCandidate):
             learner.go_back()
         return accepted
 
     def examine(self, samples: Sequence[Sample]) -> list[str]:
-        """Ask the live model, whose prior follows what is asked."""
+        """Ask the live model; another prior goes live where a request would bring one live."""
         head = self.learner.head
         if not head.config.enabled or head.config.prior == 0 or not samples:
             return self.predict(samples)
         classes, prior = self.learner.live.classes, copy.deepcopy(head.prior)
         rows = self.learner.live_head
+        served, told = rows.prior, dict(zip(classes, torch.softmax(rows.prior, dim=0).tolist()))
         features = self._foresight.features(samples)
         said = []
         for logits in features @ rows.weight.T + rows.bias:
-            said.append(classes[int((logits + prior.offsets(classes)).argmax())])
+            said.append(classes[int((logits + served).argmax())])
             prior.on_frame(torch.softmax(logits, dim=0), classes)
+            if prior.moved(told, classes) > MOVED:
+                served, told = prior.offsets(classes), prior.shares(classes)
         return said
 
     def predict(self, samples: Sequence[Sample]) -> list[str]:

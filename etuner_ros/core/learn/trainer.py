@@ -34,6 +34,7 @@ class Step:
     iteration: int  # counted from 1
     total: int  # planned; equal to `iteration` in the last step, whether planned or stopped early
     loss: float
+    trained: tuple[str, ...] = ()  # samples of the batch, new and replayed, by id
 
 
 def make_optimiser(
@@ -216,7 +217,8 @@ def train_round(
             optimiser.step()
         history.append(float(losses[: len(told)].detach().mean()))
         done = iteration == total or _has_settled(history, span, config.early_stop)
-        yield Step(iteration, iteration if done else total, float(loss.detach()))
+        ids = tuple(s.sample_id for s in samples)
+        yield Step(iteration, iteration if done else total, float(loss.detach()), ids)
         if done:
             break
     model.eval()
