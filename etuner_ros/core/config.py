@@ -127,7 +127,7 @@ class SimFreezeConfig(Checked):
     min_iterations: int = setting(
         16, 'training iterations in a scenario before anything is frozen', 0, 1000000
     )
-    probe_size: int = setting(32, 'images in the probe batch', 4, 1024)
+    probe_size: int = setting(32, 'images in the probe batch', 8, 1024)
     max_frozen_share: float = setting(
         0.6, 'largest share of the blocks that may be frozen, counted from the input', 0.0, 1.0
     )
@@ -244,7 +244,7 @@ class HeadConfig(Checked):
         1.0,
         'penalty on weights, in mean feature variances times classes; with choose_ridge where the '
         'choice begins',
-        1e-6,
+        1e-4,
         1e6,
     )
     choose_ridge: bool = setting(

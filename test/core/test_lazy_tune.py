@@ -397,9 +397,9 @@ def test_batches_of_a_single_label_start_no_trial_that_nothing_could_judge() -> 
     for new in range(1, 40):
         lazy.on_batch()
         lazy.on_prospects(Prospects(new, 480, False))
-        assert lazy.should_tune == (new >= 32)
-        if new < 32:
-            assert f'a trial needs 32 labels to train on, {new} wait' in lazy.reason
+        assert lazy.should_tune == (new >= 48)
+        if new < 48:
+            assert f'a trial needs 48 labels to train on, {new} wait' in lazy.reason
 
 
 def test_with_an_economy_a_new_class_is_no_reason_to_hurry() -> None:

@@ -19,7 +19,7 @@ from etuner_ros.core.decide.state import Saved
 REQUESTS = 1000.0  # as many lower the batches needed for the first time by a fifth
 # At the economy 1: labels that a pass of a sample through the network has to win.
 PRICE = 0.008
-LEAST_TRIAL = 32  # labels to train on: beside fewer hardly any are held back to judge it by
+LEAST_TRIAL = 48  # labels to train on: one over fewer than it takes to judge it is for nothing
 LEAST_COMPARED = 24  # labels, with fewer nobody knows what rounds have brought
 LEAST_TO_RETREAT = 48  # since the last round, with which rounds that have lost are taken back
 AFTER_REFUSAL = 4.0  # as much has a round to bring when the gate has refused the last one
@@ -137,7 +137,7 @@ class LazyTune:
 
     A camera of 10 Hz brings 4 batches to 3 in 3 minutes, to 2 in 15 and to 1 in three hours.
 
-    With an `economy` above 0 rounds have to pay. The first one is a trial, over 32 labels at
+    With an `economy` above 0 rounds have to pay. The first one is a trial, over 48 labels at
     least, in however small batches they came. From then on new labels tell what rounds have
     brought so far: those that the live network gets right and the deployed one, with the instant
     head alone, does not, less those where it is the other way round. A round runs when this gain,

@@ -136,7 +136,7 @@ class ActivationCache:
                 start = torch.stack(kept).to(device)
                 kind = 'hits' if depth == self.border else 'advanced'
                 self.uses[kind] += len(positions)
-            with torch.no_grad():
+            with torch.no_grad(), self._model.evaluating():  # dropout is not to be kept
                 reached = self._cuts.run(start, depth, self.border)
             for row, position in enumerate(positions):
                 found[position] = reached[row]

@@ -241,8 +241,10 @@ class InstantHead:
 
     def _weight(self, label: str) -> float:
         """Return the weight of the newest sample of a class."""
-        solved = self._weighed.get(label, 0.0)
-        samples = max(solved, (solved + self._grown[label]) / GROWTH)
+        solved, grown = self._weighed.get(label, 0.0), self._grown[label]
+        samples = solved + grown  # of which many were taken back, maybe
+        if grown > 0:
+            samples = max(solved, samples / GROWTH)
         return float(class_weights(torch.tensor([samples]), self.config.balance))
 
     def unlearn(self, feature: Tensor, label: str, weight: float) -> None:

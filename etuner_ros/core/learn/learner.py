@@ -515,7 +515,7 @@ class Learner:
         if self.backbone not in (before, self.head.backbone):  # a roll-back, or a swap by hand
             if was_quantised and self.quantiser is not None and ranges_of(update) is None:
                 self.quantiser.refuse(self.backbone, 'somebody went back to float')
-            self.state.load(self._live.whole(update), classes)
+            self.state.load(self._live.to_train(update), classes)
             self._prober.on_other_weights()
             self._validator.restart()
             self._rival.restart()

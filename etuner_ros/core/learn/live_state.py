@@ -88,6 +88,14 @@ class LiveState:
         """Return all tensors of the network for an update."""
         return {**self.base, **network_of(update)}
 
+    def to_train(self, update: State) -> State:
+        """Return the same for the training model: what is likely here and now is not learned."""
+        whole = self.whole(update)
+        if HEAD_PRIOR in update:
+            bias = np.asarray(whole[HEAD_TENSORS[1]], np.float32)
+            whole[HEAD_TENSORS[1]] = bias - np.asarray(update[HEAD_PRIOR], np.float32)
+        return whole
+
     def with_head(self, weights: State) -> State:
         """Return the live update with another head."""
         return {**backbone_of(self.update), **weights}

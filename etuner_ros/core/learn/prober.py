@@ -96,7 +96,7 @@ class Prober:
         Return the CKA of each block; what lies before the frozen border is not computed again.
         """
         start = state.cache.border if self._last else 0
-        with state.evaluating():
+        with state.model.evaluating():
             if start:  # what is frozen is as it was when it was last looked at
                 x = state.activations([(s, 0) for s in self._samples])
             else:

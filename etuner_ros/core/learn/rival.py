@@ -161,7 +161,7 @@ class Rival:
         border = state.cache.border
         if not same_values(state.model.units, self._deployed.units, border):
             border = 0
-        with state.evaluating(), torch.no_grad():
+        with state.model.evaluating(), torch.no_grad():
             if border:  # it is frozen as it was deployed, so both share what lies before
                 start = state.activations([(s, 0) for s in samples])
             else:

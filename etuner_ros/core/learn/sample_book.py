@@ -145,8 +145,8 @@ class SampleBook:
                 while len(self._outcomes) > 10 * PREQUENTIAL_WINDOW:
                     del self._outcomes[next(iter(self._outcomes))]
             waits = self._pending.pop(sample.sample_id) is not None
+            self._held.pop(sample.sample_id)  # it may be decided anew, after very many samples
             if self.holds_back(sample.sample_id, sample.label, new):
-                self._held.pop(sample.sample_id)
                 self._held.put(sample)
                 self._reserved[sample.sample_id] = sample.label
             elif (new or waits) and sample.sample_id not in self.replay:
@@ -261,13 +261,15 @@ class SampleBook:
 
     def newest(self, limit: int) -> list[Sample]:
         """
-        Return at most so many samples to fit a head to: of each class equally many where it has
-        them, what small classes leave goes to the others; the newest of each.
+        Return at most so many samples to fit a head to, but one of each class: of each class
+        equally many where it has them, what small classes leave goes to the others; the newest of
+        each.
         """
         groups: dict[str, list[Sample]] = {}
         for sample in [*self.replay.samples, *self.pending, *self._held.samples.values()]:
             groups.setdefault(sample.label, []).append(sample)
-        quotas = shares({label: len(group) for label, group in groups.items()}, limit)
+        sizes = {label: len(group) for label, group in groups.items()}
+        quotas = shares(sizes, max(limit, len(groups)))
         return [
             s for label, group in groups.items() if quotas[label] for s in group[-quotas[label] :]
         ]

@@ -86,6 +86,9 @@ class _Fit:
     familiar: Familiar
     tuned: bool  # a round has changed the network; else it is the deployed one, perhaps in 8 bit
     learned: dict[str, Known] = field(default_factory=dict)  # by sample id
+    # Of samples that the last solve saw beside frames without a label: what the other labels alone
+    # said of each. Guesses at these frames were made with its label, so they know it.
+    by_labels: dict[str, str] = field(default_factory=dict)
     is_new: bool = False  # it was told something that what is served of it does not say
 
 
@@ -218,6 +221,7 @@ class ServedHead:
             if old.label == label:
                 return
             row = old.row
+            fit.by_labels.pop(sample_id, None)
             fit.head.unlearn(row, old.label, old.weight)
         weight = fit.head.learn(row, label)
         fit.learned[sample_id] = Known(row, label, weight, scenario, thing=thing)
@@ -300,6 +304,9 @@ class ServedHead:
             weights = fit.head.relearn(rows, labels, unlabelled)
         else:
             weights = fit.head.rebuild(rows, labels, unlabelled=unlabelled)
+        fit.by_labels = {}
+        if unlabelled is not None:
+            fit.by_labels = dict(zip(keys, fit.head.said_by_others))
         fit.head.prepare()
         fit.learned = {
             key: replace(item, weight=weight) for key, item, weight in zip(keys, items, weights)
@@ -351,7 +358,8 @@ class ServedHead:
     ) -> list[str]:
         """
         Return what the head makes of samples without its prior: of those that it has learned, what
-        it would say had it learned all the others.
+        it would say had it learned all the others. Frames without a label say nothing here, as
+        guesses at them were made by what was learned.
 
         :param rows: (n, D) their features
         :param candidate: that of the candidate's backbone
@@ -359,7 +367,7 @@ class ServedHead:
         """
         fit = self._candidate if candidate and self._candidate is not None else self._live
         known = [s.sample_id for s in samples if s.sample_id in fit.learned]
-        said = dict(zip(known, _without_each(fit, [fit.learned[i] for i in known])))
+        said = _without_each(fit, known)
         logits, best = fit.head.logits(rows).max(dim=1)
         answers = [said.get(s.sample_id, fit.head.classes[i]) for s, i in zip(samples, best)]
         for label, (weight, bias, _) in (kept or {}).items():
@@ -379,6 +387,7 @@ class ServedHead:
             self._by_deployed.pop(sample_id, None)
             for fit in self._fits():
                 old = fit.learned.pop(sample_id, None)
+                fit.by_labels.pop(sample_id, None)
                 if old is not None:
                     fit.head.unlearn(old.row, old.label, old.weight)
                     fit.is_new = True
@@ -393,6 +402,9 @@ class ServedHead:
                 if old.label == label:
                     self._teach(fit, key, new_label, old.row, old.scenario, old.thing)
                     fit.is_new = True
+            fit.by_labels = {
+                key: new_label if said == label else said for key, said in fit.by_labels.items()
+            }
 
     # Serving
 
@@ -558,12 +570,18 @@ class ServedHead:
         self.is_new = False
 
 
-def _without_each(fit: _Fit, items: Sequence[Known]) -> list[str]:
-    """Return what a head would say of what it learned, of each by all the others."""
+def _without_each(fit: _Fit, known: Sequence[str]) -> dict[str, str]:
+    """Return what a head would say of samples that it learned, of each by the other labels."""
+    told = {i: fit.by_labels[i] for i in known if fit.head.knows(fit.by_labels.get(i, ''))}
+    items = [(i, fit.learned[i]) for i in known if i not in told]
     if not items:
-        return []
-    rows = torch.stack([x.row for x in items])
-    return fit.head.without_each(rows, [x.label for x in items], [x.weight for x in items])
+        return told
+    said = fit.head.without_each(
+        torch.stack([x.row for _, x in items]),
+        [x.label for _, x in items],
+        [x.weight for _, x in items],
+    )
+    return {**told, **dict(zip([i for i, _ in items], said))}
 
 
 def _unsolved(samples: Sequence[Sample], rows: Sequence[Tensor]) -> dict[str, Known]:

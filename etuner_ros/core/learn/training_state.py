@@ -7,8 +7,7 @@ transaction: a round that is cancelled or refused puts all three back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +33,7 @@ from etuner_ros.core.learn.trainer import (
 )
 from etuner_ros.core.models.cuts import Cuts
 from etuner_ros.core.models.freezing import apply_frozen
-from etuner_ros.core.models.networks import Classifier
+from etuner_ros.core.models.networks import channels_last, Classifier
 from etuner_ros.core.models.weights import State
 
 LEAST_BATCH = 2
@@ -178,16 +177,6 @@ class TrainingState:
 
     # Running the model
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Run the model in evaluation mode, whatever it is in."""
-        mode = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train(mode)
-
     def tensor(self, images: Sequence[Image]) -> Tensor:
         """Stack RGB uint8 images (S, S, 3) to a batch in the memory format of training."""
         return self.model.tensor(images).contiguous(memory_format=torch.channels_last)
@@ -205,7 +194,7 @@ class TrainingState:
     def _new_views(self, chosen: Chosen) -> Tensor:
         """Return the same of views that nobody asks for again; they are not kept."""
         images = self._images(chosen, range(len(chosen)))
-        with torch.no_grad():
+        with torch.no_grad(), self.model.evaluating():
             return self.cuts.run(images, 0, self.cache.border)
 
     def logits(self, chosen: Chosen) -> Tensor:
@@ -217,7 +206,8 @@ class TrainingState:
         start = self.activations(chosen) if self.config.views else self._new_views(chosen)
         if self.config.flip and start.dim() == 4:
             mirrored = torch.from_numpy(self.rng.random(len(start)) < 0.5).to(start.device)
-            start = torch.where(mirrored[:, None, None, None], start.flip(3), start)
+            across = start.flip(2 if channels_last(start) else 3)
+            start = torch.where(mirrored[:, None, None, None], across, start)
         with precision(self.config, start.device):
             features = self.cuts.run(start, self.cache.border).flatten(1)
             logits: Tensor = self.model.head(features)
@@ -239,7 +229,7 @@ class TrainingState:
     def features(self, samples: Sequence[Sample]) -> Tensor:
         """Return the features (n, D) that the model makes of samples now, float32 on the CPU."""
         parts = []
-        with self.evaluating(), torch.no_grad():
+        with self.model.evaluating(), torch.no_grad():
             for start in range(0, len(samples), 32):
                 chosen = [(s, 0) for s in samples[start : start + 32]]
                 x = self.cuts.run(self.activations(chosen), self.cache.border)

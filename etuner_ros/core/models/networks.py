@@ -8,6 +8,7 @@ class.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 import importlib
 import statistics
@@ -120,14 +121,26 @@ class _SeenEnoughError(Exception):
     """Ends a forward pass in its middle."""
 
 
+def channels_last(activation: Tensor) -> bool:
+    """
+    Return whether an activation of a square image is (N, H, W, C), as those of Swin are, and not
+    (N, C, H, W).
+    """
+    shape = activation.shape
+    return len(shape) == 4 and shape[1] == shape[2] != shape[3]
+
+
 def appearance_of(activation: Tensor) -> Tensor:
     """
     Return mean and deviation of each channel, (N, 2C).
 
-    :param activation: (N, C, H, W), tokens (N, T, C), or (N, C), whose deviation is 0
+    :param activation: (N, C, H, W) or (N, H, W, C), tokens (N, T, C), or (N, C), whose deviation
+        is 0
     """
     if activation.dim() == 3:
         activation = activation.transpose(1, 2)
+    elif channels_last(activation):
+        activation = activation.permute(0, 3, 1, 2)
     values = activation.reshape(*activation.shape[:2], -1)
     return torch.cat([values.mean(dim=2), values.std(dim=2, unbiased=False)], dim=1)
 
@@ -237,6 +250,16 @@ class Classifier(nn.Module):
     def middle(self) -> int:
         """Index of the block whose output describes the appearance of a frame."""
         return len(self.units) // 2
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run it in evaluation mode, whatever it is in."""
+        mode = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(mode)
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training mode, except what is frozen and BatchNorm statistics."""
