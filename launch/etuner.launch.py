@@ -243,7 +243,7 @@ def compose(context):
 
     def node(executable, own=None, **options):
         values = {
-            parameter: ParameterValue(text, value_type=kind)
+            parameter: ParameterValue(text, value_type=str) if kind is str else plain(text, kind)
             for parameter, (text, kind) in {**shared, **(own or {})}.items()
         }
         return process(executable, [values], name=executable, **options)

@@ -68,6 +68,21 @@ class Configuration(Named):
         return context.launch_configurations[self.arguments[0]]
 
 
+class Value(Named):
+    """As launch_ros has it: what is no text has its type already."""
+
+    def __init__(self, value: Any, *, value_type: type) -> None:
+        if value_type is not str and not isinstance(value, (Configuration, value_type)):
+            raise TypeError(f'{value=} is not an instance of {value_type}')
+        super().__init__(value, value_type=value_type)
+
+    def evaluate(self, context: Any) -> Any:
+        value = self.arguments[0]
+        text = value.perform(context) if isinstance(value, Configuration) else value
+        kind = self.options['value_type']
+        return text if kind is str else kind(yaml.safe_load(str(text)))
+
+
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..., dict]:
     """Return what composes the launch file with stand-ins for `launch`: a node's parameters."""
@@ -79,7 +94,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
     nodes: list[Named] = []
     sys.modules['launch.substitutions'].LaunchConfiguration = Configuration
     sys.modules['launch.substitutions'].PathJoinSubstitution = Named
-    sys.modules['launch_ros.parameter_descriptions'].ParameterValue = Named
+    sys.modules['launch_ros.parameter_descriptions'].ParameterValue = Value
     sys.modules['launch_ros.actions'].Node = lambda **options: nodes.append(Named(**options))
     file = runpy.run_path(str(repository / 'launch' / 'etuner.launch.py'))
 
@@ -101,12 +116,9 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
         if isinstance(parameters, str):
             return parameters
         return {
-            name: value.options['value_type'](yaml.safe_load(text(value.arguments[0], context)))
+            name: value.evaluate(context) if isinstance(value, Value) else value
             for name, value in parameters.items()
         }
-
-    def text(value: Any, context: Any) -> str:
-        return value if isinstance(value, str) else value.perform(context)
 
     def remappings(executable: str, **arguments: str) -> list[tuple[str, str]]:
         compose(**arguments)
