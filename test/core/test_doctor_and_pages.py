@@ -132,7 +132,7 @@ def test_the_robot_gets_an_onnx_that_works_with_the_numpy_of_its_ubuntu(reposito
 
 
 def test_what_a_robot_installs_is_no_older_than_its_packages_ask_of_each_other(repository):
-    """pip looks at none of that: --no-deps."""
+    """Pip looks at none of that: --no-deps."""
     listed = {}
     for line in (repository / 'requirements-robot.txt').read_text().splitlines():
         if line and not line.startswith('#'):
