@@ -176,7 +176,7 @@ class TunerNode(Node):
         self._changes = publish(ScenarioChange, 'scenario_changes', reliable(10))
         self._statuses = publish(TunerStatus, '~/status', LATCHED)
         battery = qos_profile_sensor_data
-        hear(BatteryState, 'battery', self._on_battery, battery)
+        self._battery = hear(BatteryState, 'battery', self._on_battery, battery)
         self.create_subscription(LabelledBatch, 'labelled_batches', self._labels.on_batch, LATCHED)
         hear(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
@@ -248,7 +248,7 @@ class TunerNode(Node):
         charge = self._charge
         if self._budget.config.min_battery <= 0:
             return ''
-        topic = self.resolve_topic_name('battery')
+        topic = self._battery.topic_name
         if charge is None and time.monotonic() - self._began > BATTERY_S:
             what = f'no sensor_msgs/BatteryState comes on {topic}'
         elif charge is not None and not 0.0 <= charge <= 1.0:
