@@ -7,11 +7,11 @@ SHELL ["/bin/bash", "-c"]
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip python3-venv && rm -rf /var/lib/apt/lists/*
 WORKDIR /ws
 COPY . src/etuner_ros
-# The image is ours alone; what apt installed of Python pip can not remove, so nicegui's packages go beside it. As a variable, because the pip of 22.04 ends at an option that it does not know. torch only where the base has none.
+# The image is ours alone; what apt installed of Python pip can not remove (24.04: lz4), so packages go beside it: --ignore-installed. As a variable, because the pip of 22.04 ends at an option that it does not know. torch only where the base has none.
 ENV PIP_BREAK_SYSTEM_PACKAGES=1
 RUN source /opt/ros/${ROS_DISTRO}/setup.bash && apt-get update && rosdep update --rosdistro ${ROS_DISTRO} \
     && rosdep install --from-paths src --ignore-src -y && rm -rf /var/lib/apt/lists/* \
-    && python3 -m pip install --no-deps -r src/etuner_ros/requirements-robot.txt \
+    && python3 -m pip install --no-deps --ignore-installed -r src/etuner_ros/requirements-robot.txt \
     && python3 -m pip install --ignore-installed nicegui==3.18.0 \
     && (python3 -c 'import torch' || python3 -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu) \
     && colcon build --packages-select etuner_ros

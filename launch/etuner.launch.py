@@ -15,10 +15,8 @@ import re
 import tempfile
 
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, PushRosNamespace
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 import yaml
 
@@ -126,11 +124,14 @@ NODES = (
     'teacher',
     'tuner',
 )
-# Run by `robot` in one process; the parameters that arguments give each of them.
+# Run by `robot` in one process.
 COMPOSED = ('model_manager', 'inference', 'label_collector', 'tuner')
 MOST_FILES = 100  # of parameters that are kept, of all launches
 # A section of a params file, by a node's name alone or in any namespace.
 SECTION = re.compile(rf'^(["\']?)(?:/\*\*/)?({"|".join(NODES)})\b', re.MULTILINE)
+# Begins the sections that hold arguments. Where several sections fit a node, ROS takes the one
+# whose name came first in all files for the weakest; so this is a name that no other file has.
+ARGUED = '/**/**/'
 
 
 def addressed(params_file, namespace):
@@ -154,11 +155,16 @@ def kept(text):
     folder = home('launch')
     path = folder / f'{hashlib.sha256(text.encode()).hexdigest()[:16]}.yaml'
     try:
+        # For us alone: a file of parameters may hold the token of the teaching page.
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         if not path.exists() or path.read_text() != text:
             replace_file(path, text.encode())
+        path.chmod(0o600)
         os.utime(path)
     except (OSError, ValueError):  # a full disk, a damaged file: the robot is to start
         path = Path(tempfile.mkdtemp(prefix='etuner_launch_')) / path.name
+        path.touch(0o600)
         path.write_text(text)
         return str(path)
     for old in sorted(folder.glob('*.yaml'), key=written)[:-MOST_FILES]:
@@ -171,9 +177,30 @@ def written(path):
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def plain(text, kind):
-    """Return the value of an argument as ROS takes it in a file of parameters."""
-    return text if kind is str else kind(yaml.safe_load(text))
+def switch(name, text):
+    """
+    Return whether an argument is true, by the words that IfCondition knows.
+
+    :raises ValueError: when it is none of them, with the argument's name
+    """
+    word = text.strip().lower()
+    if word not in ('true', '1', 'false', '0'):
+        raise ValueError(f'{name}:={text} is neither true (1) nor false (0)')
+    return word in ('true', '1')
+
+
+def plain(name, text, kind):
+    """
+    Return the value of an argument as ROS takes it in a file of parameters.
+
+    :raises ValueError: when it is of another type, with the argument's name
+    """
+    if kind is bool:
+        return switch(name, text)
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f'{name}:={text} is not a whole number') from error
 
 
 def heard(context):
@@ -198,9 +225,9 @@ def compose(context):
     """Put the nodes together; arguments are declared outside, so that --show-args lists them."""
 
     def given(names, kind):
-        """Return text and type of the parameters whose arguments are not empty."""
+        """Return the parameters whose arguments are not empty."""
         return {
-            parameter: (text, kind)
+            parameter: plain(argument, text, kind)
             for argument, parameter in names.items()
             if (text := LaunchConfiguration(argument).perform(context))
         }
@@ -222,31 +249,28 @@ def compose(context):
     name = given({'camera_name': 'source'}, str)
     if cameras and not name:
         # That corrections without one are about.
-        name = {'source': (cameras[0], str)}
-    watching = {'cameras': (','.join(cameras), str)} if cameras else {}
+        name = {'source': cameras[0]}
+    watching = {'cameras': ','.join(cameras)} if cameras else {}
     seeing = given({'image_transport': 'image_transport', 'device': 'device'}, str)
     training = given({'device': 'train.device'}, str)
 
     battery = [('battery', LaunchConfiguration('battery'))]
 
+    def switched(argument):
+        return switch(argument, LaunchConfiguration(argument).perform(context))
+
+    processes = []  # executable and options of each
+    sections = {}  # what arguments give each node
+
     def process(executable, parameters, **options):
-        return Node(
-            package='etuner_ros',
-            executable=executable,
-            parameters=[*files, *parameters],
-            output='screen',
-            respawn=True,
-            respawn_delay=2.0,
-            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-            **options,
-        )
+        """Have a process run nodes, with parameters of each that win over all files."""
+        for each, values in parameters.items():
+            if values:
+                sections[f'{ARGUED}{each}'] = {'ros__parameters': values}
+        processes.append((executable, options))
 
     def node(executable, own=None, **options):
-        values = {
-            parameter: ParameterValue(text, value_type=kind)
-            for parameter, (text, kind) in {**shared, **(own or {})}.items()
-        }
-        return process(executable, [values], name=executable, **options)
+        process(executable, {executable: {**shared, **(own or {})}}, name=executable, **options)
 
     # The collector's matrices are small: a second thread would mostly wait for a busy core.
     one_thread = {'OPENBLAS_NUM_THREADS': '1'}
@@ -257,50 +281,53 @@ def compose(context):
         'tuner': training,
     }
 
-    def robot():
-        """Return the process of all COMPOSED: a `name` would be that of each node in it."""
-        sections = {}
-        for each in COMPOSED:
-            given_here = {**shared, **own[each]}
-            values = {n: plain(text, kind) for n, (text, kind) in given_here.items()}
-            if values:
-                sections[f'{namespace.rstrip("/")}/{each}'] = {'ros__parameters': values}
-        arguments = [kept(yaml.safe_dump(sections))] if sections else []
-        remappings = [*images, *battery]
-        return process('robot', arguments, remappings=remappings, additional_env=one_thread)
-
-    tunes_here = LaunchConfiguration('tuner').perform(context).lower() in ('true', '1')
-    if LaunchConfiguration('composed').perform(context).lower() in ('true', '1'):
+    tunes_here = switched('tuner')
+    if switched('composed'):
         if not tunes_here:
             raise ValueError('tuner:=false does not go with composed:=true, which has the tuner')
-        nodes = [robot()]
+        parameters = {each: {**shared, **own[each]} for each in COMPOSED}
+        # Without a `name`: that would be the one of each node in it.
+        remappings = [*images, *battery]
+        process('robot', parameters, remappings=remappings, additional_env=one_thread)
     else:
-        nodes = [
-            node('model_manager', own['model_manager']),
-            node('inference', own['inference'], remappings=[*images, *battery]),
-            node('label_collector', own['label_collector'], additional_env=one_thread),
-        ]
+        node('model_manager', own['model_manager'])
+        node('inference', own['inference'], remappings=[*images, *battery])
+        node('label_collector', own['label_collector'], additional_env=one_thread)
         if tunes_here:
-            nodes.append(node('tuner', own['tuner'], remappings=battery))
-    teaching = {**watching, **given({'teacher_port': 'port'}, int)}
-    nodes += [
-        node('teacher', teaching, condition=IfCondition(LaunchConfiguration('teacher'))),
-        node('operator', condition=IfCondition(LaunchConfiguration('operator'))),
-    ]
+            node('tuner', own['tuner'], remappings=battery)
+    if switched('teacher'):
+        node('teacher', {**watching, **given({'teacher_port': 'port'}, int)})
+    if switched('operator'):
+        node('operator')
     if LaunchConfiguration('source').perform(context):
         playing = {**given({'source': 'source'}, str), **given({'autoplay': 'autoplay'}, bool)}
         first = f'{cameras[0]}/' if cameras else ''
         seen = [(heard.removeprefix(first), topic) for heard, topic in images[:2]]
-        nodes.append(node('camera', playing, remappings=seen))
+        node('camera', playing, remappings=seen)
     if LaunchConfiguration('proposer').perform(context):
         proposing = {
             **given({'proposer': 'kind', 'image_transport': 'image_transport'}, str),
             **name,
             **watching,
         }
-        nodes.append(node('proposer', proposing, remappings=images))
+        node('proposer', proposing, remappings=images)
     if LaunchConfiguration('metrics').perform(context) not in ('', '0'):
-        nodes.append(node('metrics', given({'metrics': 'port'}, int)))
+        node('metrics', given({'metrics': 'port'}, int))
+    if sections:
+        files.append(kept(yaml.safe_dump(sections)))
+    nodes = [
+        Node(
+            package='etuner_ros',
+            executable=executable,
+            parameters=files,
+            output='screen',
+            respawn=True,
+            respawn_delay=2.0,
+            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+            **options,
+        )
+        for executable, options in processes
+    ]
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes])]
 
 

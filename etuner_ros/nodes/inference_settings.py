@@ -115,7 +115,8 @@ class InferenceSettings(Checked):
     wait_for_model: bool = setting(
         True,
         'where this robot has learned weights, nothing is predicted before model_manager has '
-        'announced them; false serves the base weights meanwhile, with a warning',
+        'announced them; false serves the base weights meanwhile, with a warning; whether there '
+        'are any is seen in models.folder',
     )
     silence_s: float = setting(
         5.0,
@@ -160,5 +161,7 @@ class StorePlace(Checked):
     """Where model_manager keeps its versions, when it runs on this computer."""
 
     folder: str = setting(
-        '', 'folder of the model store, as in model_manager: to see whether anything was learned'
+        '',
+        'folder of the model store, the same as in model_manager: where nothing lies in it, '
+        'nothing was learned, and wait_for_model does nothing',
     )

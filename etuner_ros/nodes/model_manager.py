@@ -68,7 +68,8 @@ class StoreSettings(Checked):
     folder: str = setting(
         '',
         'folder of the model store, of this model_manager alone; empty = $ROS_HOME/etuner/models, '
-        'in a namespace /a/b $ROS_HOME/etuner/models/ns/a.b',
+        'in a namespace /a/b $ROS_HOME/etuner/models/ns/a.b; inference has to be given the same '
+        'one, or its wait_for_model does nothing',
     )
     keep: int = setting(
         10,

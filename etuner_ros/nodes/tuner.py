@@ -82,6 +82,7 @@ from etuner_ros.nodes.tuning_worker import WorkerSide
 from etuner_ros.worker.link import WorkerLink
 from etuner_ros.worker.memory import resident_mb
 
+BATTERY_S = 30.0  # from the start, in which the first charge should come
 # Verdicts that say nothing of the candidate itself.
 UNJUDGED = (ModelVerdict.PINNED, ModelVerdict.STALE, ModelVerdict.DISK)
 
@@ -134,6 +135,11 @@ class TunerNode(Node):
             'the worker takes less memory than it may',
             DiagnosticStatus.WARN,
         )
+        self._began = time.monotonic()
+        self._charge: float | None = None  # that the battery told last
+        self.health.watch(
+            self._why_no_charge, 'the charge of the battery is known', DiagnosticStatus.WARN
+        )
         self._labels = LabelSide(
             self,
             self.health,
@@ -170,7 +176,7 @@ class TunerNode(Node):
         self._changes = publish(ScenarioChange, 'scenario_changes', reliable(10))
         self._statuses = publish(TunerStatus, '~/status', LATCHED)
         battery = qos_profile_sensor_data
-        hear(BatteryState, 'battery', self._on_battery, battery)
+        self._battery = hear(BatteryState, 'battery', self._on_battery, battery)
         self.create_subscription(LabelledBatch, 'labelled_batches', self._labels.on_batch, LATCHED)
         hear(Prediction, 'predictions', self._on_prediction, reliable(100))
         if self._head.enabled:
@@ -233,8 +239,23 @@ class TunerNode(Node):
     @guarded
     def _on_battery(self, message: BatteryState) -> None:
         """Note the charge; a battery that does not know it counts for nothing."""
+        self._charge = message.percentage
         if 0.0 <= message.percentage <= 1.0:
             self._budget.on_battery(message.percentage)
+
+    def _why_no_charge(self) -> str:
+        """Return why `budget.min_battery` has no charge to go by."""
+        charge = self._charge
+        if self._budget.config.min_battery <= 0:
+            return ''
+        topic = self._battery.topic_name
+        if charge is None and time.monotonic() - self._began > BATTERY_S:
+            what = f'no sensor_msgs/BatteryState comes on {topic}'
+        elif charge is not None and not 0.0 <= charge <= 1.0:
+            what = f'percentage is {charge:g} on {topic}'
+        else:
+            return ''
+        return f'budget.min_battery knows no charge, which has to be in [0, 1]: {what}'
 
     @guarded
     def _on_prediction(self, message: Prediction) -> None:

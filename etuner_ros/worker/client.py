@@ -11,13 +11,13 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 from typing import Any
 
 import msgpack
 
 from etuner_ros.core.config import HeadConfig, SimFreezeConfig, TrainConfig
+from etuner_ros.core.python_child import python_child
 from etuner_ros.core.serve.engines import EngineSettings
 
 Message = dict[str, Any]
@@ -43,7 +43,7 @@ class WorkerClient:
         threads = str(train.threads)
         environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
         with theirs:
-            command = [sys.executable, '-m', 'etuner_ros.worker', str(theirs.fileno())]
+            command = python_child('etuner_ros.worker', str(theirs.fileno()))
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
             )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 import json
 from pathlib import Path
 import sys
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 import pytest
 
 from etuner_ros.cli import doctor
@@ -126,6 +128,35 @@ def test_the_robot_gets_an_onnx_that_works_with_the_numpy_of_its_ubuntu(reposito
     assert fits('onnx', '1.17.0', '3.10')
     assert not fits('onnx', '1.18.0', '3.10'), 'it needs a later numpy than that of 22.04'
     assert fits('onnx', '1.23.2', '3.12')
+    assert fits('protobuf', '3.20.2', '3.10')
+
+
+def test_what_a_robot_installs_is_no_older_than_its_packages_ask_of_each_other(repository):
+    """Pip looks at none of that: --no-deps."""
+    listed = {}
+    for line in (repository / 'requirements-robot.txt').read_text().splitlines():
+        if line and not line.startswith('#'):
+            found = Requirement(line)
+            if found.marker is None or found.marker.evaluate():
+                listed[canonicalize_name(found.name)] = found.specifier
+    oldest = {
+        name: bound.version
+        for name, bounds in listed.items()
+        for bound in bounds
+        if bound.operator in ('>=', '==')
+    }
+    compared = 0
+    for name in listed:
+        try:
+            asked = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for wish in map(Requirement, asked):
+            wanted = canonicalize_name(wish.name)
+            if wanted in oldest and (wish.marker is None or wish.marker.evaluate({'extra': ''})):
+                assert oldest[wanted] in wish.specifier, f'{name} asks for {wish}'
+                compared += 1
+    assert compared > 5
 
 
 def test_what_the_teaching_page_needs_is_looked_for(monkeypatch):

@@ -148,6 +148,25 @@ def test_every_executable_is_named_alike_in_setup_py_and_cmake(repository):
         assert callable(importlib.import_module(f'etuner_ros.nodes.{name}').main)
 
 
+def test_what_tests_import_is_what_a_robot_has(repository):
+    """Anything else is imported where it is used, and the test skipped without it."""
+    listed = (repository / 'package.xml').read_text()
+    has = {
+        name.replace('-', '_') for name in re.findall(r'depend>(?:python3-)?([a-z_-]+)<', listed)
+    }
+    for line in (repository / 'requirements-robot.txt').read_text().splitlines():
+        has.add(re.split('[^a-z_]', line)[0])
+    has |= {'cv2', 'nicegui', 'rosgraph_msgs', 'rosidl_parser', 'torch'}  # other names, or README
+    ours = {f.stem for folder in ('test', 'tools') for f in (repository / folder).rglob('*.py')}
+    for file in (repository / 'test').rglob('*.py'):
+        for n in ast.parse(file.read_text()).body:
+            names = [a.name for a in n.names] if isinstance(n, ast.Import) else []
+            if isinstance(n, ast.ImportFrom):
+                names = [n.module]
+            found = {name.partition('.')[0] for name in names} - {'etuner_ros'} - ours
+            assert found - sys.stdlib_module_names <= has, file.name
+
+
 def test_setup_py_does_not_ask_for_torch(repository):
     tree = ast.parse((repository / 'setup.py').read_text())
     required = next(

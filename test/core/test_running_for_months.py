@@ -229,6 +229,16 @@ def test_the_commands_of_the_containers_are_in_this_package(services, repository
     assert own.timeout_s + 10 < float(check['timeout'].rstrip('s'))
 
 
+@pytest.mark.parametrize('name', ['Dockerfile', 'docs/months.md', 'README.md'])
+def test_pip_is_never_to_remove_what_apt_installed(repository, name):
+    """It can not: the list of files is missing. Of a user's own place it removes nothing."""
+    text = (repository / name).read_text()
+    lines = re.findall(r'pip install (.* -r src/etuner_ros/requirements-robot.txt)', text)
+    assert lines
+    for line in lines:
+        assert {'--user', '--ignore-installed'} & set(line.split()), line
+
+
 # The list of topics
 
 

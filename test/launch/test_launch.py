@@ -71,42 +71,29 @@ class Configuration(Named):
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..., dict]:
     """Return what composes the launch file with stand-ins for `launch`: a node's parameters."""
-    for name in ('launch', 'launch.actions', 'launch.conditions', 'launch.substitutions'):
+    for name in ('launch', 'launch.actions', 'launch.substitutions'):
         monkeypatch.setitem(sys.modules, name, MagicMock())
-    for name in ('actions', 'parameter_descriptions', 'substitutions'):
+    for name in ('actions', 'substitutions'):
         monkeypatch.setitem(sys.modules, f'launch_ros.{name}', MagicMock())
     monkeypatch.setitem(sys.modules, 'launch_ros', MagicMock())
     nodes: list[Named] = []
     sys.modules['launch.substitutions'].LaunchConfiguration = Configuration
     sys.modules['launch.substitutions'].PathJoinSubstitution = Named
-    sys.modules['launch_ros.parameter_descriptions'].ParameterValue = Named
     sys.modules['launch_ros.actions'].Node = lambda **options: nodes.append(Named(**options))
     file = runpy.run_path(str(repository / 'launch' / 'etuner.launch.py'))
 
-    def compose(**arguments: str) -> dict[str, list[Any]]:
+    def compose(**arguments: str) -> dict[str, list[str]]:
         values = {k: default for k, (default, _) in file['ARGUMENTS'].items()} | arguments
         context = SimpleNamespace(launch_configurations=values)
         nodes.clear()
         file['compose'](context)
-        return {
-            n.options['executable']: [plain(p, context) for p in n.options['parameters']]
-            for n in nodes
-        }
+        return {n.options['executable']: [path(p) for p in n.options['parameters']] for n in nodes}
 
-    def plain(parameters: Any, context: Any) -> Any:
-        if isinstance(parameters, Configuration):
-            return parameters.perform(context)
+    def path(parameters: Any) -> str:
         if isinstance(parameters, Named):
             return str(repository / 'config' / 'etuner.yaml')
-        if isinstance(parameters, str):
-            return parameters
-        return {
-            name: value.options['value_type'](yaml.safe_load(text(value.arguments[0], context)))
-            for name, value in parameters.items()
-        }
-
-    def text(value: Any, context: Any) -> str:
-        return value if isinstance(value, str) else value.perform(context)
+        assert isinstance(parameters, str), 'launch_ros would give it a name that others have'
+        return parameters
 
     def remappings(executable: str, **arguments: str) -> list[tuple[str, str]]:
         compose(**arguments)
@@ -119,7 +106,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[...,
 
 
 def received(
-    ros: Any, composed: Any, tmp_path: Path, name: str, executable: str = '', /, **arguments: str
+    ros: Any, composed: Any, name: str, executable: str = '', /, **arguments: str
 ) -> dict:
     """
     Return the parameters that a node gets from ROS when `launch_ros` starts it so.
@@ -128,15 +115,8 @@ def received(
     """
     namespace = arguments.get('namespace', '')
     command = ['--ros-args']
-    for number, parameters in enumerate(composed(**arguments)[executable or name]):
-        if isinstance(parameters, dict):  # launch_ros writes a file for the very node
-            if not parameters:
-                continue
-            section = {f'{namespace}/{name}': {'ros__parameters': parameters}}
-            path = tmp_path / f'launch_params_{number}.yaml'
-            path.write_text(yaml.dump(section))
-            parameters = str(path)
-        command += ['--params-file', parameters]
+    for file in composed(**arguments)[executable or name]:
+        command += ['--params-file', file]
     node = Node(
         name,
         context=ros.context,
@@ -174,10 +154,10 @@ def test_the_params_file_wins_however_it_names_a_node(
         text += f'{section}:\n  ros__parameters:\n    batch_size: {number}\n'
     file.write_text(text)
     arguments = {'params_file': str(file), 'namespace': namespace}
-    values = received(ros, composed, tmp_path, 'label_collector', **arguments)
+    values = received(ros, composed, 'label_collector', **arguments)
     assert values['batch_size'] == 2 + len(sections), 'the last section, the most special one'
     assert values['request_period_s'] == 2.0, "the package's where the file says nothing"
-    assert received(ros, composed, tmp_path, 'label_collector')['batch_size'] == 8
+    assert received(ros, composed, 'label_collector')['batch_size'] == 8
 
 
 def test_arguments_win_over_the_params_file_and_empty_ones_leave_it_alone(ros, composed, tmp_path):
@@ -188,7 +168,7 @@ def test_arguments_win_over_the_params_file_and_empty_ones_leave_it_alone(ros, c
     )
 
     def inference(**arguments: str) -> dict:
-        return received(ros, composed, tmp_path, 'inference', params_file=str(file), **arguments)
+        return received(ros, composed, 'inference', params_file=str(file), **arguments)
 
     values = inference()
     assert values['use_sim_time'] is True
@@ -198,21 +178,91 @@ def test_arguments_win_over_the_params_file_and_empty_ones_leave_it_alone(ros, c
     assert values['use_sim_time'] is False
     assert values['autostart'] is True
     assert values['model.weights'] == 'given'
-    assert received(ros, composed, tmp_path, 'inference')['autostart'] is True, 'by default'
+    assert received(ros, composed, 'inference')['autostart'] is True, 'by default'
 
 
-def test_device_and_image_transport_reach_the_nodes_that_have_them(ros, composed, tmp_path):
+@pytest.mark.parametrize('namespace', ['', '/front'])
+@pytest.mark.parametrize('executable', ['', 'robot'], ids=['alone', 'composed'])
+@pytest.mark.parametrize(
+    'sections',
+    [
+        ['/**', 'inference'],
+        ['inference', '/**'],
+        ['/**/inference', 'inference', '/**'],
+        ['/*/inference', '{namespace}/inference', '/*/*', '/**'],
+    ],
+    ids=' and '.join,
+)
+def test_arguments_win_in_whatever_order_the_sections_stand(
+    ros, composed, tmp_path, namespace, executable, sections
+):
+    file = tmp_path / 'mine.yaml'
+    values = 'use_sim_time: true\n    source: mine\n    top_k: 7'
+    sections = [section.format(namespace=namespace) for section in sections]
+    file.write_text('\n'.join(f'{s}:\n  ros__parameters:\n    {values}' for s in sections))
+    arguments = {'params_file': str(file), 'namespace': namespace, 'composed': 'false'}
+    if executable:
+        arguments['composed'] = 'true'
+    given = {'use_sim_time': 'false', 'camera_name': 'given'}
+    values = received(ros, composed, 'inference', executable, **arguments, **given)
+    assert (values['use_sim_time'], values['source'], values['top_k']) == (False, 'given', 7)
+
+
+@pytest.mark.parametrize(
+    ('name', 'word'),
+    [
+        *((name, 'yes') for name in ('tuner', 'composed', 'teacher', 'operator', 'use_sim_time')),
+        ('autostart', 'on'),
+        ('tuner', ''),
+    ],
+)
+def test_an_argument_that_is_neither_true_nor_false_is_an_error_that_names_it(
+    composed, name, word
+):
+    with pytest.raises(ValueError, match=f'{name}:={word} is neither true'):
+        composed(**{name: word})
+
+
+def test_true_and_false_are_the_words_that_conditions_of_launch_know(composed):
+    assert 'tuner' in composed(tuner='True')
+    assert 'tuner' in composed(tuner=' 1 ')
+    assert 'tuner' not in composed(tuner='FALSE')
+    assert 'robot' in composed(composed='1')
+    assert {'teacher', 'operator'} <= composed(teacher='TRUE', operator='1').keys()
+    assert not {'teacher', 'operator'} & composed(teacher='0').keys()
+    with pytest.raises(ValueError, match='metrics:=often'):
+        composed(metrics='often')
+
+
+def test_a_copy_of_a_params_file_is_read_by_nobody_else(composed, tmp_path, ros_home):
+    file = tmp_path / 'mine.yaml'
+    file.write_text('teacher:\n  ros__parameters:\n    token: a long secret\n')
+    folder = ros_home / 'etuner' / 'launch'
+    folder.mkdir(parents=True, mode=0o755)  # as launches before left it
+    for _ in range(2):
+        copy = Path(composed(params_file=str(file), teacher='true')['teacher'][1])
+        assert copy.parent == folder
+        assert (folder.stat().st_mode & 0o777, copy.stat().st_mode & 0o777) == (0o700, 0o600)
+        copy.chmod(0o644)
+    copy.unlink()
+    copy.mkdir()  # can not be written
+    aside = Path(composed(params_file=str(file), teacher='true')['teacher'][1])
+    assert aside.parent != folder
+    assert (aside.parent.stat().st_mode & 0o777, aside.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_device_and_image_transport_reach_the_nodes_that_have_them(ros, composed):
     arguments = {'device': 'cpu', 'image_transport': 'compressed'}
-    values = received(ros, composed, tmp_path, 'inference', **arguments)
+    values = received(ros, composed, 'inference', **arguments)
     assert (values['device'], values['image_transport']) == ('cpu', 'compressed')
-    assert received(ros, composed, tmp_path, 'tuner', **arguments)['train.device'] == 'cpu'
+    assert received(ros, composed, 'tuner', **arguments)['train.device'] == 'cpu'
 
 
-def test_several_cameras_are_heard_below_their_names(ros, composed, tmp_path):
+def test_several_cameras_are_heard_below_their_names(ros, composed):
     arguments = {'cameras': '[front, rear]', 'image_topic': 'color/image'}
-    values = received(ros, composed, tmp_path, 'inference', **arguments)
+    values = received(ros, composed, 'inference', **arguments)
     assert values['cameras'] == 'front,rear'
-    assert received(ros, composed, tmp_path, 'label_collector', **arguments)['source'] == 'front'
+    assert received(ros, composed, 'label_collector', **arguments)['source'] == 'front'
     topics = dict(composed.remappings('inference', **arguments))
     assert topics['front/image_raw'] == 'front/color/image'
     assert topics['rear/image_raw/compressed'] == 'rear/color/image/compressed'
@@ -246,8 +296,8 @@ def test_composed_nodes_get_the_parameters_that_each_gets_in_a_process_of_its_ow
     together = {**arguments, 'composed': 'true'}
     assert not {'inference', 'tuner'} & composed(**together).keys()
     for name in ('model_manager', 'inference', 'label_collector', 'tuner'):
-        alone = received(ros, composed, tmp_path, name, **arguments)
-        assert received(ros, composed, tmp_path, name, 'robot', **together) == alone
+        alone = received(ros, composed, name, **arguments)
+        assert received(ros, composed, name, 'robot', **together) == alone
     assert (alone['train.device'], alone['model.weights']) == ('cpu', 'given')
 
 
@@ -269,17 +319,17 @@ def test_the_files_of_parameters_that_launches_leave_do_not_grow_without_bound(
     assert len(left) == 100
 
 
-def test_metrics_are_off_until_they_get_a_port(ros, composed, tmp_path):
+def test_metrics_are_off_until_they_get_a_port(ros, composed):
     assert 'metrics' not in composed()
     assert 'metrics' not in composed(metrics='')
-    assert received(ros, composed, tmp_path, 'metrics', metrics='9464')['port'] == 9464
+    assert received(ros, composed, 'metrics', metrics='9464')['port'] == 9464
 
 
-def test_each_robot_on_one_computer_may_have_a_teaching_page(ros, composed, tmp_path):
-    one = received(ros, composed, tmp_path, 'teacher', namespace='/one')
+def test_each_robot_on_one_computer_may_have_a_teaching_page(ros, composed):
+    one = received(ros, composed, 'teacher', teacher='true', namespace='/one')
     assert 'port' not in one, 'that of the node itself'
     arguments = {'namespace': '/two', 'teacher_port': '8091', 'cameras': '[front,rear]'}
-    two = received(ros, composed, tmp_path, 'teacher', **arguments)
+    two = received(ros, composed, 'teacher', teacher='true', **arguments)
     assert (two['port'], two['cameras']) == (8091, 'front,rear')
 
 
@@ -358,7 +408,7 @@ def test_the_system_comes_up_in_two_namespaces_on_one_computer(ros, deployed):
             run.wait(30)
 
 
-def test_a_proposer_is_started_where_it_is_asked_for(composed):
+def test_a_proposer_is_started_where_it_is_asked_for(ros, composed):
     assert 'proposer' not in composed()
-    own = composed(proposer='own', camera_name='front')['proposer'][-1]
-    assert own == {'kind': 'own', 'source': 'front'}
+    own = received(ros, composed, 'proposer', proposer='own', camera_name='front')
+    assert (own['kind'], own['source']) == ('own', 'front')

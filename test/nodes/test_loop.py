@@ -634,8 +634,8 @@ def test_lack_of_memory_halves_the_batch_and_the_round_goes_on(
     real = subprocess.Popen
 
     def popen(command: list[str], **options: object) -> subprocess.Popen:
-        if command[1:3] == ['-m', 'etuner_ros.worker']:
-            command = [command[0], str(script), *command[3:]]
+        if 'etuner_ros.worker' in command:
+            command = [command[0], str(script), command[-1]]
         return real(command, **options)
 
     monkeypatch.setattr(subprocess, 'Popen', popen)

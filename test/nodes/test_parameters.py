@@ -26,6 +26,7 @@ import yaml
 
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.msg import LabelCorrection, LabelReceipt, PredictedFrame, Prediction, TunerStatus
+from etuner_ros.nodes import tuner as tuner_module
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
@@ -117,6 +118,30 @@ def test_the_collector_and_the_tuner_take_new_limits(ros, deployed):
     ros.until(lambda: statuses, 'a status')
     assert statuses[-1].energy_source
     assert math.isnan(statuses[-1].energy_j), 'no round yet: unknown, not 0'
+
+
+def test_a_least_charge_without_a_charge_to_go_by_is_a_warning(ros, deployed, monkeypatch):
+    monkeypatch.setattr(tuner_module, 'BATTERY_S', 0.5)
+    told = ros.listen(DiagnosticArray, '/diagnostics')
+    node = ros.add(TunerNode, model__weights=str(deployed), budget__min_battery=0.3, silence_s=0.0)
+
+    def warns(words: str) -> bool:
+        mine = [m.status[0] for m in told if 'tuner' in m.status[0].name]
+        begin = 'budget.min_battery knows no charge, which has to be in [0, 1]: '
+        text = f'{begin}{words} on {ros.namespace}/battery'
+        return bool(mine) and mine[-1].level == DiagnosticStatus.WARN and text in mine[-1].message
+
+    ros.until(lambda: warns('no sensor_msgs/BatteryState comes'), 'the topic')
+    battery = ros.speak(BatteryState, 'battery')
+    for percentage, said in ((87.0, '87'), (math.nan, 'nan')):
+        battery.publish(BatteryState(percentage=percentage))
+        ros.until(lambda said=said: warns(f'percentage is {said}'), 'the range')
+    battery.publish(BatteryState(percentage=0.87))
+    ros.until(lambda: not node._why_no_charge(), 'the charge')
+    battery.publish(BatteryState(percentage=math.nan))
+    ros.until(lambda: warns('percentage is nan'), 'a charge that is not known any more')
+    assert set_parameter(ros, node, 'budget.min_battery', 0.0).successful
+    assert not node._why_no_charge(), 'nobody asks'
 
 
 def test_silence_is_explained_once_and_its_end_is_noted(ros, deployed):

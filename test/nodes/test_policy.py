@@ -93,7 +93,7 @@ def test_every_node_may_do_what_it_does(ros, deployed, stream, policy, name):
     model = {'model__weights': str(deployed)}
     node = {
         'camera': lambda: ros.add(CameraNode, source=str(stream), autoplay=False),
-        'inference': lambda: ros.add(InferenceNode, **model),
+        'inference': lambda: ros.add(InferenceNode, variants__pixels='48', **model),
         'label_collector': lambda: ros.add(LabelCollectorNode),
         'metrics': lambda: ros.add(MetricsNode, port=free_port()),
         'model_manager': lambda: ros.add(ModelManagerNode, **model),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import re
 from typing import Any
 
 from helpers import Graph, header, image_message, jpeg_message
@@ -14,11 +15,15 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from etuner_ros.cli.doctor import _check_qos, OK
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.msg import LabelCorrection, LabelReceipt, PredictedFrame, Prediction
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.operator import OperatorNode
 from etuner_ros.nodes.qos import NEWEST_WINS, reliable
+from etuner_ros.nodes.teacher import TeacherNode
+from etuner_ros.nodes.tuner import TunerNode
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -76,6 +81,34 @@ def test_pictures_and_predictions_have_the_qos_of_the_params_file(ros, deployed,
     camera.publish(image_message(np.zeros((48, 64, 3), np.uint8), header(1_000_000_000)))
     ros.until(lambda: heard, 'the prediction')
     assert NEWEST_WINS.reliability is ReliabilityPolicy.BEST_EFFORT, 'ours is shared by all nodes'
+
+
+def test_the_example_of_the_documentation_cuts_nobody_off(ros, deployed, tmp_path, repository):
+    page = (repository / 'docs' / 'howto.md').read_text()
+    (example,) = re.findall(r'```yaml\n([^`]*qos_overrides[^`]*)```', page)
+    file = tmp_path / 'example.yaml'
+    file.write_text(example.replace('qos_overrides./', f'qos_overrides.{ros.namespace}/'))
+    options = ['--ros-args', '--params-file', str(file)]
+    model = {'model__weights': str(deployed)}
+    node = ros.add(lambda **o: InferenceNode(cli_args=options, **o), autostart=True, **model)
+    for kind, more in (
+        (LabelCollectorNode, {}),
+        (TunerNode, model),
+        (TeacherNode, {}),
+        (OperatorNode, {}),
+    ):
+        ros.add(lambda kind=kind, **o: kind(cli_args=options, **o), **more)
+    ros.until(lambda: node.active, 'inference')
+    ros.listen(Prediction, 'predictions', reliable(50))  # `etuner watch`
+    ros.speak(Image, 'image_raw', reliable(1))
+    ros.speak(LabelCorrection, 'labels', NEWEST_WINS)
+
+    def asked(topic: str) -> int:
+        return len(ros.probe.get_subscriptions_info_by_topic(f'{ros.namespace}/{topic}'))
+
+    ros.until(lambda: asked('predictions') == 4, 'who hears predictions')
+    ros.until(lambda: asked('image_raw') == asked('labels') == 1, 'who hears the rest')
+    assert [f.text for f in _check_qos(ros.probe) if f.state != OK] == []
 
 
 @pytest.mark.parametrize(('policy', 'value'), [('reliability', 'sometimes'), ('depth', 'deep')])

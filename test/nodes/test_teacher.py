@@ -14,8 +14,6 @@ import cv2
 from helpers import header
 import pytest
 from rclpy.parameter import Parameter
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from sensor_msgs.msg import CompressedImage
 from test_kept_frames import Eye
 from test_loop import pictures, Robot
@@ -31,6 +29,8 @@ from etuner_ros.nodes.teacher import TeacherNode
 from etuner_ros.nodes.teaching.access import check_access, TokenGuard
 from etuner_ros.srv import RenameLabel
 
+CSS, ENTER = 'css selector', '\ue007'  # as selenium calls them; its fixture skips without it
+
 
 def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, frames, page, browser):
     robot = Robot(ros, deployed)
@@ -39,7 +39,7 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
     browser.get(page)
 
     def find(name: str) -> list[Any]:
-        return browser.find_elements(By.CSS_SELECTOR, f'[data-testid={name}]')
+        return browser.find_elements(CSS, f'[data-testid={name}]')
 
     def click(name: str) -> Callable[[], bool]:
         def attempt() -> bool:
@@ -62,10 +62,10 @@ def test_a_correction_made_by_clicking_ends_in_a_new_version(ros, deployed, fram
     assert seen.labels[0] != 'race_car'
     ros.until(click('other'), 'the button')
     box = ros.until(
-        lambda: [e for e in browser.find_elements(By.CSS_SELECTOR, 'input') if e.is_displayed()],
+        lambda: [e for e in browser.find_elements(CSS, 'input') if e.is_displayed()],
         'the dialog',
     )[0]
-    box.send_keys('race_car', Keys.ENTER)
+    box.send_keys('race_car', ENTER)
     ros.until(lambda: robot.receipts and robot.receipts[-1].author == 'ann', 'the receipt')
     ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'the new version')
     assert robot.predictions[-1].model_version > 0
@@ -135,7 +135,7 @@ def test_enter_that_ends_a_composition_sends_no_half_typed_name(ros, page, brows
 
     def displayed(selector: str) -> Any:
         asks.publish(LabelRequest(header=header(1), source='camera', reason='odd'))
-        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        found = browser.find_elements(CSS, selector)
         return [e for e in found if e.is_displayed() and e.is_enabled()]
 
     ros.until(lambda: displayed('[data-testid=other]'), 'the card')[0].click()
@@ -145,7 +145,7 @@ def test_enter_that_ends_a_composition_sends_no_half_typed_name(ros, page, brows
         event = {'key': 'Enter', 'bubbles': True, **mark}
         script = "arguments[0].dispatchEvent(new KeyboardEvent('keydown', arguments[1]))"
         browser.execute_script(script, field, event)
-    field.send_keys(' 인형', Keys.ENTER)
+    field.send_keys(' 인형', ENTER)
     ros.until(lambda: said, 'the label')
     assert [correction.label for correction in said] == ['오리 인형']
 

@@ -14,11 +14,6 @@ from helpers import Graph, header, image_message
 import numpy as np
 import pytest
 from rclpy.parameter import Parameter
-from selenium import webdriver
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.actions.pointer_input import PointerInput
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from test_loop import pictures, Robot
 
 from etuner_ros.core.boxes.geometry import as_boxes, overlaps
@@ -32,13 +27,14 @@ from etuner_ros.msg import (
     Regions,
 )
 
+CSS, ENTER = 'css selector', '\ue007'  # as selenium calls them; its fixture skips without it
 DUCK, CAR, MUG = (40, 40, 160, 160), (240, 280, 180, 180), (440, 60, 160, 160)  # in px
 
 
 class Table:
     """A robot before a table with a duck, a race car and a mug; a person before a browser."""
 
-    def __init__(self, ros: Graph, robot: Robot, frames: list, browser: webdriver.Chrome) -> None:
+    def __init__(self, ros: Graph, robot: Robot, frames: list, browser: Any) -> None:
         self.ros, self.robot, self.browser = ros, robot, browser
         self.objects: list[Objects] = ros.listen(Objects, 'objects')
         self._regions = ros.speak(Regions, 'regions')
@@ -82,7 +78,7 @@ class Table:
         return None
 
     def find(self, name: str) -> list[Any]:
-        return self.browser.find_elements(By.CSS_SELECTOR, f'[data-testid={name}]')
+        return self.browser.find_elements(CSS, f'[data-testid={name}]')
 
     def press(self, name: str) -> None:
         def pressed() -> bool:
@@ -99,6 +95,9 @@ class Table:
         layer = self.until(lambda: self.find('layer')[0], 'the picture')
         self.browser.execute_script('arguments[0].scrollIntoView({block: "center"})', layer)
         size = layer.size
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
         kind = PointerInput('touch', 'finger') if finger else PointerInput('mouse', 'mouse')
         chain = ActionChains(self.browser, devices=[kind], duration=20)
         pointer = chain.w3c_actions.pointer_action
@@ -125,7 +124,7 @@ class Table:
         )
 
     def find_inputs(self) -> list[Any]:
-        return self.browser.find_elements(By.CSS_SELECTOR, 'input')
+        return self.browser.find_elements(CSS, 'input')
 
     def closed(self) -> None:
         """Wait until the dialog has gone."""
@@ -154,7 +153,7 @@ def table(ros: Graph, deployed: Path, frames: list, page: str, browser: Any) -> 
     browser.get(page)
     made = Table(ros, robot, frames, browser)
     scene = '[data-testid=scene] svg[data-uid]'
-    made.until(lambda: browser.find_element(By.CSS_SELECTOR, scene).is_displayed(), 'boxes')
+    made.until(lambda: browser.find_element(CSS, scene).is_displayed(), 'boxes')
     return made
 
 
@@ -162,11 +161,11 @@ def test_a_thing_that_is_drawn_and_named_is_found_in_later_frames(table, ros):
     table.draw(CAR)
     field = table.dialog()
     table.keep('boxes_dialog')
-    spoken_of = table.browser.find_element(By.CSS_SELECTOR, '[data-uid]').get_attribute('data-uid')
+    spoken_of = table.browser.find_element(CSS, '[data-uid]').get_attribute('data-uid')
     for _ in range(5):
         table.look()
         ros.executor.spin_once(timeout_sec=0.1)
-    field.send_keys('race_car', Keys.ENTER)
+    field.send_keys('race_car', ENTER)
     receipt = table.receipt(0)
     assert (receipt.code, receipt.label, receipt.author) == (
         LabelReceipt.ACCEPTED,
@@ -221,7 +220,7 @@ def test_a_thing_without_a_name_is_asked_about_and_answered_by_its_box(table, ro
     assert overlap(requests[0].box, CAR) > 0.9
     assert 'no name' in requests[0].reason
     table.press('other')
-    table.dialog().send_keys('race_car', Keys.ENTER)
+    table.dialog().send_keys('race_car', ENTER)
     receipt = table.receipt(0)
     assert (receipt.code, receipt.box, receipt.frame_uid) == (
         LabelReceipt.ACCEPTED,

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 import platform
 import subprocess
-import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from etuner_ros.core.choose.pictures import Labelled
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.core.processes import die_with_parent
+from etuner_ros.core.python_child import python_child
 from etuner_ros.core.serve.graph_file import FORMAT
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class InProcess:
         replace_file(request, json.dumps(content).encode())
         try:
             done = subprocess.run(
-                [sys.executable, '-m', self._module, str(request)],
+                python_child(self._module, str(request)),
                 capture_output=True,
                 text=True,
                 errors='replace',
