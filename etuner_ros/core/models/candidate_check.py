@@ -24,7 +24,7 @@ from etuner_ros.core.models.weights import (
     unpack,
 )
 
-MOST_OUTCOMES, MOST_CLASSES = 100_000, 10_000
+MOST_OUTCOMES, MOST_CLASSES = 1_000, 10_000
 
 
 class Code(IntEnum):

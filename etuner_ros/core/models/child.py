@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 
+from etuner_ros.core.python_child import python_child
+
 
 class Child:
     """
@@ -27,7 +29,7 @@ class Child:
     def __init__(self, module: str, *arguments: str) -> None:
         self._said = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, '-m', __name__, module, *arguments],
+            python_child(__name__, module, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
