@@ -127,6 +127,11 @@ def is_sourced() -> bool:
 
 def check_machine(sourced: bool) -> None:
     """Refuse early what would fail late."""
+    if len(str(ROOT).split()) > 1:
+        fail(
+            f'the path of this folder has a space in it ({ROOT}), which the scripts that colcon '
+            f'writes can not live with; move it to one without.'
+        )
     if not sourced and platform.machine() not in ('x86_64', 'AMD64'):
         fail(
             f'the wheels of ROS 2 are for x86-64 alone, and this computer is {platform.machine()}'

@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+import shutil
+import subprocess
 import sys
 from types import ModuleType
 
@@ -127,6 +129,19 @@ def test_a_board_without_a_sourced_ros_is_refused_before_anything_is_installed(
     with pytest.raises(SystemExit, match=r'this computer is aarch64; source its ROS 2'):
         bootstrap.check_machine(sourced=False)
     bootstrap.check_machine(sourced=True)
+
+
+def test_a_path_with_a_space_is_refused_in_a_sentence(repository, tmp_path):
+    folder = tmp_path / 'a robot'
+    (folder / 'tools').mkdir(parents=True)
+    shutil.copy(repository / 'Makefile', folder)
+    shutil.copy(TOOL, folder / 'tools')
+    command = ['make', 'setup', f'PYTHON={sys.executable}']
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode != 0
+    said = done.stderr.splitlines()[0]
+    assert said.startswith('etuner_ros: the path of this folder has a space in it'), said
+    assert not (folder / '.venv').exists()
 
 
 def test_sections_that_are_to_be_installed_alone_are(bootstrap):
