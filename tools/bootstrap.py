@@ -17,6 +17,8 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ import venv
 
 ROOT = Path(__file__).resolve().parent.parent
 PINS = ROOT / 'tools' / 'pins.ini'
-WITHOUT_DEPENDENCIES = ('weights', 'choose')  # these wheels ask for torch by name
+WITHOUT_DEPENDENCIES = ('weights', 'choose', 'bench')  # these wheels ask for torch by name
 
 # What the code generators of rosidl import. A sourced ROS 2 has them from apt, in versions that
 # fit (Humble: empy 3); those of the environment would be found before them.
@@ -100,8 +102,42 @@ def uv_settings(listed: str) -> tuple[list[str], dict[str, str]] | None:
     return options, environment
 
 
+def is_sourced() -> bool:
+    """
+    Return whether a ROS 2 is sourced; stop when it is one that this Python can not use.
+
+    Any Python finds its files, but they are compiled for one.
+    """
+    distro = os.environ.get('ROS_DISTRO', '')
+    spec = importlib.util.find_spec('rclpy') if distro else None
+    if spec is None:
+        return False
+    # From elsewhere: what lies in this folder is not to be taken for a part of it.
+    tried = subprocess.run([sys.executable, '-c', 'import rclpy'], cwd='/', capture_output=True)
+    if tried.returncode:
+        made_for = re.search(r'/python(3\.\d+)/', spec.origin or '')
+        python = f'python{made_for[1]}' if made_for else '/usr/bin/python3'
+        fail(
+            f'the sourced ROS 2 {distro} does not work with {sys.executable} '
+            f'({platform.python_version()}), which can not import rclpy; run make again with '
+            f'PYTHON={python}, or in a shell where no ROS 2 is sourced.'
+        )
+    return True
+
+
 def check_machine(sourced: bool) -> None:
     """Refuse early what would fail late."""
+    if len(str(ROOT).split()) > 1:
+        fail(
+            f'the path of this folder has a space in it ({ROOT}), which the scripts that colcon '
+            f'writes can not live with; move it to one without.'
+        )
+    if not sourced and platform.machine() not in ('x86_64', 'AMD64'):
+        fail(
+            f'the wheels of ROS 2 are for x86-64 alone, and this computer is {platform.machine()}'
+            f'; source its ROS 2 (source /opt/ros/<distro>/setup.bash) and run make again: the '
+            f'README says how, under "Install it on a robot".'
+        )
     if sys.version_info < (3, 10):  # noqa: UP036 - the check is for those who have an older one
         fail(
             f'Python {sys.version.split()[0]} is too old; install Python 3.10 or newer and run '
@@ -327,7 +363,7 @@ def main() -> None:
     )
     parser.add_argument('--section', help='install one more section of pins.ini and stop')
     arguments = parser.parse_args()
-    sourced = bool(os.environ.get('ROS_DISTRO')) and importlib.util.find_spec('rclpy') is not None
+    sourced = is_sourced()
     check_machine(sourced)
     bootstrap = Bootstrap(arguments.target.resolve(), arguments.distro, sourced)
     if arguments.section:

@@ -25,6 +25,13 @@ OK, WARNING, ERROR, SKIPPED = 'ok', 'warning', 'error', 'skipped'
 LEAST_FREE = 1_000_000_000  # bytes
 LISTEN_S = 3.0
 CLOCK_S = 1.0  # that the time of a simulation is looked for
+# What tells a node of each kind, whatever its name: the end of a service's name, and its type.
+SERVED = {
+    'inference': ('/get_frame', 'etuner_ros/srv/GetFrame'),
+    'label_collector': ('/get_batches', 'etuner_ros/srv/GetBatches'),
+    'model_manager': ('/list_versions', 'etuner_ros/srv/ListVersions'),
+    'tuner': ('/fine_tune/_action/send_goal', 'etuner_ros/action/FineTune_SendGoal'),
+}
 MOST_AGE_S = 1.0  # of an image's stamp, beyond which clocks are taken to be apart
 
 
@@ -297,19 +304,20 @@ def check_shared_memory() -> Finding:
     )
 
 
-def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
-    """Look at the running graph: nodes, images, QoS, clocks."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
+def check_graph(
+    image_topic: str, listen_s: float = LISTEN_S, namespace: str = ''
+) -> list[Finding]:
+    """
+    Look at the running graph: nodes, images, QoS, clocks.
+
+    :param namespace: of the robot whose nodes are looked for, and where the topic is
+    """
     from rclpy.parameter import Parameter
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CompressedImage, Image
 
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node('etuner_doctor', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
+    from etuner_ros.cli.visiting import visitor
+
     heard: list[tuple[float, float]] = []  # stamp, when it came
 
     def on_image(message: Any) -> None:
@@ -322,7 +330,7 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
         while time.monotonic() < end and not condition():
             executor.spin_once(timeout_sec=0.1)
 
-    try:
+    with visitor(namespace) as (node, executor):
         spin(lambda: node.count_publishers('/clock') > 0, CLOCK_S)
         if node.count_publishers('/clock'):  # stamps are of a simulation
             node.set_parameters([Parameter('use_sim_time', value=True)])
@@ -334,23 +342,40 @@ def check_graph(image_topic: str, listen_s: float = LISTEN_S) -> list[Finding]:
         publishers = node.get_publishers_info_by_topic(topic)
         found.append(_check_images(topic, len(publishers), heard, listen_s))
         return found
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def _check_nodes(node: Any) -> Finding:
-    wanted = ('inference', 'label_collector', 'model_manager', 'tuner')
-    names = [name for name, _ in node.get_node_names_and_namespaces()]
-    missing = [name for name in wanted if name not in names]
-    if len(missing) == len(wanted):
+    """Look which nodes run in the namespace of `node`, by their names and what they serve."""
+    # There may be several of each, of other names; one that is not configured serves nothing.
+    found: dict[str, set[tuple[str, str]]] = {role: set() for role in SERVED}
+    for name, space in node.get_node_names_and_namespaces():
+        if name in SERVED:
+            found[name].add((space, name))
+    for service, kinds in node.get_service_names_and_types():
+        for role, (served, kind) in SERVED.items():
+            if kind in kinds and service.endswith(served):
+                space, _, name = service.removesuffix(served).rpartition('/')
+                found[role].add((space or '/', name))
+    here = node.get_namespace()
+    names = {
+        role: sorted(n for space, n in there if space == here) for role, there in found.items()
+    }
+    if not any(names.values()):
+        others = sorted({space for there in found.values() for space, _ in there})
+        if others:
+            return Finding(
+                'nodes',
+                SKIPPED,
+                f'no node of etuner_ros runs in {here}, but in {", ".join(others)}',
+                f'etuner doctor --namespace {others[0]}',
+            )
         return Finding(
             'nodes', SKIPPED, 'no node of etuner_ros runs', 'ros2 launch etuner_ros ...'
         )
-    if missing:
-        return Finding('nodes', ERROR, f'{", ".join(missing)} is missing', 'look at its log')
-    return Finding('nodes', OK, ', '.join(wanted))
+    if missing := [role for role, there in names.items() if not there]:
+        text = f'{", ".join(missing)} {"is" if len(missing) == 1 else "are"} missing in {here}'
+        return Finding('nodes', ERROR, text, 'look at its log')
+    return Finding('nodes', OK, ', '.join(name for there in names.values() for name in there))
 
 
 def _check_images(
@@ -406,7 +431,9 @@ def _check_qos(node: Any) -> list[Finding]:
     return found or [Finding('qos', OK, 'all publishers reach all subscribers')]
 
 
-def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]:
+def examine(
+    image_topic: str = 'image_raw', graph: bool = True, namespace: str = ''
+) -> list[Finding]:
     """Run all checks."""
     torch = check_torch()
     found = [
@@ -420,5 +447,5 @@ def examine(image_topic: str = 'image_raw', graph: bool = True) -> list[Finding]
     found += [check_package(), check_proposers(), check_teaching_page()]
     found += [*check_folders(), check_shared_memory()]
     if graph and not any(f.check == 'ros' and f.state == ERROR for f in found):
-        found += check_graph(image_topic)
+        found += check_graph(image_topic, namespace=namespace)
     return found

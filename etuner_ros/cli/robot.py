@@ -15,6 +15,7 @@ def add(commands: Any) -> None:
     """Add the commands."""
     doctor = commands.add_parser('doctor', help='find what usually goes wrong; 1 = something is')
     doctor.add_argument('--image-topic', default='image_raw', help="the camera's topic")
+    doctor.add_argument('--namespace', default='', help='namespace of the robot')
     doctor.add_argument('--offline', action='store_true', help='leave the running graph out')
     doctor.add_argument(
         '--clean',
@@ -73,7 +74,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from etuner_ros.shared.shared_memory import clean
 
     removed = clean(os.getuid()) if arguments.clean else []
-    found = doctor.examine(arguments.image_topic, not arguments.offline)
+    found = doctor.examine(arguments.image_topic, not arguments.offline, arguments.namespace)
     if arguments.json:
         rows = [vars(f) for f in found]
         print(json.dumps({'findings': rows, 'removed': [str(p) for p in removed]}, indent=1))

@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+import shutil
+import subprocess
 import sys
 from types import ModuleType
 
@@ -83,3 +85,71 @@ def test_what_rosidl_needs_is_taken_from_a_sourced_ros(bootstrap, tmp_path, monk
     assert ('ros-rclpy' in names) is not sourced
     for name in ('empy', 'lark-parser'):
         assert (name in names) is not sourced, name
+
+
+def rclpy_at(folder: Path, text: str) -> Path:
+    (folder / 'rclpy').mkdir(parents=True)
+    (folder / 'rclpy' / '__init__.py').write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize('made_for', ['3.8', ''])
+def test_a_sourced_ros_that_this_python_can_not_import_is_said_with_the_one_that_can(
+    bootstrap, tmp_path, monkeypatch, made_for
+):
+    folder = tmp_path / f'lib/python{made_for}/site-packages'
+    rclpy_at(folder, "raise ImportError('compiled for another one')")
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    monkeypatch.setenv('PYTHONPATH', str(folder))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, 'rclpy', raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        bootstrap.is_sourced()
+    said = str(stopped.value)
+    assert 'ROS 2 humble does not work with' in said
+    assert f'PYTHON={f"python{made_for}" if made_for else "/usr/bin/python3"},' in said
+    assert '\n' not in said
+
+
+def test_a_ros_is_sourced_when_this_python_imports_it(bootstrap, tmp_path, monkeypatch):
+    folder = rclpy_at(tmp_path, '')
+    monkeypatch.setenv('PYTHONPATH', str(folder))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, 'rclpy', raising=False)
+    monkeypatch.delenv('ROS_DISTRO', raising=False)
+    assert not bootstrap.is_sourced()
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    assert bootstrap.is_sourced()
+
+
+def test_a_board_without_a_sourced_ros_is_refused_before_anything_is_installed(
+    bootstrap, monkeypatch
+):
+    monkeypatch.setattr(bootstrap.platform, 'machine', lambda: 'aarch64')
+    with pytest.raises(SystemExit, match=r'this computer is aarch64; source its ROS 2'):
+        bootstrap.check_machine(sourced=False)
+    bootstrap.check_machine(sourced=True)
+
+
+def test_a_path_with_a_space_is_refused_in_a_sentence(repository, tmp_path):
+    folder = tmp_path / 'a robot'
+    (folder / 'tools').mkdir(parents=True)
+    shutil.copy(repository / 'Makefile', folder)
+    shutil.copy(TOOL, folder / 'tools')
+    command = ['make', 'setup', f'PYTHON={sys.executable}']
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode != 0
+    said = done.stderr.splitlines()[0]
+    assert said.startswith('etuner_ros: the path of this folder has a space in it'), said
+    assert not (folder / '.venv').exists()
+
+
+def test_sections_that_are_to_be_installed_alone_are(bootstrap):
+    """As pins.ini says of them; torch stays as it is."""
+    named, told = '', set()
+    for line in bootstrap.PINS.read_text().splitlines():
+        if line.startswith('['):
+            named = line.strip('[]')
+        elif line.startswith(';') and ('--no-deps' in line or 'Installed without' in line):
+            told.add(named)
+    assert told == {'weights', 'choose', 'bench'} == set(bootstrap.WITHOUT_DEPENDENCIES)

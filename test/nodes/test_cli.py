@@ -15,20 +15,29 @@ import time
 from helpers import Graph, header, image_message
 import numpy as np
 import pytest
+from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from etuner_ros.cli import doctor
-from etuner_ros.cli.doctor import ERROR, OK
+from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
 from etuner_ros.cli.main import main as cli
 from etuner_ros.msg import LabelReceipt, Prediction
+from etuner_ros.nodes.inference import InferenceNode
+from etuner_ros.nodes.label_collector import LabelCollectorNode
+from etuner_ros.nodes.model_manager import ModelManagerNode
+from etuner_ros.nodes.tuner import TunerNode
+
+LEFT = ['--ros-args', '-r', '__node:=left']
 
 
-def examined(ros: Graph, meanwhile: Callable[[], object] = lambda: None) -> list[doctor.Finding]:
+def examined(
+    ros: Graph, meanwhile: Callable[[], object] = lambda: None, namespace: str = ''
+) -> list[doctor.Finding]:
     """Let the doctor look at the graph of a test."""
     with ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
         patch.setenv('ROS_DOMAIN_ID', str(ros.domain))
-        answer = pool.submit(doctor.check_graph, f'{ros.namespace}/image_raw', 1.0)
+        answer = pool.submit(doctor.check_graph, 'image_raw', 1.0, namespace or ros.namespace)
 
         def done() -> bool:
             meanwhile()
@@ -47,6 +56,27 @@ def test_qos_that_can_not_match_is_found_in_the_graph(ros):
     assert [f.state for f in found] == [ERROR]
     assert f'{ros.namespace}/predictions' in found[0].text
     assert 'does not reach' in found[0].text
+
+
+def test_nodes_are_looked_for_in_the_namespace_of_the_robot_by_what_they_serve(ros, deployed):
+    model = {'model__weights': str(deployed)}
+    away = ros.add(lambda **o: Node('visitor', **{**o, 'namespace': '/elsewhere'}))
+
+    def says(node: Node, state: str, text: str) -> bool:
+        found = doctor._check_nodes(node)
+        return (found.state, found.text) == (state, text)
+
+    ros.add(LabelCollectorNode)
+    ros.add(TunerNode, **model)
+    left = ros.add(lambda **o: InferenceNode(cli_args=LEFT, **o), autostart=True, **model)
+    ros.until(lambda: left.active, 'inference')
+    missing = f'model_manager is missing in {ros.namespace}'
+    ros.until(lambda: says(ros.probe, ERROR, missing), missing)
+    assert says(away, SKIPPED, f'no node of etuner_ros runs in /elsewhere, but in {ros.namespace}')
+    assert doctor._check_nodes(away).advice == f'etuner doctor --namespace {ros.namespace}'
+    ros.add(ModelManagerNode, **model)  # not configured, so it serves nothing
+    all_of_them = 'left, label_collector, model_manager, tuner'
+    ros.until(lambda: says(ros.probe, OK, all_of_them), all_of_them)
 
 
 def test_a_camera_that_stands_still_is_found_in_the_graph(ros):
@@ -90,6 +120,7 @@ def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):
         ('models', 'list', '--node', 'a b'),
         ('watch', '--namespace', 'a b', '--count', '1'),
         ('doctor', '--image-topic', 'a b'),
+        ('doctor', '--namespace', 'a b'),
     ],
 )
 def test_a_name_that_nothing_in_a_graph_can_have_is_said_in_a_line(
