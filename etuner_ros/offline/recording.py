@@ -4,27 +4,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images.bags import reader_of
+from etuner_ros.core.images.bags import (
+    Damage,
+    image_topics,
+    IMAGES,
+    messages,
+    opened,
+    recording_folder,
+    stamp_of,
+)
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
-from etuner_ros.core.images.sources import RECORDINGS
 from etuner_ros.core.labels.desk import Correction
 from etuner_ros.core.labels.frame_buffer import FrameKey
 
-IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 KEPT, LABELS, BATCHES, TRUTH = (
     f'etuner_ros/msg/{kind}'
     for kind in ('PredictedFrame', 'LabelCorrection', 'LabelledBatch', 'GroundTruth')
 )
-OURS = ('annotated', 'annotated/compressed')  # images that inference draws
 QUALITY = 90  # of raw pictures, as `jpeg_quality` of inference
 
 
@@ -65,12 +67,13 @@ class LearningBag:
     `labels`; from `labelled_batches` come those whose frame or label was not recorded, and what
     was renamed.
 
-    :param image_topic: which images; '' takes `image_raw`, else the first one there is
+    :param image_topic: which images; '' takes `image_raw`, else the first ones in colour that
+        `inference` did not draw
     :param source: name of the camera pipeline that frames of an image topic and labels without a
         source are of
     :param truth: the recorded truth plays the labels, instead of what people said
     :param every: of the truth, only of one frame in so many
-    :ivar unreadable: pictures and messages that are damaged, by topic
+    :ivar damage: pictures and messages that can not be read
     :ivar boxes: labels of boxes, which are left out
     :raises ImageError: in one sentence when there is nothing to learn from
     """
@@ -86,19 +89,20 @@ class LearningBag:
         path = path.expanduser()
         if not path.exists():
             raise ImageError(f"the recording '{path}' does not exist ({path.absolute()})")
-        self._path = path.parent if path.suffix in RECORDINGS else path
+        self._path = recording_folder(path)
         self._source, self._truth, self._every = source, truth, every
-        self.unreadable: Counter[str] = Counter()
+        self.damage = Damage()
         self.boxes = 0
-        with self._open() as reader:
+        with opened(self._path) as reader:
             kinds = {c.topic: c.msgtype or '' for c in reader.connections}
             counts = {t: n for t in kinds if (n := _count(reader, t))}
             self.seconds = reader.duration / 1e9 if counts else 0.0
+            found = image_topics(reader, image_topic)
         if not counts:
             raise ImageError(f'the recording {path} holds no messages')
         self._kinds = {topic: kinds[topic] for topic in counts}
         listed = ', '.join(sorted(counts))
-        self.images = self._choose(image_topic, listed)
+        self.images = self._choose(found, image_topic, listed)
         labels = (TRUTH,) if truth else (LABELS, BATCHES)
         self.labels = [t for t, kind in self._kinds.items() if kind in labels]
         if not self.labels:
@@ -111,47 +115,33 @@ class LearningBag:
             raise ImageError(f'the recording {path} holds no labels: {hint}; topics: {listed}')
         self.count = sum(counts[t] for t in (self.images, *self.labels))
 
-    def _open(self) -> Any:
-        try:
-            reader = reader_of(self._path)
-            reader.open()
-        except Exception as error:  # rosbags raises many kinds for damaged recordings
-            raise ImageError(f'the recording {self._path} can not be read: {error}') from error
-        return _Opened(reader)
+    def _choose(self, found: list[str], wanted: str, listed: str) -> str:
+        """
+        Return the topic of frames.
 
-    def _choose(self, wanted: str, listed: str) -> str:
-        """Return the topic of frames."""
-        pictures = [t for t, kind in self._kinds.items() if kind in IMAGES]
-        if wanted:
-            found = [t for t in pictures if wanted.strip('/') in (t.strip('/'), _camera(t))]
-        else:
-            theirs = [t for t in pictures if not t.endswith(OURS)]
-            found = [t for t in theirs if _camera(t).endswith('image_raw')] or theirs
+        :param found: those of images that may be it
+        """
         kept = [t for t, kind in self._kinds.items() if kind == KEPT]
-        # A camera records raw or compressed pictures, or both; those are one and the same.
-        found = sorted(found, key=lambda t: (_camera(t), self._kinds[t] == IMAGES[0])) or (
-            [] if wanted else kept
-        )
-        if not found:
-            what = f"no images on '{wanted}'" if wanted else 'neither images nor predicted_frame'
-            raise ImageError(f'the recording {self._path} holds {what}; topics: {listed}')
-        return found[0]
+        if topics := found or ([] if wanted else kept):
+            return topics[0]
+        what = f"no images on '{wanted}'" if wanted else 'neither images nor predicted_frame'
+        raise ImageError(f'the recording {self._path} holds {what}; topics: {listed}')
 
     def __iter__(self) -> Iterator[Event]:
         """Yield frames and what was said of them, in order of arrival."""
-        self.unreadable.clear()
+        self.damage.clear()
         self.boxes = truths = 0
-        with self._open() as reader:
-            wanted = [c for c in reader.connections if c.topic in (self.images, *self.labels)]
-            for connection, arrived, raw in reader.messages(wanted):
+        with opened(self._path) as reader:
+            topics = (self.images, *self.labels)
+            for connection, arrived, message in messages(reader, topics, self.damage):
                 seconds = (arrived - reader.start_time) / 1e9
+                topic, kind = connection.topic, str(connection.msgtype)
                 try:
-                    message = reader.deserialize(raw, connection.msgtype)
-                    found = self._read(message, connection.topic, connection.msgtype)
+                    found = self._read(message, topic, kind)
                 except Exception:  # what is damaged is counted, and must not end it
-                    self.unreadable[connection.topic] += 1
+                    self.damage.messages[topic] += 1
                     continue
-                if connection.msgtype == TRUTH:
+                if kind == TRUTH:
                     truths += 1
                     found = found if truths % self._every == 0 else []
                 for item in found:
@@ -159,12 +149,12 @@ class LearningBag:
 
     def _read(self, message: Any, topic: str, kind: str) -> list[Seen | Said | Renaming]:
         if kind in IMAGES:
-            key = self._key(message.header)
+            key = self._key(message)
             return [self._seen(key, message, kind == IMAGES[1])]
         if kind == KEPT:
             return [self._seen(self._key_of(message), message.image, True)]
         if kind == TRUTH:
-            return [Said(Correction(self._key(message.header), message.label, 'ground_truth'))]
+            return [Said(Correction(self._key(message), message.label, 'ground_truth'))]
         said = [message] if kind == LABELS else list(message.samples)
         whole = [m for m in said if not _has_box(m)]
         self.boxes += len(said) - len(whole)
@@ -173,7 +163,7 @@ class LearningBag:
             return [Said(Correction.of(key, message.label, message.author, message.withdraw))]
         readable = [m for m in whole if not m.label or _has_picture(m)]
         if damaged := len(whole) - len(readable):
-            self.unreadable[topic] += damaged
+            self.damage.messages[topic] += damaged
         return [
             *_renamings(message),
             *(
@@ -187,35 +177,21 @@ class LearningBag:
 
     @staticmethod
     def _seen(key: FrameKey, message: Any, compressed: bool) -> Seen:
-        from rosbags.image import message_to_cvimage
+        from etuner_ros.core.images.raw import unpack
 
         if compressed:
             data = bytes(message.data)
             return Seen(key, decode(data), message.format, data)
-        image = np.ascontiguousarray(message_to_cvimage(message, 'rgb8'), np.uint8)
+        image = unpack(message)
         return Seen(key, image, 'jpeg', encode_jpeg(image, QUALITY))
 
-    def _key(self, header: Any, source: str = '', uid: int = 0) -> FrameKey:
-        stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
-        return FrameKey(source or self._source, stamp, header.frame_id, uid)
+    def _key(self, message: Any, source: str = '', uid: int = 0) -> FrameKey:
+        return FrameKey(source or self._source, stamp_of(message), message.header.frame_id, uid)
 
     def _key_of(self, message: Any) -> FrameKey:
         """Return what a message of ours is about; images of a camera know no uid."""
         uid = int(message.frame_uid) if self._kinds[self.images] == KEPT else 0
-        return self._key(message.header, message.source, uid)
-
-
-class _Opened:
-    """A reader that is open already, for `with`."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> Any:
-        return self._reader
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        return self._key(message, message.source, uid)
 
 
 def _count(reader: Any, topic: str) -> int:
@@ -241,8 +217,3 @@ def _renamings(batch: Any) -> list[Renaming]:
     """Return what a batch renames; recordings of version 0.1 know nothing of it."""
     names = getattr(batch, 'renamed_from', []), getattr(batch, 'renamed_to', [])
     return [Renaming(label, new_label) for label, new_label in zip(*names)]
-
-
-def _camera(topic: str) -> str:
-    """Return the name of the camera's topic, of raw or compressed pictures."""
-    return topic.strip('/').removesuffix('/compressed')

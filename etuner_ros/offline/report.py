@@ -50,7 +50,8 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
         'right_first_third': _share(labels[:third]),
         'right_last_third': _share(labels[-third:]) if labels else math.nan,
         'not_taken': dict(sorted(refused.items())),
-        'unreadable': dict(bag.unreadable),
+        'unreadable': dict(bag.damage.messages),
+        'damaged': bag.damage.end,
         'rounds': [asdict(r) for r in learned.rounds],
         'heads': learned.heads,
         'heads_refused': learned.heads_refused,
@@ -111,6 +112,7 @@ def text(found: dict[str, Any]) -> str:
         f'{count} messages of {topic} are damaged and left out'
         for topic, count in found['unreadable'].items()
     ]
+    lines += [found['damaged']] if found['damaged'] else []
     if not found['labels']:
         lines.append('nothing was learned: no label could be taken')
     if 'weights' in found:

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images.bags import reader_of
-from etuner_ros.core.images.codec import decode
+from etuner_ros.core.images.bags import messages, opened, Said, stamp_of
 from etuner_ros.core.images.sources import FrameSource, open_source, Recording, SourceFrame
 
 LEAST_SHARE = 0.3  # a thing of which less is visible is no fair question
@@ -43,54 +42,32 @@ class BoxRecording(Recording):
     """
     A rosbag2 recording with `region_truth` (etuner_ros/msg/Regions) beside its pictures.
 
-    :param image_topic: which images to play; empty takes the first image topic
+    :param image_topic: which images to play; empty takes `image_raw`, as in `Recording`
     :param skip: frames at the start that are left out
     :raises ImageError: when it holds no pictures, or no such truth
     """
 
     def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
         super().__init__(path, image_topic, skip)
-        with reader_of(self._path) as reader:
+        with opened(self._path) as reader:
             self._regions = [
                 c.topic
                 for c in reader.connections
-                if c.msgtype.endswith('/Regions') and c.topic.endswith('region_truth')
+                if str(c.msgtype).endswith('/Regions') and c.topic.endswith('region_truth')
             ]
         if not self._regions:
             raise ImageError(f'the recording {path} does not say where things are (region_truth)')
 
     def __iter__(self) -> Iterator[BoxFrame]:
-        """Yield the pictures with what is in them; the truth of a picture comes before it."""
-        from rosbags.image import message_to_cvimage
-
-        truths: dict[int, tuple[str, str]] = {}
-        regions: dict[int, tuple[Boxes, tuple[str, ...], Floats]] = {}
-        number = 0
-        with reader_of(self._path) as reader:
-            topics = (self._topic, *self._truth, *self._regions)
-            wanted = [c for c in reader.connections if c.topic in topics]
-            for connection, _, raw in reader.messages(wanted):
-                message: Any = reader.deserialize(raw, connection.msgtype)
-                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-                if connection.topic in self._truth:
-                    truths[stamp] = (message.label, message.scenario)
-                    continue
-                if connection.topic in self._regions:
-                    regions[stamp] = _read(message)
-                    continue
-                label, scenario = truths.pop(stamp, ('', ''))
-                things = regions.pop(stamp, None) or _read(None)
-                number += 1
-                if number <= self._skip:
-                    continue
-                try:
-                    if connection.msgtype.endswith('CompressedImage'):
-                        image = decode(bytes(message.data))
-                    else:
-                        image = np.asarray(message_to_cvimage(message, 'rgb8'), np.uint8)
-                except Exception:  # a damaged picture must not end the recording
-                    continue
-                yield BoxFrame(image, label, scenario, stamp, *things)
+        """Yield the pictures with what is in them."""
+        regions: Said[tuple[Boxes, tuple[str, ...], Floats]] = Said()
+        self._damage.clear()
+        with opened(self._path) as reader:
+            for _, arrived, message in messages(reader, self._regions, self._damage):
+                regions.add(stamp_of(message), arrived, _read(message))
+        for stamp, arrived, frame in self._frames():
+            things = regions.take(stamp, arrived) or _read(None)
+            yield BoxFrame(frame.image, frame.label, frame.scenario, stamp, *things)
 
 
 def _read(message: Any | None) -> tuple[Boxes, tuple[str, ...], Floats]:

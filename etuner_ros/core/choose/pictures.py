@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from etuner_ros.core.errors import EtunerError, ImageError, StoreError
 from etuner_ros.core.files import home, replace_file
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image, resize_square
-from etuner_ros.core.images.sources import ImageFolder, open_source, PICTURES
+from etuner_ros.core.images.sources import FrameSource, ImageFolder, open_source
 from etuner_ros.core.labels.store import LabelStore
 
 STORE = '.db'  # how a label store ends; recordings end in .mcap and .db3
@@ -60,13 +60,14 @@ class Labelled:
         return Labelled(tuple(pictures), tuple(labels))
 
 
-def read_labelled(source: str = '', most: int = 1000) -> Labelled:
+def read_labelled(source: str = '', most: int = 1000, image_topic: str = '') -> Labelled:
     """
     Read labelled pictures.
 
     :param source: a label store (`.db`), a folder `<label>/*.jpg` or `<scenario>/<label>/*.jpg`,
         or a recording with ground truth; empty for the label store of this robot
     :param most: more are thinned out evenly; 0 = all are taken
+    :param image_topic: which images of a recording; '' takes `image_raw`, see `Recording`
     :raises EtunerError: when there are none, or too few to choose by
     """
     if source.isdigit() or source.startswith('/dev/'):
@@ -75,8 +76,12 @@ def read_labelled(source: str = '', most: int = 1000) -> Labelled:
             f'or a recording with ground truth'
         )
     path = Path(source).expanduser() if source else _own_store()
-    found = _stored(path) if path.suffix == STORE and path.is_file() else _recorded(str(path))
-    return checked(found, str(path), most)
+    if path.suffix == STORE and path.is_file():
+        return checked(_stored(path), str(path), most)
+    opened = open_source(str(path), image_topic)
+    labelled = checked(_labelled(opened), str(path), most)
+    said = '; '.join(filter(None, (labelled.said, opened.left_out)))
+    return replace(labelled, said=said)
 
 
 def checked(found: Iterable[tuple[bytes, str]], name: str, most: int = 0) -> Labelled:
@@ -100,9 +105,6 @@ def checked(found: Iterable[tuple[bytes, str]], name: str, most: int = 0) -> Lab
             f"'{name}' holds pictures of one label only, '{pairs[0][1]}'; with a single label "
             f'every network is right: label at least two kinds'
         )
-    said = f'left out, as they have a single picture: {", ".join(few[:5])}' if few else ''
-    if len(few) > 5:
-        said += f' and {len(few) - 5} more'
     said = ''
     if few:
         more = f' and {len(few) - 5} more' if len(few) > 5 else ''
@@ -156,24 +158,11 @@ def _stored(path: Path) -> Iterator[tuple[bytes, str]]:
         store.close()
 
 
-def _recorded(source: str) -> Iterator[tuple[bytes, str]]:
-    opened = open_source(source)
+def _labelled(opened: FrameSource) -> Iterator[tuple[bytes, str]]:
+    """Yield encoded pictures; those of a folder as they are there."""
     if isinstance(opened, ImageFolder):
-        yield from _files(Path(source))
+        yield from opened.encoded()
         return
     for frame in opened:
         if frame.label:
             yield encode_jpeg(frame.image, QUALITY), frame.label
-
-
-def _files(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Yield the pictures of a folder as they are, by the name of the folder that each is in."""
-    for file in sorted(folder.rglob('*')):
-        if file.suffix.lower() not in PICTURES or file.parent == folder:
-            continue
-        try:
-            data = file.read_bytes()
-            decode(data)
-        except (ImageError, OSError):
-            continue
-        yield data, file.parent.name

@@ -17,11 +17,22 @@ import cv2
 import numpy as np
 
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images.bags import reader_of
+from etuner_ros.core.images.bags import (
+    Damage,
+    image_topics,
+    IMAGES,
+    is_storage,
+    messages,
+    opened,
+    rate_of,
+    recording_folder,
+    Said,
+    stamp_of,
+)
 from etuner_ros.core.images.codec import decode, Image
+from etuner_ros.core.images.folders import PICTURES as PICTURES
+from etuner_ros.core.images.folders import pictures_below
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-RECORDINGS = ('.mcap', '.db3')
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0  # before a lost camera is opened again
 
 
@@ -39,22 +50,20 @@ class ImageFolder:
     Images in `<split>/<class>/*.jpg`, each split a scenario, in name order; the classes of a split
     take turns.
 
-    A folder with images only, or with classes only (`<class>/*.jpg`), works too.
+    A folder with images only, or with classes only (`<class>/*.jpg`), works too. Folders may be
+    symbolic links, hidden ones are left out; what `etuner labels export` wrote has the names of
+    its labels.
     """
 
     rate_hz = 5.0  # pictures carry no time
 
     def __init__(self, path: Path) -> None:
+        self._found = pictures_below(path)
         self._files: list[tuple[Path, str, str]] = []
-        pictures = sorted(p for p in path.rglob('*') if p.suffix.lower() in PICTURES)
+        self._damaged: list[Path] = []
         splits: dict[str, dict[str, list[Path]]] = {}
-        for picture in pictures:
-            parts = picture.relative_to(path).parts[:-1]
-            label, split = (
-                (parts[-1] if parts else ''),
-                ('/'.join(parts[:-1]) if len(parts) > 1 else ''),
-            )
-            splits.setdefault(split, {}).setdefault(label, []).append(picture)
+        for found in self._found:
+            splits.setdefault(found.split, {}).setdefault(found.label, []).append(found.file)
         for split, classes in splits.items():
             for turn in range(max(len(files) for files in classes.values())):
                 self._files += [
@@ -65,18 +74,43 @@ class ImageFolder:
         if not self._files:
             raise ImageError(f'the folder {path} holds no images; expected <class>/*.jpg')
 
+    @property
+    def left_out(self) -> str:
+        """What could not be read, in a line; empty when all could."""
+        if not self._damaged:
+            return ''
+        return f'{len(self._damaged)} pictures can not be read, the first: {self._damaged[0]}'
+
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the pictures; one that can't be decoded is left out."""
+        self._damaged = []
         for file, label, split in self._files:
             try:
                 image = decode(file.read_bytes())
             except (ImageError, OSError):
+                self._damaged.append(file)
                 continue
             yield SourceFrame(image, label, split)
+
+    def encoded(self) -> Iterator[tuple[bytes, str]]:
+        """Yield labelled pictures as they are in their files, with their labels, by name."""
+        self._damaged = []
+        for found in self._found:
+            if not found.label:
+                continue
+            try:
+                data = found.file.read_bytes()
+                decode(data)
+            except (ImageError, OSError):
+                self._damaged.append(found.file)
+                continue
+            yield data, found.label
 
 
 class VideoFile:
     """Any video that OpenCV can read."""
+
+    left_out = ''
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -137,6 +171,7 @@ class Device:
     """
 
     rate_hz = 30.0
+    left_out = ''
 
     def __init__(
         self,
@@ -213,59 +248,67 @@ class Recording:
     """
     A rosbag2 recording, mcap or sqlite3.
 
-    :param image_topic: which images to play; empty takes the first image topic
+    :param image_topic: which images to play; empty takes `image_raw`, else the first ones in
+        colour that `inference` did not draw
     :param skip: frames at the start that are left out
+    :raises ImageError: in one sentence when it can't be opened, or holds no such images
     """
 
     def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
-        self._path = path if path.is_dir() else path.parent
+        self._path = recording_folder(path)
         self._skip = skip
-        with reader_of(self._path) as reader:
-            images = [
-                c
-                for c in reader.connections
-                if c.msgtype in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-            ]
-            names = sorted({c.topic for c in images})
-            chosen = [c for c in images if image_topic in ('', c.topic, c.topic.lstrip('/'))]
+        self._damage = Damage()
+        with opened(self._path) as reader:
+            chosen = image_topics(reader, image_topic)
             if not chosen:
+                names = sorted({c.topic for c in reader.connections if c.msgtype in IMAGES})
+                where = f' on {image_topic!r}' if image_topic and names else ''
+                kinds = ' but drawn ones, depth, or none at all' if names and not where else ''
                 raise ImageError(
-                    f'the recording {path} holds no '
-                    f'images{f" on {image_topic!r}" if names else ""}; image topics: {names}'
+                    f'the recording {path} holds no images{where}{kinds}; image topics: {names}'
                 )
-            self._topic = chosen[0].topic
+            self._topic = chosen[0]
             self._truth = [
-                c.topic for c in reader.connections if c.msgtype.endswith('/GroundTruth')
+                c.topic for c in reader.connections if str(c.msgtype).endswith('/GroundTruth')
             ]
-            counts = sum(c.msgcount for c in chosen if c.topic == self._topic)
-            self.rate_hz = (counts - 1) / max(reader.duration / 1e9, 1e-9) if counts > 1 else 0.0
+            self.rate_hz = rate_of(reader, self._topic)
+
+    @property
+    def left_out(self) -> str:
+        """What could not be read, in a line; empty when all could."""
+        return str(self._damage)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the recorded pictures with the truth of the same stamp."""
-        from rosbags.image import message_to_cvimage
+        self._damage.clear()
+        for _, _, frame in self._frames():
+            yield frame
 
-        truths: dict[tuple[int, int], tuple[str, str]] = {}
+    def _frames(self) -> Iterator[tuple[int, int, SourceFrame]]:
+        """Yield stamp and arrival in ns with each picture."""
+        from etuner_ros.core.images.raw import unpack
+
         number = 0
-        with reader_of(self._path) as reader:
-            wanted = [c for c in reader.connections if c.topic in (self._topic, *self._truth)]
-            for connection, _, raw in reader.messages(wanted):
-                message = reader.deserialize(raw, connection.msgtype)
-                stamp = (message.header.stamp.sec, message.header.stamp.nanosec)  # type: ignore[attr-defined]
-                if connection.topic in self._truth:
-                    truths[stamp] = (message.label, message.scenario)  # type: ignore[attr-defined]
-                    continue
-                label, scenario = truths.pop(stamp, ('', ''))
+        with opened(self._path) as reader:
+            # First, as a truth may be recorded behind its picture.
+            truths: Said[tuple[str, str]] = Said()
+            for _, arrived, message in messages(reader, self._truth, self._damage):
+                truths.add(stamp_of(message), arrived, (message.label, message.scenario))
+            for connection, arrived, message in messages(reader, [self._topic], self._damage):
+                stamp = stamp_of(message)
+                label, scenario = truths.take(stamp, arrived) or ('', '')
                 number += 1
                 if number <= self._skip:
                     continue
                 try:
-                    if connection.msgtype.endswith('CompressedImage'):
-                        image = decode(bytes(message.data))  # type: ignore[attr-defined]
+                    if connection.msgtype == IMAGES[1]:
+                        image = decode(bytes(message.data))
                     else:
-                        image = np.asarray(message_to_cvimage(message, 'rgb8'), np.uint8)  # type: ignore[arg-type]
+                        image = unpack(message)
                 except Exception:  # a damaged picture must not end the recording
+                    self._damage.messages[self._topic] += 1
                     continue
-                yield SourceFrame(image, label, scenario)
+                yield stamp, arrived, SourceFrame(image, label, scenario)
 
 
 FrameSource = ImageFolder | VideoFile | Device | Recording
@@ -284,11 +327,13 @@ def open_source(source: str, image_topic: str = '', skip: int = 0) -> FrameSourc
     path = Path(source).expanduser()
     if not path.exists():
         raise ImageError(f"the source '{source}' does not exist ({path.absolute()})")
+    if is_storage(path) or (path / 'metadata.yaml').exists():
+        return Recording(path, image_topic, skip)
+    if not path.is_dir():
+        return VideoFile(path)
     try:
-        if path.suffix in RECORDINGS or (path / 'metadata.yaml').exists():
-            return Recording(path, image_topic, skip)
+        return ImageFolder(path)
     except ImageError:
+        if any(map(is_storage, path.iterdir())):
+            recording_folder(path)  # says why it is none
         raise
-    except Exception as error:  # rosbags raises many kinds for damaged recordings
-        raise ImageError(f'the recording {path} can not be read: {error}') from error
-    return ImageFolder(path) if path.is_dir() else VideoFile(path)
