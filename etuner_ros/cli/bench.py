@@ -598,7 +598,7 @@ def _soak(arguments: argparse.Namespace) -> int:
     plan = Plan(**{name: value for name, value in given.items() if value is not None})
     stream = arguments.stream or recorded_stream()
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(stream, arguments.output, Path(folder), plan, names)
+        report = soak(stream, arguments.output, Path(folder), plan, names, _say)
     answer(arguments.json, summary(report), report.as_dict())
     return int(bool(report.broken))
 
