@@ -10,7 +10,6 @@ import statistics
 from typing import Any
 
 from etuner_ros.bench.methods.registry import entries
-from etuner_ros.bench.provenance import machine as machine  # other benches take it from here
 from etuner_ros.bench.runs import Job, Run
 from etuner_ros.core.cost import PARTS
 from etuner_ros.core.errors import ConfigError

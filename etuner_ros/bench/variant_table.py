@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from etuner_ros.bench.datasets import Picture, recording
-from etuner_ros.bench.table import machine
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.core.decide.energy import find_meter, Meter
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.images.codec import Image, resize_square
@@ -143,6 +143,7 @@ def measure_table(
     :param pictures: labelled ones that the head learns, and as many others that it is asked for
     :return: `variants` as `read_variants` takes them, what is left out and why, settings, machine
     """
+    where = machine()  # before anything runs
     torch.set_num_threads(1)
     found = recording(stream)
     spread = np.random.default_rng(0).permutation(len(found))
@@ -184,5 +185,5 @@ def measure_table(
             'turns': turns,
             'threads': 1,
         },
-        'machine': machine(),
+        'machine': where,
     }

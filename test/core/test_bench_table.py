@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, replace
+from importlib import import_module
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from etuner_ros.bench import provenance
+from etuner_ros.bench.head_commit import head_commit, machine
 from etuner_ros.bench.provenance import Code
 from etuner_ros.bench.report import markdown, regret_text, Tables
 from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
@@ -194,6 +196,38 @@ def test_what_is_not_committed_is_told_apart(tmp_path: Path, monkeypatch) -> Non
     assert changed.commit == more.commit == one.commit
     monkeypatch.setattr(provenance, 'ROOT', core)  # installed inside somebody's repository
     assert provenance.code.__wrapped__().commit.startswith('version ')
+
+
+EVERYTHING = (
+    *('cameras', 'choose', 'composed', 'engines', 'growth', 'objects', 'serving', 'switching'),
+    'variant_table',
+)
+
+
+def test_benches_of_all_there_is_tell_what_is_checked_out(tmp_path: Path, monkeypatch) -> None:
+    def git(*arguments: str) -> str:
+        names = ['-c', 'user.name=a', '-c', 'user.email=a@b']
+        command = ['git', '-C', str(tmp_path), *names, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(provenance, 'ROOT', tmp_path)
+    monkeypatch.setattr(provenance, 'code', lambda: CODE)
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results' / 'a.json').write_text('1')
+    (tmp_path / 'node.py').write_text('1')
+    git('init', '-q')
+    git('add', '.')
+    git('commit', '-qm', 'one')
+    commit = git('log', '-1', '--format=%h')
+    assert head_commit() == machine()['commit'] == commit, 'not that of the table'
+    (tmp_path / 'results' / 'a.json').write_text('2')
+    assert head_commit() == commit, 'the bench before this one wrote it'
+    (tmp_path / 'node.py').write_text('2')
+    assert head_commit() == machine()['commit'] == f'{commit}+'
+    for name in EVERYTHING:
+        assert import_module(f'etuner_ros.bench.{name}').machine is machine
+    monkeypatch.setattr(provenance, 'ROOT', tmp_path / 'results')  # in somebody's repository
+    assert head_commit().startswith('version ')
 
 
 def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
