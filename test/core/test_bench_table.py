@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, replace
-from importlib import import_module
 import json
 import math
 import os
@@ -22,7 +21,6 @@ import numpy as np
 import pytest
 
 from etuner_ros.bench import provenance
-from etuner_ros.bench.head_commit import head_commit, machine
 from etuner_ros.bench.provenance import Code
 from etuner_ros.bench.report import markdown, regret_text, Tables
 from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
@@ -198,38 +196,6 @@ def test_what_is_not_committed_is_told_apart(tmp_path: Path, monkeypatch) -> Non
     assert provenance.code.__wrapped__().commit.startswith('version ')
 
 
-EVERYTHING = (
-    *('cameras', 'choose', 'composed', 'engines', 'growth', 'objects', 'serving', 'switching'),
-    'variant_table',
-)
-
-
-def test_benches_of_all_there_is_tell_what_is_checked_out(tmp_path: Path, monkeypatch) -> None:
-    def git(*arguments: str) -> str:
-        names = ['-c', 'user.name=a', '-c', 'user.email=a@b']
-        command = ['git', '-C', str(tmp_path), *names, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    monkeypatch.setattr(provenance, 'ROOT', tmp_path)
-    monkeypatch.setattr(provenance, 'code', lambda: CODE)
-    (tmp_path / 'results').mkdir()
-    (tmp_path / 'results' / 'a.json').write_text('1')
-    (tmp_path / 'node.py').write_text('1')
-    git('init', '-q')
-    git('add', '.')
-    git('commit', '-qm', 'one')
-    commit = git('log', '-1', '--format=%h')
-    assert head_commit() == machine()['commit'] == commit, 'not that of the table'
-    (tmp_path / 'results' / 'a.json').write_text('2')
-    assert head_commit() == commit, 'the bench before this one wrote it'
-    (tmp_path / 'node.py').write_text('2')
-    assert head_commit() == machine()['commit'] == f'{commit}+'
-    for name in EVERYTHING:
-        assert import_module(f'etuner_ros.bench.{name}').machine is machine
-    monkeypatch.setattr(provenance, 'ROOT', tmp_path / 'results')  # in somebody's repository
-    assert head_commit().startswith('version ')
-
-
 def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
     names = ('immediate', 'shipped', 'ridge', 'head', 'every-8+head')
     jobs = [_job(name, seed) for name in names for seed in (0, 1)]
@@ -250,7 +216,9 @@ def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
     assert ours['flops_by_part'] == {'forward': pytest.approx(0.15)}
     # Against head: 6 points behind by the seed that both have; against ridge 15 ahead.
     assert ours['regret_accuracy'] == pytest.approx(6.0)
-    assert rows['head']['regret_accuracy'] == pytest.approx(0.0)
+    # A simple method stands against the others: head is 16 ahead of ridge, and no 0 behind itself.
+    assert rows['head']['regret_accuracy'] == pytest.approx(-16.0)
+    assert rows['ridge']['regret_accuracy'] == pytest.approx(16.0)
     assert ours['final'] == pytest.approx(60.0)
     assert ours['on_return'] is None
     assert ours['most_frozen'] == 3
@@ -284,6 +252,17 @@ def test_a_report_without_any_simple_method_says_so() -> None:
     assert 'the best of the simple methods is ahead' in text
     rows = summarise([*runs, _run('head', 0, 0.5, 1.0)], [], [_job('immediate'), _job('head')])
     assert 'the best of head is ahead' in regret_text(Tables(rows, runs, (), 1))
+    assert [r['regret_accuracy'] for r in rows if r['method'] == 'head'] == [None]
+
+
+def test_rows_of_other_networks_are_shown_with_the_one_seed_that_they_have() -> None:
+    other = _run('head', 0, 0.4, 1.0, model='other')
+    runs = [*(_run('head', seed, 0.5, 1.0) for seed in (0, 1)), _run('ridge', 0, 0.5, 1.0), other]
+    jobs = [_job('head'), _job('ridge'), _job('head', model='other')]
+    tables = Tables(summarise(runs, [], jobs), runs, (), 2, 'm')
+    assert [r['method'] for r in tables.shown('s', 'm')] == ['head']
+    assert [r['method'] for r in tables.shown('s', 'other')] == ['head']
+    assert '| head | 1 |' in markdown(tables, 's', 'other')
 
 
 def test_runs_of_different_code_are_not_compared() -> None:
