@@ -24,11 +24,10 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.live import running, stamp_now, turns
-from etuner_ros.bench.provenance import git
 from etuner_ros.bench.soak.processes import memory_mb, processes_with
 from etuner_ros.bench.soak.stage import deploy, Stage
-from etuner_ros.bench.table import machine
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.msg import Prediction, TunerStatus
@@ -167,6 +166,7 @@ def measure(
     :param separate: numbers of cameras that have all nodes each
     :param seconds: that each is measured
     """
+    where = machine()  # before anything runs
     use_dds_profile()
     rclpy.init()
     rows = []
@@ -184,8 +184,8 @@ def measure(
         rclpy.shutdown()
     output.mkdir(parents=True, exist_ok=True)
     found = {
-        'commit': git('rev-parse', '--short', 'HEAD'),
-        'machine': machine(),
+        'commit': where['commit'],
+        'machine': where,
         'size': [WIDTH, HEIGHT],
         'seconds': seconds,
         'rows': [asdict(row) for row in rows],

@@ -28,7 +28,7 @@ from etuner_ros.bench.choose_cases import (
     milliseconds,
 )
 from etuner_ros.bench.choose_score import Bools, count, decide, Row, told
-from etuner_ros.bench.table import machine
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.core.choose.accuracy import left_out
 from etuner_ros.core.choose.candidates import Candidate
 from etuner_ros.core.choose.measure import Conditions, Serve, Served
@@ -98,6 +98,7 @@ def run(
     :param folder: where features are kept; by default under $ROS_HOME
     :raises ConfigError: when no candidate can be served
     """
+    where = machine()  # before anything runs
     torch.set_num_threads(1)
     store = FeatureStore(serve or Conditions().serve, folder or home('bench') / 'choose')
     served: dict[Candidate, Served] = {}
@@ -132,7 +133,7 @@ def run(
         ],
         'failed': [{'candidate': f.candidate.name, 'reason': f.reason} for f in failed],
         'cases': listed,
-        'machine': machine(),
+        'machine': where,
     }
     replace_file(output / 'choose.json', (json.dumps(answer, indent=1) + '\n').encode())
     return answer

@@ -19,7 +19,7 @@ import statistics
 import tempfile
 from typing import Any
 
-from etuner_ros.bench.provenance import git, machine
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.serving_stage import RATE_HZ, SEPARATE, Stage, whole_graph
 from etuner_ros.bench.soak.processes import children_of, memory_mb
 from etuner_ros.worker.memory import resident_mb
@@ -72,7 +72,7 @@ def measure(
     :param frames: of each repetition
     """
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    commit = git('rev-parse', '--short', 'HEAD')  # of the code that is about to run
+    where = machine()  # of the code that is about to run
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(stream, Path(folder))
         try:
@@ -103,8 +103,8 @@ def measure(
         },
         'repetitions': turns,
         'setting': {'image': '640x480 rgb8', 'rate_hz': RATE_HZ, 'frames_per_turn': frames},
-        'machine': machine(),
-        'commit': commit or machine()['commit'],
+        'machine': where,
+        'commit': where['commit'],
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'composed.json').write_text(json.dumps(answer, indent=1) + '\n')

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from etuner_ros.core.config import INPUT_SIZE
+from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.identity import DEPLOYED
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import open_source
@@ -34,6 +35,7 @@ from etuner_ros.core.models.freezing import apply_frozen
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec
 
 BATCH = 16
+FITTED = 200  # pictures that the head is fitted to
 FROZEN = 10  # leading blocks that are frozen: where SimFreeze ends up on the recorded stream
 
 
@@ -65,21 +67,29 @@ def measure(
     """
     Measure on one thread.
 
-    :param stream: recording or folder with labelled pictures, at least 100
+    :param stream: recording or folder with labelled pictures
     :param size: input side, in px
+    :raises ConfigError: when there are too few: `FITTED`, and a batch more of the same kinds
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     frames = [f for f in open_source(str(stream)) if f.label][:400]
     images = [resize_square(f.image, size) for f in frames]
     labels = [f.label for f in frames]
+    # Pictures that the head is not fitted to: their loss is large enough to differ.
+    unseen = [i for i in range(FITTED, len(labels)) if labels[i] in labels[:FITTED]][:BATCH]
+    if len(unseen) < BATCH:
+        raise ConfigError(
+            f"'{stream}' holds {len(labels)} labelled pictures, {len(unseen)} of them behind the "
+            f'first {FITTED} and of their kinds: {FITTED} and {BATCH} are needed at least'
+        )
     model = build(pretrained_spec(architecture, size), 'pretrained')
-    fit_head(model, images[:200], labels[:200])
+    fit_head(model, images[:FITTED], labels[:FITTED])
     model.eval()
     return [
         *_probe(model, images, turns),
         *_layout(model, images, labels, turns),
-        *_cache(model, images, labels, turns),
+        *_cache(model, [images[i] for i in unseen], [labels[i] for i in unseen], turns),
         *_head(model, images, labels, turns),
     ]
 
@@ -159,10 +169,11 @@ def _layout(model: Classifier, images: Sequence, labels: Sequence[str], turns: i
 
 
 def _cache(model: Classifier, images: Sequence, labels: Sequence[str], turns: int) -> list[Row]:
-    # Pictures that the head was not fitted to: their loss is large enough to differ.
-    unseen = [i for i in range(200, len(images)) if labels[i] in model.classes][:BATCH]
-    samples = [Sample.of(str(i), labels[i], DEPLOYED, images[i]) for i in unseen]
-    target = _target(model, [s.label for s in samples])
+    samples = [
+        Sample.of(str(i), label, DEPLOYED, image)
+        for i, (image, label) in enumerate(zip(images, labels))
+    ]
+    target = _target(model, labels)
     keys = [(s.sample_id, 1) for s in samples]
     steps, rows, caches = [], [], {}
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from etuner_ros.bench.head_commit import head_commit
 from etuner_ros.bench.shipped import shipped
+from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.identity import DEPLOYED, Scenario
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.images.sources import open_source, SourceFrame
@@ -64,14 +65,27 @@ class Deflating:
 
 
 def measure(output: Path, stream: Path, rounds: int) -> Deflating:
-    """Run rounds and pack what they make; write `deflate.json`."""
+    """
+    Run rounds and pack what they make; write `deflate.json`.
+
+    :param stream: recording with ground truth, of two places at least
+    :raises ConfigError: when it has fewer, or no round came to a backbone
+    """
     import torch
 
     commit = head_commit()  # of the code that is imported, whatever is edited meanwhile
     torch.set_num_threads(1)
     torch.manual_seed(0)
     frames = [f for f in open_source(str(stream)) if f.label]
+    places = dict.fromkeys(f.scenario for f in frames)
+    if len(places) < 2:
+        raise ConfigError(
+            f"'{stream}' has labelled pictures of {len(places)} places, two are needed: the model "
+            f'is deployed in the first and tuned in the second'
+        )
     model, made = _tuned(frames, rounds)
+    if not made:
+        raise ConfigError(f"no round on '{stream}' came to anything that could be packed")
     base, last = {k: np.array(v) for k, v in model.state().items()}, made[-1]
     backbones = [backbone_of(c.update) for c in made]
     samples = _samples(frames, '')

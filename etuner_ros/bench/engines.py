@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from etuner_ros.bench.datasets import grocery, Picture, recording
-from etuner_ros.bench.table import machine
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.images.codec import Image
 from etuner_ros.core.learn.instant_head import InstantHead
@@ -173,6 +173,7 @@ def measure(
     architecture: str = 'efficientnet_lite0',
 ) -> dict[str, Any]:
     """Measure and write `engines.json`."""
+    where = machine()  # before anything runs
     torch.set_num_threads(1)
 
     def say(text: str) -> None:
@@ -195,7 +196,7 @@ def measure(
         'times': times,
         'accuracy': {str(size): accuracy(sets, architecture, size, say) for size in sizes},
         'setting': {'architecture': architecture, 'threads': 1, 'turns': turns},
-        'machine': machine(),
+        'machine': where,
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'engines.json').write_text(json.dumps(answer, indent=1) + '\n')

@@ -17,8 +17,8 @@ import matplotlib
 import numpy as np
 import torch
 
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.serving_stage import inference, Measured, Stage
-from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.learn.instant_head import InstantHead
@@ -152,6 +152,7 @@ def measure(output: Path, stream: Path) -> dict[str, Any]:
 
     :param stream: labelled pictures, for the cameras
     """
+    where = machine()  # before anything runs
     torch.set_num_threads(1)
     found = {
         **camera_growth(stream),
@@ -175,7 +176,7 @@ def measure(output: Path, stream: Path) -> dict[str, Any]:
         axes.axis('off')
     figure.savefig(output / 'growth.png', dpi=100, bbox_inches='tight')
     pyplot.close(figure)
-    answer = {'ms': found, 'machine': machine()}
+    answer = {'ms': found, 'machine': where}
     (output / 'growth.json').write_text(json.dumps(answer, indent=1) + '\n')
     return answer
 

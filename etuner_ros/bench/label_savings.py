@@ -5,9 +5,9 @@ How many labels a good choice of frames saves: the accuracy that random frames r
 and 200 labels, beside that of chosen ones with half as many; and what the frames add that nobody
 labelled.
 
-Frozen features and the instant head, so that nothing but the choice differs. A frame is looked at
-once, in order; the choice sees feature and confidence, never the truth. The head sees labels only,
-or unlabelled frames of the stream, too, as many as the robot keeps.
+Frozen features and the instant head as launched, so that nothing but the choice differs. A frame
+is looked at once, in order; the choice sees feature and confidence, never the truth. The head sees
+labels only, or unlabelled frames of the stream, too, as many as the robot keeps.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import torch
 
 from etuner_ros.bench.datasets import Picture
 from etuner_ros.bench.library import Library
+from etuner_ros.bench.shipped import shipped
 from etuner_ros.bench.streams import make_stream, Setting, Stream
-from etuner_ros.core.config import HeadConfig, LabelValueConfig, TrainConfig
+from etuner_ros.core.config import INPUT_SIZE, LabelValueConfig
 from etuner_ros.core.identity import Scenario
 from etuner_ros.core.labels.value import LabelValue
+from etuner_ros.core.learn import within_class
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.self_training import Unlabelled
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
@@ -49,10 +51,13 @@ class Savings:
 
 
 class _Learner:
-    """A head on frozen features."""
+    """A head on frozen features, as `ros2 launch` starts it."""
 
     def __init__(self, library: Library, stream: Stream) -> None:
-        self.library, self.stream = library, stream
+        self.library, self.stream, self.recipe = library, stream, shipped().recipe
+        self.within = None
+        if self.recipe.head.within_class:
+            self.within = within_class.shipped(library.architecture, library.model.state())
         self.known: list[Picture] = list(stream.deployment)
         self.scenes = [-1] * len(self.known)
         self.fit()
@@ -67,12 +72,13 @@ class _Learner:
         return self.library.features([self.library.samples[p.name] for p in pictures])
 
     def fit(self) -> None:
-        self.head = InstantHead(self.rows(self.known[:1]).shape[1])
+        size = self.rows(self.known[:1]).shape[1]
+        self.head = InstantHead(size, self.recipe.head, self.within)
         self.head.rebuild(self.rows(self.known), [p.label for p in self.known])
 
     def fit_unlabelled(self, seed: int) -> None:
         """Learn from frames without a label, too."""
-        kept = UnlabelledFrames(TrainConfig().unlabelled_frames, seed)
+        kept = UnlabelledFrames(self.recipe.train.unlabelled_frames, seed)
         labelled: Set[str] = {p.name for p in self.known}
         for scene, pool in enumerate(pools(self.stream)):
             for picture in pool:
@@ -81,7 +87,7 @@ class _Learner:
                         replace(self.library.samples[picture.name], scenario=Scenario('', scene))
                     )
         frames = kept.samples
-        self.head = InstantHead(self.head.features, HeadConfig())
+        self.head = InstantHead(self.head.features, self.recipe.head, self.within)
         self.head.rebuild(
             self.rows(self.known),
             [p.label for p in self.known],
@@ -158,7 +164,7 @@ def measure(
     pictures: Sequence[Picture],
     kind: str,
     seeds: int,
-    size: int = 112,
+    size: int = INPUT_SIZE,
     config: LabelValueConfig | None = None,
 ) -> list[Savings]:
     """Compare on one set of pictures, with so many seeds."""
@@ -190,7 +196,8 @@ def table(name: str, found: Sequence[Savings]) -> str:
 
         def gain(accuracies: Sequence[float], base: Sequence[float] = base) -> str:
             points = [100 * (a - b) for a, b in zip(accuracies, base)]
-            return f'{np.mean(points):+.1f} ± {interval(points):.1f}'
+            width = interval(points)  # of one seed there is none
+            return f'{np.mean(points):+.1f}' + ('' if width is None else f' ± {width:.1f}')
 
         half = labels // 2
         used = np.mean([s.used[half] for s in found])

@@ -27,7 +27,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
-from etuner_ros.bench import provenance
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.live import running, stamp_now, turns
 from etuner_ros.bench.soak.processes import processes_with
 from etuner_ros.bench.soak.stage import deploy
@@ -299,13 +299,14 @@ def measure(
     :param mosts: numbers of regions
     :param seconds: that each is measured
     """
+    where = machine()  # before anything runs
     use_dds_profile()
     keep_memory()  # as the camera has it
     output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     found = {
-        'commit': provenance.git('rev-parse', '--short', 'HEAD'),
-        'machine': provenance.machine(),
+        'commit': where['commit'],
+        'machine': where,
         'size': [WIDTH, HEIGHT],
         'rate_hz': RATE_HZ,
         'seconds': seconds,

@@ -157,7 +157,10 @@ def on_robot(folder: Path, limit: float, rounds: int, stream: Path) -> None:
         robot.start(ON_ROBOT)
         (folder / 'up').touch()
         if not robot.until(lambda: len(seen.to_verdict) >= rounds, LIMIT_S):
-            print(f'only {len(seen.to_verdict)} of {rounds} rounds in {LIMIT_S:.0f} s')
+            print(
+                f'only {len(seen.to_verdict)} of {rounds} rounds in {LIMIT_S:.0f} s',
+                file=sys.stderr,
+            )
         robot.be_silent()
         made = seen.made
         robot.until(lambda: False, 12.0)  # what waits goes out as a smaller batch

@@ -46,6 +46,7 @@ class Tables:
     runs: Sequence[Run]
     timed: Sequence[Run] = ()
     least_seeds: int = 1  # rows of fewer are only named
+    main: str = ''  # network that they count for; of others one seed is run, and shown
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -54,14 +55,18 @@ class Tables:
 
     def shown(self, stream: str, model: str) -> list[Row]:
         """Return the rows of a stream with seeds enough."""
-        least = max(self.least_seeds, 1)
+        least = self.least(model)
         return [r for r in self._of(stream, model) if r['seeds'] >= least]
 
     def left_out(self, stream: str, model: str) -> str:
         """Return the names of the others, with the seeds that they have."""
-        least = max(self.least_seeds, 1)
+        least = self.least(model)
         few = [r for r in self._of(stream, model) if r['seeds'] < least]
         return ', '.join(f'{r["method"]} ({r["seeds"]} seeds)' for r in few)
+
+    def least(self, model: str) -> int:
+        """Return the seeds that a row of a network needs to be shown."""
+        return max(self.least_seeds, 1) if self.main in ('', model) else 1
 
     def _of(self, stream: str, model: str) -> list[Row]:
         return [r for r in self.rows if (r['stream'], r['model']) == (stream, model)]
@@ -143,7 +148,7 @@ def markdown(tables: Tables, stream: str, model: str) -> str:
     parts.append(_table(titles(), lines))
     left = tables.left_out(stream, model)
     if left:
-        parts.append(f'Left out, with fewer than {tables.least_seeds} seeds: {left}.')
+        parts.append(f'Left out, with fewer than {tables.least(model)} seeds: {left}.')
     return '\n\n'.join(parts)
 
 
@@ -201,8 +206,8 @@ def regret_text(tables: Tables) -> str:
     best = ', '.join(name for name in SIMPLE if name in there)
     return (
         f'Points by which the best of {best or "the simple methods"} is ahead on that stream, of '
-        f'accuracy over the stream / of final accuracy over all kinds; negative: ahead of all of '
-        f'them.'
+        f'accuracy over the stream / of final accuracy over all kinds, the method itself aside; '
+        f'negative: ahead of all of them.'
     )
 
 

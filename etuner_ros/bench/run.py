@@ -44,9 +44,9 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
     setting = Setting('NI', arrivals=arguments.arrivals)
     if arguments.quick:
         setting = replace(setting, batches=2, requests=40)
-    if arguments.batches:
+    if arguments.batches is not None:
         setting = replace(setting, batches=arguments.batches)
-    if arguments.requests:
+    if arguments.requests is not None:
         setting = replace(setting, requests=arguments.requests)
     again = replace(setting, visits=2)
     long = replace(again, batches=arguments.batches or ALL, requests=arguments.requests or ALL)
@@ -64,6 +64,8 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
         path = getattr(arguments, name)
         if path is not None:
             kind = arguments.kind if name == 'images' else 'NI'
+            if kind != 'NI':
+                check_one_scenario(path, kind)
             add_both(f'{name}_{kind.lower()}', name, path, kind)
     if arguments.grocery is not None:
         reader = 'grocery_search' if arguments.search else 'grocery'
@@ -100,8 +102,30 @@ def sources(arguments: argparse.Namespace) -> list[Source]:
             )
         return [s for s in found if s.name in arguments.streams]
     if arguments.quick:  # in three minutes
+        if arguments.long is not None:
+            raise ConfigError(
+                'a --quick look takes no --long streams: leave one of the two out, or name the '
+                'streams that are meant with --streams'
+            )
         return [s for s in found if s.setting == replace(setting, kind=s.setting.kind)]
     return found
+
+
+def check_one_scenario(path: Path, kind: str) -> None:
+    """
+    Refuse to part the pictures of a folder into scenarios that has some already.
+
+    :param kind: NC or NIC
+    :raises ConfigError: when it has several, or no pictures
+    """
+    from etuner_ros.bench.datasets import image_folder
+
+    names = sorted({p.scenario for p in image_folder(path)})
+    if len(names) > 1:
+        raise ConfigError(
+            f"'{path}' holds {len(names)} scenarios ({', '.join(names[:5])}), which are played as "
+            f'they are, as NI: --kind {kind} is for a folder of one'
+        )
 
 
 def plan(
@@ -216,9 +240,14 @@ def run_table(arguments: argparse.Namespace) -> int:
     if least is None:
         least = 1 if arguments.quick else min(LEAST_SEEDS, arguments.seeds)
     facts = {'command': 'etuner ' + ' '.join(_command()), **machine()}
-    tables = Tables(rows, runs, timed, least)
+    tables = Tables(rows, runs, timed, least, arguments.model)
     write(folder, tables, facts)
-    lines = [f'\n{s.name}\n{markdown(tables, s.name, arguments.model)}' for s in streams]
+    shown = [(s.name, arguments.model) for s in streams]
+    shown += [pair for pair in tables.pairs if pair[1] != arguments.model]
+    lines = [
+        '\n' + (s if m == arguments.model else f'{s}, {m}') + f'\n{markdown(tables, s, m)}'
+        for s, m in shown
+    ]
     lines += ['', *repeated(runs)]
     answer(arguments.json, '\n'.join([*lines, f'\nreport: {folder / "report.html"}']), rows)
     return 0

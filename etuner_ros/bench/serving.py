@@ -23,6 +23,7 @@ import threading
 import time
 from typing import Any
 
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.serving_engines import engine_table, engines_side_by_side
 from etuner_ros.bench.serving_stage import (
     HEIGHT,
@@ -37,7 +38,6 @@ from etuner_ros.bench.serving_stage import (
     WIDTH,
 )
 from etuner_ros.bench.swapper import announcing
-from etuner_ros.bench.table import machine
 from etuner_ros.core.config import HeadConfig, INPUT_SIZE, SimFreezeConfig, TrainConfig
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import encode_jpeg
@@ -205,6 +205,7 @@ def serve(stream: Path, output: Path, frames: int, repetitions: int, swaps: int)
     :param frames: of each mode, over all repetitions
     :param swaps: of each engine; 0 leaves them out
     """
+    where = machine()  # before anything runs
     each = -(-frames // repetitions)
     found: dict[str, list[Measured]] = {mode: [] for mode in MODES}
     free: list[float] = []
@@ -248,8 +249,8 @@ def serve(stream: Path, output: Path, frames: int, repetitions: int, swaps: int)
             'input_size': INPUT_SIZE,
             'threads': 1,
         },
-        'machine': machine(),
-        'commit': machine()['commit'],
+        'machine': where,
+        'commit': where['commit'],
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / 'serving.json').write_text(json.dumps(answer, indent=1) + '\n')

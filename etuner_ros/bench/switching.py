@@ -18,11 +18,11 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from etuner_ros.bench.head_commit import machine
 from etuner_ros.bench.switching_days import make_days
 from etuner_ros.bench.switching_report import LEARNED, OURS, summary
 from etuner_ros.bench.switching_traces import BUSY_WATTS, Day
 from etuner_ros.bench.switching_world import bound, Costs, costs, Heard, Outcome, Tally, World
-from etuner_ros.bench.table import machine
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.serve.variant_limits import VariantLimits
 from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig

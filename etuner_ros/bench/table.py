@@ -10,7 +10,6 @@ import statistics
 from typing import Any
 
 from etuner_ros.bench.methods.registry import entries
-from etuner_ros.bench.provenance import machine as machine  # other benches take it from here
 from etuner_ros.bench.runs import Job, Run
 from etuner_ros.core.cost import PARTS
 from etuner_ros.core.errors import ConfigError
@@ -135,8 +134,8 @@ def _row(
         'final_accuracy': _mean(
             [100 * statistics.mean(r.outcome['final_by_scenario']) for r in mine.values()]
         ),
-        'regret_accuracy': regret(mine, methods, 'accuracy'),
-        'regret_final': regret(mine, methods, 'final'),
+        'regret_accuracy': regret(name[2], methods, 'accuracy'),
+        'regret_final': regret(name[2], methods, 'final'),
         'on_return': _share(mine, 'on_return'),
         'new_kind_requests': _number(mine, 'new_kind_requests'),
         'trained_share': _number(mine, 'trained_share'),
@@ -171,9 +170,11 @@ def paired(mine: BySeed, others: BySeed, figure: str) -> list[float]:
     ]
 
 
-def regret(mine: BySeed, methods: Mapping[str, BySeed], figure: str) -> float | None:
+def regret(method: str, methods: Mapping[str, BySeed], figure: str) -> float | None:
     """
     Return how many points the best simple method is ahead, over the seeds that both have.
+
+    A method that is simple itself stands against the others: beside itself it was never ahead.
 
     :param methods: runs of all methods on the stream
     :return: negative when it is ahead of all of them; None when they did not run
@@ -181,7 +182,8 @@ def regret(mine: BySeed, methods: Mapping[str, BySeed], figure: str) -> float | 
     ahead = [
         0.0 - statistics.mean(differences)  # not -0.0
         for name in SIMPLE
-        if (differences := paired(mine, methods.get(name, {}), figure))
+        if name != method
+        and (differences := paired(methods[method], methods.get(name, {}), figure))
     ]
     return max(ahead) if ahead else None
 

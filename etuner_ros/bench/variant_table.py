@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+import itertools
 import math
 from pathlib import Path
 import time
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 
 from etuner_ros.bench.datasets import Picture, recording
-from etuner_ros.bench.table import machine
-from etuner_ros.core.decide.energy import find_meter
+from etuner_ros.bench.head_commit import machine
+from etuner_ros.core.decide.energy import find_meter, Meter
 from etuner_ros.core.errors import EngineError
 from etuner_ros.core.images.codec import Image, resize_square
 from etuner_ros.core.learn.instant_head import InstantHead
@@ -29,7 +30,8 @@ from etuner_ros.core.serve.variants import Variant
 PIXELS = (96, 128, 160, 224)
 PRECISIONS = ('fp32', 'int8')
 TURNS = 300  # predictions of each variant that are timed
-METERED_S = 5.0  # of predictions, and of rest, between two readings of the meter
+METERED_S = 5.0  # of predictions, and of rest, that the meter is watched over
+METER_EVERY_S = 0.1  # between two readings of the meter, at least
 
 
 def prepare(
@@ -81,15 +83,31 @@ def joules(network: Network, size: int, pictures: Sequence[Image]) -> float | No
     meter = find_meter()
     if meter is None:
         return None
-    start = meter.joules()
-    time.sleep(METERED_S)
-    rest = (meter.joules() - start) / METERED_S
-    start, began, count = meter.joules(), time.monotonic(), 0
-    while time.monotonic() - began < METERED_S:
-        network.look([resize_square(pictures[count % len(pictures)], size)])
-        count += 1
-    spent = meter.joules() - start - rest * (time.monotonic() - began)
+    turns = itertools.cycle(pictures)
+    rest, rested, _ = _metered(meter, lambda: time.sleep(METER_EVERY_S))
+    busy, worked, count = _metered(meter, lambda: network.look([resize_square(next(turns), size)]))
+    spent = busy - rest / rested * worked
     return spent / count if math.isfinite(spent) and spent > 0 else None
+
+
+def _metered(meter: Meter, step: Callable[[], object]) -> tuple[float, float, int]:
+    """
+    Do a step again and again for a while, and read the meter meanwhile: a power is integrated over
+    the times at which it is read.
+
+    :return: J, NaN when they are not known; s; steps
+    """
+    first, began, count = meter.joules(), time.monotonic(), 0
+    now = read = began
+    known = True
+    while now - began < METERED_S:
+        step()
+        count += 1
+        now = time.monotonic()
+        if now - read >= METER_EVERY_S:
+            known, read = math.isfinite(meter.joules()) and known, now
+    last = meter.joules()
+    return (last - first if known else math.nan), now - began, count
 
 
 def accuracy(
@@ -125,6 +143,7 @@ def measure_table(
     :param pictures: labelled ones that the head learns, and as many others that it is asked for
     :return: `variants` as `read_variants` takes them, what is left out and why, settings, machine
     """
+    where = machine()  # before anything runs
     torch.set_num_threads(1)
     found = recording(stream)
     spread = np.random.default_rng(0).permutation(len(found))
@@ -166,5 +185,5 @@ def measure_table(
             'turns': turns,
             'threads': 1,
         },
-        'machine': machine(),
+        'machine': where,
     }

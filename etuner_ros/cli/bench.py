@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 import sys
 from typing import Any
@@ -26,6 +27,32 @@ def add(commands: Any) -> None:
     for part in PARTS:
         part(benches)
     _add_soak(commands)
+
+
+def _count(text: str) -> int:
+    """Return a number of things, of which there has to be one."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f'at least 1, got {text}')
+    return number
+
+
+def _positive(text: str) -> float:
+    """Return a number above 0."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f'above 0, got {text}')
+    return number
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Return two names."""
+    its, _, ours = text.partition('=')
+    if not its or not ours:
+        raise argparse.ArgumentTypeError(f"two names, such as 'Mug=mug', got '{text}'")
+    return its, ours
+
+
+# What argparse calls it where it is no number at all.
+_count.__name__, _positive.__name__ = 'whole number', 'number'
 
 
 def _say(line: str) -> None:
@@ -55,8 +82,15 @@ def add_table(bench: argparse.ArgumentParser) -> None:
     add('--kind', default='NI', choices=('NI', 'NC', 'NIC'), help='of a folder of one scenario')
     add('--streams', nargs='+', help='only these streams')
     add('--methods', nargs='+', help='only these methods; default: all')
-    add('--seeds', type=int, default=5, help='class orders, splits, arrivals, initialisations')
-    add('--main-seeds', type=int, default=10, help='seeds of the main methods, if more')
+    add(
+        '--seeds',
+        type=_count,
+        default=5,
+        help='of which pictures are deployed and labelled when, order of places on return, groups '
+        'of kinds (NC, NIC), arrivals and initialisation; never of which pictures are for labels '
+        'and which for requests; of a video, of which frames are labelled',
+    )
+    add('--main-seeds', type=_count, default=10, help='seeds of the main methods, if more')
     add(
         '--least-seeds',
         type=int,
@@ -74,10 +108,10 @@ def add_table(bench: argparse.ArgumentParser) -> None:
     )
     add('--weights', default='', help='state-dict file of a torchvision model')
     add('--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px')
-    add('--batches', type=int, help='labelled batches of a visit at most')
-    add('--requests', type=int, help='requests of a visit at most')
+    add('--batches', type=_count, help='labelled batches of a visit at most')
+    add('--requests', type=_count, help='requests of a visit at most')
     add('--arrivals', default='poisson', help='poisson, uniform, normal, or a file of times')
-    add('--load', type=float, default=0.5, help='share of the stream that `immediate` is busy')
+    add('--load', type=_positive, default=0.5, help='share of the stream that `immediate` is busy')
     add('--processes', type=int, default=0, help='runs at a time; 0 = one for each core')
     add('--budget-min', type=float, default=float('inf'), help='start no run after so long, min')
     add('--time', action='store_true', help='also take seconds: serial, main methods in turns')
@@ -99,7 +133,8 @@ def _add_costs(benches: Any) -> None:
     costs.add_argument(
         '--stream',
         type=Path,
-        help='recording or folder of labelled pictures; default: the recording of the package',
+        help='recording or folder of labelled pictures, 216 at least; default: the recording of '
+        'the package',
     )
     costs.add_argument(
         '--architecture',
@@ -109,7 +144,9 @@ def _add_costs(benches: Any) -> None:
     costs.add_argument(
         '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
-    costs.add_argument('--turns', type=int, default=15, help='turns that the median is taken of')
+    costs.add_argument(
+        '--turns', type=_count, default=15, help='turns that the median is taken of'
+    )
     costs.set_defaults(run=_costs)
 
 
@@ -135,7 +172,7 @@ def _add_scenarios(benches: Any) -> None:
     scenarios.add_argument(
         '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
-    scenarios.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    scenarios.add_argument('--seeds', type=_count, default=5, help='orders of the frames')
     scenarios.set_defaults(run=_scenarios)
 
 
@@ -155,7 +192,7 @@ def _add_labels(benches: Any) -> None:
     savings.add_argument('--stream', type=Path, help='recording with ground truth')
     savings.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
     savings.add_argument('--search', action='store_true', help='kinds that are in no report')
-    savings.add_argument('--seeds', type=int, default=5, help='orders of the frames')
+    savings.add_argument('--seeds', type=_count, default=5, help='orders of the frames')
     savings.set_defaults(run=_labels)
 
 
@@ -186,7 +223,7 @@ def _add_choose(benches: Any) -> None:
     chosen.add_argument('--stream', type=Path, help='recording with ground truth')
     chosen.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
     _write_to(chosen)
-    chosen.add_argument('--seeds', type=int, default=5, help='orders of each stream')
+    chosen.add_argument('--seeds', type=_count, default=5, help='orders of each stream')
     chosen.add_argument('--network', action='append', default=[], metavar='NAME[=FILE]')
     chosen.add_argument('--pixels', type=int, nargs='+', help='sides of the input')
     chosen.add_argument('--precision', nargs='+', help='fp32, int8')
@@ -222,7 +259,7 @@ def _add_proposals(benches: Any) -> None:
     proposals.add_argument(
         '--recording', type=Path, help='with region_truth; default: the one of the package'
     )
-    proposals.add_argument('--every', type=int, default=1, help='take one frame of so many')
+    proposals.add_argument('--every', type=_count, default=1, help='take one frame of so many')
     proposals.set_defaults(run=_proposals)
 
 
@@ -323,18 +360,19 @@ def _add_boxes(benches: Any) -> None:
         'boxes', help='what labels of boxes teach, beside those of images and other rivals'
     )
     boxes.add_argument('--stream', type=Path, help='recording that knows where things are')
-    boxes.add_argument('--every', type=int, default=1, help='take one frame of so many')
+    boxes.add_argument('--every', type=_count, default=1, help='take one frame of so many')
     boxes.add_argument(
         '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
     )
     _write_to(boxes)
-    boxes.add_argument('--seeds', type=int, default=5, help='choices of labelled frames')
+    boxes.add_argument('--seeds', type=_count, default=5, help='choices of labelled frames')
     boxes.add_argument(
         '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
     )
     boxes.add_argument('--most', type=int, default=20, help='proposals of a frame')
     boxes.add_argument(
         '--own-name',
+        type=_pair,
         action='append',
         default=[],
         metavar='ITS=OURS',
@@ -361,7 +399,7 @@ def _boxes(arguments: argparse.Namespace) -> int:
         arguments.seeds,
         arguments.labelled,
         arguments.every,
-        dict(name.split('=', 1) for name in arguments.own_name),
+        dict(arguments.own_name),
         say=_say,
     )
     answer(arguments.json, table(found), found)
@@ -393,7 +431,9 @@ def _add_deflate(benches: Any) -> None:
         'deflate', help='how much smaller the weights of rounds become on their way'
     )
     deflate.add_argument('--stream', type=Path, help='recording with ground truth')
-    deflate.add_argument('--rounds', type=int, default=3, help='rounds whose weights are packed')
+    deflate.add_argument(
+        '--rounds', type=_count, default=3, help='rounds whose weights are packed'
+    )
     _write_to(deflate)
     deflate.set_defaults(run=_deflate)
 
@@ -598,7 +638,7 @@ def _soak(arguments: argparse.Namespace) -> int:
     plan = Plan(**{name: value for name, value in given.items() if value is not None})
     stream = arguments.stream or recorded_stream()
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(stream, arguments.output, Path(folder), plan, names)
+        report = soak(stream, arguments.output, Path(folder), plan, names, _say)
     answer(arguments.json, summary(report), report.as_dict())
     return int(bool(report.broken))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
+from contextlib import redirect_stdout
 import math
 from pathlib import Path
 import sys
@@ -78,7 +79,8 @@ def models(arguments: argparse.Namespace) -> int:
         answer(arguments.json, text, {'changed': list(found.changed)})
     else:
         folder = arguments.folder or _store_folder(node)
-        export_version(folder, arguments.version, arguments.format, arguments.path.resolve())
+        with redirect_stdout(sys.stderr):  # of torch, whose exporter tells its steps
+            export_version(folder, arguments.version, arguments.format, arguments.path.resolve())
         text = f'{arguments.path}: version {arguments.version}, {arguments.format}'
         answer(arguments.json, text, {'file': arguments.path, 'version': arguments.version})
     return 0

@@ -8,6 +8,8 @@ happened.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 import importlib.util
 import os
 from pathlib import Path
@@ -29,10 +31,10 @@ from rich.text import Text
 import yaml
 
 from etuner_ros.core.config import INPUT_SIZE
-from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.errors import EtunerError, ImageError
 from etuner_ros.core.files import recorded_stream, replace_file, share
 from etuner_ros.core.images.codec import resize_square
-from etuner_ros.core.images.sources import Recording
+from etuner_ros.core.images.sources import Recording, SourceFrame
 from etuner_ros.core.models.deploy import choose_exemplars, extract_features, fit_head
 from etuner_ros.core.models.networks import build, pretrained_spec
 from etuner_ros.core.models.weights import pack_base
@@ -45,13 +47,47 @@ from etuner_ros.shared.supervisor import Supervisor
 NODES = ('model_manager', 'inference', 'label_collector', 'tuner', 'operator', 'camera')
 ROLLING = 50  # frames
 MARK = '.etuner_demo'  # in a folder that a demo made and may empty
+LEAST_FRAMES = 4  # of the first scenario, half of which the deployed model learns
 
 
-def deploy(stream: Path, output: Path, console: Console) -> Deployed:
+@contextmanager
+def reading(stream: Path) -> Iterator[None]:
+    """Say in one line why a recording can't be read."""
+    try:
+        yield
+    except EtunerError:
+        raise
+    except Exception as error:  # rosbags raises many kinds for damaged recordings
+        why = ' '.join(str(error).split())
+        raise ImageError(f'the recording {stream} can not be read: {why}') from error
+
+
+def read(stream: Path) -> list[SourceFrame]:
+    """
+    Return the pictures of a recording that can be played.
+
+    :raises ImageError: when it can't be read, or does not say what each picture shows
+    """
+    with reading(stream):
+        frames = list(Recording(stream))
+    without = sum(not frame.label for frame in frames)
+    if not frames or without:
+        raise ImageError(
+            f'of the {len(frames)} pictures of the recording {stream} {without} have no ground '
+            f'truth: the demo needs it of all'
+        )
+    if sum(frame.scenario == frames[0].scenario for frame in frames) < LEAST_FRAMES:
+        raise ImageError(
+            f'the recording {stream} has too few pictures of its first scenario to deploy a '
+            f'model on: {LEAST_FRAMES} at least'
+        )
+    return frames
+
+
+def deploy(frames: Sequence[SourceFrame], output: Path, console: Console) -> Deployed:
     """
     Fit the deployed model to the first half of the first scenario; check it on the second half.
     """
-    frames = list(Recording(stream))
     first = [i for i, f in enumerate(frames) if f.scenario == frames[0].scenario]
     half = first[: len(first) // 2]
     images = [resize_square(f.image, INPUT_SIZE) for f in frames]
@@ -72,7 +108,9 @@ def deploy(stream: Path, output: Path, console: Console) -> Deployed:
         f'%[/]',
         soft_wrap=True,
     )
-    return Deployed(weights, frames, len(half), model.classes, untuned, features.numpy(), accuracy)
+    return Deployed(
+        weights, list(frames), len(half), model.classes, untuned, features.numpy(), accuracy
+    )
 
 
 def write_params(path: Path, deployed: Deployed, stream: Path, seed: int, rate: float) -> None:
@@ -431,14 +469,23 @@ def play(
         system.stop()
 
 
+def keep_apart(stream: Path, output: Path) -> None:
+    """
+    Leave a recording alone that lies in the folder to empty.
+
+    :raises EtunerError: when it does
+    """
+    if stream.resolve().is_relative_to(output.resolve()):
+        raise EtunerError(f'{stream} lies in {output}, which a demo empties first')
+
+
 def empty(output: Path) -> None:
     """
     Make a folder for a demo, or empty one that a demo has made before.
 
     :raises EtunerError: when there is something else in it
     """
-    ours = any((output / mark).exists() for mark in (MARK, 'deployed.safetensors'))
-    if output.exists() and any(output.iterdir()) and not ours:
+    if output.exists() and any(output.iterdir()) and not (output / MARK).exists():
         raise EtunerError(
             f'{output} is not empty and not of an earlier demo; choose another folder with '
             f'--output'
@@ -464,9 +511,11 @@ def run_demo(
     signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = stream or recorded_stream()
+    keep_apart(stream, output)
+    frames = read(stream.resolve())  # before anything of an earlier demo goes
     empty(output)
     began = time.monotonic()
-    deployed = deploy(stream.resolve(), output, console)
+    deployed = deploy(frames, output, console)
     results, records = [], []
     for seed in seeds:
         record = play(deployed, stream.resolve(), output, seed, rate, console)

@@ -32,10 +32,10 @@ from etuner_ros import __version__
 from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.boxes.recording import BoxRecording
 from etuner_ros.core.config import INPUT_SIZE
-from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.errors import EtunerError, ImageError
 from etuner_ros.core.files import share
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image
-from etuner_ros.demo.run import empty
+from etuner_ros.demo.run import empty, keep_apart, reading
 from etuner_ros.demo.tapper import (
     Answers,
     FOUND,
@@ -418,7 +418,12 @@ def run_things(
     signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = (stream or share() / 'config' / 'stream_things').resolve()
-    BoxRecording(stream)  # what does not say where things are is refused before anything starts
+    keep_apart(stream, output)
+    # What does not say where things are is refused before anything of an earlier demo goes.
+    with reading(stream):
+        some = next(iter(BoxRecording(stream)), None)
+    if some is None:
+        raise ImageError(f'the recording {stream} holds no picture that can be read')
     empty(output)
     params = output / 'params.yaml'
     write_params(params, stream, seed, rate)

@@ -94,7 +94,8 @@ class VariantSwitch:
         volts, amperes = message.voltage, message.current
         watts = -volts * amperes if volts > 0 and amperes else math.nan
         full = message.capacity if message.capacity > 0 else message.design_capacity
-        self.policy.on_battery(message.percentage, watts, full * volts)
+        charging = message.power_supply_status == BatteryState.POWER_SUPPLY_STATUS_CHARGING
+        self.policy.on_battery(message.percentage, watts, full * volts, charging)
 
     def saw(self, live: LiveModel, image: Image, result: Result, latency_ms: float | None) -> None:
         """

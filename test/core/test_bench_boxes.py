@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from etuner_ros.bench.boxes import lessons, line, methods, row, run
-from etuner_ros.bench.boxes_methods import Ours, ProposersOwn, Shot
+from etuner_ros.bench.boxes import compare, lessons, line, methods, row, run
+from etuner_ros.bench.boxes_methods import Lesson, Ours, ProposersOwn, Shot
 from etuner_ros.bench.boxes_region_head import shares
 from etuner_ros.bench.boxes_regressor import refiner
 from etuner_ros.bench.boxes_score import Answer, false_names, score, Truth
@@ -132,6 +132,14 @@ def test_every_method_runs_and_ours_finds_what_was_taught(stream):
     assert found['ours'].false_name < 0.2
     assert found['ours'].ap50 > found['whole-image labels, image named'].ap50
     assert found["the proposer's own names"].class_right > 0
+
+
+def test_a_row_tells_the_frames_that_were_labelled_and_a_kind_nobody_named_is_unknown(stream):
+    taught = [lessons(stream, 240, seed, all_things=True) for seed in (0, 1)]
+    assert compare('ours', Ours, stream, taught, 'a test', 'none')['labelled_frames'] == 40
+    cups = [[Lesson(s, (0,)) for s in stream[:40]]]  # balls and hats are there, and not named
+    found = compare('ours', Ours, stream, cups, 'a test', 'none')
+    assert found['class_right'] > 90, 'it counts over cups alone'
 
 
 def test_what_was_tapped_is_followed_and_the_rest_of_its_track_learned(stream):

@@ -216,7 +216,9 @@ def test_summary_pairs_by_seed_and_names_what_is_missing() -> None:
     assert ours['flops_by_part'] == {'forward': pytest.approx(0.15)}
     # Against head: 6 points behind by the seed that both have; against ridge 15 ahead.
     assert ours['regret_accuracy'] == pytest.approx(6.0)
-    assert rows['head']['regret_accuracy'] == pytest.approx(0.0)
+    # A simple method stands against the others: head is 16 ahead of ridge, and no 0 behind itself.
+    assert rows['head']['regret_accuracy'] == pytest.approx(-16.0)
+    assert rows['ridge']['regret_accuracy'] == pytest.approx(16.0)
     assert ours['final'] == pytest.approx(60.0)
     assert ours['on_return'] is None
     assert ours['most_frozen'] == 3
@@ -250,6 +252,17 @@ def test_a_report_without_any_simple_method_says_so() -> None:
     assert 'the best of the simple methods is ahead' in text
     rows = summarise([*runs, _run('head', 0, 0.5, 1.0)], [], [_job('immediate'), _job('head')])
     assert 'the best of head is ahead' in regret_text(Tables(rows, runs, (), 1))
+    assert [r['regret_accuracy'] for r in rows if r['method'] == 'head'] == [None]
+
+
+def test_rows_of_other_networks_are_shown_with_the_one_seed_that_they_have() -> None:
+    other = _run('head', 0, 0.4, 1.0, model='other')
+    runs = [*(_run('head', seed, 0.5, 1.0) for seed in (0, 1)), _run('ridge', 0, 0.5, 1.0), other]
+    jobs = [_job('head'), _job('ridge'), _job('head', model='other')]
+    tables = Tables(summarise(runs, [], jobs), runs, (), 2, 'm')
+    assert [r['method'] for r in tables.shown('s', 'm')] == ['head']
+    assert [r['method'] for r in tables.shown('s', 'other')] == ['head']
+    assert '| head | 1 |' in markdown(tables, 's', 'other')
 
 
 def test_runs_of_different_code_are_not_compared() -> None:

@@ -145,17 +145,55 @@ def test_streams_of_the_command_line(tmp_path: Path, capsys) -> None:
     assert 'make stream-long' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ('--batches 0', 'at least 1, got 0'),
+        ('--requests 0', 'at least 1, got 0'),
+        ('--seeds 0', 'at least 1, got 0'),
+        ('--load 0', 'above 0, got 0'),
+        ('--load nan', 'above 0, got nan'),
+        ('--batches few', "invalid whole number value: 'few'"),
+        ('proposals --every 0', 'at least 1, got 0'),
+        ('boxes --every 0', 'at least 1, got 0'),
+        ('boxes --own-name Mug', "two names, such as 'Mug=mug', got 'Mug'"),
+        ('deflate --rounds 0', 'at least 1, got 0'),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(capsys, arguments: str, words: str) -> None:
+    with pytest.raises(SystemExit):
+        main(['bench', *arguments.split()])
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_of_several_scenarios_is_not_parted_into_others(tmp_path: Path, capsys) -> None:
+    for place in ('hall', 'yard'):
+        (tmp_path / place / 'cup').mkdir(parents=True)
+        (tmp_path / place / 'cup' / '0.jpg').touch()
+    folder = ('--images', str(tmp_path))
+    assert _offered(capsys, *folder) == {'images_ni', 'images_ni_again'}
+    assert main(['bench', *folder, '--kind', 'NC']) == 1
+    assert '2 scenarios (hall, yard), which are played as they are' in capsys.readouterr().err
+    (tmp_path / 'yard' / 'cup' / '0.jpg').unlink()
+    assert _offered(capsys, *folder, '--kind', 'NC') == {'images_nc', 'images_nc_again'}
+
+
 def test_a_quick_look_leaves_out_what_takes_long_unless_it_is_named(tmp_path: Path) -> None:
     (tmp_path / 'long').mkdir()
     parser = argparse.ArgumentParser()
     add_table(parser)
-    paths = ['--images', str(tmp_path), '--long', str(tmp_path), '--grocery', 'grocery.tar']
+    paths = ['--images', str(tmp_path), '--grocery', 'grocery.tar']
     quick = sources(parser.parse_args([*paths, '--quick']))
     assert [s.name for s in quick] == ['images_ni', 'grocery_nc', 'grocery_nic']
     named = sources(parser.parse_args([*paths, '--quick', '--streams', 'images_ni_again']))
     assert [(s.name, s.setting.visits, s.setting.batches) for s in named] == [
         ('images_ni_again', 2, 2)
     ]
+    paths += ['--long', str(tmp_path)]
+    with pytest.raises(ConfigError, match='a --quick look takes no --long streams'):
+        sources(parser.parse_args([*paths, '--quick']))
+    long = sources(parser.parse_args([*paths, '--quick', '--streams', 'sim_ni_long']))
+    assert [s.name for s in long] == ['sim_ni_long']
     stays = {s.name: s.setting for s in sources(parser.parse_args(paths))}
     assert len(stays) == 8
     assert stays['grocery_nic_again'] == Setting('NIC', visits=2)

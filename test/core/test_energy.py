@@ -5,10 +5,15 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from etuner_ros.bench import variant_table
+from etuner_ros.core.choose import measure
 from etuner_ros.core.decide.energy import Derived, EnergyLog, find_meter, PowerMeter, temperature
 
 
@@ -130,6 +135,10 @@ def test_rapl_counts_over_its_wrap_around(tmp_path):
     assert meter.joules() == pytest.approx(0.02)
     (zone / 'energy_uj').unlink()
     assert math.isnan(meter.joules())
+    write(zone, energy_uj=5_000, max_energy_range_uj='?')
+    meter = find_meter(tmp_path)
+    write(zone, energy_uj=1_000)
+    assert math.isnan(meter.joules()), 'it wrapped around, nobody knows where'
 
 
 def test_a_power_is_integrated_and_gaps_are_not_made_up(tmp_path):
@@ -139,7 +148,75 @@ def test_a_power_is_integrated_and_gaps_are_not_made_up(tmp_path):
     watts[0] = 20.0
     assert meter.joules() == pytest.approx(15.0)
     clock.now += 100.0
-    assert meter.joules() == pytest.approx(15.0)
+    assert math.isnan(meter.joules()), 'nothing is known of between'
+    clock.now += 1.0
+    assert meter.joules() == pytest.approx(35.0), 'it counts on after the gap'
+    watts[0] = math.nan
+    assert math.isnan(meter.joules())
+
+
+def test_a_gap_is_not_idle_and_a_round_over_one_is_not_known():
+    clock, watts = Clock(), [5.0]
+    log = EnergyLog(PowerMeter('x', lambda: watts[0], clock), clock)
+
+    def pass_time(seconds: float, step: float = 0.5) -> None:
+        for _ in range(int(seconds / step)):
+            clock.now += step
+            log.tick()
+
+    pass_time(10.0)
+    for _ in range(5):
+        pass_time(1.0)
+        pass_time(20.0, step=20.0)
+    assert log.idle_watts == pytest.approx(5.0)
+    pass_time(1.0)
+    log.begin()
+    watts[0] = 9.0
+    pass_time(3.0)
+    pass_time(20.0, step=20.0)
+    pass_time(3.0)
+    assert math.isnan(log.end(26.0)), 'what it took in the gap is not known'
+    assert math.isnan(log.last_j)
+    assert math.isnan(log.total_j)
+    log.begin()
+    pass_time(10.0)
+    assert log.end(10.0) == pytest.approx(40.0, rel=0.05), 'the next round is'
+
+
+class Stand:
+    """A network whose predictions take a while, and 4 W more than rest."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds, self.until = clock, seconds, -math.inf
+
+    def watts(self) -> float:
+        return 9.0 if self.clock.now <= self.until else 5.0
+
+    def look(self, images: object) -> tuple[np.ndarray, np.ndarray]:
+        self.clock.now += self.seconds
+        self.until = self.clock.now
+        return np.ones((1, 4), np.float32), np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(('seconds', 'expected'), [(0.05, 0.2), (6.0, math.nan)])
+def test_a_prediction_is_metered_by_many_readings_or_is_not_known(monkeypatch, seconds, expected):
+    clock = Clock()
+    stand = Stand(clock, seconds)
+    meter = PowerMeter('x', stand.watts, clock)
+
+    def sleep(given: float) -> None:
+        clock.now += given
+
+    monkeypatch.setattr(variant_table, 'find_meter', lambda: meter)
+    monkeypatch.setattr(variant_table, 'time', SimpleNamespace(sleep=sleep, monotonic=clock))
+    found = variant_table.joules(stand, 8, [np.zeros((8, 8, 3), np.uint8)])
+    assert found == (None if math.isnan(expected) else pytest.approx(expected, rel=0.05))
+    stand.until = -math.inf
+    monkeypatch.setattr(measure.time, 'sleep', sleep)
+    monkeypatch.setattr(measure, 'LEAST_PREDICTIONS', 20)
+    examples = [np.zeros((8, 8, 3), np.uint8)]
+    _, spent = measure._predict(stand, examples, np.ones((4, 2), np.float32), meter, clock)
+    assert spent == pytest.approx(expected, rel=0.05, nan_ok=True)
 
 
 def test_a_round_is_charged_above_idle():
@@ -186,3 +263,38 @@ def test_the_hottest_zone_counts(tmp_path):
     for number, value in enumerate((41000, 63500, -256000)):
         write(tmp_path / f'sys/class/thermal/thermal_zone{number}', temp=value)
     assert temperature(tmp_path) == pytest.approx(63.5)
+
+
+def test_a_zone_that_is_switched_off_answers_eagain_and_counts_for_nothing(tmp_path, monkeypatch):
+    # A pipe that nobody has written into yet, read without waiting, answers EAGAIN as they do.
+    plain = os.open
+
+    def without_waiting(path, flags, *more, **named):
+        return plain(path, flags | os.O_NONBLOCK, *more, **named)
+
+    def opened(path, *more, **named):
+        return open(path, *more, opener=without_waiting, **named)
+
+    write(tmp_path / 'sys/class/thermal/thermal_zone0', temp=63500, type='CPU-therm')
+    write(tmp_path / 'sys/class/thermal/thermal_zone2', type='CV0-therm')
+    off = tmp_path / 'sys/class/thermal/thermal_zone2/temp'
+    os.mkfifo(off)
+    writer = plain(off, os.O_RDWR | os.O_NONBLOCK)
+    monkeypatch.setattr(os, 'open', without_waiting)
+    monkeypatch.setattr(Path, 'open', opened)
+    try:
+        assert temperature(tmp_path) == pytest.approx(63.5)
+        off.with_name('type').unlink()
+        os.mkfifo(off.with_name('type'))
+        assert temperature(tmp_path) == pytest.approx(63.5)
+    finally:
+        os.close(writer)
+
+
+def test_a_power_chip_that_says_100_degrees_at_all_times_is_not_the_board(tmp_path):
+    zones = tmp_path / 'sys/class/thermal'
+    write(zones / 'thermal_zone0', temp=41000, type='AO-therm')
+    write(zones / 'thermal_zone4', temp=100000, type='PMIC-Die')
+    assert temperature(tmp_path) == pytest.approx(41.0)
+    (zones / 'thermal_zone0/temp').unlink()
+    assert math.isnan(temperature(tmp_path))

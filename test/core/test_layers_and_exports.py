@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 
+from etuner_ros.cli.main import main
 from etuner_ros.core.errors import MessageError, StoreError
 from etuner_ros.core.models.child import Child
 from etuner_ros.core.models.export import export_version
@@ -211,6 +212,12 @@ def test_a_torch_that_only_traces_exports_the_same_numbers(kept, tmp_path, monke
     proto = onnx.load(tmp_path / 'v1.onnx')
     described = {p.key: p.value for p in proto.metadata_props}['etuner']
     assert json.loads(described)['classes'] == list(model.classes)
+
+
+def test_the_answer_of_an_export_is_json_alone(kept, tmp_path, capsys):
+    command = ['models', 'export', '1', str(tmp_path / 'v1.onnx'), '--format', 'onnx']
+    assert main([*command, '--folder', str(kept), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['version'] == 1
 
 
 def test_what_the_exporter_raises_is_said_and_leaves_nothing(kept, tmp_path, monkeypatch):

@@ -380,6 +380,18 @@ def test_charging_is_no_limit_and_says_nothing_of_what_the_robot_takes():
     assert budget.usual_watts == pytest.approx(15.0)
 
 
+def test_a_battery_that_tells_no_current_says_that_it_is_charged():
+    now = 0.0
+    budget = PowerBudget(1.0, 0.0, 0.0, 0.0, 20.0, lambda: now)
+    budget.expect(15.0)
+    budget.on_battery(0.5)
+    assert budget.allowed() == 0.0
+    budget.on_battery(0.5, charging=True)
+    assert budget.allowed() == math.inf
+    budget.on_battery(0.5, watts=15.0, charging=True)
+    assert budget.allowed() == 0.0, 'the charger gives less than the robot takes'
+
+
 def test_what_it_took_on_another_day_is_where_a_robot_starts_from():
     now = 0.0
     budget = PowerBudget(10.0, 0.0, 0.0, 0.0, 100.0, lambda: now)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,6 +17,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 
+from etuner_ros.cli.main import main
+from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.images.sources import Recording, SourceFrame
 from etuner_ros.demo.run import empty
@@ -128,3 +132,40 @@ def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp
     assert done.returncode != 0
     assert 'not of an earlier demo' in done.stderr
     assert (other / 'params.yaml').exists(), 'nothing of others is removed'
+
+
+def test_a_folder_is_emptied_only_where_a_demo_left_its_mark(tmp_path):
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    (mine / 'deployed.safetensors').touch()  # as many a robot's weights are called
+    (mine / 'thesis.tex').touch()
+    with pytest.raises(EtunerError, match='not of an earlier demo'):
+        empty(mine)
+    assert len(list(mine.iterdir())) == 2
+
+
+@pytest.mark.parametrize('things', [[], ['--things']])
+@pytest.mark.parametrize('bad', ['none', 'empty', 'damaged', 'without truth', 'inside'])
+def test_a_bad_recording_is_one_line_and_the_last_demo_stays(
+    tmp_path, repository, monkeypatch, capsys, bad, things
+):
+    output, stream = tmp_path / 'out', tmp_path / bad
+    empty(output)
+    (output / 'index.html').touch()
+    if bad == 'inside':
+        stream = output / 'stream'
+        shutil.copytree(repository / 'config' / f'stream{"_things" if things else ""}', stream)
+    elif bad == 'without truth':
+        frames = [SourceFrame(np.zeros((8, 8, 3), np.uint8))] * 8
+        definition = (repository / 'msg' / 'GroundTruth.msg').read_text()
+        write_recording(stream, frames, definition)
+    elif bad != 'none':
+        stream.mkdir()
+        if bad == 'damaged':
+            (stream / 'metadata.yaml').write_text('x: 1')
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)  # of this process
+    assert main(['demo', '--stream', str(stream), '--output', str(output), *things]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('etuner: ')
+    assert said.count('\n') == 1
+    assert (output / 'index.html').exists()

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 import gc
 import itertools
+import math
 from pathlib import Path
+from types import SimpleNamespace
 import weakref
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -23,9 +25,12 @@ from etuner_ros.core.models.weights import backbone_digest, read_base, sha256
 from etuner_ros.core.serve import live_variants
 from etuner_ros.core.serve.graph_store import GraphStore
 from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.variant_policy import VariantPolicy, VariantPolicyConfig
+from etuner_ros.core.serve.variants import Variant
 from etuner_ros.msg import Backbone, FrameFeature, ModelUpdate, Prediction
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.qos import LATCHED, NEWEST_WINS
+from etuner_ros.nodes.variant_switch import VariantSwitch
 
 LIMITS = {'variants__min_battery': 0.3, 'variants__battery_margin': 0.05, 'variants__dwell_s': 0.0}
 
@@ -140,6 +145,20 @@ def test_unconfigured_it_keeps_no_network(ros, deployed, frames, often, made_gra
 
     ros.until(gone, 'the executor to let go of the subscriptions, and all of the networks', 30.0)
     assert node.set_parameters([Parameter('variants.min_battery', value=0.4)])[0].successful
+
+
+@pytest.mark.parametrize('current', [0.0, math.nan])
+def test_a_driver_that_tells_no_current_says_that_the_battery_is_charged(current):
+    config = VariantPolicyConfig(target_hours=1.0, battery_wh=20.0)
+    policy = VariantPolicy([Variant(32, 'fp32', 1.0, 1.0, 1.0)], config)
+    policy.limits.battery.expect(15.0)
+    switch = SimpleNamespace(policy=policy)
+    said = {'percentage': 0.5, 'voltage': 12.0, 'current': current}
+    VariantSwitch._on_battery(switch, BatteryState(**said))
+    assert policy.limits.battery.allowed() < 10.0
+    status = BatteryState.POWER_SUPPLY_STATUS_CHARGING
+    VariantSwitch._on_battery(switch, BatteryState(**said, power_supply_status=status))
+    assert policy.limits.battery.allowed() == math.inf
 
 
 def test_another_backbone_is_served_at_once_and_fewer_pixels_of_it_as_soon_as_they_are_ready(

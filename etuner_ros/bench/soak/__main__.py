@@ -10,6 +10,7 @@ import sys
 
 from etuner_ros.bench.soak.apart import stage_of
 from etuner_ros.bench.soak.phases import PHASES
+from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.files import replace_file
 from etuner_ros.nodes.running import use_dds_profile
 
@@ -18,7 +19,10 @@ def main() -> int:
     """Run it; write what it found."""
     arguments = json.loads(sys.argv[1])
     use_dds_profile()
-    found = PHASES[arguments['phase']](*stage_of(arguments))
+    try:
+        found = PHASES[arguments['phase']](*stage_of(arguments))
+    except EtunerError as error:  # says what to read, which an exit code does not
+        found = {'broken': [str(error)]}
     replace_file(Path(arguments['answer']), json.dumps(found).encode())
     return 0
 

@@ -21,6 +21,7 @@ from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.processes import die_with_parent
 
 NAMESPACES = ('unshare', '--user', '--map-root-user', '--mount', '--net')
+STDERR = 2  # not sys.stderr, which need not be a file
 TRY = 'mount -t tmpfs tmpfs /mnt && ip link set lo up && ip link add try0 type veth peer name try1'
 
 
@@ -57,7 +58,8 @@ def run_apart(name: str, stage: Stage, plan: Plan) -> dict[str, Any]:
         environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'SUBNET'
         shell = 'ip link set lo up && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
         command = [*NAMESPACES, 'sh', '-c', shell, 'sh', *command]
-    done = subprocess.run(command, env=environment, preexec_fn=die_with_parent)
+    # What it says on the way is no answer, so it goes where `--json` has none.
+    done = subprocess.run(command, env=environment, preexec_fn=die_with_parent, stdout=STDERR)
     if done.returncode or not answer.exists():
         raise EtunerError(f'phase {name} ended with exit code {done.returncode}')
     found: dict[str, Any] = json.loads(answer.read_text())

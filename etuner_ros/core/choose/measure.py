@@ -176,19 +176,20 @@ def _predict(
         time.sleep(IDLE_S)
         idle = (meter.joules() - first) / (clock() - began)
     seconds: list[float] = []
-    began, first = clock(), meter.joules() if meter is not None else math.nan
+    began, first, known = clock(), meter.joules() if meter is not None else math.nan, True
     while len(seconds) < PREDICTIONS:
         then = clock()
         features, _ = served.look([examples[len(seconds) % len(examples)]])
         features @ head
         seconds.append(clock() - then)
         if meter is not None and len(seconds) % METER_EVERY == 0:
-            meter.joules()  # a power is integrated over the times at which it is read
+            # A power is integrated over the times at which it is read, as far as it can be.
+            known = not math.isnan(meter.joules()) and known
         if clock() - began > LONGEST_S and len(seconds) >= LEAST_PREDICTIONS:
             break
     if isinstance(meter, Derived):
         return seconds, meter.watts * float(np.mean(seconds))
-    if meter is None:
+    if meter is None or not known:
         return seconds, math.nan
     spent = meter.joules() - first - idle * (clock() - began)
     return seconds, max(spent, 0.0) / len(seconds)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 from functools import partial
 import math
+import os
 from pathlib import Path
 import time
 from typing import Protocol
@@ -21,6 +22,7 @@ from typing import Protocol
 TOTAL_RAILS = ('VDD_IN', 'VIN', 'POM_5V_IN', 'VDD_TOTAL')
 IDLE_MEMORY = 60.0  # s after which an idle power has faded to a third
 LONGEST_GAP_S = 5.0  # between two readings of a power, beyond which nothing is known of between
+LONGEST_TEXT = 4096  # bytes of a file in sys/
 
 
 class Meter(Protocol):
@@ -33,8 +35,18 @@ class Meter(Protocol):
 
 
 def _read(path: Path) -> str:
+    """
+    Return the text of a file in sys/; nothing where it can't be read now.
+
+    Thermal zones of a Jetson that are switched off (cv0 to cv2 of an Orin) answer EAGAIN, of which
+    Python's own files make no OSError, but None where bytes should be.
+    """
     try:
-        return path.read_text().strip()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.read(descriptor, LONGEST_TEXT).decode().strip()
+        finally:
+            os.close(descriptor)
     except (OSError, UnicodeDecodeError):
         return ''
 
@@ -50,7 +62,7 @@ class PowerMeter:
     """
     Integrates a power over the times at which it is read.
 
-    :param watts: returns the power now, in W
+    :param watts: returns the power now, in W; NaN when it can't be read
     """
 
     def __init__(
@@ -60,14 +72,20 @@ class PowerMeter:
         self._total, self._last, self._then = 0.0, watts(), clock()
 
     def joules(self) -> float:
-        """Return the energy so far, by the trapezoidal rule."""
+        """
+        Return the energy so far, by the trapezoidal rule.
+
+        :return: NaN after a gap, once: it counts on from here, so what lies between a reading
+            before the gap and one after it is not known, whatever their difference is
+        """
         now, power = self._clock(), self._watts()
         if math.isnan(power):
             return math.nan
-        gap = now - self._then
-        if not math.isnan(self._last) and 0 <= gap <= LONGEST_GAP_S:
-            self._total += gap * 0.5 * (power + self._last)
+        gap, before = now - self._then, self._last
         self._last, self._then = power, now
+        if math.isnan(before) or not 0 <= gap <= LONGEST_GAP_S:
+            return math.nan
+        self._total += gap * 0.5 * (power + before)
         return self._total
 
 
@@ -85,9 +103,12 @@ class Rapl:
         if math.isnan(now):
             return math.nan
         step = now - self._last
+        self._last = now
         if step < 0:
-            step += self._range if not math.isnan(self._range) else -step
-        self._last, self._total = now, self._total + step * 1e-6
+            if math.isnan(self._range):  # it wrapped around, nobody knows where
+                return math.nan
+            step += self._range
+        self._total += step * 1e-6
         return self._total
 
 
@@ -204,10 +225,15 @@ class Derived:
 
 
 def temperature(root: Path = Path('/')) -> float:
-    """Return the hottest thermal zone, in degrees Celsius; NaN where there is none."""
-    zones = (root / 'sys/class/thermal').glob('thermal_zone*/temp')
-    values = [t / 1e3 for t in map(_number, zones) if not math.isnan(t) and t > 0]
-    return max(values, default=math.nan)
+    """
+    Return the hottest thermal zone, in degrees Celsius; NaN where there is none.
+
+    Zones of a power chip (PMIC-Die of Nano, TX2 and Xavier NX) are left out: they say 100 degrees
+    at all times.
+    """
+    zones = (root / 'sys/class/thermal').glob('thermal_zone*')
+    read = (_number(z / 'temp') for z in zones if not _read(z / 'type').startswith('PMIC'))
+    return max((t / 1e3 for t in read if t > 0), default=math.nan)  # NaN is not above 0
 
 
 class EnergyLog:
@@ -216,6 +242,9 @@ class EnergyLog:
 
     Idle power is what the board takes between rounds: inference, camera and all; it fades with a
     minute.
+
+    :ivar last_j: of the last round; NaN when it is not known
+    :ivar total_j: of all rounds whose energy is known; NaN when there was none
     """
 
     def __init__(self, meter: Meter | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -225,6 +254,7 @@ class EnergyLog:
         self.total_j = math.nan
         self._at, self._joules = clock(), meter.joules() if meter else math.nan
         self._round: tuple[float, float] | None = None
+        self._gap = False  # in this round, between two readings
 
     @property
     def source(self) -> str:
@@ -241,12 +271,13 @@ class EnergyLog:
             watts = (joules - self._joules) / gap
             keep = math.exp(-gap / IDLE_MEMORY) if not math.isnan(self.idle_watts) else 0.0
             self.idle_watts = keep * (0.0 if keep == 0 else self.idle_watts) + (1 - keep) * watts
+        self._gap = self._gap or math.isnan(joules)
         self._at, self._joules = now, joules
 
     def begin(self) -> None:
         """A round starts."""
         self.tick()
-        self._round = (self._at, self._joules)
+        self._round, self._gap = (self._at, self._joules), False
 
     def end(self, seconds: float) -> float:
         """
@@ -262,6 +293,8 @@ class EnergyLog:
         (then, before), self._round = self._round, None
         if isinstance(self._meter, Derived):
             spent = self._meter.watts * seconds
+        elif self._gap:
+            spent = math.nan
         else:
             spent = self._joules - before - self.idle_watts * (self._at - then)
         spent = max(spent, 0.0) if not math.isnan(spent) else math.nan

@@ -134,13 +134,19 @@ class PowerBudget:
         self._own_watts, self._own_since = watts, now
 
     def on_battery(
-        self, charge: float, watts: float = math.nan, capacity_wh: float = math.nan
+        self,
+        charge: float,
+        watts: float = math.nan,
+        capacity_wh: float = math.nan,
+        charging: bool = False,
     ) -> None:
         """
         Note a reading; one without a charge in [0, 1] is ignored.
 
         :param watts: that leave the battery, in W; negative while it is charged; NaN = unknown
         :param capacity_wh: as the battery says; counts when none was set
+        :param charging: as the battery says; counts where the power is unknown, as a weak charger
+            may give less than the robot takes
         """
         if not 0 <= charge <= 1:  # also of NaN
             return
@@ -148,7 +154,7 @@ class PowerBudget:
         self.on_serving(self._own_watts)
         if not self._capacity and 0 < capacity_wh < math.inf:
             self._capacity = capacity_wh
-        self._charged = watts < 0
+        self._charged = watts < 0 or (charging and not math.isfinite(watts))
         if self._charged:
             self._gauge.clear()  # says nothing of what the robot takes
         elif math.isfinite(watts):

@@ -178,10 +178,14 @@ class VariantPolicy:
         return self.limits.current
 
     def on_battery(
-        self, charge: float, watts: float = math.nan, capacity_wh: float = math.nan
+        self,
+        charge: float,
+        watts: float = math.nan,
+        capacity_wh: float = math.nan,
+        charging: bool = False,
     ) -> None:
         """Note the battery, as `PowerBudget.on_battery`."""
-        self.limits.battery.on_battery(charge, watts, capacity_wh)
+        self.limits.battery.on_battery(charge, watts, capacity_wh, charging)
 
     def on_temperature(self, celsius: float) -> None:
         """Note the temperature of the board, in degrees Celsius; NaN is ignored."""
