@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
         help='label store (.db), folder <label>/*.jpg or <scenario>/<label>/*.jpg, or a recording '
         'with ground truth; default: the label store of this robot',
     )
+    option('--image-topic', default='', help='of a recording; default: image_raw, else the first')
     option('--output', type=Path, default=Path('choose'), help='folder to write to')
     option('--max-ms', type=float, default=math.nan, help='most milliseconds of a prediction')
     option('--max-watts', type=float, default=math.nan, help='most watts above idle, at --rate')
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.pixels or what.PIXELS,
         arguments.precision or what.PRECISIONS,
     )
-    labelled = read_labelled(arguments.source, arguments.labels)
+    labelled = read_labelled(arguments.source, arguments.labels, arguments.image_topic)
     conditions = Conditions(arguments.engine, arguments.threads, arguments.assumed_watts)
     log = MeasurementLog(arguments.output / LOG)
     notes = [labelled.said, '' if arguments.network else what.missing()]
@@ -128,6 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
         text = parameter_file(chosen, _words(limits))
         replace_file(folder / PARAMETERS, text.encode())
         written.append(PARAMETERS)
+    else:  # one of earlier results would be taken for what was chosen now
+        (folder / PARAMETERS).unlink(missing_ok=True)
     lines = [table(found, chosen, failed), f'right: of {kinds}, each left out once']
     lines.append(f'written: {", ".join(str(folder / name) for name in written)}')
     if not asked:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+import sys
 from typing import Any
 
 from etuner_ros.core.config import INPUT_SIZE
@@ -24,6 +25,9 @@ def add(commands: Any) -> None:
         required=True,
         help='folder with one for each class, <class>/*.jpg, also below others such as rooms; or '
         'a recording with ground truth',
+    )
+    deploy.add_argument(
+        '--image-topic', default='', help='of a recording; default: image_raw, else the first one'
     )
     deploy.add_argument(
         '--output', type=Path, default=Path('base.safetensors'), help='file to write'
@@ -57,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Fit a head to labelled pictures, and write the base weights."""
     from etuner_ros.cli.targets import check_target
     from etuner_ros.core.images.codec import Image, resize_square
+    from etuner_ros.core.images.labelled import check_input_size, check_label, check_source
     from etuner_ros.core.images.sources import open_source
     from etuner_ros.core.models.base_weights import check_name, write_base
     from etuner_ros.core.models.deploy import choose_exemplars, fit_head
@@ -65,16 +70,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_name(arguments.output)
     check_target(arguments.output)
+    check_input_size('--input-size', arguments.input_size)
+    check_source(arguments.source)
+    source = open_source(arguments.source, arguments.image_topic)
     model = build(
         pretrained_spec(arguments.architecture, arguments.input_size),
         arguments.weights or 'pretrained',
     )
     images: list[Image] = []
     labels: list[str] = []
-    for frame in shown(open_source(arguments.source), 'reading pictures'):
+    for frame in shown(source, 'reading pictures'):
+        if frame.label:
+            check_label(frame.label, arguments.source)
         if frame.label and not (arguments.count and len(images) >= arguments.count):
             images.append(resize_square(frame.image, arguments.input_size))
             labels.append(frame.label)
+    if source.left_out:
+        print(source.left_out, file=sys.stderr)
     if len(set(labels)) < 2:
         raise EtunerError(
             f"'{arguments.source}' holds {len(set(labels))} labelled classes, at least 2 are "

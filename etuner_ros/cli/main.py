@@ -5,8 +5,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+import signal
 import sqlite3
 import sys
+import threading
+from typing import Any
 
 from etuner_ros import __version__
 from etuner_ros.cli import bench, choose, demo, deploy, labels, replay, robot
@@ -43,12 +48,47 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parsed = parser().parse_args(arguments)
     try:
-        return int(parsed.run(parsed))
+        with _stopped_by_signals():
+            return int(parsed.run(parsed))
     except _expected() as error:
         print(f'etuner: {_words(error)}', file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        return 128 + stopped.number
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+
+
+class Stopped(KeyboardInterrupt):
+    """
+    A signal that ends us came: what is open is closed as after Ctrl-C.
+
+    :ivar number: of the signal
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Turn SIGTERM, and the SIGHUP of a terminal that closes, into `Stopped`."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(number)
+
+    before: dict[int, Any] = {}
+    main_thread = threading.current_thread() is threading.main_thread()
+    try:
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            # Of nohup SIGHUP is ignored; a thread may set no handlers.
+            if main_thread and signal.getsignal(ending) == signal.SIG_DFL:
+                before[ending] = signal.signal(ending, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _expected() -> tuple[type[Exception], ...]:

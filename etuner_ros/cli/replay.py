@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         help='what people said (labels, labelled_batches), or the recorded truth in their place',
     )
     option('--every', type=int, default=8, help='of the truth, one frame in so many is labelled')
-    option('--image-topic', default='', help='default: image_raw, else the first one there is')
+    option('--image-topic', default='', help='default: image_raw, else the first one')
     option('--source', default='camera', help='name of the camera pipeline (`camera_name`)')
     option(
         '--params-file',
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from etuner_ros.bench.shipped import parameters_file
     from etuner_ros.cli.targets import check_target
     from etuner_ros.core.errors import ConfigError
+    from etuner_ros.core.images.labelled import check_input_size
     from etuner_ros.core.models.base_weights import check_name, prepare, write_base
     from etuner_ros.core.models.weights import read_base
     from etuner_ros.offline.recording import LearningBag
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_target(arguments.picture)
     if arguments.every < 1:
         raise ConfigError(f'--every must be at least 1, got {arguments.every}')
+    if arguments.input_size is not None:
+        check_input_size('--input-size', arguments.input_size)
     bag = LearningBag(
         arguments.bag,
         arguments.image_topic,
@@ -80,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_settings([parameters_file(), *arguments.params_file])
     base = prepare(
         settings.architecture,
-        arguments.input_size or settings.input_size,
+        settings.input_size if arguments.input_size is None else arguments.input_size,
         arguments.weights or settings.weights,
     )
 
@@ -89,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(line, file=sys.stderr, flush=True)
 
     say(f'{bag.seconds / 60:.1f} min of {bag.images}, labels of {", ".join(bag.labels)}')
+    if bag.said:
+        say(bag.said)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         robot = OfflineRobot(

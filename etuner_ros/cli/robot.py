@@ -10,6 +10,8 @@ from typing import Any
 
 from etuner_ros.shared.answers import answer
 
+MOST_VERSION = 2**32 - 1  # uint32 in the services
+
 
 def add(commands: Any) -> None:
     """Add the commands."""
@@ -33,9 +35,9 @@ def add(commands: Any) -> None:
         ('pin', 'keep a version for ever'),
         ('unpin', 'keep a version no longer than others'),
     ):
-        steps.add_parser(name, help=text).add_argument('version', type=int)
+        steps.add_parser(name, help=text).add_argument('version', type=_version)
     write = steps.add_parser('export', help='write a version for other programs')
-    write.add_argument('version', type=int)
+    write.add_argument('version', type=_version)
     write.add_argument('path', type=Path)
     write.add_argument('--format', default='torch', choices=('torch', 'onnx'))
     write.add_argument('--folder', type=Path, help='store; default: that of the running robot')
@@ -64,6 +66,15 @@ def add(commands: Any) -> None:
     healthy.add_argument('--node', default='inference', help='name of the node')
     healthy.add_argument('--timeout-s', type=float, default=10.0, help='wait so long, in s')
     healthy.set_defaults(run=_healthy)
+
+
+def _version(text: str) -> int:
+    """Read the number of a version, as messages have room for it."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_VERSION):
+        raise argparse.ArgumentTypeError(
+            f"a version is a number from 0 to {MOST_VERSION}, not '{text}'"
+        )
+    return int(text)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

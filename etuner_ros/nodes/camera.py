@@ -37,7 +37,7 @@ class CameraSettings(Checked):
     source: str = setting(
         '', '/dev/video0, a video file, a folder <split>/<class>/*.jpg, or a rosbag2 recording'
     )
-    image_topic: str = setting('', 'image topic in a recording; empty = the first one')
+    image_topic: str = setting('', 'image topic in a recording; empty = image_raw, else the first')
     rate_hz: float = setting(
         0.0, 'pictures per second; 0 = as recorded (folders: 5, devices: 30)', 0.0, 1000.0
     )
@@ -69,6 +69,7 @@ class CameraNode(Node):
         source = open_with_boxes(
             self.settings.source, self.settings.image_topic, self.settings.skip
         )
+        self._source = source
         self._player = Player(source, self.settings.loop)
         self._published = 0
         self._told: bool | None = None  # what ~/playing said last
@@ -128,6 +129,8 @@ class CameraNode(Node):
         if not self._player.wanted:
             self._timer.cancel()
             self.get_logger().info(f'the source has ended after {self._published} pictures')
+            if self._source.left_out:
+                self.get_logger().warning(self._source.left_out)
         if frame is None:
             return
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self.settings.frame_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+import struct
 from typing import Any
 
 from etuner_ros.core.errors import ImageError
@@ -74,6 +75,7 @@ class LearningBag:
     :param truth: the recorded truth plays the labels, instead of what people said
     :param every: of the truth, only of one frame in so many
     :ivar damage: pictures and messages that can not be read
+    :ivar said: why the frames are others than were asked for; empty when they are not
     :ivar boxes: labels of boxes, which are left out
     :raises ImageError: in one sentence when there is nothing to learn from
     """
@@ -92,6 +94,7 @@ class LearningBag:
         self._path = recording_folder(path)
         self._source, self._truth, self._every = source, truth, every
         self.damage = Damage()
+        self.said = ''
         self.boxes = 0
         with opened(self._path) as reader:
             kinds = {c.topic: c.msgtype or '' for c in reader.connections}
@@ -102,7 +105,8 @@ class LearningBag:
             raise ImageError(f'the recording {path} holds no messages')
         self._kinds = {topic: kinds[topic] for topic in counts}
         listed = ', '.join(sorted(counts))
-        self.images = self._choose(found, image_topic, listed)
+        kept = [t for t, kind in self._kinds.items() if kind == KEPT]
+        self.images = self._choose(found or ([] if image_topic else kept), image_topic, listed)
         labels = (TRUTH,) if truth else (LABELS, BATCHES)
         self.labels = [t for t, kind in self._kinds.items() if kind in labels]
         if not self.labels:
@@ -113,19 +117,57 @@ class LearningBag:
                 'them: --labels-from ground_truth'
             )
             raise ImageError(f'the recording {path} holds no labels: {hint}; topics: {listed}')
+        if self.images in found and (numbers := self._ambiguous()):
+            self._take_kept(kept if all(numbers) else [])
         self.count = sum(counts[t] for t in (self.images, *self.labels))
 
     def _choose(self, found: list[str], wanted: str, listed: str) -> str:
         """
         Return the topic of frames.
 
-        :param found: those of images that may be it
+        :param found: those that may be it
         """
-        kept = [t for t, kind in self._kinds.items() if kind == KEPT]
-        if topics := found or ([] if wanted else kept):
-            return topics[0]
+        if found:
+            return found[0]
         what = f"no images on '{wanted}'" if wanted else 'neither images nor predicted_frame'
         raise ImageError(f'the recording {self._path} holds {what}; topics: {listed}')
+
+    def _ambiguous(self) -> list[int]:
+        """Return the `frame_uid` of each label of an image whose stamp others have, too."""
+        with opened(self._path) as reader:
+            seen: set[tuple[int, bytes]] = set()
+            repeated: set[tuple[int, bytes]] = set()
+            images = [c for c in reader.connections if c.topic == self.images]
+            try:
+                for _, _, raw in reader.messages(images):
+                    name = _header_of(raw)
+                    (repeated if name in seen else seen).add(name)
+            except Exception:  # where it is damaged it will end
+                pass
+            if not repeated:
+                return []
+            found = []
+            for _, _, message in messages(reader, self.labels, Damage()):
+                for one in getattr(message, 'samples', None) or [message]:
+                    header = getattr(one, 'header', None)
+                    if header and (stamp_of(one), header.frame_id.encode()) in repeated:
+                        found.append(int(getattr(one, 'frame_uid', 0)))
+        return found
+
+    def _take_kept(self, kept: list[str]) -> None:
+        """
+        Take the frames that `inference` numbered, as the stamps of images do not tell them apart.
+
+        :param kept: topics of theirs; none when labels do not name those numbers
+        :raises ImageError: when there are none
+        """
+        why = f'stamps of {self.images} repeat, so that labels do not say which image they are of'
+        if not kept:
+            raise ImageError(
+                f'{why}; have the camera stamp its images, or record `predicted_frame` and '
+                f'`labels` (config/record.txt)'
+            )
+        self.images, self.said = kept[0], f'{why}; played are the frames of {kept[0]}'
 
     def __iter__(self) -> Iterator[Event]:
         """Yield frames and what was said of them, in order of arrival."""
@@ -192,6 +234,13 @@ class LearningBag:
         """Return what a message of ours is about; images of a camera know no uid."""
         uid = int(message.frame_uid) if self._kinds[self.images] == KEPT else 0
         return self._key(message, message.source, uid)
+
+
+def _header_of(raw: bytes) -> tuple[int, bytes]:
+    """Return stamp in ns and frame_id of a serialised message that begins with its header."""
+    order = '<' if raw[1] & 1 else '>'
+    sec, nanosec, length = struct.unpack_from(f'{order}iII', raw, 4)
+    return sec * 10**9 + nanosec, bytes(raw[16 : 16 + length]).rstrip(b'\0')
 
 
 def _count(reader: Any, topic: str) -> int:

@@ -21,6 +21,7 @@ from etuner_ros.core.config import (
     TrainConfig,
 )
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.images.labelled import check_input_size
 from etuner_ros.core.labels.settings import CollectorSettings
 from etuner_ros.core.typed import typed
 
@@ -62,7 +63,12 @@ def read_settings(files: Sequence[Path]) -> RobotSettings:
         }
         return kind(**values)
 
-    model = _below(nodes['tuner'], 'model.')
+    def text(name: str, default: str) -> str:
+        return str(typed(name, default, nodes['tuner'].get(name, default)))
+
+    named = 'model.input_size'
+    size = int(typed(named, INPUT_SIZE, nodes['tuner'].get(named, INPUT_SIZE)))
+    check_input_size(named, size)
     return RobotSettings(
         replace(section('tuner', TrainConfig, 'train.'), niceness=0),
         typed('rounds', True, nodes['tuner'].get('rounds', True)),
@@ -72,10 +78,10 @@ def read_settings(files: Sequence[Path]) -> RobotSettings:
         section('tuner', ScenarioConfig, 'scenario.'),
         section('model_manager', GateConfig, 'gate.'),
         section('label_collector', CollectorSettings, ''),
-        str(model.get('architecture', 'efficientnet_lite0')),
-        int(model.get('input_size', INPUT_SIZE)),
-        str(model.get('weights', '')),
-        str(nodes['tuner'].get('engine', 'auto')),
+        text('model.architecture', 'efficientnet_lite0'),
+        size,
+        text('model.weights', ''),
+        text('engine', 'auto'),
     )
 
 
@@ -84,12 +90,13 @@ def _parameters(files: Sequence[Path], node: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in files:
         try:
-            sections = yaml.safe_load(file.expanduser().read_text()) or {}
+            sections = yaml.safe_load(file.expanduser().read_text('utf-8')) or {}
             for name, section in sections.items():
                 if name.split('/')[-1] in (node, '**'):
                     found |= _flat(section.get('ros__parameters', {}))
-        except (OSError, yaml.YAMLError, AttributeError) as error:
-            raise ConfigError(f'{file} is no file of parameters: {error}') from error
+        except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+            text = ' '.join(str(error).split())  # those of YAML have several lines
+            raise ConfigError(f'{file} is no file of parameters: {text}') from error
     return found
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from etuner_ros.cli.main import main
 from etuner_ros.core.choose import candidates as what
+from etuner_ros.core.choose import process
 from etuner_ros.core.choose.accuracy import left_out
 from etuner_ros.core.choose.candidates import Candidate, candidates, network_of
 from etuner_ros.core.choose.measured import (
@@ -276,6 +277,23 @@ def test_a_key_changes_with_everything_that_a_measurement_depends_on():
     assert len(keys) == 4
 
 
+def test_weights_are_known_by_what_they_are_and_not_by_their_name(tmp_path):
+    file = tmp_path / 'mine.pth'
+    one = Candidate('resnet18', 96, 'fp32', str(file))
+    keys = {key_of(one, 'data')}
+    for content in (b'one', b'other'):
+        file.write_bytes(content)
+        keys |= {key_of(one, 'data'), key_of(one, 'data')}
+    assert len(keys) == 3
+
+
+def test_a_board_is_called_by_its_name_where_it_says_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, 'DEVICE_TREE', tmp_path / 'model')
+    plain = process.machine()
+    (tmp_path / 'model').write_bytes(b'Raspberry Pi 5 Model B\0')
+    assert process.machine() == f'Raspberry Pi 5 Model B, {plain}'
+
+
 # The process of its own
 
 
@@ -400,4 +418,5 @@ def test_the_command_measures_writes_and_goes_on_without_measuring_again(tmp_pat
     assert found.memory_mb > 0
     assert main([*arguments, '--max-ms', '0.0001']) == 1
     assert 'none of 1 candidates keeps to the limits' in capsys.readouterr().err
+    assert not (output / 'choose.yaml').exists(), 'that was of other limits'
     assert (output / 'measured.jsonl').read_text() == before

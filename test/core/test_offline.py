@@ -348,6 +348,89 @@ def test_what_was_learned_is_said_also_when_the_disk_is_full_in_the_end(
     assert said.endswith('etuner: No space left on device\n')
 
 
+def test_what_came_before_a_damaged_place_is_learned_said_and_written(
+    tmp_path, frames, deployed, capsys
+):
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 255, (60, 80, 3), np.uint8) for _ in range(6)]
+    items: list[Item] = []
+    for number, image in enumerate(images):
+        items.append((number, 'image_raw', raw(number, image)))
+        items.append((number + 0.5, 'labels', correction(number, 'mug')))
+    bag = record(tmp_path / 'bag', items)
+    data = bytearray((bag / 'bag.db3').read_bytes())
+    # A large message lies in pages each of which begins with the number of the next one.
+    place = data.index(images[4][..., ::-1].tobytes()[6000:6100]) // 4096 * 4096
+    data[place : place + 4] = b'\xff' * 4
+    (bag / 'bag.db3').write_bytes(data)
+    weights = tmp_path / 'learned.safetensors'
+    options = ['--weights', str(deployed), '--output', str(weights)]
+    assert main(['replay', str(bag), *options]) == 0
+    said = capsys.readouterr().out
+    assert '4 frames and 4 labels' in said
+    assert 'the recording is damaged, and was read up to 3.5 s of 5.5 s' in said
+    assert 'mug' in read_base(weights).spec.classes
+
+
+def test_labels_of_images_whose_stamps_repeat_are_of_the_frames_that_have_numbers(
+    tmp_path, frames, replayed
+):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:6]):
+        image = replace(compressed(number, frame.image), header=header(0))
+        labelled = replace(correction(0, frame.label), source='front', frame_uid=900 + number)
+        kept = made(
+            'etuner_ros/msg/PredictedFrame',
+            header=header(0),
+            source='front',
+            frame_uid=900 + number,
+            image=image,
+        )
+        items.append((number, 'image_raw/compressed', image))
+        items.append((number + 0.1, 'predicted_frame', kept))
+        items.append((number + 0.5, 'labels', labelled))
+    code, found, said = replayed(record(tmp_path / 'bag', items))
+    assert code == 0
+    assert (found['frames'], found['labels']) == (6, 6)
+    bare = [i for i in items if i[1] != 'predicted_frame']
+    code, _, said = replayed(record(tmp_path / 'bare', bare))
+    assert code == 1
+    assert 'stamps of image_raw/compressed repeat' in said
+    unnumbered = [(t, n, replace(m, frame_uid=0) if n == 'labels' else m) for t, n, m in items]
+    assert replayed(record(tmp_path / 'unnumbered', unnumbered))[0] == 1
+    # A frame that came twice, of which nobody said anything, does no harm.
+    twice = [(0.0, 'image_raw', raw(0, frames[0].image)), (0.1, 'image_raw', raw(0, picture_of()))]
+    twice += [(1.0, 'image_raw', raw(1, frames[1].image)), (1.1, 'labels', correction(1, 'mug'))]
+    code, found, _ = replayed(record(tmp_path / 'twice', twice))
+    assert (code, found['labels']) == (0, 1)
+
+
+def picture_of() -> np.ndarray:
+    return np.full((60, 80, 3), 90, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'tuner:\n  ros__parameters:\n    model.input_size: abc\n', 'must be a int, got .abc.'),
+        (b'tuner:\n  ros__parameters:\n    model: {input_size: 8}\n', 'between 32 and 1024'),
+        (b'tuner:\n  ros__parameters:\n    model: {weights: }\n', 'must be a str, got None'),
+        (b'tuner: \xff\xfe', 'is no file of parameters: '),
+        (b'tuner: {a', 'is no file of parameters: '),
+    ],
+)
+def test_a_file_of_parameters_that_does_not_fit_is_one_line(tmp_path, capsys, content, words):
+    items = [(0.0, 'image_raw', raw(0, picture_of())), (0.1, 'labels', correction(0, 'mug'))]
+    bag = record(tmp_path / 'bag', items)
+    (tmp_path / 'mine.yaml').write_bytes(content)
+    assert main(['replay', str(bag), '--params-file', str(tmp_path / 'mine.yaml')]) == 1
+    said = capsys.readouterr().err
+    assert re.search(words, said), said
+    assert said.count('\n') == 1
+    assert main(['replay', str(bag), '--input-size', '0']) == 1
+    assert '--input-size must be between 32 and 1024, got 0' in capsys.readouterr().err
+
+
 def test_the_settings_are_those_that_the_benchmark_measures():
     ours, theirs = read_settings([parameters_file()]), shipped_recipe()
     recipe = theirs.recipe

@@ -42,6 +42,8 @@ def test_images_come_with_their_truth_and_the_end_is_told(ros: Graph, folder: Pa
     compressed = ros.listen(CompressedImage, 'image_raw/compressed', NEWEST_WINS)
     truths = ros.listen(GroundTruth, 'ground_truth')
     states = ros.listen(Bool, 'camera/playing', LATCHED)
+    logs = ros.logs()
+    (folder / 'day' / 'mug' / 'broken.jpg').write_bytes(b'no picture')
     node = ros.add(CameraNode, source=str(folder), rate_hz=20.0, autoplay=False, frame_id='eye')
     ros.until(
         lambda: node._images.get_subscription_count() and node._truths.get_subscription_count(),
@@ -52,6 +54,7 @@ def test_images_come_with_their_truth_and_the_end_is_told(ros: Graph, folder: Pa
     assert answer.success
     assert answer.message == 'playing'
     ros.until(lambda: states and not states[-1].data and len(truths) == 3, 'the end')
+    ros.until(lambda: any('1 pictures can not be read' in log.msg for log in logs), 'the rest')
     assert [(t.label, t.scenario) for t in truths] == [
         ('duck', 'day'),
         ('mug', 'day'),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.images.labelled import check_input_size
 from etuner_ros.core.installing import INSTALL
 from etuner_ros.core.models.efficientnet_lite import LITES
 from etuner_ros.core.models.networks import torchvision_models
@@ -15,7 +16,6 @@ from etuner_ros.core.models.networks import torchvision_models
 PIXELS = (96, 128, 160, 224)
 PRECISIONS = ('fp32', 'int8')
 KNOWN_PRECISIONS = ('fp32', 'fp16', 'int8')
-LEAST_PIXELS, MOST_PIXELS = 32, 1024  # as the parameter model.input_size has them
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def candidates(
     odd = [p for p in precisions if p not in KNOWN_PRECISIONS]
     if odd:
         raise ConfigError(f'precision must be one of {", ".join(KNOWN_PRECISIONS)}, got {odd[0]}')
-    if any(not LEAST_PIXELS <= side <= MOST_PIXELS for side in pixels):
-        raise ConfigError(f'pixels must be between {LEAST_PIXELS} and {MOST_PIXELS}')
+    for side in pixels:
+        check_input_size('pixels', side)
     found = [
         Candidate(name, side, precision, weights)
         for side in sorted(set(pixels))

@@ -126,8 +126,19 @@ def key_of(candidate: Candidate, *circumstances: object) -> str:
 
     :param circumstances: all else that it depends on: data, versions, machine, settings
     """
-    text = json.dumps([asdict(candidate), *map(str, circumstances)], sort_keys=True)
+    named: dict[str, object] = asdict(candidate)
+    if candidate.weights:  # the same name may be of other weights by now
+        named['sha256'] = _content(Path(candidate.weights))
+    text = json.dumps([named, *map(str, circumstances)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _content(file: Path) -> str:
+    """Return the SHA-256 of a file; '' of one that can't be read, which measuring it will say."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ''
 
 
 class MeasurementLog:

@@ -16,6 +16,7 @@ import numpy as np
 from etuner_ros.core.errors import EtunerError, ImageError, StoreError
 from etuner_ros.core.files import home, replace_file
 from etuner_ros.core.images.codec import decode, encode_jpeg, Image, resize_square
+from etuner_ros.core.images.labelled import check_label, check_source
 from etuner_ros.core.images.sources import FrameSource, ImageFolder, open_source
 from etuner_ros.core.labels.store import LabelStore
 
@@ -70,11 +71,8 @@ def read_labelled(source: str = '', most: int = 1000, image_topic: str = '') -> 
     :param image_topic: which images of a recording; '' takes `image_raw`, see `Recording`
     :raises EtunerError: when there are none, or too few to choose by
     """
-    if source.isdigit() or source.startswith('/dev/'):
-        raise EtunerError(
-            f"the camera '{source}' knows no labels; give a label store, a folder <label>/*.jpg "
-            f'or a recording with ground truth'
-        )
+    if source:
+        check_source(source)
     path = Path(source).expanduser() if source else _own_store()
     if path.suffix == STORE and path.is_file():
         return checked(_stored(path), str(path), most)
@@ -93,6 +91,8 @@ def checked(found: Iterable[tuple[bytes, str]], name: str, most: int = 0) -> Lab
     """
     pairs = [(picture, label) for picture, label in found if label]
     counts = Counter(label for _, label in pairs)
+    for label in counts:
+        check_label(label, name)
     few = sorted(label for label, n in counts.items() if n < LEAST)
     pairs = [(picture, label) for picture, label in pairs if counts[label] >= LEAST]
     if not pairs:

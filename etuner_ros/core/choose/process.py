@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from etuner_ros.core.choose.measure import Conditions
 
 LIMIT_S = 1800.0  # of one candidate; only what hangs takes so long
+DEVICE_TREE = Path('/proc/device-tree/model')  # what the board is called
 MODULE = 'etuner_ros.core.choose.measure'
 
 
@@ -104,7 +105,12 @@ def machine() -> str:
     except OSError:
         lines = []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return f'{names[0] if names else name}, {os.cpu_count()} cores'
+    processor = f'{names[0] if names else name}, {os.cpu_count()} cores'
+    try:  # boards with Arm cores, which have no name in cpuinfo
+        board = DEVICE_TREE.read_bytes().rstrip(b'\0').decode(errors='replace').strip()
+    except OSError:
+        board = ''
+    return f'{board}, {processor}' if board else processor
 
 
 def versions() -> dict[str, str]:

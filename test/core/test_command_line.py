@@ -1,0 +1,137 @@
+# Copyright 2026 The etuner_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `etuner` refuses before it begins, and how it ends when it is told to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_offline import Item, raw, record
+from test_recordings import truth
+
+from etuner_ros.cli.main import main
+from etuner_ros.core.images.codec import encode_jpeg
+
+
+def fill(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(2):
+        (folder / f'{i}.jpg').write_bytes(encode_jpeg(np.full((24, 32, 3), 40 * i, np.uint8)))
+    return folder
+
+
+@pytest.mark.parametrize('source', ['/dev/video0', '0', ''])
+def test_deploy_takes_nothing_that_never_ends_or_is_nothing(tmp_path, capsys, source):
+    output = str(tmp_path / 'base.safetensors')
+    assert main(['deploy', '--source', source, '--output', output]) == 1
+    assert 'give a folder <label>/*.jpg or a recording' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [('caf\udce9', "'caf\\udce9', whose name is not UTF-8"), ('a\x07', 'not print')],
+)
+@pytest.mark.parametrize('command', ['deploy', 'choose'])
+def test_a_folder_that_can_be_no_label_is_named_before_anything_is_fitted(
+    tmp_path, capsys, command, name, shown
+):
+    for label in ('mug', name):
+        fill(tmp_path / 'pictures' / label)
+    output = tmp_path / 'base.safetensors'
+    arguments = ['--source', str(tmp_path / 'pictures'), '--output', str(output)]
+    assert main([command, *arguments]) == 1
+    said = capsys.readouterr().err
+    assert shown in said
+    assert said.endswith('rename it\n')
+    assert not output.exists()
+
+
+def test_deploy_takes_the_named_images_of_a_recording_and_says_what_it_left_out(tmp_path, capsys):
+    items: list[Item] = []
+    for number in range(6):
+        bright = np.full((60, 80, 3), 200 if number % 2 else 20, np.uint8)
+        other = truth(number, ('mug', 'duck')[number % 2])
+        items += [(number, 'ground_truth', other), (number, 'image_raw', raw(number, bright))]
+        items += [(number, 'rear', raw(number, bright))]
+    items += [(7.0, 'rear', replace(raw(7, bright), step=1))]
+    bag, output = record(tmp_path / 'bag', items), tmp_path / 'base.safetensors'
+    arguments = ['deploy', '--source', str(bag), '--output', str(output), '--input-size', '32']
+    assert main([*arguments, '--image-topic', '/rear']) == 0
+    said = capsys.readouterr()
+    assert '1 messages of rear are damaged and left out' in said.err
+    assert '2 classes from 6 images' in said.out
+    assert main([*arguments, '--image-topic', '/front']) == 1
+    assert "no images on '/front'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('size', ['0', '-5', '31', '100000'])
+def test_an_input_that_no_node_takes_is_refused(tmp_path, capsys, size):
+    output = str(tmp_path / 'base.safetensors')
+    arguments = ['deploy', '--source', str(tmp_path), '--output', output, '--input-size', size]
+    assert main(arguments) == 1
+    assert f'--input-size must be between 32 and 1024, got {size}' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('version', ['4294967296', '-1', 'x'])
+@pytest.mark.parametrize('action', [['swap'], ['pin'], ['unpin'], ['export']])
+def test_a_version_that_messages_have_no_room_for_is_refused(capsys, action, version):
+    with pytest.raises(SystemExit) as ended:
+        main(['models', *action, version, *(['out'] if action == ['export'] else [])])
+    assert ended.value.code == 2
+    assert '0 to 4294967295' in capsys.readouterr().err
+
+
+WAITING = """
+import sys, time
+from etuner_ros.cli import choose, main
+
+def run(arguments):
+    try:
+        print('here', flush=True)
+        time.sleep(60)
+        return 0
+    finally:
+        print('closed', flush=True)
+
+choose.run = run
+sys.exit(main.main(['choose']))
+"""
+
+
+@pytest.mark.parametrize(
+    ('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_signal_that_ends_a_command_lets_it_close_what_is_open(number, code):
+    process = subprocess.Popen(
+        [sys.executable, '-c', WAITING], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'here\n'
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert said == 'closed\n'
+    assert process.returncode == code
+
+
+def test_a_command_that_ignores_the_end_of_its_terminal_goes_on():
+    shorter = WAITING.replace('60', '2')
+    process = subprocess.Popen(
+        ['nohup', sys.executable, '-c', shorter],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=os.getcwd(),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'here\n'
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
