@@ -174,6 +174,30 @@ def test_a_sample_is_decoded_once_advanced_when_the_prefix_grows_and_redone_when
     assert fetch(cache, model, [0, 0]) == [0, 0], 'nothing is kept without a frozen prefix'
 
 
+def test_what_is_kept_behind_dropout_is_as_in_evaluation():
+    """As in the classifier of AlexNet: no block holds it, so it is on while a model trains."""
+    torch.manual_seed(0)
+    layers = nn.Sequential()
+    for i in range(3):
+        layers.add_module(f'block{i}', nn.Conv2d(8 if i else 3, 8, 3, 1, 1))
+        layers.add_module(f'drop{i}', nn.Dropout(0.5))
+    layers.add_module('pool', nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    spec = ModelSpec('small', 8, ('a', 'b'), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    model = Classifier(spec, layers, 8)
+    cache = ActivationCache(model, Cuts(model.backbone, model.units), 10**9, 'float32')
+    picture = model.tensor([IMAGES[0].to(torch.uint8).numpy()])
+    for frozen in (2, 3):  # computed at once, and from where it was before
+        freeze(model, cache, frozen)
+        model.eval()
+        with torch.no_grad():
+            expected = layers[: 2 * frozen - 1](picture)
+        model.train()
+        for _ in ('made', 'kept'):
+            assert torch.allclose(cache.fetch(['x'], lambda _: picture), expected, atol=1e-6)
+        assert model.training, 'what is not frozen trains on with dropout'
+        assert layers.drop2.training
+
+
 def test_a_gap_in_the_frozen_blocks_ends_the_prefix():
     model, _, cache = make()
     apply_frozen(model, [n for i, n in enumerate(model.unit_names) if i != 2])

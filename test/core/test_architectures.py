@@ -14,6 +14,7 @@ from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.sample import Sample
+from etuner_ros.core.learn.training_state import TrainingState
 from etuner_ros.core.models.freezing import frozen_prefix
 from etuner_ros.core.models.networks import build, Classifier, pretrained_spec, torchvision_models
 from etuner_ros.core.models.weights import ModelSpec
@@ -94,3 +95,54 @@ def test_a_round_freezes_half_of_any_network_and_trains_the_rest(name):
     learner.set_live(item.update, item.classes, 1)
     said = predictions(learner.live, pictures(16))
     assert np.mean([p == s.label for p, s in zip(said, pictures(16))]) > 0.9
+
+
+class Swap(torch.nn.Module):
+    """Put channels last, or behind the pictures again."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.order)
+
+
+def patches(last: bool) -> Classifier:
+    """A network whose first block tells patches apart, with channels last or not, as asked."""
+    torch.manual_seed(0)
+    first = [torch.nn.Conv2d(3, 6, 8, 8), *([Swap(0, 2, 3, 1)] if last else [])]
+    # The larger part, so that the first one stays whole.
+    rest = [torch.nn.Conv2d(6, 200, 1), torch.nn.ReLU(), torch.nn.Conv2d(200, 6, 1)]
+    backbone = torch.nn.Sequential()
+    backbone.add_module('block0', torch.nn.Sequential(*first))
+    backbone.add_module('back', Swap(0, 3, 1, 2) if last else torch.nn.Identity())
+    backbone.add_module('block1', torch.nn.Sequential(*rest))
+    backbone.add_module('flat', torch.nn.Flatten())
+    spec = ModelSpec('patches', 32, ('a', 'b'), (0.5,) * 3, (0.5,) * 3)
+    model = Classifier(spec, backbone, 6 * 4 * 4)
+    with torch.no_grad():
+        model.head.weight.normal_()
+    return model.eval()
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_mirroring_behind_frozen_blocks_is_from_left_to_right(last):
+    model = patches(last)
+    front = SimFreezeConfig(start_frozen_share=0.4, first_frozen_share=0.4)
+    config = TrainConfig(views=1, flip=True, device='cpu', cache_precision='float32')
+    state = TrainingState(model, config, front)
+    assert state.cache.border == 1
+    assert model.unit_names[0] == 'block0'
+    grey = np.random.default_rng(0).integers(0, 255, (16, 4, 4, 1), np.uint8)
+    images = grey.repeat(8, axis=1).repeat(8, axis=2).repeat(3, axis=3)  # the same in each patch
+    shown = [Sample.of(str(i), 'a', Scenario('eye', 0), im) for i, im in enumerate(images)]
+    with torch.no_grad():
+        found = state.logits([(s, 0) for s in shown])
+        as_seen = model(model.tensor(s.image for s in shown))
+        mirrored = model(model.tensor(s.image[:, ::-1] for s in shown))
+    turned = [torch.allclose(a, b, atol=0.05) for a, b in zip(found, mirrored)]
+    kept = [torch.allclose(a, b, atol=0.05) for a, b in zip(found, as_seen)]
+    assert [a != b for a, b in zip(turned, kept)] == [True] * 16, 'one or the other'
+    assert any(turned)
+    assert any(kept)

@@ -110,6 +110,30 @@ def test_settings_can_be_changed_in_the_name() -> None:
             entry(name)
 
 
+@pytest.mark.parametrize('said', ['true', 'True', 'false', 'False'])
+def test_a_switch_is_on_or_off_however_that_is_written(said: str) -> None:
+    changed = entry(f'head@head.within_class={said}').settings
+    plain = entry('head').settings
+    assert plain is not None
+    head = replace(plain.head, within_class=said.lower() == 'true')
+    assert changed == replace(plain, head=head)
+
+
+@pytest.mark.parametrize(
+    ('name', 'problem'),
+    [
+        ('head@head.within_class=yes', "within_class must be bool, got 'yes'"),
+        ('head@head.within_class=', 'within_class must be bool'),
+        ('shipped@head=3', 'head is no single value'),
+        ('shipped@lazy=3', 'lazy is no single value'),
+        ('immediate@policy=3', 'policy is no single value'),
+    ],
+)
+def test_what_is_no_value_of_a_setting_is_refused(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        entry(name)
+
+
 def test_a_number_behind_the_name_is_the_economy() -> None:
     if 'economy' not in {f.name for f in fields(LazyTuneConfig)}:
         with pytest.raises(ConfigError, match='no lazy.economy in this version'):

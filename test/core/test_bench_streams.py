@@ -15,7 +15,7 @@ import pytest
 
 from etuner_ros.bench.datasets import core50, grocery, image_folder, openloris, Picture
 from etuner_ros.bench.streams import arrivals, make_stream, Setting, Stream
-from etuner_ros.core.errors import ConfigError
+from etuner_ros.core.errors import ConfigError, ImageError
 
 
 def _picture(path: Path, seed: int) -> None:
@@ -79,6 +79,38 @@ def test_grocery_kinds_for_search_are_in_no_report(tmp_path: Path) -> None:
     assert {p.label for p in reported} | {p.label for p in searched} == set('ABCDEF')
     assert all(p.labelled == p.name.startswith('train') for p in reported)
     assert reported[0].product.endswith('/Red')
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    for name in ('0', '1'):
+        _picture(tmp_path / 'a' / 'cup' / f'{name}.jpg', 0)
+    (tmp_path / 'a' / 'cup' / '1.jpg').write_bytes(b'not a picture')
+    whole, damaged = image_folder(tmp_path)
+    assert whole.image(8).shape == (8, 8, 3)
+    with pytest.raises(ImageError, match=r'^a/cup/1\.jpg: '):
+        damaged.image(8)
+
+
+@pytest.mark.parametrize('cut', [0.0, 0.6])
+def test_what_is_no_whole_tar_is_named(tmp_path: Path, cut: float) -> None:
+    _picture(tmp_path / 'train' / 'A' / 'Red_train_Red_001.jpg', 0)
+    file = tmp_path / 'grocery.tar'
+    with tarfile.open(file, 'w') as archive:
+        archive.add(tmp_path / 'train', 'train')
+        end = archive.offset
+    data = file.read_bytes()[: round(cut * end)]
+    file.write_bytes(data or b'this is a text' * 100)
+    with pytest.raises(ConfigError, match=r'grocery\.tar.* is no whole tar file'):
+        grocery(file)
+
+
+@pytest.mark.parametrize('kind', ['NI', 'NC'])
+def test_a_stream_without_pictures_to_ask_for_is_refused(kind: str) -> None:
+    pictures = _pictures(2 if kind == 'NI' else 1, 8, 10)
+    setting = Setting(kind, scenarios=2)
+    assert any(not e.labelled for e in make_stream(pictures, setting, 0).events)
+    with pytest.raises(ConfigError, match='no pictures to ask for'):
+        make_stream([p for p in pictures if p.labelled], setting, 0)
 
 
 @pytest.mark.parametrize('sort', ['poisson', 'uniform', 'normal'])

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 import pytest
 
-from etuner_ros.bench import provenance
+from etuner_ros.bench import provenance, runs
+from etuner_ros.bench.datasets import READERS
 from etuner_ros.bench.provenance import Code
 from etuner_ros.bench.report import markdown, regret_text, Tables
 from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
@@ -32,8 +33,14 @@ from etuner_ros.core.errors import ConfigError
 CODE = Code('abc1234', '', (('python', '3.10'), ('torch', '2'), ('numpy', '2')))
 
 
+@pytest.fixture(autouse=True)
+def nothing(monkeypatch) -> None:
+    """Add a reader of data sets without pictures: most of what is tested here needs none."""
+    monkeypatch.setitem(READERS, 'nothing', lambda _path: [])
+
+
 def _job(method: str, seed: int = 0, **changes: Any) -> Job:
-    job = Job(Source('s', 'images', 'x', Setting('NI')), 'm', 8, method, seed, code=CODE)
+    job = Job(Source('s', 'nothing', 'x', Setting('NI')), 'm', 8, method, seed, code=CODE)
     return replace(job, **changes)
 
 
@@ -78,9 +85,66 @@ def test_a_run_is_another_one_when_anything_differs_that_it_depends_on() -> None
         replace(job, source=replace(job.source, setting=Setting('NI', visits=2))),
     ]
     assert len({job.key, *(other.key for other in others)}) == 1 + len(others)
-    # The same pictures may lie elsewhere.
-    assert replace(job, source=replace(job.source, path='/other/x')).key == job.key
     assert {'commit', 'dirty', 'pixels', 'versions', 'settings', 'load'} <= set(job.of)
+
+
+def _place(folder: Path, value: int) -> Path:
+    """Make a data set of four pictures; one of them shows the value."""
+    for number in range(4):
+        path = folder / 'a' / 'cup' / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = value if number == 2 else number
+        cv2.imwrite(str(path), np.full((4, 4, 3), shown, np.uint8))
+    return folder
+
+
+def _key(job: Job) -> str:
+    """Return the key of a job as a process that starts now makes it."""
+    for found in vars(runs).values():
+        if hasattr(found, 'cache_clear') and found.__module__ == runs.__name__:
+            found.cache_clear()
+    return job.key
+
+
+def _of(folder: Path) -> Job:
+    return _job('ridge', source=Source('s', 'images', str(folder), Setting('NI')))
+
+
+def test_other_pictures_at_the_same_place_are_another_run(tmp_path: Path) -> None:
+    job = _of(_place(tmp_path / 'pictures', 2))
+    before = _key(job)
+    assert _key(job) == before
+    _place(tmp_path / 'pictures', 9)
+    assert _key(job) != before
+
+
+def test_the_same_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+    key = _key(_of(_place(tmp_path / 'pictures', 2)))
+    (tmp_path / 'pictures').rename(tmp_path / 'photographs')
+    assert _key(_of(tmp_path / 'photographs')) == key
+
+
+def test_another_trace_of_arrivals_in_the_same_file_is_another_run(tmp_path: Path) -> None:
+    trace = tmp_path / 'trace'
+    source = Source('s', 'nothing', 'x', Setting('NI', arrivals=str(trace)))
+    keys = []
+    for times in ('1 2 9', '1 8 9', '1 2 9'):
+        trace.write_text(times.replace(' ', '\n'))
+        keys.append(_key(_job('ridge', source=source)))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_run_behind_a_line_that_was_cut_short_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / 'runs.jsonl'
+    first, second = _run('ridge', 0, 0.6, 10.0), _run('ncm', 0, 0.5, 9.0)
+    save_run(file, first)
+    with file.open('a') as out:
+        out.write(json.dumps(asdict(second))[:50])
+    save_run(file, second)
+    save_run(file, replace(second, of={**second.of, 'seed': 1}))
+    keys = {run.key: run for run in (first, second)}
+    assert load_runs(file, keys) == keys
+    assert len(file.read_text().splitlines()) == 4
 
 
 def test_only_the_very_runs_that_are_wanted_are_taken_from_a_file(tmp_path: Path) -> None:
@@ -115,7 +179,7 @@ def test_a_job_that_was_planned_with_other_code_does_not_run() -> None:
 ENDLESS = """
 import os, signal, sys, time
 from pathlib import Path
-from etuner_ros.bench import runs
+from etuner_ros.bench import datasets, runs
 from etuner_ros.bench.streams import Setting
 
 def endless(job):
@@ -125,7 +189,8 @@ def endless(job):
 if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.default_int_handler)  # off in a shell's background
     runs.execute = endless
-    source = runs.Source('s', 'recording', 'none', Setting('NI'))
+    datasets.READERS['nothing'] = lambda path: []
+    source = runs.Source('s', 'nothing', 'none', Setting('NI'))
     runs.run_all([runs.Job(source)], Path(sys.argv[1]), 1, say=lambda text: None)
 """
 

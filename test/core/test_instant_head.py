@@ -430,6 +430,29 @@ def test_a_class_that_grows_a_lot_between_solves_does_not_drown_the_others():
     assert given[-1] >= 1.5 / 1001 * 0.999
 
 
+def test_new_labels_of_a_class_count_when_most_of_its_old_ones_were_taken_back():
+    """Somebody calls a lot of kind0 kind3, takes that back, and names five of kind3."""
+    features, labels = noisy(2, 50)
+    places = [i for i, n in enumerate(labels) if n == 'kind3']
+    known, wrong, new = places[:4], places[4:40], places[45:]
+    shown = features.clone()
+    shown[wrong] = features[[i - 3 for i in wrong]] + 0.1
+    told = [i for i in range(len(labels)) if i not in places[40:]]
+    head, anew = InstantHead(40), InstantHead(40)
+    given = dict(zip(told, head.rebuild(shown[told], [labels[i] for i in told])))
+    for i in wrong:
+        head.unlearn(shown[i], 'kind3', given[i])
+    for i in new:
+        head.learn(features[i], 'kind3')
+    kept = [i for i in range(len(labels)) if i in known + new or labels[i] != 'kind3']
+    anew.rebuild(features[kept], [labels[i] for i in kept])
+    others, truth = noisy(3, 200)
+    mine = [i for i, n in enumerate(truth) if n == 'kind3']
+    found, wanted = (right(h, others[mine], ['kind3'] * 200) for h in (head, anew))
+    assert found == pytest.approx(wanted, abs=0.2)
+    assert right(head, others, truth) == pytest.approx(right(anew, others, truth), abs=0.06)
+
+
 @pytest.mark.parametrize('scale', [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize('noise', [0.0, 1e-7, 1e-4])
 @pytest.mark.parametrize('count', [1, 2, 3, 5, 7, 11, 40])

@@ -28,7 +28,14 @@ from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
 from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
-from etuner_ros.core.models.weights import pack, read_base, unpack
+from etuner_ros.core.models.weights import (
+    HEAD_PRIOR,
+    ModelSpec,
+    pack,
+    read_base,
+    State,
+    unpack,
+)
 from etuner_ros.core.serve.engines import Engines, EngineSettings
 
 KNOWN = ('duck', 'mug', 'soccer_ball', 'table')
@@ -190,6 +197,46 @@ def test_live_is_compared_without_its_prior_after_a_restart_too(model, frames):
     assert torch.allclose(first._live.head.bias, second._live.head.bias, atol=1e-6)
     assert one is not None
     assert other is not None
+
+
+def small() -> Classifier:
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential()
+    for i in range(3):
+        backbone.add_module(f'block{i}', torch.nn.Conv2d(4 if i else 3, 4, 3, 2, 1))
+    backbone.add_module('pool', torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1)))
+    spec = ModelSpec('small', 16, ('cup', 'ball'), (0.5,) * 3, (0.5,) * 3)
+    return Classifier(spec, backbone, 4).eval()
+
+
+def version(model: Classifier, number: int) -> State:
+    """Return what a round has made once, served with a head that thinks balls likely."""
+    draw = np.random.default_rng(number)
+    name, own = next((n, v) for n, v in model.state().items() if n.startswith('backbone.'))
+    likely = np.array([-1.5, 1.5], np.float32)
+    plain = draw.normal(size=2).astype(np.float32)
+    return {
+        name: own + np.float32(0.1 * number),
+        'head.weight': draw.normal(size=(2, 4)).astype(np.float32),
+        'head.bias': plain + likely,
+        HEAD_PRIOR: likely,
+    }
+
+
+@pytest.mark.parametrize('when', ['restart', 'roll-back'])
+def test_what_is_likely_here_is_not_what_training_begins_with(when):
+    model = small()
+    learner = Learner(model, QUICK)
+    if when == 'roll-back':
+        learner.set_live(version(model, 2), model.classes, 2)
+    learner.set_live(version(model, 1), model.classes, 1)
+    served = learner.live_head
+    assert served.prior.any()
+    trained = learner.training.head
+    assert torch.allclose(trained.weight, served.weight)
+    assert torch.allclose(trained.bias, served.bias, atol=1e-6)
+    rows = torch.rand(5, 4)
+    assert torch.allclose(trained(rows) + served.prior, learner.live.head(rows), atol=1e-5)
 
 
 def test_labels_that_are_said_right_already_move_the_prior_that_is_served(model, frames):

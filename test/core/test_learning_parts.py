@@ -13,6 +13,7 @@ import torch
 from etuner_ros.core.config import TrainConfig
 from etuner_ros.core.decide.gate import Outcome
 from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn import sample_book
 from etuner_ros.core.learn.feature_bank import FeatureBank
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import MOST_HELD, SampleBook, shares
@@ -81,6 +82,22 @@ def test_two_of_a_class_with_six_are_held_back_and_that_is_decided_once():
     assert not book.holds_back('0', 'cup')
 
 
+def test_a_held_back_sample_that_comes_again_after_very_many_is_in_one_place(monkeypatch):
+    monkeypatch.setattr(sample_book, 'MOST_DECIDED', 40)
+    book = SampleBook(TrainConfig(validation_share=0.1))
+    book.add([sample(f'{i}') for i in range(30)])
+    held = [*book.held.values()]
+    assert held
+    book.add([sample(f'later {i}', 'mug') for i in range(60)])
+    book.add(held)
+    places = Counter(s.sample_id for s in book.pictures)
+    assert set(places.values()) == {1}
+    assert len(places) == 90
+    assert book.bytes == 90 * 1000
+    book.withdraw([s.sample_id for s in held])
+    assert not any(book.find(s.sample_id) for s in held)
+
+
 def test_two_labels_of_one_name_are_merged_wherever_samples_are():
     book = SampleBook(TrainConfig(validation_share=0.0))
     book.add([sample('a', 'mug'), sample('b')])
@@ -117,6 +134,13 @@ def test_a_head_is_rebuilt_from_as_many_samples_as_it_may_have():
     counts = Counter(s.label for s in chosen)
     assert (len(counts), max(counts.values())) == (110, 2)
     assert '0/19' in {s.sample_id for s in chosen}, 'the newest of each'
+
+
+def test_a_head_is_rebuilt_from_one_of_each_class_where_there_are_more_than_it_may_have():
+    book = SampleBook(TrainConfig(validation_share=0.0))
+    for kind in range(30):
+        book.add([sample(f'{kind}/{i}', f'kind {kind}', size=10) for i in range(3)])
+    assert {s.sample_id for s in book.newest(20)} == {f'{kind}/2' for kind in range(30)}
 
 
 def test_the_accuracy_before_a_round_counts_what_its_own_backbone_predicted():

@@ -12,7 +12,14 @@ import torch
 from etuner_ros.core.errors import WeightsError
 from etuner_ros.core.images.codec import resize_square
 from etuner_ros.core.models.deploy import extract_features
-from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
+from etuner_ros.core.models.networks import (
+    appearance_of,
+    build,
+    Classifier,
+    from_base,
+    pretrained_spec,
+    torchvision_models,
+)
 from etuner_ros.core.models.weights import (
     ModelSpec,
     read_base,
@@ -76,3 +83,30 @@ def test_features_and_appearance_come_from_the_one_forward_pass(model, frames):
     assert torch.allclose(features, expected, atol=1e-4)
     assert torch.allclose(logits, model.head(expected), atol=1e-4)
     assert appearance.shape == (4, 224), 'two values for each of the 112 channels of the middle'
+
+
+def test_appearance_is_of_channels_wherever_they_lie():
+    picture = torch.rand(2, 6, 4, 4)
+    expected = appearance_of(picture)
+    assert expected.shape == (2, 12)
+    assert torch.allclose(appearance_of(picture.permute(0, 2, 3, 1)), expected)
+
+
+def test_a_swin_describes_a_frame_by_two_values_of_each_channel():
+    """Its blocks give (N, H, W, C)."""
+    torch.manual_seed(0)
+    backbone = torchvision_models().SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=[4, 4]
+    )
+    backbone.head = torch.nn.Identity()
+    model = Classifier(ModelSpec('swin', 64, (), (0.5,) * 3, (0.5,) * 3), backbone, 16).eval()
+    batch = torch.rand(2, 3, 64, 64)
+    made = []
+    handle = model.units[model.middle].module.register_forward_hook(lambda *o: made.append(o[2]))
+    appearance = model.examine(batch)[2]
+    handle.remove()
+    channels = made[0].shape[3]
+    assert made[0].shape == (2, made[0].shape[1], made[0].shape[1], channels)
+    assert appearance.shape == (2, 2 * channels)
+    assert torch.allclose(appearance[:, :channels], made[0].mean(dim=(1, 2)), atol=1e-5)
+    assert torch.equal(model.appearance(batch), appearance)
