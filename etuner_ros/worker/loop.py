@@ -25,6 +25,7 @@ from etuner_ros.worker.memory import give_back_memory, is_out_of_memory, kill_me
 HEAD_TICK_S = 0.1  # how often an idle worker looks whether its head may be proposed
 AGAIN_S = 5.0  # after which a head is offered again that nobody could judge; doubles each time
 LONGEST_AGAIN_S = 60.0
+CALIBRATION_TICK_S = 1.0  # how often it is looked whether what is live could be quantised
 CALIBRATION_S = 60.0  # least time between two tries to quantise
 ALIVE_S = 0.3  # least time between two messages that say nothing but that it goes on
 ANSWER_TIMEOUT_S = 10.0  # after this a head without a verdict is taken to be lost
@@ -44,6 +45,7 @@ class Worker:
         self._stale = False  # the running round started from weights that are live no more
         self._head_sent: float | None = None  # when the head was proposed that has no verdict yet
         self._next_head = 0.0
+        self._heard = True  # a message since it was found that there is no head to propose
         self._again_s = AGAIN_S
         self._next_calibration = 0.0  # when it may be said again that it could be quantised
         self._next_alive = 0.0
@@ -118,6 +120,7 @@ class Worker:
         except Exception as error:  # the next message may work; the parent is told
             traceback.print_exc()
             self._reply(op='error', during=op, text=f'{type(error).__name__}: {error}')
+        self._heard = True
         if 'serial' in message:
             self._reply(op='taken', serial=message['serial'])
 
@@ -129,7 +132,7 @@ class Worker:
         have come after a restart, and not more often than `head.interval_s`.
         """
         now = time.monotonic()
-        if not self.commands.knows_labels or now < self._next_head:
+        if not (self._heard and self.commands.knows_labels) or now < self._next_head:
             return
         waits = self._head_sent is not None and now - self._head_sent < ANSWER_TIMEOUT_S
         if waits or self.commands.learner.waits_for_verdict:
@@ -143,6 +146,8 @@ class Worker:
             return
         if proposed:
             self._head_sent, self._next_head = now, now + self.commands.head_interval_s
+        else:  # to find that takes a while with many classes, and nothing changes by itself
+            self._heard = False
 
     def _tell_prospects(self) -> None:
         """Tell what rounds bring, when that is new; what goes wrong is told, too."""
@@ -161,6 +166,7 @@ class Worker:
         now = time.monotonic()
         if now < self._next_calibration or self._head_sent is not None:
             return
+        self._next_calibration = now + CALIBRATION_TICK_S
         if self.commands.knows_labels and self.commands.learner.wants_calibration:
             self._next_calibration = now + CALIBRATION_S
             self._reply(op='could_quantise')

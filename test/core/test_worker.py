@@ -340,11 +340,24 @@ def test_a_head_that_nobody_could_judge_is_offered_again_after_a_while(worker, m
     made.handle({'op': 'head_refused', 'again': False})
     assert offers(100.0) == 0, 'it was judged'
     made.commands.learner.head.is_new = True
+    made.handle({'op': 'caught_up', 'value': True, 'complete': True})
     assert offers(1.0) == 1
     for wait in (loop.AGAIN_S, 2 * loop.AGAIN_S):
         made.handle({'op': 'head_refused', 'again': True})
         assert offers(wait - 0.1) == 0
         assert offers(0.2) == 1, 'what was taught meanwhile would be lost else'
+
+
+def test_a_worker_that_hears_nothing_does_not_look_for_a_head_again_and_again(worker, monkeypatch):
+    """With many classes each look takes milliseconds, ten times a second."""
+    made, _ = worker
+    looks = []
+    monkeypatch.setattr(made.commands, 'propose_head', lambda: bool(looks.append(1)))
+    for _ in range(2):
+        made.handle({'op': 'caught_up', 'value': True, 'complete': True})
+        for _ in range(10):
+            made._propose_head()
+    assert len(looks) == 2
 
 
 def test_signs_of_life_do_not_flood_the_pipe(worker):
