@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,7 +221,8 @@ def test_a_place_without_pictures_to_test_on_has_no_accuracy() -> None:
     stream = make_stream(pictures, Setting('NI', batches=1, requests=30), 0)
     stream = replace(stream, tests=((), stream.tests[1]))
     library = _Names(pictures)
-    outcome = play(stream, library, _Resting, Clock(10.0, 1.0), [], 0, (None, ()))  # type: ignore[arg-type]
+    clock = Clock(rate=10.0, fixed=1.0)
+    outcome = play(stream, library, _Resting, clock, [], 0, (None, ()))  # type: ignore[arg-type]
     assert outcome.final_by_scenario == [0.0], 'that of the other place'
 
 
@@ -419,7 +421,8 @@ def test_ridge_after_many_batches_is_ridge_over_all_labels(seed: int) -> None:
 
     known = [s for s in shown[:40] if s.label in ('kind0', 'kind1')]
     base = SimpleNamespace(feature_size=100)
-    method = Ridge(World(base, tuple(known), features, None, CostMeter(), 0))  # type: ignore[arg-type]
+    world: Any = SimpleNamespace(base=base, exemplars=tuple(known), features=features)
+    method = Ridge(world)
     told = [s for s in shown[:400] if s not in known]
     for start in range(0, len(told), 8):
         method.on_batch(told[start : start + 8])
@@ -444,8 +447,10 @@ def test_heads_that_learn_at_once_are_younger_than_one_that_never_learns() -> No
         fronts=Fronts(_small(), 0, np.zeros(0, np.float16), {}),
     )
     ours = partial(Tuned, recipe=Recipe(RIVAL, trigger=0, head=HeadConfig()))
+    clock = Clock(rate=1e9, fixed=0.1)
     for make, exemplars in ((Ridge, known), (ours, ())):
-        outcome = play(stream, library, make, Clock(1e9, 0.1), [], 0, (_small(), exemplars))  # type: ignore[arg-type]
+        deployed = (_small(), exemplars)
+        outcome = play(stream, library, make, clock, [], 0, deployed)  # type: ignore[arg-type]
         assert outcome.age == pytest.approx(_ages(stream, 0.0))
     assert _ages(stream, 0.0) < 0.5 * _ages(stream, 1e9)
 
