@@ -7,6 +7,7 @@ elif [ -n "${BASH_VERSION:-}" ]; then
     eval '_etuner_root="${BASH_SOURCE[0]}"'
 else
     _etuner_root=tools/env.sh
+    [ -f "$_etuner_root" ] || echo "etuner_ros: source tools/env.sh in the root of the repository" >&2
 fi
 _etuner_root="$(cd "$(dirname "$_etuner_root")/.." >/dev/null && pwd)"
 export PATH="$_etuner_root/.venv/bin:$PATH"

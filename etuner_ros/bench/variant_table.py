@@ -99,15 +99,16 @@ def _metered(meter: Meter, step: Callable[[], object]) -> tuple[float, float, in
     """
     first, began, count = meter.joules(), time.monotonic(), 0
     now = read = began
-    known = True
+    gaps = meter.gaps
     while now - began < METERED_S:
         step()
         count += 1
         now = time.monotonic()
         if now - read >= METER_EVERY_S:
-            known, read = math.isfinite(meter.joules()) and known, now
+            meter.joules()
+            read = now
     last = meter.joules()
-    return (last - first if known else math.nan), now - began, count
+    return (last - first if meter.gaps == gaps else math.nan), now - began, count
 
 
 def accuracy(

@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         text = parameter_file(chosen, _words(limits))
         replace_file(folder / PARAMETERS, text.encode())
         written.append(PARAMETERS)
-    else:  # one of earlier results would be taken for what was chosen now
+    elif asked:  # one of earlier results would be taken for what was chosen now
         (folder / PARAMETERS).unlink(missing_ok=True)
     lines = [table(found, chosen, failed), f'right: of {kinds}, each left out once']
     lines.append(f'written: {", ".join(str(folder / name) for name in written)}')

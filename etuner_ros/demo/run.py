@@ -503,12 +503,6 @@ def run_demo(
 
     :param as_json: print the figures, and all else on standard error
     """
-
-    def terminate(*_: object) -> None:
-        raise KeyboardInterrupt  # so that the nodes are stopped
-
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = stream or recorded_stream()
     keep_apart(stream, output)

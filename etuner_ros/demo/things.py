@@ -14,7 +14,6 @@ import io
 import os
 from pathlib import Path
 import random
-import signal
 import time
 from typing import Any
 
@@ -410,12 +409,6 @@ def run_things(
     :param gap_s: between two taps of the scripted person
     :param as_json: print the figures, and all else on standard error
     """
-
-    def terminate(*_: object) -> None:
-        raise KeyboardInterrupt  # so that the nodes are stopped
-
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGHUP, terminate)
     console = Console(stderr=as_json)
     stream = (stream or share() / 'config' / 'stream_things').resolve()
     keep_apart(stream, output)

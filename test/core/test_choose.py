@@ -409,6 +409,8 @@ def test_the_command_measures_writes_and_goes_on_without_measuring_again(tmp_pat
     assert written['labels'] == 8
     assert yaml.safe_load((output / 'choose.yaml').read_text())['/**/tuner']
     assert (output / 'choose.png').read_bytes()[:4] == b'\x89PNG'
+    assert main(arguments) == 0
+    assert (output / 'choose.yaml').exists(), 'a look at the table takes back no choice'
     before = (output / 'measured.jsonl').read_text()
     found = Measured.from_json(json.loads(before)['measured'])
     assert found.served == 'torch-fp32'

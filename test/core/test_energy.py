@@ -183,6 +183,27 @@ def test_a_gap_is_not_idle_and_a_round_over_one_is_not_known():
     assert log.end(10.0) == pytest.approx(40.0, rel=0.05), 'the next round is'
 
 
+def test_a_reading_that_fails_in_a_round_is_bridged():
+    """Rails on I2C do not answer now and then."""
+    clock, watts = Clock(), [5.0]
+    log = EnergyLog(PowerMeter('x', lambda: watts[0], clock), clock)
+
+    def read(power: float) -> None:
+        clock.now += 0.5
+        watts[0] = power
+        log.tick()
+
+    for _ in range(20):
+        read(5.0)
+    read(math.nan)
+    read(5.0)
+    assert log.idle_watts == pytest.approx(5.0)
+    log.begin()
+    for power in (9.0, 9.0, math.nan, 9.0, math.nan, math.nan, 9.0, 9.0):
+        read(power)
+    assert log.end(4.0) == pytest.approx(4.0 * 4.0, rel=0.1)
+
+
 class Stand:
     """A network whose predictions take a while, and 4 W more than rest."""
 

@@ -176,7 +176,8 @@ def _predict(
         time.sleep(IDLE_S)
         idle = (meter.joules() - first) / (clock() - began)
     seconds: list[float] = []
-    began, first, known = clock(), meter.joules() if meter is not None else math.nan, True
+    began, first = clock(), meter.joules() if meter is not None else math.nan
+    gaps = meter.gaps if meter is not None else 0
     while len(seconds) < PREDICTIONS:
         then = clock()
         features, _ = served.look([examples[len(seconds) % len(examples)]])
@@ -184,14 +185,16 @@ def _predict(
         seconds.append(clock() - then)
         if meter is not None and len(seconds) % METER_EVERY == 0:
             # A power is integrated over the times at which it is read, as far as it can be.
-            known = not math.isnan(meter.joules()) and known
+            meter.joules()
         if clock() - began > LONGEST_S and len(seconds) >= LEAST_PREDICTIONS:
             break
     if isinstance(meter, Derived):
         return seconds, meter.watts * float(np.mean(seconds))
-    if meter is None or not known:
+    if meter is None:
         return seconds, math.nan
     spent = meter.joules() - first - idle * (clock() - began)
+    if meter.gaps != gaps or math.isnan(spent):
+        return seconds, math.nan
     return seconds, max(spent, 0.0) / len(seconds)
 
 

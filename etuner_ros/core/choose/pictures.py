@@ -77,7 +77,12 @@ def read_labelled(source: str = '', most: int = 1000, image_topic: str = '') -> 
     if path.suffix == STORE and path.is_file():
         return checked(_stored(path), str(path), most)
     opened = open_source(str(path), image_topic)
-    labelled = checked(_labelled(opened), str(path), most)
+    try:
+        labelled = checked(_labelled(opened), str(path), most)
+    except EtunerError as error:
+        if opened.left_out:
+            raise EtunerError(f'{error}; {opened.left_out}') from error
+        raise
     said = '; '.join(filter(None, (labelled.said, opened.left_out)))
     return replace(labelled, said=said)
 

@@ -26,12 +26,21 @@ LONGEST_TEXT = 4096  # bytes of a file in sys/
 
 
 class Meter(Protocol):
-    """Something that counts energy."""
+    """
+    Something that counts energy.
+
+    :ivar gaps: times of which it can't tell what was taken in them; a reading that fails, with
+        others shortly before and after it, is none
+    """
 
     source: str
+    gaps: int
 
     def joules(self) -> float:
-        """Return the energy since the meter was made, in J; NaN when it can't be read."""
+        """
+        Return the energy since the meter was made, in J, but for what was taken in gaps; NaN when
+        it can't be read, and behind a gap, once.
+        """
 
 
 def _read(path: Path) -> str:
@@ -69,21 +78,17 @@ class PowerMeter:
         self, source: str, watts: Callable[[], float], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.source, self._watts, self._clock = source, watts, clock
-        self._total, self._last, self._then = 0.0, watts(), clock()
+        self._total, self._last, self._then, self.gaps = 0.0, watts(), clock(), 0
 
     def joules(self) -> float:
-        """
-        Return the energy so far, by the trapezoidal rule.
-
-        :return: NaN after a gap, once: it counts on from here, so what lies between a reading
-            before the gap and one after it is not known, whatever their difference is
-        """
+        """Return the energy so far, by the trapezoidal rule."""
         now, power = self._clock(), self._watts()
         if math.isnan(power):
             return math.nan
         gap, before = now - self._then, self._last
         self._last, self._then = power, now
         if math.isnan(before) or not 0 <= gap <= LONGEST_GAP_S:
+            self.gaps += 1
             return math.nan
         self._total += gap * 0.5 * (power + before)
         return self._total
@@ -95,7 +100,7 @@ class Rapl:
     def __init__(self, folder: Path) -> None:
         self.source = f'RAPL {_read(folder / "name") or folder.name}'
         self._file, self._range = folder / 'energy_uj', _number(folder / 'max_energy_range_uj')
-        self._last, self._total = _number(self._file), 0.0
+        self._last, self._total, self.gaps = _number(self._file), 0.0, 0
 
     def joules(self) -> float:
         """Return the energy so far."""
@@ -106,6 +111,7 @@ class Rapl:
         self._last = now
         if step < 0:
             if math.isnan(self._range):  # it wrapped around, nobody knows where
+                self.gaps += 1
                 return math.nan
             step += self._range
         self._total += step * 1e-6
@@ -117,7 +123,7 @@ class Nvml:
 
     def __init__(self, handle: object, read: Callable[[object], int], name: str) -> None:
         self.source, self._handle, self._read = f'NVML {name}', handle, read
-        self._first = read(handle)
+        self._first, self.gaps = read(handle), 0
 
     def joules(self) -> float:
         """Return the energy so far."""
@@ -217,7 +223,7 @@ class Derived:
     """No meter: an estimate from the time that rounds take, and marked so."""
 
     def __init__(self, watts: float) -> None:
-        self.watts, self.source = watts, f'derived from {watts:g} W'
+        self.watts, self.source, self.gaps = watts, f'derived from {watts:g} W', 0
 
     def joules(self) -> float:
         """Nothing is measured."""
@@ -252,9 +258,10 @@ class EnergyLog:
         self.idle_watts = math.nan
         self.last_j = math.nan
         self.total_j = math.nan
-        self._at, self._joules = clock(), meter.joules() if meter else math.nan
-        self._round: tuple[float, float] | None = None
-        self._gap = False  # in this round, between two readings
+        # The last reading: when, J, and how many gaps there had been.
+        self._read = (clock(), math.nan, 0)
+        self._round: tuple[float, float, int] | None = None  # the one that a round began with
+        self.tick()
 
     @property
     def source(self) -> str:
@@ -265,19 +272,21 @@ class EnergyLog:
         """Read the meter; call it a few times a second."""
         if self._meter is None:
             return
-        now, joules = self._clock(), self._meter.joules()
-        gap = now - self._at
-        if self._round is None and gap > 0 and not math.isnan(joules - self._joules):
-            watts = (joules - self._joules) / gap
-            keep = math.exp(-gap / IDLE_MEMORY) if not math.isnan(self.idle_watts) else 0.0
+        now, joules, gaps = self._clock(), self._meter.joules(), self._meter.gaps
+        if math.isnan(joules):  # the next one tells of this time, too, unless it is a gap
+            return
+        then, before, gaps_then = self._read
+        known = now > then and gaps == gaps_then and not math.isnan(before)
+        if self._round is None and known:
+            watts, since = (joules - before) / (now - then), now - then
+            keep = math.exp(-since / IDLE_MEMORY) if not math.isnan(self.idle_watts) else 0.0
             self.idle_watts = keep * (0.0 if keep == 0 else self.idle_watts) + (1 - keep) * watts
-        self._gap = self._gap or math.isnan(joules)
-        self._at, self._joules = now, joules
+        self._read = now, joules, gaps
 
     def begin(self) -> None:
         """A round starts."""
         self.tick()
-        self._round, self._gap = (self._at, self._joules), False
+        self._round = self._read
 
     def end(self, seconds: float) -> float:
         """
@@ -290,13 +299,14 @@ class EnergyLog:
         if self._round is None:
             return math.nan
         self.tick()
-        (then, before), self._round = self._round, None
+        (then, before, gaps), self._round = self._round, None
+        at, joules, _ = self._read
         if isinstance(self._meter, Derived):
             spent = self._meter.watts * seconds
-        elif self._gap:
+        elif self._meter is None or self._meter.gaps != gaps:
             spent = math.nan
         else:
-            spent = self._joules - before - self.idle_watts * (self._at - then)
+            spent = joules - before - self.idle_watts * (at - then)
         spent = max(spent, 0.0) if not math.isnan(spent) else math.nan
         self.last_j = spent
         if not math.isnan(spent):
