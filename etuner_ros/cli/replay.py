@@ -73,12 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f'--every must be at least 1, got {arguments.every}')
     if arguments.input_size is not None:
         check_input_size('--input-size', arguments.input_size)
+
+    def say(line: str) -> None:
+        if not arguments.json:
+            print(line, file=sys.stderr, flush=True)
+
     bag = LearningBag(
         arguments.bag,
         arguments.image_topic,
         arguments.source,
         arguments.labels_from == 'ground_truth',
         arguments.every,
+        say,
     )
     settings = read_settings([parameters_file(), *arguments.params_file])
     base = prepare(
@@ -86,11 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
         settings.input_size if arguments.input_size is None else arguments.input_size,
         arguments.weights or settings.weights,
     )
-
-    def say(line: str) -> None:
-        if not arguments.json:
-            print(line, file=sys.stderr, flush=True)
-
     say(f'{bag.seconds / 60:.1f} min of {bag.images}, labels of {", ".join(bag.labels)}')
     if bag.said:
         say(bag.said)

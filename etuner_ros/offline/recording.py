@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import struct
@@ -28,6 +28,7 @@ KEPT, LABELS, BATCHES, TRUTH = (
     f'etuner_ros/msg/{kind}'
     for kind in ('PredictedFrame', 'LabelCorrection', 'LabelledBatch', 'GroundTruth')
 )
+MOST_AMBIGUOUS = 0.1  # share of labels that may be left out, as stamps of images repeat
 QUALITY = 90  # of raw pictures, as `jpeg_quality` of inference
 
 
@@ -60,6 +61,21 @@ class Renaming:
 Event = tuple[float, Seen | Said | Renaming]  # seconds since the recording began
 
 
+@dataclass(frozen=True)
+class _Label:
+    """
+    What is to be known of a label before it is played.
+
+    :ivar ours: of the camera pipeline that is played
+    :ivar repeated: several images have the stamp of its own
+    :ivar number: `frame_uid`; 0 = unknown
+    """
+
+    ours: bool
+    repeated: bool
+    number: int
+
+
 class LearningBag:
     """
     A recording to learn from again, sqlite3 or mcap.
@@ -74,9 +90,12 @@ class LearningBag:
         source are of
     :param truth: the recorded truth plays the labels, instead of what people said
     :param every: of the truth, only of one frame in so many
+    :param say: told what takes long before the first frame
     :ivar damage: pictures and messages that can not be read
-    :ivar said: why the frames are others than were asked for; empty when they are not
+    :ivar said: why the frames are others than were asked for, or labels are left out; empty when
+        neither is
     :ivar boxes: labels of boxes, which are left out
+    :ivar ambiguous: labels that are left out, as other images have the stamp of theirs
     :raises ImageError: in one sentence when there is nothing to learn from
     """
 
@@ -87,6 +106,7 @@ class LearningBag:
         source: str = 'camera',
         truth: bool = False,
         every: int = 1,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         path = path.expanduser()
         if not path.exists():
@@ -95,7 +115,8 @@ class LearningBag:
         self._source, self._truth, self._every = source, truth, every
         self.damage = Damage()
         self.said = ''
-        self.boxes = 0
+        self.boxes = self.ambiguous = 0
+        self._left_out: set[tuple[int, bytes]] = set()  # stamp and frame_id of images
         with opened(self._path) as reader:
             kinds = {c.topic: c.msgtype or '' for c in reader.connections}
             counts = {t: n for t in kinds if (n := _count(reader, t))}
@@ -117,8 +138,9 @@ class LearningBag:
                 'them: --labels-from ground_truth'
             )
             raise ImageError(f'the recording {path} holds no labels: {hint}; topics: {listed}')
-        if self.images in found and (numbers := self._ambiguous()):
-            self._take_kept(kept if all(numbers) else [])
+        if self.images in found:
+            say('looking whether stamps of images repeat')
+            self._part(kept)
         self.count = sum(counts[t] for t in (self.images, *self.labels))
 
     def _choose(self, found: list[str], wanted: str, listed: str) -> str:
@@ -132,11 +154,35 @@ class LearningBag:
         what = f"no images on '{wanted}'" if wanted else 'neither images nor predicted_frame'
         raise ImageError(f'the recording {self._path} holds {what}; topics: {listed}')
 
-    def _ambiguous(self) -> list[int]:
-        """Return the `frame_uid` of each label of an image whose stamp others have, too."""
+    def _part(self, kept: list[str]) -> None:
+        """
+        Leave out labels of images whose stamp others have, too; where they are many, take the
+        frames that `inference` numbered.
+
+        :param kept: topics of those
+        :raises ImageError: when there are none
+        """
+        repeated = self._repeated()
+        if not repeated:
+            return
+        labels = self._labels_of(repeated)
+        ours = [label for label in labels if label.ours]
+        # Where none is of these images, the numbered frames may be those that labels are of.
+        numbers = [label.number for label in ours or labels if label.repeated]
+        if len(numbers) > MOST_AMBIGUOUS * len(ours or labels):
+            self._take_kept(kept if all(numbers) else [])
+        elif ours and numbers:
+            self._left_out, self.ambiguous = repeated, len(numbers)
+            self.said = (
+                f'{len(numbers)} of {len(ours)} labels are left out: stamps of {self.images} '
+                f'repeat there, so that they do not say which image they are of'
+            )
+
+    def _repeated(self) -> set[tuple[int, bytes]]:
+        """Return stamp and frame_id that several images have."""
+        seen: set[tuple[int, bytes]] = set()
+        repeated: set[tuple[int, bytes]] = set()
         with opened(self._path) as reader:
-            seen: set[tuple[int, bytes]] = set()
-            repeated: set[tuple[int, bytes]] = set()
             images = [c for c in reader.connections if c.topic == self.images]
             try:
                 for _, _, raw in reader.messages(images):
@@ -144,15 +190,34 @@ class LearningBag:
                     (repeated if name in seen else seen).add(name)
             except Exception:  # where it is damaged it will end
                 pass
-            if not repeated:
-                return []
-            found = []
-            for _, _, message in messages(reader, self.labels, Damage()):
+        return repeated
+
+    def _labels_of(self, repeated: set[tuple[int, bytes]]) -> list[_Label]:
+        """
+        Return the labels that would be played.
+
+        :param repeated: stamp and frame_id that several images have
+        """
+        found: dict[tuple[Any, ...], _Label] = {}
+        truths = 0
+        with opened(self._path) as reader:
+            for connection, _, message in messages(reader, self.labels, Damage()):
+                if connection.msgtype == TRUTH:
+                    truths += 1
+                    if truths % self._every:
+                        continue
                 for one in getattr(message, 'samples', None) or [message]:
                     header = getattr(one, 'header', None)
-                    if header and (stamp_of(one), header.frame_id.encode()) in repeated:
-                        found.append(int(getattr(one, 'frame_uid', 0)))
-        return found
+                    if header is None or _has_box(one):
+                        continue
+                    name = stamp_of(one), header.frame_id.encode()
+                    number = int(getattr(one, 'frame_uid', 0))
+                    ours = getattr(one, 'source', '') in ('', self._source)
+                    # One is said again until it is heard, and comes in a batch, too.
+                    which = number or -1 - len(found)
+                    key = (which, name, one.label, getattr(one, 'author', ''))
+                    found[key] = _Label(ours, name in repeated, number)
+        return list(found.values())
 
     def _take_kept(self, kept: list[str]) -> None:
         """
@@ -187,7 +252,13 @@ class LearningBag:
                     truths += 1
                     found = found if truths % self._every == 0 else []
                 for item in found:
-                    yield seconds, item
+                    if not (isinstance(item, Said) and self._is_ambiguous(item.correction.key)):
+                        yield seconds, item
+
+    def _is_ambiguous(self, key: FrameKey) -> bool:
+        """Return whether a label is left out, as several images have the stamp of its own."""
+        name = key.stamp_ns, key.frame_id.encode()
+        return key.source == self._source and name in self._left_out
 
     def _read(self, message: Any, topic: str, kind: str) -> list[Seen | Said | Renaming]:
         if kind in IMAGES:

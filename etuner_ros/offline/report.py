@@ -39,7 +39,7 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
     kinds = Counter(label.label for label in labels)
     right = Counter(label.label for label in labels if label.right)
     refused = Counter(learned.refused) + Counter(code.name for code in learned.gone.values())
-    refused += Counter(BOX=bag.boxes)
+    refused += Counter(BOX=bag.boxes, REPEATED_STAMP=bag.ambiguous)
     return {
         'recording_s': bag.seconds,
         'took_s': took_s,
@@ -126,6 +126,7 @@ WHY = {
     'TOO_OLD': 'they came when their frame was no longer kept (keep_s, keep_mb of '
     'label_collector)',
     'BOX': 'they are of boxes, and whole images are learned here',
+    'REPEATED_STAMP': 'other images have the stamp of theirs',
     'DUPLICATE': 'said before by the same author',
 }
 

@@ -405,6 +405,53 @@ def test_labels_of_images_whose_stamps_repeat_are_of_the_frames_that_have_number
     assert (code, found['labels']) == (0, 1)
 
 
+def test_a_few_labels_of_images_whose_stamps_repeat_are_left_out_and_counted(
+    tmp_path, frames, deployed, replayed, capsys
+):
+    items: list[Item] = [(0.5, 'image_raw', raw(0, picture_of()))]
+    for number, frame in enumerate(frames[:10]):
+        items.append((number, 'image_raw', raw(number, frame.image)))
+        items.append((number + 0.6, 'labels', correction(number, frame.label)))
+    code, found, _ = replayed(record(tmp_path / 'few', items))
+    assert (code, found['labels'], found['not_taken']) == (0, 9, {'REPEATED_STAMP': 1})
+    assert main(['replay', str(tmp_path / 'few'), '--weights', str(deployed)]) == 0
+    said = capsys.readouterr()
+    first, _, third = said.err.splitlines()[:3]
+    assert first == 'looking whether stamps of images repeat'
+    assert third.startswith('1 of 10 labels are left out: stamps of image_raw repeat')
+    assert '1 labels not taken: other images have the stamp of theirs' in said.out
+    # More than a tenth: nothing is left out, it is refused.
+    many = [*items, (1.5, 'image_raw', raw(1, picture_of()))]
+    code, _, said = replayed(record(tmp_path / 'many', many))
+    assert code == 1
+    assert 'stamps of image_raw repeat' in said
+    # Labels of another camera, and of boxes, say nothing of these images.
+    for number in range(8):
+        other = replace(correction(0, f'kind{number}'), source='rear', frame_uid=7 + number)
+        items.append((20.0 + number, 'labels', other))
+        items.append((20.5 + number, 'labels', correction(0, f'thing{number}', width=8.0)))
+    code, found, _ = replayed(record(tmp_path / 'others', items))
+    assert (code, found['labels'], found['not_taken']['REPEATED_STAMP']) == (0, 9, 1)
+
+
+def test_the_truth_of_images_whose_stamps_repeat_is_left_out_of_what_is_played(
+    tmp_path, frames, replayed
+):
+    items: list[Item] = [(7.5, 'image_raw', raw(7, picture_of()))]
+    for number, frame in enumerate(frames[:24]):
+        truth = made('etuner_ros/msg/GroundTruth', header=header(number), label=frame.label)
+        items.append((number, 'image_raw', raw(number, frame.image)))
+        items.append((number + 0.6, 'ground_truth', truth))
+    bag = record(tmp_path / 'bag', items)
+    for every, labels, left_out in (('1', 23, 1), ('5', 4, 0)):
+        code, found, _ = replayed(bag, '--labels-from', 'ground_truth', '--every', every)
+        assert (code, found['labels']) == (0, labels)
+        assert found['not_taken'].get('REPEATED_STAMP', 0) == left_out
+    code, _, said = replayed(bag, '--labels-from', 'ground_truth', '--every', '8')
+    assert code == 1, 'of three labels one is of an image whose stamp repeats'
+    assert 'repeat' in said
+
+
 def picture_of() -> np.ndarray:
     return np.full((60, 80, 3), 90, np.uint8)
 

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 from dataclasses import replace
 import sqlite3
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ from test_offline import compressed, header, Item, made, raw, record
 
 from etuner_ros.core.boxes.recording import BoxRecording, open_with_boxes
 from etuner_ros.core.errors import ImageError
+from etuner_ros.core.images import bags
 from etuner_ros.core.images.sources import open_source, Recording
 from etuner_ros.offline.recording import LearningBag, Seen
 
@@ -175,6 +178,121 @@ def test_where_stamps_repeat_the_truth_before_a_picture_is_its_own(tmp_path):
         items += [(number + 0.1, 'image_raw', raw(0, picture()))]
     bag = record(tmp_path / 'bag', items)
     assert labels_of(open_source(str(bag))) == ['mug', 'duck', '', 'tray']
+
+
+@pytest.mark.parametrize('plugin', [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+@pytest.mark.parametrize('late_s', [-0.1, 0.4])
+def test_the_first_picture_comes_before_the_recording_was_read(
+    tmp_path, monkeypatch, plugin, late_s
+):
+    items: list[Item] = []
+    for number in range(60):
+        items += [(number + 1.0, 'image_raw', raw(number, picture()))]
+        items += [(number + 1.0 + late_s, 'ground_truth', truth(number, f'kind{number}'))]
+        items += [(number + 1.0 + late_s, 'region_truth', regions(number, f'thing{number}'))]
+    source = BoxRecording(record(tmp_path / 'bag', items, plugin))
+    read, messages = [0], bags.messages
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for found in messages(*arguments):
+            read[0] += 1
+            yield found
+
+    monkeypatch.setattr(bags, 'messages', counted)
+    monkeypatch.setattr('etuner_ros.core.images.sources.messages', counted, raising=False)
+    monkeypatch.setattr('etuner_ros.core.boxes.recording.messages', counted, raising=False)
+    for number, frame in enumerate(source):
+        assert (frame.label, frame.labels) == (f'kind{number}', (f'thing{number}',))
+        assert read[0] <= 3 * (number + 3)
+
+
+def test_of_two_truths_of_one_picture_one_counts(tmp_path):
+    items: list[Item] = []
+    for number in range(3):
+        items += [(number, 'image_raw', raw(number, picture()))]
+        for late, name in ((0.2, 'kind'), (0.3, 'again')):
+            items += [(number + late, 'ground_truth', truth(number, f'{name}{number}'))]
+            items += [(number + late, 'region_truth', regions(number, f'{name}{number}'))]
+    frames = list(BoxRecording(record(tmp_path / 'bag', items)))
+    assert [(f.label, f.labels) for f in frames] == [(f'kind{i}', (f'kind{i}',)) for i in range(3)]
+
+
+@pytest.mark.parametrize('late_s', [-0.1, 0.2])
+@pytest.mark.parametrize('image', ['image_raw', 'eye/image_raw'])
+def test_of_cameras_with_the_same_stamps_each_has_its_own_truth(tmp_path, late_s, image):
+    items: list[Item] = []
+    for number in range(3):
+        for side in ('left', 'right'):
+            items += [(number + 0.5, f'/{side}/{image}', raw(number, picture()))]
+            moment, label = number + 0.5 + late_s, f'{side}{number}'
+            items += [(moment, f'/{side}/ground_truth', truth(number, label))]
+            items += [(moment, f'/{side}/region_truth', regions(number, label))]
+        items += [(number + 0.5 + late_s, '/ground_truth', truth(number, 'none'))]
+    bag = record(tmp_path / 'bag', items)
+    for side in ('left', 'right'):
+        frames = list(BoxRecording(bag, f'/{side}/{image}'))
+        expected = [f'{side}{number}' for number in range(3)]
+        assert [f.label for f in frames] == expected
+        assert [f.labels for f in frames] == [(label,) for label in expected]
+
+
+def test_a_truth_in_no_namespace_of_the_pictures_is_the_first(tmp_path):
+    items: list[Item] = [
+        (0.0, '/far/off/ground_truth', truth(0, 'mug')),
+        (0.1, '/near/ground_truth', truth(0, 'duck')),
+        (0.2, '/eye/image_raw', raw(0, picture())),
+    ]
+    assert labels_of(open_source(str(record(tmp_path / 'bag', items)))) == ['mug']
+    items += [(0.15, '/ground_truth', truth(0, 'tray'))]
+    assert labels_of(open_source(str(record(tmp_path / 'other', items)))) == ['tray']
+
+
+def test_a_recording_that_was_played_in_a_loop_has_its_truths_each_time(tmp_path):
+    items: list[Item] = []
+    for number in range(24):
+        items += [(number, 'image_raw', raw(number % 8, picture()))]
+        items += [(number + 0.4, 'ground_truth', truth(number % 8, f'kind{number}'))]
+    bag = record(tmp_path / 'bag', items)
+    assert labels_of(open_source(str(bag))) == [f'kind{number}' for number in range(24)]
+
+
+def test_a_truth_counts_for_five_seconds_and_a_second_behind_its_picture(tmp_path):
+    items: list[Item] = []
+    for number, early in enumerate([6.0, 4.0, -0.9, -1.1]):
+        items += [(20 * number + 10 - early, 'ground_truth', truth(number, 'mug'))]
+        items += [(20 * number + 10, 'image_raw', raw(number, picture()))]
+    assert labels_of(open_source(str(record(tmp_path / 'bag', items)))) == ['', 'mug', 'mug', '']
+
+
+def test_what_waits_for_truths_is_bounded(monkeypatch):
+    def told(topic: str, message: Any, moment: float) -> tuple[Any, int, Any]:
+        connection: Any = SimpleNamespace(topic=topic)
+        return connection, int(moment * 1e9), message
+
+    waiting = bags._Waiting(['ground_truth'])
+    small = picture(4)
+    for number in range(600):  # truths without pictures, then pictures without truths
+        waiting.add(*told('ground_truth', truth(number, 'mug'), number / 10))
+    said = waiting._said['ground_truth']
+    assert len(said._said) == len(said._order) <= 51
+    for number in range(1000, 1064):
+        waiting.add(*told('image_raw', raw(number, small), 60 + number / 1e6))
+        assert not waiting.ready
+    waiting.add(*told('image_raw', raw(2000, small), 60.1))
+    assert waiting.ready, 'too many'
+    waiting.pop()
+    assert not waiting.ready
+    monkeypatch.setattr(bags, 'MOST_WAITING_BYTES', 63 * small.nbytes)
+    assert waiting.ready, 'too large'
+    waiting.pop()
+    assert not waiting.ready
+    waiting.add(*told('image_raw', raw(2001, small), 70.0))
+    while waiting.ready:
+        waiting.pop()
+    waiting.pop()
+    assert len(waiting._stamps) == len(waiting._order) == 1
+    assert not said._said
+    assert not said._order
 
 
 def test_the_rate_is_that_of_the_pictures_and_not_of_the_whole_recording(tmp_path):

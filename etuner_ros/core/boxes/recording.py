@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from etuner_ros.core.boxes.geometry import as_boxes, Boxes, Floats
 from etuner_ros.core.errors import ImageError
-from etuner_ros.core.images.bags import messages, opened, Said, stamp_of
+from etuner_ros.core.images.bags import opened, truth_topic
 from etuner_ros.core.images.sources import FrameSource, open_source, Recording, SourceFrame
 
 LEAST_SHARE = 0.3  # a thing of which less is visible is no fair question
@@ -50,24 +50,14 @@ class BoxRecording(Recording):
     def __init__(self, path: Path, image_topic: str = '', skip: int = 0) -> None:
         super().__init__(path, image_topic, skip)
         with opened(self._path) as reader:
-            self._regions = [
-                c.topic
-                for c in reader.connections
-                if str(c.msgtype).endswith('/Regions') and c.topic.endswith('region_truth')
-            ]
+            self._regions = truth_topic(reader, self._topic, 'Regions', 'region_truth')
         if not self._regions:
             raise ImageError(f'the recording {path} does not say where things are (region_truth)')
 
     def __iter__(self) -> Iterator[BoxFrame]:
         """Yield the pictures with what is in them."""
-        regions: Said[tuple[Boxes, tuple[str, ...], Floats]] = Said()
-        self._damage.clear()
-        with opened(self._path) as reader:
-            for _, arrived, message in messages(reader, self._regions, self._damage):
-                regions.add(stamp_of(message), arrived, _read(message))
-        for stamp, arrived, frame in self._frames():
-            things = regions.take(stamp, arrived) or _read(None)
-            yield BoxFrame(frame.image, frame.label, frame.scenario, stamp, *things)
+        for stamp, frame, regions in self._frames(self._regions):
+            yield BoxFrame(frame.image, frame.label, frame.scenario, stamp, *_read(regions))
 
 
 def _read(message: Any | None) -> tuple[Boxes, tuple[str, ...], Floats]:

@@ -8,10 +8,11 @@ pictures, and what is left of them when they are damaged.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Generic, TYPE_CHECKING, TypeVar
 
@@ -27,7 +28,12 @@ PACKED = '.zstd'  # behind the name of a file that is compressed as a whole
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 OURS = ('/annotated', '/annotated/compressed')  # images that inference draws
 DEPTH = ('16UC1', '32FC1')  # encodings of distances; `compressedDepth` packs them
+LOOK_AHEAD_NS = 10**9  # what is said so shortly behind a picture counts
+REMEMBERED_NS = 5 * 10**9  # what was said, and stamps of pictures, so long before a picture
+MOST_WAITING, MOST_WAITING_BYTES = 64, 128 * 2**20  # pictures that wait for what is said of them
 T = TypeVar('T')
+# A picture: connection, arrival in ns, content, and what is said of it, by topic.
+Told = tuple['Connection', int, Any, dict[str, Any]]
 
 
 def is_storage(path: Path) -> bool:
@@ -111,29 +117,31 @@ class Damage:
 
 
 def messages(
-    reader: AnyReader, topics: Collection[str], damage: Damage
+    reader: AnyReader, topics: Collection[str], damage: Damage, counted: str = ''
 ) -> Iterator[tuple[Connection, int, Any]]:
     """
     Yield connection, arrival in ns and content of messages, as far as they can be read.
 
     :param damage: told of those that can not
+    :param counted: topic whose newest message says how far a damaged one was read; '' = all
     """
     wanted = [c for c in reader.connections if c.topic in topics]
     if not wanted:  # which the reader would take for all
         return
-    found, arrived = reader.messages(wanted), reader.start_time
+    found, end = reader.messages(wanted), reader.start_time
     while True:
         try:
             connection, arrived, raw = next(found)
         except StopIteration:
             return
         except Exception as error:  # of the storage: a page, a chunk; what is behind it is lost
-            seconds = (arrived - reader.start_time) / 1e9
+            seconds = (end - reader.start_time) / 1e9
             damage.end = (
                 f'the recording is damaged, and was read up to {seconds:.1f} s of '
                 f'{reader.duration / 1e9:.1f} s ({type(error).__name__}: {error})'
             )
             return
+        end = arrived if connection.topic == (counted or connection.topic) else end
         try:
             message = reader.deserialize(raw, str(connection.msgtype))
         except Exception:  # one message
@@ -149,33 +157,164 @@ def stamp_of(message: Any) -> int:
 
 
 class Said(Generic[T]):
-    """
-    What was recorded of pictures, by their stamp: before a picture or behind it.
-
-    Where a stamp repeats, which of its pictures is meant tells only the order.
-    """
+    """What was recorded of pictures, by their stamp: before a picture or behind it."""
 
     def __init__(self) -> None:
         self._said: dict[int, deque[tuple[int, T]]] = {}
-        self._repeated: set[int] = set()
+        self._order: deque[tuple[int, int]] = deque()  # arrival and stamp of each
 
     def add(self, stamp_ns: int, arrived_ns: int, what: T) -> None:
         """Note what is said of the picture of a stamp; to be called in order of arrival."""
-        said = self._said.setdefault(stamp_ns, deque())
-        said.append((arrived_ns, what))
-        if len(said) > 1:
-            self._repeated.add(stamp_ns)
+        self._said.setdefault(stamp_ns, deque()).append((arrived_ns, what))
+        self._order.append((arrived_ns, stamp_ns))
 
-    def take(self, stamp_ns: int, arrived_ns: int) -> T | None:
-        """Return what is said of a picture, once; None when nothing is."""
+    def before(self, stamp_ns: int, arrived_ns: int) -> bool:
+        """Return whether something was said of a picture when it arrived."""
+        said = self._said.get(stamp_ns)
+        return said[0][0] <= arrived_ns if said else False
+
+    def take(self, stamp_ns: int, arrived_ns: int, until_ns: int) -> T | None:
+        """
+        Return what is said of a picture, once: the newest before it, else the first behind it.
+
+        :param until_ns: what arrived later is of another picture
+        :return: None when nothing is
+        """
         said = self._said.get(stamp_ns)
         if not said:
             return None
         while len(said) > 1 and said[1][0] <= arrived_ns:
             said.popleft()
-        if stamp_ns in self._repeated and said[0][0] > arrived_ns:
-            return None  # of a picture to come
-        return said.popleft()[1]
+        return said.popleft()[1] if said[0][0] <= until_ns else None
+
+    def forget(self, before_ns: int) -> None:
+        """Drop what arrived before a moment."""
+        while self._order and self._order[0][0] < before_ns:
+            _, stamp = self._order.popleft()
+            said = self._said.get(stamp, deque())
+            while said and said[0][0] < before_ns:
+                said.popleft()
+            if not said:
+                self._said.pop(stamp, None)
+
+
+class _Waiting:
+    """
+    Pictures that wait for what is said of them.
+
+    Which of several pictures of one stamp is meant tells only the order: of those, what was said
+    before counts, and not what came behind.
+
+    :param topics: those that say something of pictures
+    """
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self._said: dict[str, Said[Any]] = {topic: Said() for topic in topics}
+        self._pictures: deque[tuple[Connection, int, Any]] = deque()
+        self._stamps: Counter[int] = Counter()  # of pictures that wait, or came not long ago
+        self._order: deque[tuple[int, int]] = deque()  # arrival and stamp of each of those
+        self._newest, self._bytes = 0, 0
+
+    def __bool__(self) -> bool:
+        return bool(self._pictures)
+
+    def add(self, connection: Connection, arrived: int, message: Any) -> None:
+        """Take a picture, or what is said of one."""
+        self._newest = max(self._newest, arrived)
+        stamp = stamp_of(message)
+        if connection.topic in self._said:
+            self._said[connection.topic].add(stamp, arrived, message)
+        else:
+            self._pictures.append((connection, arrived, message))
+            self._stamps[stamp] += 1
+            self._order.append((arrived, stamp))
+            self._bytes += len(message.data)
+        if not self._pictures:
+            self._forget(self._newest)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next picture has nothing to wait for."""
+        if not self._pictures:
+            return False
+        _, arrived, message = self._pictures[0]
+        return (
+            self._newest - arrived > LOOK_AHEAD_NS
+            or len(self._pictures) > MOST_WAITING
+            or self._bytes > MOST_WAITING_BYTES
+            or not self._said
+            or (
+                self._newest > arrived
+                and all(said.before(stamp_of(message), arrived) for said in self._said.values())
+            )
+        )
+
+    def pop(self) -> Told:
+        """Return the next picture with what is said of it, by topic."""
+        connection, arrived, message = self._pictures.popleft()
+        self._bytes -= len(message.data)
+        self._forget(arrived)
+        stamp = stamp_of(message)
+        until = arrived + LOOK_AHEAD_NS * (self._stamps[stamp] == 1)
+        found = {topic: said.take(stamp, arrived, until) for topic, said in self._said.items()}
+        return connection, arrived, message, found
+
+    def _forget(self, now_ns: int) -> None:
+        """Drop what no picture from a moment on asks for, so that memory stays bounded."""
+        old = now_ns - REMEMBERED_NS
+        for said in self._said.values():
+            said.forget(old)
+        while self._order and self._order[0][0] < old:
+            _, stamp = self._order.popleft()
+            self._stamps[stamp] -= 1
+            if not self._stamps[stamp]:
+                del self._stamps[stamp]
+
+
+def pictures(
+    reader: AnyReader, topic: str, truths: Collection[str], damage: Damage
+) -> Iterator[Told]:
+    """
+    Yield pictures with what is said of them, read in one pass, so that the first one comes soon.
+
+    A truth may be recorded shortly behind its picture. So a picture is held back until something
+    arrived more than a second later, too many wait, or all topics said something before it.
+
+    :param truths: topics that say something of pictures, by their stamps
+    :param damage: told of what can not be read
+    """
+    waiting = _Waiting(truths)
+    for connection, arrived, message in messages(reader, (topic, *truths), damage, topic):
+        waiting.add(connection, arrived, message)
+        while waiting.ready:
+            yield waiting.pop()
+    while waiting:
+        yield waiting.pop()
+
+
+def truth_topic(reader: AnyReader, images: str, kind: str, ending: str = '') -> str:
+    """
+    Return the topic that says something of the pictures of another one; '' when none does.
+
+    Of several cameras each may have its own, in its namespace. Their stamps may be the same, so
+    what is said of the other camera's pictures must not be asked.
+
+    :param images: topic of the pictures
+    :param kind: of its messages
+    :param ending: of its name
+    """
+    counts: Counter[str] = Counter()  # several nodes may have published on one topic
+    for c in reader.connections:
+        if str(c.msgtype).endswith(f'/{kind}') and c.topic.endswith(ending):
+            counts[c.topic] += c.msgcount
+    camera = camera_of(images).split('/')
+
+    def strangeness(topic: str) -> tuple[bool, int, bool]:
+        space = topic.strip('/').split('/')[:-1]
+        shared = len(commonprefix([space, camera]))
+        return not counts[topic], -shared, shared < len(space)
+
+    return min(counts, key=strangeness, default='')
 
 
 def camera_of(topic: str) -> str:

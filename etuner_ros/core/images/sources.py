@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 import threading
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,12 +24,12 @@ from etuner_ros.core.images.bags import (
     image_topics,
     IMAGES,
     is_storage,
-    messages,
     opened,
+    pictures,
     rate_of,
     recording_folder,
-    Said,
     stamp_of,
+    truth_topic,
 )
 from etuner_ros.core.images.codec import decode, Image
 from etuner_ros.core.images.folders import PICTURES as PICTURES
@@ -268,9 +270,7 @@ class Recording:
                     f'the recording {path} holds no images{where}{kinds}; image topics: {names}'
                 )
             self._topic = chosen[0]
-            self._truth = [
-                c.topic for c in reader.connections if str(c.msgtype).endswith('/GroundTruth')
-            ]
+            self._truth = truth_topic(reader, self._topic, 'GroundTruth')
             self.rate_hz = rate_of(reader, self._topic)
 
     @property
@@ -280,26 +280,22 @@ class Recording:
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the recorded pictures with the truth of the same stamp."""
-        self._damage.clear()
-        for _, _, frame in self._frames():
+        for _, frame, _ in self._frames():
             yield frame
 
-    def _frames(self) -> Iterator[tuple[int, int, SourceFrame]]:
-        """Yield stamp and arrival in ns with each picture."""
+    def _frames(self, more: str = '') -> Iterator[tuple[int, SourceFrame, Any]]:
+        """
+        Yield pictures with their stamp in ns.
+
+        :param more: topic whose message of the same stamp is wanted, too
+        """
         from etuner_ros.core.images.raw import unpack
 
-        number = 0
+        self._damage.clear()
+        topics = [topic for topic in (self._truth, more) if topic]
         with opened(self._path) as reader:
-            # First, as a truth may be recorded behind its picture.
-            truths: Said[tuple[str, str]] = Said()
-            for _, arrived, message in messages(reader, self._truth, self._damage):
-                truths.add(stamp_of(message), arrived, (message.label, message.scenario))
-            for connection, arrived, message in messages(reader, [self._topic], self._damage):
-                stamp = stamp_of(message)
-                label, scenario = truths.take(stamp, arrived) or ('', '')
-                number += 1
-                if number <= self._skip:
-                    continue
+            found = pictures(reader, self._topic, topics, self._damage)
+            for connection, _, message, said in islice(found, self._skip, None):
                 try:
                     if connection.msgtype == IMAGES[1]:
                         image = decode(bytes(message.data))
@@ -308,7 +304,9 @@ class Recording:
                 except Exception:  # a damaged picture must not end the recording
                     self._damage.messages[self._topic] += 1
                     continue
-                yield stamp, arrived, SourceFrame(image, label, scenario)
+                truth = said.get(self._truth)
+                label, scenario = (truth.label, truth.scenario) if truth else ('', '')
+                yield stamp_of(message), SourceFrame(image, label, scenario), said.get(more)
 
 
 FrameSource = ImageFolder | VideoFile | Device | Recording
