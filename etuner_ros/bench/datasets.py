@@ -106,7 +106,7 @@ def grocery(path: Path, reported: bool = True) -> list[Picture]:
     try:
         with tarfile.open(path) as archive:
             found = list(_photographs(archive))
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError) as error:
         raise ConfigError(f"'{path}' is no whole tar file: {error}") from error
     kinds = sorted({p.label for p in found})
     chosen = {k for i, k in enumerate(kinds) if (i % 3 != 0) == reported}

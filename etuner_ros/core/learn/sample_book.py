@@ -145,8 +145,11 @@ class SampleBook:
                 while len(self._outcomes) > 10 * PREQUENTIAL_WINDOW:
                     del self._outcomes[next(iter(self._outcomes))]
             waits = self._pending.pop(sample.sample_id) is not None
-            self._held.pop(sample.sample_id)  # it may be decided anew, after very many samples
+            if sample.sample_id not in self._decided:  # or decided anew, after very many samples
+                self._held.pop(sample.sample_id)
+                self._reserved.pop(sample.sample_id, None)
             if self.holds_back(sample.sample_id, sample.label, new):
+                self._held.pop(sample.sample_id)
                 self._held.put(sample)
                 self._reserved[sample.sample_id] = sample.label
             elif (new or waits) and sample.sample_id not in self.replay:
