@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(line, file=sys.stderr, flush=True)
 
+    settings = read_settings([parameters_file(), *arguments.params_file])
     bag = LearningBag(
         arguments.bag,
         arguments.image_topic,
@@ -86,7 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.every,
         say,
     )
-    settings = read_settings([parameters_file(), *arguments.params_file])
     base = prepare(
         settings.architecture,
         settings.input_size if arguments.input_size is None else arguments.input_size,
