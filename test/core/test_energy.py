@@ -204,6 +204,24 @@ def test_a_reading_that_fails_in_a_round_is_bridged():
     assert log.end(4.0) == pytest.approx(4.0 * 4.0, rel=0.1)
 
 
+@pytest.mark.parametrize('read', [0.0, 10.0])
+def test_a_meter_that_is_gone_at_the_end_of_a_round_has_no_figure_for_it(read):
+    clock, watts = Clock(), [5.0]
+    log = EnergyLog(PowerMeter('x', lambda: watts[0], clock), clock)
+
+    def pass_time(seconds: float) -> None:
+        for _ in range(int(2 * seconds)):
+            clock.now += 0.5
+            log.tick()
+
+    pass_time(10.0)
+    log.begin()
+    pass_time(read)
+    watts[0] = math.nan
+    pass_time(20.0)
+    assert math.isnan(log.end(read + 20.0)), 'not 0 J'
+
+
 class Stand:
     """A network whose predictions take a while, and 4 W more than rest."""
 

@@ -305,6 +305,8 @@ class EnergyLog:
             spent = self._meter.watts * seconds
         elif self._meter is None or self._meter.gaps != gaps:
             spent = math.nan
+        elif self._clock() - at > LONGEST_GAP_S:  # nothing was read at its end
+            spent = math.nan
         else:
             spent = joules - before - self.idle_watts * (at - then)
         spent = max(spent, 0.0) if not math.isnan(spent) else math.nan
