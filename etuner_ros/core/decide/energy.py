@@ -301,11 +301,10 @@ class EnergyLog:
         self.tick()
         (then, before, gaps), self._round = self._round, None
         at, joules, _ = self._read
+        unread = self._clock() - at > LONGEST_GAP_S  # at its end
         if isinstance(self._meter, Derived):
             spent = self._meter.watts * seconds
-        elif self._meter is None or self._meter.gaps != gaps:
-            spent = math.nan
-        elif self._clock() - at > LONGEST_GAP_S:  # nothing was read at its end
+        elif self._meter is None or self._meter.gaps != gaps or unread:
             spent = math.nan
         else:
             spent = joules - before - self.idle_watts * (at - then)
