@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers.py
 # pytest-xdist on all cores, and beside the processes that tests start, even more so.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+# Messages check types and ranges of what they are given, as they do by default up to Humble; this is
+# read where a message is imported, and by the processes that tests start, too.
+os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
+
 # The same examples in every run, so that CI fails for a reason; HYPOTHESIS_PROFILE=explore looks further.
 settings.register_profile('repeatable', derandomize=True, deadline=None)
 settings.register_profile('explore', max_examples=1000, deadline=None)
