@@ -75,13 +75,21 @@ def test_the_surest_of_boxes_on_one_thing_stays():
     assert distinct(found, scores, 0.5).tolist() == [1, 2]
 
 
-def test_a_square_keeps_the_thing_in_the_middle_also_at_the_border():
+@pytest.mark.parametrize(
+    'box', [(0, 100, 20, 40), (300, 100, 20, 40), (100, 0, 40, 20), (100, 220, 40, 20)]
+)
+def test_a_square_keeps_the_thing_in_the_middle_also_at_the_border(box):
     image = np.zeros((240, 320, 3), np.uint8)
-    image[100:120, 0:40] = 255  # at the left border
-    (crop,) = cut(image, boxes((0, 100, 40, 20)), 64, margin=0.0)
+    x, y, width, height = box
+    image[y + 5 : y + height - 5, x + 5 : x + width - 5] = 255
+    (crop,) = cut(image, boxes(box), 64, margin=0.0)
     assert crop.shape == (64, 64, 3)
-    lit = np.flatnonzero(crop[:, 32, 0] > 128)
-    assert abs(lit.mean() - 31.5) < 1
+    rows, columns = np.nonzero(crop[..., 0] > 128)
+    assert abs(rows.mean() - 31.5) < 1
+    assert abs(columns.mean() - 31.5) < 1
+
+
+def test_a_square_is_as_long_as_the_longer_side_and_its_margins():
     assert squares(boxes((0, 100, 40, 20)), 0.25).tolist() == [[-10, 80, 60, 60]]
 
 
@@ -117,6 +125,36 @@ def test_background_is_left_out_duplicates_are_merged_and_weak_names_are_unknown
     assert all(BACKGROUND not in names for names in found.labels)
     assert found.unknown.tolist() == [False, True]
     assert found.scores[0][0] > found.scores[1][0]
+
+
+def test_what_is_background_rather_than_any_one_thing_is_shown_and_unknown():
+    shares = np.array([[0.3, 0.4, 0.3], [0.25, 0.55, 0.2], [0.45, 0.4, 0.15]], np.float32)
+    proposals = boxes((0, 0, 40, 40), (100, 0, 40, 40), (200, 0, 40, 40))
+    alike = np.full((3, 3), 2.0, np.float32)
+    found = read(CLASSES, np.log(shares), proposals, SIZE, likeness=alike)
+    said = dict(zip(found.places.tolist(), found.unknown.tolist()))
+    assert said == {0: True, 2: False}, 'the second is background rather than all things'
+
+
+def test_of_names_that_are_as_sure_that_of_what_looks_familiar_comes_first():
+    proposals = boxes(*[(60 * place, 0, 40, 40) for place in range(4)])
+    logits = np.array([[2, 0, 0], [2, 0, 0], [2, 0, 0], [2.1, 0, 0]], np.float32)
+    like = np.array([[0.5, 0, 0], [math.nan, 0, 0], [1.5, 0, 0], [-1, 0, 0]], np.float32)
+    found = read(CLASSES, logits, proposals, SIZE, likeness=like)
+    assert found.places.tolist() == [2, 1, 0, 3], 'where nothing was taught nothing speaks against'
+    like[:] = -1.0
+    found = read(CLASSES, logits, proposals, SIZE, likeness=like)
+    assert found.places[0] == 3, 'none is like anything: the surer name'
+
+
+def test_the_energy_of_a_thing_is_that_of_its_logits_however_large_they_are():
+    logits = np.array([[1, -2, 3], [900, 0, 0], [-900, -950, -900]], np.float32)
+    proposals = boxes((0, 0, 40, 40), (100, 0, 40, 40), (200, 0, 40, 40))
+    found = read(CLASSES, logits, proposals, SIZE)
+    energy = dict(zip(found.places.tolist(), found.energy.tolist()))
+    assert energy == pytest.approx(
+        {0: -math.log(math.exp(1) + math.exp(-2) + math.exp(3)), 1: -900, 2: 900 - math.log(2)}
+    )
 
 
 def test_objects_lie_in_the_image():
@@ -209,6 +247,31 @@ def test_tracks_end_after_a_while_and_when_time_goes_back():
     assert tracker.update(1.1, boxes(), np.zeros((0, 16), np.float32)).tolist() == []
 
 
+def test_how_slow_a_detector_was_before_time_went_back_makes_nobody_wait():
+    tracker, spot = Tracker(), boxes((10, 10, 50, 50))
+    for number in range(9):
+        before = tracker.update(1.5 * number, spot, LOOKS[:1]).tolist()
+    again = tracker.update(1.0, spot, LOOKS[:1]).tolist()
+    assert again != before
+    assert tracker.update(1.9, spot, LOOKS[:1]).tolist() != again, (
+        'that is long, for all one knows'
+    )
+
+
+def test_a_new_thing_is_expected_where_the_camera_drives_those_that_are_in_view():
+    tracker, things = Tracker(), boxes(*[(300 * place, 10, 50, 50) for place in range(4)])
+    looks = np.eye(4, 16, dtype=np.float32)
+    for number in range(3):  # it stands
+        tracker.update(number / 10, things[:3], looks[:3])
+    for number, way in enumerate((20, 50, 90, 130)):  # away, and two things are hidden
+        tracks = tracker.update(0.3 + number / 10, things[:1] + np.float32([way, 0, 0, 0]), looks)
+        assert tracks.tolist() == [1]
+    for number, way in enumerate((170, 210)):
+        moved = things[[0, 3]] + np.float32([way, 0, 0, 0])
+        tracks = tracker.update(0.7 + number / 10, moved, looks[[0, 3]])
+        assert tracks.tolist() == [1, 4]
+
+
 def test_of_a_driver_that_sets_no_stamps_tracks_go_on_and_end_too():
     tracker, draw = Tracker(), np.random.default_rng(0)
     spot = boxes((10, 10, 50, 50))
@@ -254,8 +317,8 @@ def test_a_thing_is_named_by_what_was_seen_of_it_lately_too():
         return float(steady[0, 2])
 
     assert see(0.0, 0.8) == pytest.approx(0.8)
-    assert see(0.5, 0.0) == pytest.approx(0.4)
-    assert see(1.0, 0.4) == pytest.approx(0.4), 'half of it, half the mean of both before'
+    assert see(0.5, 0.2) == pytest.approx(0.5)
+    assert see(1.0, 0.4) == pytest.approx(0.45), 'half of it, half the mean of both before'
     assert see(1.5, 0.4) == see(1.5, 0.4), 'a frame is not before itself'
     for stamp in (2.0, 2.5, 3.0, 3.5):
         see(stamp, 0.4)

@@ -57,6 +57,18 @@ def test_a_transparent_webp_picture_says_its_size():
     assert encoded_size(data) == (40, 24)
 
 
+def test_a_bitmap_may_run_from_the_top_or_have_the_short_header_of_long_ago():
+    data = bytearray(encoded('BMP'))
+    data[22:26] = struct.pack('<i', -24)
+    assert encoded_size(bytes(data)) == (40, 24)
+    assert (decode(bytes(data)) == PICTURE[::-1, :, ::-1]).all()
+    head = struct.pack('<IHHHH', 12, 40, 24, 1, 24)
+    old = b'BM' + struct.pack('<IHHI', 26 + PICTURE.nbytes, 0, 0, 26) + head
+    old += PICTURE[::-1].tobytes()
+    assert encoded_size(old) == (40, 24)
+    assert (decode(old) == PICTURE[..., ::-1]).all()
+
+
 @pytest.mark.parametrize('order', '<>')
 @pytest.mark.parametrize('held', [0, 1, 3, 6, 8, 9])
 def test_a_photograph_of_a_phone_is_as_large_as_the_decoder_turns_it(held, order):

@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
 )
 import pytest
 import torch
-from versions import travelling
+from versions import make_graphs, travelling
 
 from etuner_ros.core.errors import ConfigError, EngineError, WeightsError
 from etuner_ros.core.images.codec import resize_square
@@ -113,6 +113,7 @@ def test_networks_of_torchvision_are_served_too(name, pictures, engines):
                 module.bias.normal_(0.0, 0.1)
     state = model.state()
     _, features, _ = model.examine(model.tensor(pictures[:4]))
+    make_graphs(name, 64)
     got, _ = engines.network(model.spec, state, wait=True).look(pictures[:4])
     scale = float(features.abs().max())
     assert np.abs(got - features.numpy()).max() < 1e-4 * scale

@@ -12,7 +12,7 @@ import torch
 
 from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.boxes.readout import BACKGROUND, familiar_as, read, ReadoutSettings
-from etuner_ros.core.learn.familiar import Familiar, TUNED, USUAL
+from etuner_ros.core.learn.familiar import COUNTING, Familiar, MOST, TUNED, USUAL
 from etuner_ros.core.learn.within_class import WithinClass
 from etuner_ros.core.models.likeness import Likeness, Within
 
@@ -120,16 +120,17 @@ def test_what_was_never_taught_stays_unknown_when_a_round_makes_all_things_more_
     assert all(named(made, kind) < 0.1 for kind in range(4, 9))
 
 
+def needed(deployed: dict[str, torch.Tensor] | None, taught: dict[str, One]) -> float:
+    """Return the likeness that a cup needs."""
+    row = Familiar(LIGHT, deployed).rows(taught, KINDS)[0]
+    cups = torch.stack([one.row for one in taught.values() if one.label == 'cup'])
+    unit = torch.nn.functional.normalize(LIGHT.without(cups), dim=1)
+    return float(LIGHT.without(unit.mean(dim=0)).norm() / row.norm())
+
+
 def test_few_things_do_not_say_what_a_round_has_changed():
     """Nor do neighbouring frames, which are far more alike than a thing is elsewhere."""
     near = {f'cup {i}': One(look(0, 0) + 0.01 * torch.randn(SIZE), 'cup') for i in range(3)}
-
-    def needed(deployed: dict[str, torch.Tensor] | None, taught: dict[str, One]) -> float:
-        row = Familiar(LIGHT, deployed).rows(taught, KINDS)[0]
-        cups = torch.stack([one.row for one in taught.values() if one.label == 'cup'])
-        unit = torch.nn.functional.normalize(LIGHT.without(cups), dim=1)
-        return float(LIGHT.without(unit.mean(dim=0)).norm() / row.norm())
-
     assert needed(None, near) == pytest.approx(USUAL, rel=1e-3)
     assert needed({}, near) == pytest.approx(TUNED, rel=1e-3)
     assert needed({i: one.row for i, one in near.items()}, near) == pytest.approx(TUNED, rel=1e-3)
@@ -138,6 +139,23 @@ def test_few_things_do_not_say_what_a_round_has_changed():
     assert needed(same, many) == pytest.approx(USUAL, rel=1e-3), 'nothing has changed'
     few = dict(list(same.items())[:3])
     assert needed(few, many) == needed({}, many), 'then what is usual tells more'
+
+
+def test_a_round_that_makes_all_alike_asks_for_no_more_than_can_be_and_one_that_does_not_no_less():
+    plain = told(12)
+    rows = {i: one.row for i, one in plain.items()}
+    alike = {i: replace(one, row=one.row + 40.0) for i, one in plain.items()}
+    assert needed(rows, alike) == pytest.approx(MOST, rel=1e-3)
+    assert needed({}, alike) == pytest.approx(MOST, rel=1e-3)
+    before = {i: row + 40.0 for i, row in rows.items()}
+    assert needed(before, plain) == pytest.approx(USUAL, rel=1e-3)
+
+
+def test_a_class_looks_like_what_was_taught_of_it_last():
+    taught = {f'cup {i}': One(look(0 if i < 50 else 7, i), 'cup') for i in range(50 + COUNTING)}
+    rows = Familiar(LIGHT).rows({**taught, **told(10, ('cup', 'ball'), False)}, KINDS)
+    last = dict(list(taught.items())[50:])
+    assert torch.allclose(rows[0], Familiar(LIGHT).rows(last, KINDS)[0])
 
 
 def test_one_thing_that_was_taught_after_a_round_is_known():

@@ -39,6 +39,7 @@ def picture(height: int, width: int) -> np.ndarray:
         ((3, 4000), 2, (2, 2666)),
         ((481, 640), 480, (480, 638)),
         ((5, 7), 1, (1, 1)),
+        ((500, 700), 333, (333, 467)),  # 466.2, and as many pixels on both sides of the square
     ],
 )
 def test_a_picture_is_scaled_down_to_its_short_side(size, side, expected):

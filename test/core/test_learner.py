@@ -29,7 +29,7 @@ from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.phase import Phase
-from etuner_ros.core.learn.round import RoundCancelled
+from etuner_ros.core.learn.round import APPEARANCE_SAMPLES, RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.trainer import grow_optimiser, make_optimiser, planned_iterations
 from etuner_ros.core.learn.within_class import shipped
@@ -623,6 +623,22 @@ def test_exemplars_are_replayed_but_are_no_evidence(model, frames):
     assert not learner.pending
 
 
+def test_no_layer_freezes_before_its_interval_is_over(model, frames):
+    never = SimFreezeConfig(
+        relative_move=1.0,
+        first_frozen_share=0.6,
+        freeze_interval=1000,
+        patience=1,
+        min_iterations=2,
+        threshold=1.0,
+        probe_size=8,
+        max_new=18,
+    )
+    learner = Learner(model, QUICK, never)
+    learner.add_samples(samples(frames, ('duck', 'tray', 'mug')))
+    assert finish(learner).frozen == ()
+
+
 def test_layers_freeze_in_a_round_and_stay_bitwise_equal(model, frames):
     learner = Learner(
         model,
@@ -711,6 +727,24 @@ def test_a_round_says_how_far_it_moved_the_appearance_of_frames(model, frames):
     learner.sim_freeze.set_layers(model.unit_names[:10], [])
     learner.add_samples([Sample.of('one more', 'duck', HERE, shown[0].image)])
     assert finish(learner).appearance_move == (), 'all blocks up to the middle were frozen'
+
+
+def test_how_far_it_moved_is_told_of_where_the_robot_is(model, frames):
+    learner = Learner(model, replace(QUICK, epochs=0.5))
+    learner.set_scenarios({'eye': 0})
+    here = samples(frames, tuple({f.label for f in frames}))[:APPEARANCE_SAMPLES]
+    assert len(here) == APPEARANCE_SAMPLES
+    learner.add_samples(here)
+    learner.add_samples(
+        [Sample.of(f'dark {s.sample_id}', s.label, THERE, s.image // 8) for s in here[:20]]
+    )
+    result = finish(learner)
+    batch = model.tensor(s.image for s in here)
+    old, new = (
+        compressed(m.appearance(batch).double().numpy()).mean(axis=0)
+        for m in (model, learner.training)
+    )
+    assert np.allclose(result.appearance_move, new - old, atol=1e-4)
 
 
 def test_the_network_starts_without_classes_and_learns_its_first_one(frames):

@@ -22,10 +22,11 @@ from etuner_ros.core.learn.candidates import RoundCandidate
 from etuner_ros.core.learn.learner import Learner
 from etuner_ros.core.learn.live_state import predictions
 from etuner_ros.core.learn.phase import Phase
-from etuner_ros.core.learn.rival import LOOK, PER_ROUND
+from etuner_ros.core.learn.rival import LOOK, PER_ROUND, Rival, WINDOW
 from etuner_ros.core.learn.round import NothingMade, RoundCancelled
 from etuner_ros.core.learn.sample import Sample
 from etuner_ros.core.learn.sample_book import SampleBook
+from etuner_ros.core.learn.served_head import Known
 from etuner_ros.core.models.deploy import extract_features
 from etuner_ros.core.models.networks import build, Classifier, from_base, pretrained_spec
 from etuner_ros.core.models.weights import (
@@ -350,6 +351,35 @@ def test_new_labels_tell_what_rounds_have_brought(model, frames):
     assert LOOK <= told.compared <= PER_ROUND
     again = learner.weigh_rounds()
     assert (again.compared, again.gained) == (told.compared, told.gained), 'each is asked once'
+    learner.withdraw([shown[0].sample_id])
+    assert learner.weigh_rounds().compared == told.compared - 1, (
+        'what was taken back tells nothing'
+    )
+
+
+def test_so_many_labels_are_compared_after_each_round_and_the_newest_count(model, frames):
+    rows = extract_features(model, [resize_square(f.image, 64) for f in frames])
+    shown, known = [], {}
+    for turn in range(3):
+        for sample, row in zip(samples(frames, *{f.label for f in frames}, name=f'{turn}/'), rows):
+            shown.append(sample)
+            known[sample.sample_id] = Known(row, sample.label, 1.0, HERE)
+    learner, rival = Learner(model, QUICK), Rival(model, HeadConfig())
+
+    def compared() -> list[int]:
+        """Return what was compared since the last round and in all, after two more looks."""
+        for _ in range(2):
+            rival.look(shown, known, learner.state, lambda: [])
+        found = [rival.since_round, rival.standing[0]]
+        rival.on_round()
+        del shown[:PER_ROUND]
+        return found
+
+    assert compared() == [PER_ROUND, PER_ROUND]
+    assert compared() == [PER_ROUND, 2 * PER_ROUND]
+    assert compared() == [PER_ROUND, WINDOW]
+    rival.forget(list(known)[:PER_ROUND])
+    assert rival.standing[0] == WINDOW, 'those of long ago count no more'
 
 
 def test_what_was_compared_is_of_the_network_that_is_live(model, frames):
@@ -392,6 +422,26 @@ def test_what_live_was_is_remembered_of_the_last_head_only(model, frames):
     learner.head.is_new = True
     again = {o.sample_id: o for o in learner.propose_head().outcomes}
     assert again[left_out].live_correct <= again[left_out].candidate_correct
+
+
+def test_what_live_was_is_forgotten_when_another_head_is_made_live_by_hand(model, frames):
+    learner = robot(model, frames, replace(QUICK, validation_share=0.5))
+    shown = samples(frames, 'tray', 'race_car', name='new')
+    # Names without a meaning: no head can foretell them all.
+    learner.add_samples([replace(s, label=f'kind {i % 2}') for i, s in enumerate(shown)])
+    offered = learner.propose_head()
+    right = tuple(replace(o, candidate_correct=True) for o in offered.outcomes)
+    learner._offered = replace(offered, outcomes=right)
+    go_live(learner, offered)
+    learner.head.is_new = True
+    assert any(o.live_correct > o.candidate_correct for o in learner.propose_head().outcomes)
+    other = {**offered.live_update}
+    other['head.bias'] = other['head.bias'] + np.float32(0.5)
+    learner.set_live(other, offered.classes, learner.version + 1)
+    learner.head.is_new = True
+    again = learner.propose_head().outcomes
+    assert again
+    assert all(o.live_correct <= o.candidate_correct for o in again)
 
 
 @pytest.mark.parametrize('which', ['live', 'deployed'])
@@ -521,6 +571,16 @@ def test_a_refused_round_leaves_frozen_layers_optimiser_and_frames_as_they_were(
     assert learner.sim_freeze.state_dict() == before
     assert len(learner.head.frames) == kept
     assert not learner.state.optimiser.state_dict()['state']
+
+
+def test_other_surroundings_in_a_round_are_not_forgotten_when_it_is_refused(model, frames):
+    learner = robot(model, frames, sim_freeze=eager())
+    learner.set_scenarios({'eye': 0})
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    finish(learner)
+    learner.set_scenarios({'eye': 1})
+    learner.go_back()
+    assert learner.sim_freeze.state_dict()['changed'], 'what is frozen is looked at anew'
 
 
 def test_a_round_can_not_start_before_the_verdict_on_the_last_one(model, frames):

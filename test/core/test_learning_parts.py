@@ -82,6 +82,68 @@ def test_two_of_a_class_with_six_are_held_back_and_that_is_decided_once():
     assert not book.holds_back('0', 'cup')
 
 
+FEW = TrainConfig(validation_share=1e-9)  # no name is chosen
+
+
+def test_of_each_class_the_sixth_and_seventh_new_sample_are_held_back_where_no_name_is_chosen():
+    book = SampleBook(FEW)
+    book.add([sample(f'{kind} {i}', kind) for i in range(20) for kind in ('cup', 'mug')])
+    assert list(book.held) == ['cup 5', 'mug 5', 'cup 6', 'mug 6']
+    book.withdraw(['cup 5'])
+    book.add([sample(f'cup {i}') for i in range(20, 30)])
+    assert list(book.held) == ['mug 5', 'cup 6', 'mug 6', 'cup 20'], 'in its place'
+    assert not SampleBook(TrainConfig(validation_share=0.0)).holds_back('a', 'cup')
+
+
+def test_what_was_learned_in_an_earlier_life_is_held_back_by_its_name_alone():
+    book = SampleBook(FEW)
+    book.add([sample(f'{i}') for i in range(20)], new=False)
+    assert not book.held
+    book.add([sample('new')])
+    assert list(book.held) == ['new'], 'the next one may be'
+
+
+def test_samples_of_two_names_that_are_merged_are_counted_and_held_back_as_of_one():
+    book = SampleBook(FEW)
+    book.add([sample(f'mug {i}', 'mug') for i in range(5)])
+    book.rename('mug', 'cup')
+    book.add([sample('sixth')])
+    assert list(book.held) == ['sixth']
+    book.add([sample('seventh'), sample('eighth')])
+    assert list(book.held) == ['sixth', 'seventh']
+    book.rename('cup', 'bowl')
+    book.add([sample(f'bowl {i}', 'bowl') for i in range(9)])
+    assert list(book.held) == ['sixth', 'seventh'], 'it has two'
+
+
+def test_what_waits_for_a_round_waits_on_when_it_comes_again_from_an_earlier_life():
+    book = SampleBook(TrainConfig(validation_share=0.0))
+    book.add([sample('a')])
+    book.add([sample('a', 'mug'), sample('b')], new=False)
+    assert [(s.sample_id, s.label) for s in book.pending] == [('a', 'mug')]
+    assert book.replay.counts() == {'cup': 1}
+
+
+def test_held_back_samples_take_a_quarter_of_the_budget_at_most_the_newest():
+    roomy, small = (SampleBook(TrainConfig(replay_mb=mb, validation_share=0.5)) for mb in (9, 1))
+    for book in (roomy, small):
+        book.add([sample(f'{i}') for i in range(700)])
+    assert len(roomy.held) > 250
+    assert list(small.held) == list(roomy.held)[-250:]
+
+
+def test_what_a_lost_round_trained_on_comes_before_what_came_meanwhile():
+    book = SampleBook(TrainConfig(validation_share=0.0))
+    book.add([sample('a'), sample('b'), sample('gone')])
+    trained = book.pending
+    book.withdraw(['gone'])  # while the round runs
+    book.on_trained(trained)
+    assert book.find('gone') is None
+    book.add([sample('c')])
+    book.on_lost(learn_again=True)
+    assert [s.sample_id for s in book.pending] == ['a', 'b', 'c']
+
+
 def test_a_held_back_sample_that_comes_again_after_very_many_is_in_one_place(monkeypatch):
     monkeypatch.setattr(sample_book, 'MOST_DECIDED', 40)
     book = SampleBook(TrainConfig(validation_share=0.1))
@@ -151,6 +213,19 @@ def test_the_accuracy_before_a_round_counts_what_its_own_backbone_predicted():
     book.on_accepted()
     book.add([sample(f'new {i}', said='cup') for i in range(4)])
     assert book.outcomes([HERE]) == [True] * 4
+
+
+def test_the_newest_forty_frames_of_the_current_scenarios_tell_how_accurate_it_is():
+    book = SampleBook(TrainConfig(validation_share=0.0))
+    book.add([sample(f'{i}', said='mug') for i in range(30)])
+    book.add([sample(f'new {i}', said='cup') for i in range(30)])
+    book.add([sample(f'old {i}', scenario=BEFORE, said='mug') for i in range(50)])
+    assert book.outcomes([HERE]) == [False] * 10 + [True] * 30
+    assert book.outcomes([BEFORE]) == [False] * 40
+    book.add([sample('25', 'mug', said='mug')])  # it was right after all
+    assert book.outcomes([HERE]) == [False] * 9 + [True] * 31
+    book.withdraw(['28', 'new 3'])
+    assert book.outcomes([HERE]) == [False] * 10 + [True] * 30
 
 
 # Features
@@ -227,6 +302,17 @@ def test_earlier_scenarios_are_looked_at_however_many_samples_the_current_one_ha
     assert 'new 249' in {s.sample_id for s in chosen}
 
 
+@pytest.mark.parametrize(
+    ('old', 'new', 'chosen'),
+    [(10, 250, (10, 90)), (250, 10, (90, 10)), (250, 250, (50, 50)), (20, 30, (20, 30))],
+)
+def test_what_one_side_has_too_few_of_is_looked_at_of_the_other(old, new, chosen):
+    held = [sample(f'old {i}', scenario=BEFORE) for i in range(old)]
+    held += [sample(f'new {i}') for i in range(new)]
+    counts = Counter(s.scenario for s in Validator(FeatureBank(1)).choose(held, [HERE]))
+    assert (counts[BEFORE], counts[HERE]) == chosen
+
+
 def outcome(name: str, live: bool, candidate: bool, anchor: bool | None = None) -> Outcome:
     return Outcome(name, 'cup', HERE, live, candidate, anchor)
 
@@ -244,6 +330,43 @@ def test_the_anchor_is_the_best_version_that_was_accepted():
     assert validator.anchor(sample('new'))
     validator.forget(['a'])
     assert validator.anchor(sample('a')) is None
+
+
+@pytest.mark.parametrize(
+    ('right', 'becomes'),
+    [
+        ({'a': True, 'b': False, 'c': False, 'new': False}, True),  # as many as the anchor
+        ({'a': False, 'b': True, 'c': False, 'new': False}, True),  # others, as many
+        ({'a': False, 'b': False, 'c': False, 'new': True}, False),  # fewer of what both know
+        ({'a': True, 'b': True, 'c': False, 'new': False}, True),
+    ],
+)
+def test_what_is_as_good_as_the_anchor_on_what_both_have_said_takes_its_place(right, becomes):
+    validator = Validator(FeatureBank(1))
+    held = {name: sample(name) for name in right}
+    first = {'a': True, 'b': False, 'c': False}
+    validator.on_accepted([outcome(n, False, ok) for n, ok in first.items()], held)
+    # Whether live was right tells nothing: small steps down would add up.
+    now = [outcome(n, False, ok, validator.anchor(sample(n))) for n, ok in right.items()]
+    validator.on_accepted(now, held)
+    expected = right if becomes else {**first, 'new': right['new']}
+    assert {n: validator.anchor(sample(n)) for n in right} == expected
+
+
+@pytest.mark.parametrize(
+    ('live', 'candidate', 'recent', 'expected'),
+    [
+        (False, True, [True] * 8, (0.8, 1.0)),  # 1.8 is no accuracy
+        (True, False, [False] * 8, (0.2, 0.0)),
+        (True, False, [], (1.0, 0.0)),
+    ],
+)
+def test_an_accuracy_is_one_of_a_share_however_few_samples_moved_it(
+    live, candidate, recent, expected
+):
+    held = [outcome('a', live, candidate), outcome('b', live, candidate)]
+    elsewhere = Outcome('c', 'cup', BEFORE, candidate, live, None)
+    assert accuracies([*held, elsewhere], recent, [HERE]) == pytest.approx(expected)
 
 
 def test_the_accuracy_of_a_candidate_is_that_of_live_moved_by_what_held_back_samples_say():

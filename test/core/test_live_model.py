@@ -28,6 +28,7 @@ from etuner_ros.core.models.weights import (
     State,
 )
 from etuner_ros.core.serve.live_model import LiveModel
+from etuner_ros.core.serve.slot import Alignment, SmallerSlot
 from etuner_ros.core.serve.swapper import Announced, AnnouncedBackbone, Attempt, ModelSwapper
 
 
@@ -143,6 +144,66 @@ def test_a_new_head_keeps_no_frame_from_the_network_that_serves(base, duck, monk
             ):
                 live.prepare(4, base.spec.classes, *head[:2], *announced[2:3])
         assert live.predict(duck, 1).version == 3
+
+
+def test_a_head_that_is_refused_leaves_the_network_alone_that_serves(base, duck):
+    """The next backbone is written into another one."""
+    live = LiveModel(base)
+    before = live.predict(duck, 1)
+    huge = {k: np.full_like(v, 3e38) for k, v in rolled_head(base).items()}
+    for _ in range(2):
+        with (
+            np.errstate(over='ignore', invalid='ignore'),
+            pytest.raises(WeightsError, match='not finite'),
+        ):
+            live.prepare(1, base.spec.classes, *travelling(base, huge))
+        live.prepare(2, base.spec.classes, *travelling(base, other_backbone(base)))
+        assert np.array_equal(live.predict(duck, 1).features, before.features)
+
+
+def test_a_better_engine_for_what_no_longer_serves_takes_nothing_back(base, duck, monkeypatch):
+    live = LiveModel(base)
+    make, head = live.engines.network, travelling(base, rolled_head(base))
+
+    def meanwhile(*arguments: object) -> object:
+        live.swap(live.prepare(7, base.spec.classes, *head))
+        return make(*arguments)
+
+    monkeypatch.setattr(live.engines, 'network', meanwhile)
+    live.renew()
+    result = live.predict(duck, 1)
+    assert (result.version, result.labels) == (7, [base.spec.classes[1]])
+
+
+def test_how_new_a_frame_is_is_judged_among_those_of_its_own_camera(base, duck):
+    live = LiveModel(base)
+    images = [np.roll(duck, i, axis=1) for i in range(30)]
+    live.predict_all(images, 1, ['left'] * 30)
+    other = np.full_like(duck, 128)
+    left, right = live.predict_all([other, other], 1, ['left', 'right'])
+    assert left.novelty > 0.9
+    assert right.novelty == 0.5, 'the first one that it sees'
+
+
+@pytest.mark.parametrize('what', ['version', 'pixels'])
+def test_where_energies_are_others_what_was_seen_before_counts_little(base, duck, what):
+    live = LiveModel(base)
+    images = [np.roll(duck, i, axis=1) for i in range(25)]
+    for _ in range(8):
+        live.predict_all(images, 1, [''] * 25)
+    if what == 'version':
+        sure = {'head.bias': base.state['head.bias'] + np.float32(50)}
+        live.swap(live.prepare(1, base.spec.classes, *travelling(base, sure)))
+    else:
+        slot = live.slot
+        far = Alignment(np.full(1, 20, np.float32), np.zeros(1, np.float32))
+        as_it_was = Alignment(np.ones(1, np.float32), np.zeros(1, np.float32))
+        live.smaller = SmallerSlot(slot.network, 48, slot.number, 'smaller', far, as_it_was)
+    for _ in range(2):
+        result = live.predict_all(images, 1, [''] * 25)[-1]
+    assert result.version == (what == 'version')
+    assert result.pixels == (48 if what == 'pixels' else 64)
+    assert 0.1 < result.novelty < 0.9, 'all frames look like this now'
 
 
 class Robot:

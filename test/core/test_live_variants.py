@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import pytest
-from versions import travelling
+from versions import make_graphs, travelling
 
 from etuner_ros.core.boxes.geometry import as_boxes
 from etuner_ros.core.errors import ConfigError, EngineError
@@ -81,8 +81,7 @@ class Robot:
 def robot(request: pytest.FixtureRequest, base: BaseWeights, ros_home: Path) -> Iterator[Robot]:
     graphs = GraphStore()
     if request.param == 'onnxruntime':
-        for pixels in (64, 48, 32):
-            graphs.wait(base.spec.architecture, pixels, 'fp32')
+        make_graphs(base.spec.architecture, 64, 48, 32)
     engines = Engines(EngineSettings(engine=request.param), graphs=graphs)
     made = Robot(base, engines)
     assert made.live.engine == f'{request.param}-fp32'
@@ -302,13 +301,11 @@ def test_frames_are_seldom_kept_once_there_are_enough_and_all_is_made_anew_in_ti
 
 
 def test_a_quantised_version_is_quantised_at_every_size(base, frames, ros_home):
-    graphs = GraphStore()
-    engines = Engines(graphs=graphs)
+    make_graphs(base.spec.architecture, 64, 48)
+    engines = Engines()
     ranges = calibrate(
         base.spec, base.state, [resize_square(f.image, 64) for f in frames], engines
     )
-    for pixels in (64, 48):
-        graphs.wait(base.spec.architecture, pixels, 'int8')
     robot = Robot(base, engines, (48,))
     robot.swap(1, {f'{RANGES}{ranges[0]}': ranges[1]})
     assert robot.live.engine == 'onnxruntime-int8'

@@ -77,6 +77,36 @@ def test_a_place_that_the_robot_comes_back_to_is_known_from_a_few_frames() -> No
     assert share(home, [0, 1, 2]) > share(stranger, [0, 1, 2])
 
 
+def test_what_was_labelled_long_ago_counts_less_than_what_is_labelled_now() -> None:
+    moved = prior()
+    told(moved, [0, 1, 2], 300)
+    told(moved, [5, 6, 7], 150, seed=1)
+    assert share(moved, [5, 6, 7]) > 0.8
+
+
+def test_after_a_change_a_few_labels_outweigh_what_was_there_before() -> None:
+    moved, stays = prior(), prior()
+    for robot in (moved, stays):
+        told(robot, [0, 1], 60)
+        if robot is moved:
+            robot.on_scenario_change()
+        for kind in (5, 6, 5, 6, 5, 6):
+            robot.on_label(KINDS[kind], KINDS)
+    assert share(moved, [5, 6]) > 0.35 > share(stays, [5, 6])
+
+
+def test_rooms_that_few_labels_are_of_make_it_forget_no_place() -> None:
+    home, stranger = prior(), prior()
+    told(home, [0, 1, 2], 60)
+    for robot in (home, stranger):
+        for room in range(40):
+            robot.on_scenario_change()
+            robot.on_label(KINDS[5 + room % 2], KINDS)
+        robot.on_scenario_change()
+        watch(robot, [0, 1, 2], 6, seed=2)
+    assert share(home, [0, 1, 2]) > share(stranger, [0, 1, 2]) + 0.05
+
+
 def test_correcting_one_thing_again_and_again_makes_it_no_likelier() -> None:
     once, again = prior(), prior()
     for robot in (once, again):

@@ -5,16 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from test_familiar import LIGHT, One, told
 import torch
 
+from etuner_ros.core.boxes.readout import BACKGROUND
 from etuner_ros.core.config import HeadConfig
 from etuner_ros.core.identity import Scenario
+from etuner_ros.core.learn.familiar import Familiar
 from etuner_ros.core.learn.feature_bank import FeatureBank
 from etuner_ros.core.learn.instant_head import InstantHead
 from etuner_ros.core.learn.sample import Sample
-from etuner_ros.core.learn.served_head import ServedHead
+from etuner_ros.core.learn.served_head import Kept, ServedHead
 from etuner_ros.core.learn.unlabelled_frames import UnlabelledFrames
 
 HERE = Scenario('eye', 0)
@@ -26,13 +31,13 @@ CONFIG = HeadConfig(balance=0.0)
 class Robot:
     """It has seen each thing three more times; its labels tell nothing of how things look."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: HeadConfig = CONFIG) -> None:
         draw = torch.Generator().manual_seed(0)
         self.rows = torch.randn(COUNT, SIZE, generator=draw)
         self.labels = [f'kind{i % 3}' for i in range(COUNT)]
         self.samples = [Sample(f'{i}', label, HERE, b'') for i, label in enumerate(self.labels)]
         self.head = ServedHead(
-            SIZE, CONFIG, 'base', FeatureBank(10**7), UnlabelledFrames(1000), lambda _row: ''
+            SIZE, config, 'base', FeatureBank(10**7), UnlabelledFrames(1000), lambda _row: ''
         )
         self.again = {
             f'seen {i}/{number}': row + 0.01 * torch.randn(SIZE, generator=draw)
@@ -130,3 +135,90 @@ def test_a_kind_that_was_taken_back_is_not_said_of_any_label(robot):
     robot.head.withdraw(gone)
     left = [s for s in robot.samples if s.sample_id not in gone]
     assert 'kind2' not in robot.head.answers(left, robot.features(left))
+
+
+def test_a_thing_that_does_not_look_known_makes_a_head_once_for_each_name():
+    """The live head names it rightly; what it needs to know is what the thing looks like."""
+    said, row = ['cup'], torch.ones(SIZE)
+    head = ServedHead(
+        SIZE,
+        CONFIG,
+        'base',
+        FeatureBank(10**7),
+        UnlabelledFrames(1000),
+        lambda _row: said[0],
+        knows=lambda _label, _thing: False,
+    )
+
+    def is_new(label: str, thing: bool = True) -> bool:
+        said[0], head.is_new = label, False
+        head.teach('a', label, row, HERE, thing)
+        return head.is_new
+
+    assert is_new('cup')
+    assert not is_new('cup'), 'it comes again'
+    assert is_new('mug')
+    assert not is_new('cup', thing=False), 'a whole image need not look known'
+    assert not is_new(BACKGROUND), 'nor what is no thing'
+
+
+def test_a_class_that_is_kept_without_samples_is_said_where_it_is_the_likeliest(robot):
+    before = robot.said()
+    weight = torch.zeros(SIZE)
+
+    def said(bias: float) -> list[str]:
+        kept = {'kept': Kept(weight, torch.tensor(bias), None)}
+        return robot.head.answers(robot.samples, robot.rows, kept=kept)
+
+    assert said(-1e6) == before
+    assert said(1e6) == ['kept'] * COUNT
+    logits = robot.head.instant.logits(robot.rows).max(dim=1).values.sort().values
+    middle = float(logits[COUNT // 2 - 1 : COUNT // 2 + 1].mean())
+    assert said(middle).count('kept') == COUNT // 2
+
+
+def test_a_label_that_was_taken_back_counts_as_likely_here_when_it_is_said_again():
+    robot = Robot(replace(CONFIG, prior=1.0))
+    robot.learn()
+    kinds = ('kind0', 'kind1', 'kind2')
+    for i in range(30):
+        robot.head.note_label(f'{i}', f'kind{i % 2}', 'eye')
+    shares = robot.head.prior.shares(kinds)
+    for again in ('0', '1'):
+        robot.head.note_label(again, f'kind{again}', 'eye')
+    assert robot.head.prior.shares(kinds) == shares, 'told once'
+    robot.head.withdraw(['0', '1'])
+    for again in ('0', '1'):
+        robot.head.note_label(again, f'kind{again}', 'eye')
+    now = robot.head.prior.shares(kinds)
+    assert now['kind2'] < shares['kind2']
+
+
+def test_how_much_more_alike_rounds_have_made_things_is_told_from_the_deployed_network():
+    """What was taught between two rounds it has never seen."""
+    kinds, taught = ('cup', 'ball', 'hat'), told(24)
+    head = ServedHead(
+        24, CONFIG, 'base', FeatureBank(10**7), UnlabelledFrames(9), lambda _row: '', LIGHT
+    )
+    rows = {i: one.row for i, one in taught.items()}
+    things = [Sample(i, one.label, HERE, b'', thing=True) for i, one in taught.items()]
+    early, late = things[:36], things[36:]
+    deployed = {s.sample_id: rows[s.sample_id] for s in early}
+    more = torch.nn.functional.one_hot(torch.tensor(23), 24)  # all have it in common
+
+    def features(samples: Sequence[Sample]) -> torch.Tensor:
+        return torch.stack([rows[s.sample_id] for s in samples])
+
+    def tune(name: str, samples: Sequence[Sample]) -> None:
+        nonlocal rows
+        rows = {i: row + more for i, row in rows.items()}
+        head.fit_candidate(name, samples, features, set(rows), all_frames=False)
+        head.on_accepted(name)
+
+    head.learn(early, features)
+    tune('first', early)
+    head.learn(late, features)
+    tune('second', things)
+    after = {i: One(row, taught[i].label) for i, row in rows.items()}
+    expected = Familiar(LIGHT, deployed).rows(after, kinds).half().numpy()
+    assert np.allclose(head.likeness(kinds)['head.likeness'], expected, atol=2e-3)

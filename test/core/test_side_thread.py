@@ -136,6 +136,22 @@ def test_a_camera_that_is_not_punctual_loses_no_kept_frame():
     keeper.close()
 
 
+def test_after_a_pause_no_more_frames_a_second_are_kept_than_before():
+    clock = Clock()
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    assert wanted(keeper, clock, 30, 1 / 30, 5.0) == pytest.approx(5, abs=1)
+    clock.now += 60.0
+    assert wanted(keeper, clock, 30, 1 / 30, 5.0) == pytest.approx(5, abs=1)
+    keeper.close()
+
+
+def test_a_camera_whose_frames_fit_no_period_has_as_many_kept_as_were_asked_for():
+    clock = Clock()
+    keeper = FrameKeeper(lambda _: None, pytest.fail, clock)
+    assert wanted(keeper, clock, 300, 1 / 30, 20.0) == pytest.approx(200, abs=2)
+    keeper.close()
+
+
 def test_while_too_many_wait_for_their_encoding_none_is_kept():
     slow, clock = Slow(), Clock()
     keeper = FrameKeeper(slow, pytest.fail, clock, most=2)

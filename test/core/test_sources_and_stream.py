@@ -131,8 +131,36 @@ def test_a_camera_that_was_unplugged_is_opened_again_until_it_gives_pictures():
     while frame is None:
         frame = device.newest()
     assert not device.lost
+    port.plugged = False
+    port.paused.acquire()
+    assert port.pauses[-1] == FIRST_PAUSE_S, 'it is lost anew'
     device.close()
     assert port.open_now == 0, 'every capture was let go of'
+
+
+def test_each_picture_of_a_camera_is_given_once():
+    port, shown = Port(), threading.Semaphore(0)
+
+    class Slides(PluggedCamera):
+        """A capture whose pictures come when the test says so."""
+
+        count = 0
+
+        def read(self) -> np.ndarray | None:
+            shown.acquire()
+            self.count += 1
+            return picture(self.count)
+
+    device = Device('/dev/video3', lambda _: Slides(port), port.pause)
+    shown.release()
+    assert device.newest(60.0).image[0, 0, 0] == 1
+    assert device.newest(0.0) is None, 'there is no other one yet'
+    shown.release()
+    assert device.newest(60.0).image[0, 0, 0] == 2
+    closing = threading.Thread(target=device.close)
+    closing.start()
+    shown.release()
+    closing.join()
 
 
 def test_a_lost_camera_is_let_go_of_at_once():

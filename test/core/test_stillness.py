@@ -103,6 +103,19 @@ def test_regions_that_look_as_before_are_not_looked_at_again(robot, table):
     assert robot.looks(noisy(table, 5), LEFT, RIGHT) == 2, 'now and then all'
 
 
+def test_a_box_that_shows_another_part_of_the_same_picture_is_looked_at(table):
+    memory, features = RegionMemory(Clock()), np.eye(2, 4, dtype=np.float32)
+    known = as_boxes([LEFT, RIGHT])
+    memory.keep(table, known, features, memory.recall(table, known, 'network'))
+    x, y, width, height = LEFT
+    moved = as_boxes([RIGHT, (x + width / 8, y, width, height)])
+    right, left = memory.recall(table, moved, 'network')
+    assert right is not None
+    assert right.feature.tolist() == features[1].tolist()
+    assert left is None, 'it overlaps with what was seen, but is not the same'
+    assert memory.recalled == 1
+
+
 def test_a_moving_robot_looks_at_all(robot, table):
     for step in range(4):
         moved = np.roll(table, 5 * step, axis=1)

@@ -189,6 +189,17 @@ def test_old_versions_make_room_but_not_the_live_one_and_its_parent(base, tmp_pa
     assert len(list(store.folder.glob('v*'))) == 2
 
 
+def test_what_the_live_version_was_made_from_stays_though_newer_ones_came(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base, keep=1)
+    for parent in range(2):
+        store.commit(UPDATE, parent, ('a', 'b'))
+    store.set_live(1)
+    store.commit(UPDATE, 1, ('a', 'b'))
+    assert sorted(store.manifests) == [0, 1, 3]
+    assert store.roll_back() == []
+    assert store.live == 1
+
+
 def test_many_heads_do_not_push_out_what_rounds_made(base, tmp_path):
     store = ModelStore(tmp_path / 'models', base, keep=2)
     for parent in range(3):
@@ -1185,6 +1196,42 @@ def test_a_version_that_can_not_be_named_live_leaves_the_store_as_it_was(base, t
     assert (store.live, sorted(store.manifests)) == (1, [0, 1])
     name.rmdir()
     assert store.commit(UPDATE, 1, ('a', 'b')).version == store.live == 3
+
+
+def test_a_version_that_can_not_be_stored_leaves_no_backbone_behind(base, tmp_path):
+    store = ModelStore(tmp_path / 'models', base)
+    kept, lost = ({'backbone.weight': np.full((2, 3), n, np.float32)} for n in (7, 8))
+    store.commit({**UPDATE, **kept}, 0, ('a', 'b'))
+    name, files = store.folder / 'live', store.folder / 'backbones'
+    name.unlink()
+    name.mkdir()
+    for backbone in (lost, kept):
+        with pytest.raises(StoreError):
+            store.commit({**UPDATE, **backbone}, 1, ('a', 'b'))
+        assert [f.stem for f in files.iterdir()] == [store.backbone(1)]
+
+
+@pytest.mark.parametrize('parents', [{2: 2}, {2: 3, 3: 2}, {1: 3}])
+def test_manifests_whose_parents_run_in_a_circle_end_no_robot(base, tmp_path, parents):
+    store = ModelStore(tmp_path / 'models', base)
+    for parent in range(3):
+        store.commit(UPDATE, parent, ('a', 'b'))
+    store.close()
+    for version in (1, 2, 3):
+        file = store.folder / f'v{version:08d}' / 'manifest.json'
+        manifest = json.loads(file.read_text())
+        del manifest['ancestors']  # as an earlier release wrote it
+        manifest['parent'] = parents.get(version, manifest['parent'])
+        file.write_text(json.dumps(manifest))
+    again = ModelStore(tmp_path / 'models', base)
+    way = []
+    while again.live:
+        again.roll_back()
+        assert again.live not in way
+        way.append(again.live)
+    assert way[-1] == 0
+    again.commit(UPDATE, 3, ('a', 'b'))
+    assert again.live == 4
 
 
 def of_version_0_1(store, version: int, update: dict, **fields: object) -> None:

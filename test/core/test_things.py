@@ -230,6 +230,16 @@ def test_what_is_found_late_or_early_meets_its_frame_and_the_newest_wins():
     assert matcher.frame(80 * S, 'after a pause') is None
 
 
+def test_the_newest_frame_is_kept_at_any_size_and_those_before_it_only_if_they_fit():
+    matcher: Matcher[str, str] = Matcher(1.0, Clock(), size=len, most_bytes=8)
+    matcher.frame(1 * S, 'four')
+    matcher.frame(2 * S, 'more')
+    assert matcher.found(1 * S, 'boxes') == 'four', 'both fit'
+    matcher.frame(3 * S, 'larger than all')
+    assert matcher.found(2 * S, 'boxes') is None
+    assert matcher.found(3 * S, 'boxes') == 'larger than all'
+
+
 def test_of_a_frame_that_was_left_out_the_nearest_stands_in_once_it_can_not_come():
     matcher: Matcher[str, str] = Matcher(1.0, Clock())
     ms = S // 1000
