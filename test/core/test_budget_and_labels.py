@@ -54,8 +54,9 @@ def test_energy_that_nobody_measured_is_not_counted_as_none_or_any():
 def test_a_clock_that_jumps_back_gives_nothing():
     budget = Budget(BudgetConfig(seconds_per_hour=10.0))
     budget.on_round(5000.0, 20.0)
-    assert budget.refusal(0.0)
-    assert budget.refusal(1.0)
+    for now in (5000.0, 3000.0, 0.0):
+        assert budget.refusal(now) == 'tuning time is used up for 60 min', 'and takes nothing'
+    assert budget.refusal(1800.0) == 'tuning time is used up for 30 min', 'it counts from there'
 
 
 @pytest.mark.parametrize(
@@ -321,6 +322,9 @@ def test_other_limits_keep_what_was_spent_and_what_is_known_of_the_board():
     assert 'tuning time is used up' in budget.refusal(0.0)
     budget.configure(BudgetConfig(seconds_per_hour=70, joules_per_hour=5))
     assert budget.refusal(0.0) == ''
+    budget.on_temperature(70.0)
+    budget.configure(BudgetConfig(max_temperature=60.0))
+    assert budget.refusal(0.0) == 'the board is at 70 degrees Celsius'
 
 
 def test_a_scene_of_new_kinds_is_asked_about_though_no_single_frame_stands_for_many():

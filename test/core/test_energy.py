@@ -204,6 +204,28 @@ def test_a_reading_that_fails_in_a_round_is_bridged():
     assert log.end(4.0) == pytest.approx(4.0 * 4.0, rel=0.1)
 
 
+def test_a_round_in_which_the_board_took_less_than_idle_gives_no_energy_back() -> None:
+    clock, watts = Clock(), [5.0]
+    log = EnergyLog(PowerMeter('x', lambda: watts[0], clock), clock)
+
+    def pass_round(power: float) -> float:
+        watts[0] = 5.0
+        for _ in range(20):
+            clock.now += 0.5
+            log.tick()
+        log.begin()
+        watts[0] = power
+        for _ in range(20):
+            clock.now += 0.5
+            log.tick()
+        return log.end(10.0)
+
+    spent = pass_round(9.0)
+    assert spent > 0.0
+    assert pass_round(3.0) == 0.0, 'the camera was switched off meanwhile'
+    assert log.total_j == spent
+
+
 @pytest.mark.parametrize('read', [0.0, 10.0])
 def test_a_meter_that_is_gone_at_the_end_of_a_round_has_no_figure_for_it(read):
     clock, watts = Clock(), [5.0]

@@ -59,7 +59,9 @@ def test_diminishing_returns_merge_more_batches():
     assert sated.batches_needed > eager.batches_needed
 
 
-def test_a_round_waits_for_a_share_of_what_the_last_one_gained_and_no_less_than_the_floor() -> None:
+def test_a_round_waits_for_a_share_of_what_the_last_one_gained_and_no_less_than_the_floor() -> (
+    None
+):
     fast, slow = [0.30, 0.45, 0.60, 0.74], [0.80, 0.85, 0.86, 0.862]
 
     def needed(accuracies: list[float], share: float, floor: float) -> int:
