@@ -60,9 +60,10 @@ def test_without_an_answer_it_is_said_again(somebody):
 @pytest.mark.parametrize('code', [Code.DISK_FULL, Code.TOO_MANY])
 def test_what_failed_for_now_is_tried_again(somebody, code):
     somebody.say(1)
-    somebody.wait(1.0)
+    somebody.wait(4.0)
     assert not somebody.outbox.answered(key(1), (), 'mug', code)
-    assert somebody.wait(6.0) == ['mug 1']
+    assert somebody.wait(4.5) == [], 'counted from the answer'
+    assert somebody.wait(1.0) == ['mug 1']
 
 
 def test_only_the_last_word_counts(somebody):
@@ -94,8 +95,21 @@ def test_labels_that_waited_for_the_radio_come_no_faster_than_a_collector_takes_
     assert sorted(said) == sorted(f'mug {n}' for n in range(200)), 'each once'
 
 
+def test_however_often_it_is_looked_what_is_late_comes_at_its_rate(somebody: Somebody) -> None:
+    for number in range(100):
+        somebody.say(number)
+    somebody.outbox.due(listening=False)
+    said = []
+    for _ in range(1600):
+        somebody.now += 1 / 800
+        said += somebody.outbox.due(listening=True)
+    assert len(said) in (16, 17), 'eight a second'
+    assert said == [f'mug {number}' for number in range(len(said))]
+
+
 def test_it_does_not_grow_without_end(somebody):
     for number in range(MOST_WAITING + 5):
         somebody.say(number)
     assert len(somebody.outbox) == MOST_WAITING
-    assert 'mug 0' not in somebody.wait(0.1)
+    said = somebody.wait(0.1)
+    assert said == [f'mug {number}' for number in range(5, MOST_WAITING + 5)], 'the newest'

@@ -574,6 +574,20 @@ def test_a_picture_whose_label_no_version_has_learned_makes_room_last(tmp_path):
     assert [s.stamp_ns for s in store.labelled()] == [0, 2, 3]
 
 
+def test_in_a_small_class_too_what_was_learned_makes_room_first(tmp_path: Path) -> None:
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=12 * len(b'picture'))
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+    for label in ('tray', 'duck'):
+        store.add(frame(0), label, 'ann', 0)
+    store.make_batch(10)  # frame 0 is a duck again, which no version has learned
+    for number in range(3, 13):
+        store.add(frame(number), 'mug', 'ann', 0)  # all wait for their batch
+    assert [s.stamp_ns for s in store.labelled() if s.label == 'duck'] == [0, 2]
+
+
 def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=len(b'picture'))
     store.add(frame(1), 'duck', 'ann', 0)
@@ -728,6 +742,8 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
     assert taken(100) == of_then, 'the second batch takes back what was said of two'
     assert taken(100, most_bytes=15) == taken(100), 'in pieces of two'
     assert taken(100, most_bytes=1) == taken(100), 'never an empty piece before the end'
+    sizes = {b: len(store.replay(1, 100, 0, b).samples) for b in (1, 13, 14, 15, 21)}
+    assert sizes == {1: 1, 13: 1, 14: 2, 15: 2, 21: 3}, 'a piece holds as many as fit'
     assert taken(2) == of_then[:2]
     assert taken(0) == []
     assert taken(100, up_to=0) == []
