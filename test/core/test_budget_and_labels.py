@@ -195,6 +195,28 @@ def test_among_equals_the_uncertain_ones_are_asked_about():
     assert asked(chooser, 1)[0] % 2 == 1
 
 
+@pytest.mark.parametrize(('often', 'kinds'), [(0, []), (20, [1, 2])])
+def test_a_later_request_of_a_scene_has_to_be_worth_less(often: int, kinds: list[int]) -> None:
+    """Of what is known, of a kind seen often, and of a rare one that is not worth the first one."""
+    chooser, features = LabelValue(LabelValueConfig(worth=0.3, enough=0.0)), np.eye(4)
+    chooser.know(features[0])
+    for i in range(60):
+        kind = 2 if i < 8 else 1 if i < 8 + often else 0
+        chooser.offer((kind, i), 0.5, features[kind])
+    assert [kind for kind, _ in asked(chooser)] == kinds
+
+
+def test_when_a_frame_goes_the_others_stay_as_uncertain_as_they_were() -> None:
+    chooser = LabelValue(LabelValueConfig(worth=0.0))
+    chooser.offer('gone', 0.0, [0.0, 0.0, 1.0])
+    for i in range(3):
+        chooser.offer(('uncertain', i), 0.5, [0.0, 1.0, 0.0])
+    for i in range(3):
+        chooser.offer(('sure', i), 0.9, [1.0, 0.0, 0.0])
+    chooser.forget('gone')
+    assert asked(chooser, 1)[0][0] == 'uncertain'
+
+
 def test_at_most_so_many_are_asked_about_in_a_scene_and_no_more_than_the_sample_is_kept():
     rng = np.random.default_rng(0)
     chooser = LabelValue(LabelValueConfig(count=5, worth=0.0, sample=30, memory=10))
