@@ -20,10 +20,10 @@ class Somebody:
         self.outbox.put(key(number), (), label, f'{label} {number}')
 
     def wait(self, seconds: float, listening: bool = True) -> list[str]:
-        """Look ten times a second; return what was published."""
+        """Look 64 times a second; return what was published."""
         said: list[str] = []
-        for _ in range(round(10 * seconds)):
-            self.now += 0.1
+        for _ in range(round(64 * seconds)):
+            self.now += 1 / 64
             said += self.outbox.due(listening)
         return said
 
@@ -89,22 +89,10 @@ def test_labels_that_waited_for_the_radio_come_no_faster_than_a_collector_takes_
     said = []
     for _ in range(40):
         said += (now := somebody.wait(1.0))
-        assert len(now) <= 10, 'author_rate_hz of the collector'
+        assert len(now) <= 8, 'rate_hz'
         for text in now:
             somebody.outbox.answered(key(int(text.split()[1])), (), 'mug', Code.ACCEPTED)
     assert sorted(said) == sorted(f'mug {n}' for n in range(200)), 'each once'
-
-
-def test_however_often_it_is_looked_what_is_late_comes_at_its_rate(somebody: Somebody) -> None:
-    for number in range(100):
-        somebody.say(number)
-    somebody.outbox.due(listening=False)
-    said = []
-    for _ in range(1600):
-        somebody.now += 1 / 800
-        said += somebody.outbox.due(listening=True)
-    assert len(said) in (16, 17), 'eight a second'
-    assert said == [f'mug {number}' for number in range(len(said))]
 
 
 def test_it_does_not_grow_without_end(somebody):
