@@ -600,25 +600,41 @@ def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     assert [(s.label, s.image) for s in store.batch(3).samples] == [('tray', b'picture')]
 
 
-def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
+def test_sizes_and_counts_never_pass_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are asked for once a second and with every label; pictures are MBs apart."""
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    execute = Database.execute
+
+    def listen(self: Database, query: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        asked.append((query, values))
+        return execute(self, query, values)
+
     store = LabelStore(tmp_path / 'labels.db')
-    asked: list[str] = []
-    store._database._connection.set_trace_callback(asked.append)
+    store.add(frame(), 'duck', 'ann', 0)
+    store.make_batch(1)
+    store.budget_bytes = store.stored_bytes
+    monkeypatch.setattr(Database, 'execute', listen)
+    store.add(frame(6), 'duck', 'ann', 0)  # for which another one makes room
+    store.note_learned(1, 7)
     store.replay(1, 10, 0, 10**6)  # for each piece
-    store._database._connection.set_trace_callback(None)
-    for query in (
-        next(q for q in asked if 'FROM frames' in q),
-        'SELECT COALESCE(SUM(size), 0) FROM frames',
-        'SELECT label, COUNT(*) FROM frames WHERE size > 0 GROUP BY label',
-        'SELECT label, SUM(label = predicted), SUM(learned_by IS NOT NULL), SUM(size) FROM frames '
-        'GROUP BY label',
-        'SELECT COUNT(*) FROM frames WHERE disputed',
-    ):
-        plan = store._database.execute(f'EXPLAIN QUERY PLAN {query}').fetchall()
-        scans = [row[-1] for row in plan if row[-1].startswith(('SCAN', 'SEARCH'))]
-        assert scans
-        assert all('INDEX' in s or 'PRIMARY KEY' in s for s in scans), (query, scans)
+    assert store.stored_bytes == store.budget_bytes
+    assert [s.frames for s in store.statistics()] == [2]
+    assert (store.count(), store.count_disputed(), store.disputed()) == (2, 0, [])
+    later = sqlite3.connect(tmp_path / 'labels.db')
+    plans = {
+        row[-1]: query
+        for query, values in asked
+        if query.startswith(('SELECT', 'UPDATE'))
+        for row in later.execute(f'EXPLAIN QUERY PLAN {query}', values)
+    }
+    later.close()
+    few = ('INDEX frames_disputed', 'INDEX frames_to_learn')  # of what is in these there is little
+    scans = [line for line in plans if line.startswith(('SCAN f ', 'SCAN frames'))]
+    assert len(scans) >= 4
+    for line in scans:
+        assert 'COVERING INDEX' in line or line.endswith(few), (plans[line], line)
 
 
 def test_labels_of_the_first_release_are_taken_over(tmp_path):
