@@ -197,7 +197,7 @@ def test_among_equals_the_uncertain_ones_are_asked_about():
 
 @pytest.mark.parametrize(('often', 'kinds'), [(0, []), (20, [1, 2])])
 def test_a_later_request_of_a_scene_has_to_be_worth_less(often: int, kinds: list[int]) -> None:
-    """Of what is known, of a kind seen often, and of a rare one that is not worth the first one."""
+    """The rare kind (2) is worth the second request of a scene, and not the first one."""
     chooser, features = LabelValue(LabelValueConfig(worth=0.3, enough=0.0)), np.eye(4)
     chooser.know(features[0])
     for i in range(60):
