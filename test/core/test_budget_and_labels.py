@@ -54,8 +54,9 @@ def test_energy_that_nobody_measured_is_not_counted_as_none_or_any():
 def test_a_clock_that_jumps_back_gives_nothing():
     budget = Budget(BudgetConfig(seconds_per_hour=10.0))
     budget.on_round(5000.0, 20.0)
-    assert budget.refusal(0.0)
-    assert budget.refusal(1.0)
+    for now in (5000.0, 3000.0, 0.0):
+        assert budget.refusal(now) == 'tuning time is used up for 60 min', 'and takes nothing'
+    assert budget.refusal(1800.0) == 'tuning time is used up for 30 min', 'it counts from there'
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,28 @@ def test_among_equals_the_uncertain_ones_are_asked_about():
     assert asked(chooser, 1)[0] % 2 == 1
 
 
+@pytest.mark.parametrize(('often', 'kinds'), [(0, []), (20, [1, 2])])
+def test_a_later_request_of_a_scene_has_to_be_worth_less(often: int, kinds: list[int]) -> None:
+    """The rare kind (2) is worth the second request of a scene, and not the first one."""
+    chooser, features = LabelValue(LabelValueConfig(worth=0.3, enough=0.0)), np.eye(4)
+    chooser.know(features[0])
+    for i in range(60):
+        kind = 2 if i < 8 else 1 if i < 8 + often else 0
+        chooser.offer((kind, i), 0.5, features[kind])
+    assert [kind for kind, _ in asked(chooser)] == kinds
+
+
+def test_when_a_frame_goes_the_others_stay_as_uncertain_as_they_were() -> None:
+    chooser = LabelValue(LabelValueConfig(worth=0.0))
+    chooser.offer('gone', 0.0, [0.0, 0.0, 1.0])
+    for i in range(3):
+        chooser.offer(('uncertain', i), 0.5, [0.0, 1.0, 0.0])
+    for i in range(3):
+        chooser.offer(('sure', i), 0.9, [1.0, 0.0, 0.0])
+    chooser.forget('gone')
+    assert asked(chooser, 1)[0][0] == 'uncertain'
+
+
 def test_at_most_so_many_are_asked_about_in_a_scene_and_no_more_than_the_sample_is_kept():
     rng = np.random.default_rng(0)
     chooser = LabelValue(LabelValueConfig(count=5, worth=0.0, sample=30, memory=10))
@@ -321,6 +344,9 @@ def test_other_limits_keep_what_was_spent_and_what_is_known_of_the_board():
     assert 'tuning time is used up' in budget.refusal(0.0)
     budget.configure(BudgetConfig(seconds_per_hour=70, joules_per_hour=5))
     assert budget.refusal(0.0) == ''
+    budget.on_temperature(70.0)
+    budget.configure(BudgetConfig(max_temperature=60.0))
+    assert budget.refusal(0.0) == 'the board is at 70 degrees Celsius'
 
 
 def test_a_scene_of_new_kinds_is_asked_about_though_no_single_frame_stands_for_many():

@@ -73,6 +73,31 @@ def test_with_very_few_samples_the_mean_may_not_drop():
     assert judge(outcomes([(False, True), (True, False)])).accepted
 
 
+def test_with_very_few_samples_a_drop_of_the_mean_may_be_tolerated() -> None:
+    config = GateConfig(tolerated_drop=0.1)
+    kept = [(True, True)] * 8
+    assert judge(outcomes([*kept, (True, False), (True, True)]), config).accepted, 'just so much'
+    verdict = judge(outcomes([*kept, (True, False), (True, False)]), config)
+    assert verdict.reason.startswith('refused: the mean drops and there are very few samples')
+
+
+@pytest.mark.parametrize(
+    ('pairs', 'accepted'),
+    [
+        ([(True, False)] * 2 + [(False, False)], False),
+        ([(True, False)] + [(False, False)] * 2, True),  # one sample that was right is no class
+        ([(True, False)] * 2, True),
+        ([(True, False)] * 2 + [(False, True)], True),
+    ],
+)
+def test_a_class_is_lost_where_several_samples_of_it_were_right(
+    pairs: list[tuple[bool, bool]], accepted: bool
+) -> None:
+    verdict = judge(outcomes([(False, True)] * 40, 'duck') + outcomes(pairs, 'mug'))
+    assert verdict.accepted == accepted
+    assert ("class 'mug' would be lost" in verdict.reason) != accepted
+
+
 def test_the_gate_refuses_when_a_class_falls_to_zero():
     others = outcomes([(False, True)] * 40, 'duck')
     verdict = judge(others + outcomes([(True, False)] * 3, 'mug'))
@@ -118,6 +143,27 @@ def test_the_way_back_to_the_best_version_is_open_in_small_steps():
 def test_samples_that_the_best_version_never_predicted_say_nothing_about_it():
     rows = [(False, False, None)] * 20 + [(True, False, None)] + [(True, True, True)] * 79
     assert judge([Outcome(str(i), 'mug', HERE, *row) for i, row in enumerate(rows)]).accepted
+
+
+@pytest.mark.parametrize(('predicted', 'accepted'), [(20, False), (60, True)])
+def test_with_few_samples_of_the_best_version_the_test_against_it_is_stricter_too(
+    predicted: int, accepted: bool
+) -> None:
+    rows = [(False, False, True)] * 2 + [(True, False, True)]
+    rows += [(True, True, True)] * (predicted - 3)
+    unknown = [(True, True, None)] * (100 - predicted)
+    samples = [Outcome(str(i), 'mug', HERE, *row) for i, row in enumerate([*rows, *unknown])]
+    assert judge(samples).accepted == accepted, 'three lost, p = 0.125'
+
+
+@pytest.mark.parametrize(('lost', 'accepted'), [(5, True), (6, False)])
+def test_each_of_the_two_tests_by_surroundings_has_half_the_level(
+    lost: int, accepted: bool
+) -> None:
+    """Five lost have p = 0.031, six 0.016."""
+    earlier = outcomes([(True, False)] * lost + [(True, True)] * 40, scenario=HERE)
+    won = outcomes([(False, True)] * 6, scenario=THERE)
+    assert judge(earlier + won, current={THERE}).accepted == accepted
 
 
 def test_what_is_won_in_the_surroundings_of_now_can_not_hide_what_is_lost_in_earlier_ones():
@@ -223,6 +269,20 @@ def test_the_score_is_about_one_in_surroundings_that_stay(correlation):
         assert not detector.update(np.square(x))
         scores.append(detector.score)
     assert np.mean(scores[1000:]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_change_is_declared_with_the_first_so_many_scores_over_the_threshold_in_a_row() -> None:
+    detector = ScenarioDetector(ScenarioConfig(window=4, threshold=1.3, patience=3))
+    scores: list[float] = []
+    for x in looks(np.random.default_rng(0), 5.0, 400):
+        if detector.update(x):
+            break
+        scores.append(detector.score)
+    over = [s > 1.3 for s in [*scores, detector.score]]
+    assert over[-3:] == [True] * 3
+    runs = [over[i : i + 3] for i in range(len(over) - 3)]
+    assert [True] * 3 not in runs, 'not before'
+    assert sum(over) > 6, 'now and then one was, too'
 
 
 @pytest.mark.parametrize('correlation', [0.0, 0.5, 0.9, 0.97])
@@ -395,6 +455,36 @@ def test_a_swap_of_weights_is_no_change_of_surroundings_when_its_move_is_known()
         ]
     assert not any(alarms[True])
     assert any(alarms[False])
+
+
+def test_moves_of_several_swaps_of_weights_add_up() -> None:
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(0, 0.6, (2, 32))
+    log = ScenarioLog()
+    log.on_version(1, 0, first)
+    log.on_version(2, 1, second)
+    alarms = []
+    for i, x in enumerate(looks(rng, 25.0, 400)):
+        version, moved = (0, 0.0) if i < 150 else (1, first) if i < 152 else (2, first + second)
+        swapped = compressed(x) + moved
+        alarms.append(log.on_request('front', i, np.sign(swapped) * swapped**2, version))
+    assert not any(alarms)
+
+
+@pytest.mark.parametrize('what', ['head', 'backbone'])
+def test_only_weights_that_describe_frames_otherwise_make_it_less_sure_of_what_it_saw(
+    what: str,
+) -> None:
+    frames = looks(np.random.default_rng(2), 25.0, 130)
+    kept, swapped = ScenarioLog(), ScenarioLog()
+    swapped.on_version(1, 0, [0.001] * 32 if what == 'backbone' else ())
+    for i, x in enumerate(frames):
+        kept.on_request('front', i, x, 0)
+        swapped.on_request('front', i, x, int(i >= 120))
+    if what == 'head':
+        assert swapped.score == kept.score
+    else:
+        assert swapped.score < 0.9 * kept.score, 'its move is an estimate'
 
 
 def test_weights_that_nothing_is_known_of_start_the_description_anew():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 import math
 import os
 from pathlib import Path
@@ -14,7 +15,15 @@ import pytest
 
 from etuner_ros.bench import variant_table
 from etuner_ros.core.choose import measure
-from etuner_ros.core.decide.energy import Derived, EnergyLog, find_meter, PowerMeter, temperature
+from etuner_ros.core.decide import energy
+from etuner_ros.core.decide.energy import (
+    Derived,
+    EnergyLog,
+    find_meter,
+    Meter,
+    PowerMeter,
+    temperature,
+)
 
 
 def write(folder: Path, **files: object) -> None:
@@ -31,7 +40,23 @@ class Clock:
         return self.now
 
 
-def test_the_total_rail_of_an_orin_is_found_by_its_label(tmp_path):
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the time of the power meters that are found."""
+    clock = Clock()
+    monkeypatch.setattr(energy, 'PowerMeter', partial(PowerMeter, clock=clock))
+    return clock
+
+
+def watts(meter: Meter | None, clock: Clock) -> float:
+    """Return what a meter counts in a second."""
+    assert meter is not None
+    before = meter.joules()
+    clock.now += 1.0
+    return meter.joules() - before
+
+
+def test_the_total_rail_of_an_orin_is_found_by_its_label(tmp_path, clock):
     hwmon = tmp_path / 'sys/class/hwmon'
     write(hwmon / 'hwmon0', name='nvme', in1_label='VDD_IN', in1_input=1, curr1_input=1)
     write(
@@ -49,7 +74,7 @@ def test_the_total_rail_of_an_orin_is_found_by_its_label(tmp_path):
     meter = find_meter(tmp_path)
     assert meter.source == 'INA VDD_IN'
     assert isinstance(meter, PowerMeter)
-    assert meter._watts() == pytest.approx(9.5)
+    assert watts(meter, clock) == pytest.approx(9.5)
 
 
 ORIN_AGX = (  # two monitors of three rails each: label, mV, mA
@@ -71,29 +96,29 @@ def orin_agx(root: Path) -> Path:
     return root
 
 
-def test_the_rails_of_an_agx_orin_are_summed_as_it_has_none_that_holds_all(tmp_path):
+def test_the_rails_of_an_agx_orin_are_summed_as_it_has_none_that_holds_all(tmp_path, clock):
     meter = find_meter(orin_agx(tmp_path))
     assert meter.source == 'INA VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 + VDDQ_VDD2_1V8AO'
-    assert meter._watts() == pytest.approx(16.0 + 12.0 + 4.5 + 9.1)
+    assert watts(meter, clock) == pytest.approx(16.0 + 12.0 + 4.5 + 9.1)
     (tmp_path / 'sys/class/hwmon/hwmon4/curr2_input').unlink()
-    assert math.isnan(meter._watts()), 'a sum without one of its rails is not known'
+    assert math.isnan(watts(meter, clock)), 'a sum without one of its rails is not known'
 
 
-def test_rails_are_not_counted_again_where_one_holds_all(tmp_path):
+def test_rails_are_not_counted_again_where_one_holds_all(tmp_path, clock):
     total = {'in1_label': 'VDD_IN', 'in1_input': 19000, 'curr1_input': 2500}
     write(orin_agx(tmp_path) / 'sys/class/hwmon/hwmon9', name='ina3221', **total)
     meter = find_meter(tmp_path)
     assert meter.source == 'INA VDD_IN'
-    assert meter._watts() == pytest.approx(47.5)
+    assert watts(meter, clock) == pytest.approx(47.5)
 
 
-def test_a_thor_has_its_total_on_an_ina238(tmp_path):
+def test_a_thor_has_its_total_on_an_ina238(tmp_path, clock):
     single = {'in1_label': 'VIN', 'in1_input': 20000, 'curr1_input': 3000}
     folder = orin_agx(tmp_path) / 'sys/class/hwmon/hwmon9'
     write(folder, name='ina238', power1_input=60_000_000, **single)
     meter = find_meter(tmp_path)
     assert meter.source == 'INA VIN'
-    assert meter._watts() == pytest.approx(60.0)
+    assert watts(meter, clock) == pytest.approx(60.0)
 
 
 def jetpack_4(root: Path, *monitors: tuple[tuple[str, int], ...]) -> Path:
@@ -105,7 +130,7 @@ def jetpack_4(root: Path, *monitors: tuple[tuple[str, int], ...]) -> Path:
     return root
 
 
-def test_an_agx_xavier_on_jetpack_4_sums_its_rails_and_an_nx_has_its_total(tmp_path):
+def test_an_agx_xavier_on_jetpack_4_sums_its_rails_and_an_nx_has_its_total(tmp_path, clock):
     agx = jetpack_4(
         tmp_path / 'agx',
         (('GPU', 2000), ('CPU', 3000), ('SOC', 1500)),
@@ -113,17 +138,17 @@ def test_an_agx_xavier_on_jetpack_4_sums_its_rails_and_an_nx_has_its_total(tmp_p
     )
     meter = find_meter(agx)
     assert meter.source == 'INA GPU + CPU + SOC + CV + VDDRQ + SYS5V'
-    assert meter._watts() == pytest.approx(9.5)
+    assert watts(meter, clock) == pytest.approx(9.5)
     nx = jetpack_4(tmp_path / 'nx', (('VDD_IN', 5000), ('VDD_CPU_GPU_CV', 1500), ('VDD_SOC', 900)))
     assert find_meter(nx).source == 'INA VDD_IN'
-    assert find_meter(nx)._watts() == pytest.approx(5.0)
+    assert watts(find_meter(nx), clock) == pytest.approx(5.0)
 
 
-def test_an_ina238_gives_power_in_microwatts(tmp_path):
+def test_an_ina238_gives_power_in_microwatts(tmp_path, clock):
     write(tmp_path / 'sys/class/hwmon/hwmon2', name='ina238', power1_input=42_000_000)
     meter = find_meter(tmp_path)
     assert meter.source.startswith('INA ina238')
-    assert meter._watts() == pytest.approx(42.0)
+    assert watts(meter, clock) == pytest.approx(42.0)
 
 
 def test_rapl_counts_over_its_wrap_around(tmp_path):
@@ -202,6 +227,28 @@ def test_a_reading_that_fails_in_a_round_is_bridged():
     for power in (9.0, 9.0, math.nan, 9.0, math.nan, math.nan, 9.0, 9.0):
         read(power)
     assert log.end(4.0) == pytest.approx(4.0 * 4.0, rel=0.1)
+
+
+def test_a_round_in_which_the_board_took_less_than_idle_gives_no_energy_back() -> None:
+    clock, watts = Clock(), [5.0]
+    log = EnergyLog(PowerMeter('x', lambda: watts[0], clock), clock)
+
+    def pass_round(power: float) -> float:
+        watts[0] = 5.0
+        for _ in range(20):
+            clock.now += 0.5
+            log.tick()
+        log.begin()
+        watts[0] = power
+        for _ in range(20):
+            clock.now += 0.5
+            log.tick()
+        return log.end(10.0)
+
+    spent = pass_round(9.0)
+    assert spent > 0.0
+    assert pass_round(3.0) == 0.0, 'the camera was switched off meanwhile'
+    assert log.total_j == spent
 
 
 @pytest.mark.parametrize('read', [0.0, 10.0])

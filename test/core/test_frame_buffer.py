@@ -78,6 +78,40 @@ def test_a_recording_that_starts_again_is_not_too_old(clock):
     assert not buffer.forgotten(frame(998 * SECOND).key), 'the past of another run says nothing'
 
 
+def test_what_made_room_in_another_run_of_a_recording_says_nothing(clock: Clock) -> None:
+    buffer = FrameBuffer(max_bytes=25, clock=clock)
+    for second in (1000, 1001, 1002):
+        buffer.add(frame(second * SECOND))
+    assert buffer.made_room(frame(980 * SECOND).key)
+    buffer.add(frame(990 * SECOND, size=5))
+    assert not buffer.made_room(frame(980 * SECOND).key)
+
+
+def test_of_frames_that_came_out_of_order_the_latest_tells_what_was_forgotten(
+    clock: Clock,
+) -> None:
+    buffer = FrameBuffer(max_bytes=20, clock=clock)
+    for second in (11, 9, 12, 13):
+        buffer.add(frame(second * SECOND))
+    assert list(buffer) == [frame(second * SECOND).key for second in (12, 13)]
+    assert [buffer.made_room(frame(s * SECOND).key) for s in (9, 10, 11, 12)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert buffer.forgotten(frame(10 * SECOND).key)
+
+
+def test_a_frame_that_comes_again_takes_its_room_once(clock: Clock) -> None:
+    buffer = FrameBuffer(max_bytes=40, clock=clock)
+    buffer.add(frame(1))
+    for size in (10, 20, 5):
+        buffer.add(frame(2, size=size))
+        assert buffer.bytes == 10 + size
+    assert list(buffer) == [frame(1).key, frame(2).key]
+
+
 def test_while_no_frame_comes_none_is_forgotten(clock):
     buffer = FrameBuffer(max_age_s=10, clock=clock)
     buffer.add(frame(1))

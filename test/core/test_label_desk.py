@@ -12,7 +12,7 @@ from test_frame_buffer import Clock
 
 from etuner_ros.core.config import LabelValueConfig
 from etuner_ros.core.labels.asker import LabelAsker
-from etuner_ros.core.labels.batches import BatchMaker
+from etuner_ros.core.labels.batches import BatchMaker, MOST_BATCHES, SOME_BATCHES
 from etuner_ros.core.labels.desk import Code, Correction, LabelDesk, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.joiner import Joiner, LATELY_S, MOST_WAITING
@@ -96,6 +96,8 @@ def test_after_a_restart_of_a_simulator_a_label_goes_to_the_picture_seen_last(of
 
 
 def test_without_a_clock_no_stamp_lies_in_the_future(office):
+    assert office.say(key(NOW + SECOND)).code is Code.UNKNOWN_FRAME, 'clocks differ a little'
+    assert office.say(key(NOW + SECOND + 1)).code is Code.FUTURE_STAMP
     assert office.say(key(NOW + 600 * SECOND)).code is Code.FUTURE_STAMP
     assert office.say(key(NOW + 600 * SECOND), now_ns=0).code is Code.UNKNOWN_FRAME
     office.buffer.add(frame(key(NOW + 600 * SECOND)))
@@ -134,6 +136,9 @@ def test_an_author_may_send_again_after_a_while(tmp_path):
     office.clock.now += 0.5
     assert office.say(key(), 'one more').code is Code.ACCEPTED
     assert office.say(key(), 'and one').code is Code.TOO_MANY
+    office.clock.now += 3600.0
+    codes = [office.say(key(), f'later {i}').code for i in range(21)]
+    assert codes == [Code.ACCEPTED] * 20 + [Code.TOO_MANY], 'hours of silence do not add up'
 
 
 def test_who_sends_a_little_too_fast_has_a_little_refused(tmp_path):
@@ -228,6 +233,17 @@ def test_what_is_said_of_a_thing_waits_for_what_the_robot_took_it_for(office, jo
     assert not joiner.hold(key(9, uid=9), 'by a robot whose detector has stopped', thing=True)
 
 
+def test_names_that_come_out_of_order_do_not_make_a_thing_wait_anew(
+    office: Office, joiner: Joiner[str]
+) -> None:
+    for uid in (1, 2, 3):
+        office.buffer.add(frame(key(uid, uid=uid)))
+    for uid in (2, 1):
+        assert joiner.named(key(uid, uid=uid)) == []
+    assert not joiner.hold(key(2, uid=2), 'its things are named', thing=True)
+    assert joiner.hold(key(3, uid=3), 'not yet', thing=True)
+
+
 def test_without_a_name_an_older_picture_of_this_stamp_is_not_taken_for_a_newer(office, joiner):
     office.store.add(frame(key(1, uid=5)), 'duck', 'ann', 0)
     assert not joiner.hold(key(1, uid=5), 'named, and stored')
@@ -272,6 +288,22 @@ def test_full_batches_go_out_at_once_and_a_smaller_one_in_the_end(office):
     assert sizes == [2, 2, 1, 1]
     assert [number for number, _ in maker.again(2, 1, 10**6)] == [2]
     assert [number for number, _ in maker.again(1, 0, 1)] == [1], 'never nothing'
+
+
+def test_batches_are_handed_out_again_in_pieces(office: Office) -> None:
+    maker = BatchMaker(office.store, 1, 10.0, office.clock)
+    for number in range(MOST_BATCHES + 4):
+        office.store.add(frame(key(number)), 'duck', 'ann', 0)
+    assert len(list(maker.due())) == MOST_BATCHES + 4
+
+    def numbers(first: int, limit: int) -> list[int]:
+        return [number for number, _ in maker.again(first, limit, 10**6)]
+
+    assert numbers(3, 0) == list(range(3, 3 + SOME_BATCHES))
+    assert numbers(3, 20) == list(range(3, 23))
+    assert numbers(3, 1000) == list(range(3, 3 + MOST_BATCHES))
+    assert numbers(MOST_BATCHES + 3, 0) == [MOST_BATCHES + 3, MOST_BATCHES + 4]
+    assert numbers(MOST_BATCHES + 5, 0) == []
 
 
 def test_what_another_process_numbered_is_handed_out(office):

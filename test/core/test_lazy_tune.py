@@ -59,6 +59,20 @@ def test_diminishing_returns_merge_more_batches():
     assert sated.batches_needed > eager.batches_needed
 
 
+def test_a_round_waits_for_a_share_of_what_the_last_one_gained_and_no_less_than_the_floor() -> (
+    None
+):
+    fast, slow = [0.30, 0.45, 0.60, 0.74], [0.80, 0.85, 0.86, 0.862]
+
+    def needed(accuracies: list[float], share: float, floor: float) -> int:
+        settings = {'gain_share': share, 'gain_floor': floor}
+        return after_rounds(accuracies, max_batches=50, **settings).batches_needed
+
+    assert 1 < needed(fast, 0.5, 0.001) < needed(fast, 1.0, 0.001), 'the share of 14 points'
+    assert needed(fast, 0.5, 0.001) == needed(fast, 0.5, 0.05), 'which is above the floor'
+    assert needed(slow, 0.5, 0.001) < needed(slow, 0.5, 0.005) < needed(slow, 0.5, 0.01)
+
+
 def test_batches_needed_is_capped():
     assert after_rounds([0.9] * 8, max_batches=5).batches_needed == 5
 
@@ -102,6 +116,27 @@ def test_a_scenario_change_makes_it_eager_again_and_keeps_what_waits():
     lazy.on_scenario_change()
     assert lazy.batches_needed == 1
     assert lazy.should_tune
+
+
+@pytest.mark.parametrize('what', ['surroundings', 'retreat'])
+def test_in_new_surroundings_and_after_a_retreat_progress_is_looked_at_anew(what: str) -> None:
+    lazy = after_rounds([0.80, 0.85, 0.86, 0.862], max_batches=20)
+    assert lazy.batches_needed > 4
+    assert 'predicted gain' in lazy.reason
+    if what == 'surroundings':
+        lazy.on_scenario_change()
+    else:
+        lazy.on_retreat_start()
+        lazy.on_retreat_end(accepted=True)
+    assert lazy.batches_needed == 1
+    assert 'predicted gain' not in lazy.reason
+    fresh = after_rounds([], max_batches=20)
+    for accuracy in (0.3, 0.4, 0.45, 0.47):
+        for each in (lazy, fresh):
+            each.on_batch(each.batches_needed)
+            each.on_round_start()
+            each.on_round_end(10, accuracy)
+        assert lazy.reason == fresh.reason
 
 
 def test_a_batch_with_a_new_class_starts_a_round():

@@ -89,6 +89,27 @@ def test_a_layer_freezes_only_after_it_was_stable_for_the_whole_patience():
     assert freeze.on_probe(stable(0.99), 8) == set(UNITS)
 
 
+@pytest.mark.parametrize('between', ['it moves', 'the scenario changes'])
+def test_a_layer_that_was_stable_before_it_moved_or_elsewhere_has_to_be_so_anew(
+    between: str,
+) -> None:
+    freeze = SimFreeze(
+        UNITS,
+        SimFreezeConfig(
+            **PAPER, max_new=ALL_AT_ONCE, patience=2, min_iterations=0, max_frozen_share=1.0
+        ),
+    )
+    freeze.on_probe(stable(1.0), 8)
+    freeze.on_probe(stable(1.0), 8)
+    if between == 'it moves':
+        freeze.on_probe(stable(0.5), 8)
+    else:
+        freeze.on_scenario_change()
+        freeze.on_probe(stable(0.5), 0)
+    assert freeze.on_probe(stable(0.5), 8) == set()
+    assert freeze.on_probe(stable(0.5), 8) == set(UNITS)
+
+
 def test_a_layer_that_moves_more_than_the_threshold_stays_trainable():
     freeze = SimFreeze(
         UNITS,
@@ -294,3 +315,24 @@ def test_the_front_can_be_frozen_from_the_start():
     assert freeze.frozen == {'a'}
     off = SimFreeze(['a', 'b'], SimFreezeConfig(enabled=False, start_frozen_share=0.5))
     assert not off.frozen
+
+
+def test_starting_over_freezes_what_is_frozen_from_the_start_and_leaves_pinned_layers() -> None:
+    config = SimFreezeConfig(
+        **PAPER,
+        start_frozen_share=0.3,
+        max_frozen_share=1.0,
+        max_new=ALL_AT_ONCE,
+        patience=1,
+        min_iterations=0,
+    )
+    freeze = SimFreeze(UNITS, config)
+    freeze.accepted = True
+    freeze.set_layers(frozen=['block5', 'block8'], pinned=['block0', 'block8'])
+    freeze.on_probe(stable(1.0), 8)
+    freeze.start_over()
+    front = {'block1', 'block2', 'block8'}
+    assert freeze.frozen == front
+    assert not freeze.accepted
+    assert freeze.on_probe(stable(1.0), 8) == front, 'there is none to compare it with'
+    assert freeze.on_probe(stable(1.0), 8) == set(UNITS) - {'block0'}

@@ -585,6 +585,20 @@ def test_a_picture_whose_label_no_version_has_learned_makes_room_last(tmp_path):
     assert [s.stamp_ns for s in store.labelled()] == [0, 2, 3]
 
 
+def test_in_a_small_class_too_what_was_learned_makes_room_first(tmp_path: Path) -> None:
+    store = LabelStore(tmp_path / 'labels.db', budget_bytes=12 * len(b'picture'))
+    for number in range(3):
+        store.add(frame(number), 'duck', 'ann', 0)
+    store.make_batch(10)
+    store.note_learned(1, 7)
+    for label in ('tray', 'duck'):
+        store.add(frame(0), label, 'ann', 0)
+    store.make_batch(10)  # frame 0 is a duck again, which no version has learned
+    for number in range(3, 13):
+        store.add(frame(number), 'mug', 'ann', 0)  # all wait for their batch
+    assert [s.stamp_ns for s in store.labelled() if s.label == 'duck'] == [0, 2]
+
+
 def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     store = LabelStore(tmp_path / 'labels.db', budget_bytes=len(b'picture'))
     store.add(frame(1), 'duck', 'ann', 0)
@@ -597,25 +611,41 @@ def test_a_picture_that_was_evicted_comes_back_with_another_word(tmp_path):
     assert [(s.label, s.image) for s in store.batch(3).samples] == [('tray', b'picture')]
 
 
-def test_sizes_and_counts_never_pass_the_pictures(tmp_path):
+def test_sizes_and_counts_never_pass_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are asked for once a second and with every label; pictures are MBs apart."""
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    execute = Database.execute
+
+    def listen(self: Database, query: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        asked.append((query, values))
+        return execute(self, query, values)
+
     store = LabelStore(tmp_path / 'labels.db')
-    asked: list[str] = []
-    store._database._connection.set_trace_callback(asked.append)
+    store.add(frame(), 'duck', 'ann', 0)
+    store.make_batch(1)
+    store.budget_bytes = store.stored_bytes
+    monkeypatch.setattr(Database, 'execute', listen)
+    store.add(frame(6), 'duck', 'ann', 0)  # for which another one makes room
+    store.note_learned(1, 7)
     store.replay(1, 10, 0, 10**6)  # for each piece
-    store._database._connection.set_trace_callback(None)
-    for query in (
-        next(q for q in asked if 'FROM frames' in q),
-        'SELECT COALESCE(SUM(size), 0) FROM frames',
-        'SELECT label, COUNT(*) FROM frames WHERE size > 0 GROUP BY label',
-        'SELECT label, SUM(label = predicted), SUM(learned_by IS NOT NULL), SUM(size) FROM frames '
-        'GROUP BY label',
-        'SELECT COUNT(*) FROM frames WHERE disputed',
-    ):
-        plan = store._database.execute(f'EXPLAIN QUERY PLAN {query}').fetchall()
-        scans = [row[-1] for row in plan if row[-1].startswith(('SCAN', 'SEARCH'))]
-        assert scans
-        assert all('INDEX' in s or 'PRIMARY KEY' in s for s in scans), (query, scans)
+    assert store.stored_bytes == store.budget_bytes
+    assert [s.frames for s in store.statistics()] == [2]
+    assert (store.count(), store.count_disputed(), store.disputed()) == (2, 0, [])
+    later = sqlite3.connect(tmp_path / 'labels.db')
+    plans = {
+        row[-1]: query
+        for query, values in asked
+        if query.startswith(('SELECT', 'UPDATE'))
+        for row in later.execute(f'EXPLAIN QUERY PLAN {query}', values)
+    }
+    later.close()
+    few = ('INDEX frames_disputed', 'INDEX frames_to_learn')  # of what is in these there is little
+    scans = [line for line in plans if line.startswith(('SCAN f ', 'SCAN frames'))]
+    assert len(scans) >= 4
+    for line in scans:
+        assert 'COVERING INDEX' in line or line.endswith(few), (plans[line], line)
 
 
 def test_labels_of_the_first_release_are_taken_over(tmp_path):
@@ -739,6 +769,8 @@ def test_a_memory_is_filled_with_the_newest_of_each_class_in_turn(tmp_path):
     assert taken(100) == of_then, 'the second batch takes back what was said of two'
     assert taken(100, most_bytes=15) == taken(100), 'in pieces of two'
     assert taken(100, most_bytes=1) == taken(100), 'never an empty piece before the end'
+    sizes = {b: len(store.replay(1, 100, 0, b).samples) for b in (1, 13, 14, 15, 21)}
+    assert sizes == {1: 1, 13: 1, 14: 2, 15: 2, 21: 3}, 'a piece holds as many as fit'
     assert taken(2) == of_then[:2]
     assert taken(0) == []
     assert taken(100, up_to=0) == []

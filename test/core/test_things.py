@@ -74,6 +74,40 @@ def test_a_thing_is_stored_as_the_square_around_it_beside_its_whole_frame(tmp_pa
     assert office.store.count() == 1, 'the frame itself has no label'
 
 
+def test_what_the_robot_named_elsewhere_in_a_frame_is_not_what_it_took_a_thing_for(
+    tmp_path: Path,
+) -> None:
+    office = Office(tmp_path)
+    office.things.see(KEY.uid, Seen(as_boxes([RED]), ['mug'], [0.7]))
+    for box in ((200, 100, 60, 60), (160, 60, 80, 40)):  # the second touches the mug
+        office.say(box)
+    assert [s.predicted for s in office.store.labelled()] == ['', '']
+
+
+def test_of_a_large_thing_a_picture_of_bounded_size_is_stored(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    image = np.full((720, 960, 3), 128, np.uint8)
+    office.buffer.add(Frame(KEY, encode_jpeg(image), 'jpeg', '', 0.5, 0.5, 3, (960, 720)))
+    office.say((100, 100, 700, 500))
+    (sample,) = office.store.labelled()
+    assert sample.place == Place(100, 100, 700, 500, 960, 720)
+    assert decode(sample.image).shape == (320, 320, 3)
+
+
+def test_a_thing_whose_picture_made_room_gets_it_again_while_its_frame_is_there(
+    tmp_path: Path,
+) -> None:
+    office = Office(tmp_path)
+    first = office.say(RED)
+    office.store._database.execute('UPDATE frames SET image = NULL, size = 0')
+    near = (103.0, 62.0, 80.0, 40.0)
+    receipt = office.say(near, 'vase')
+    assert (receipt.code, receipt.frame.key) == (Code.ACCEPTED, first.frame.key)
+    (sample,) = office.store.labelled()
+    assert (sample.label, sample.place) == ('vase', Place(*RED, 320, 240))
+    assert sample.image == first.frame.image, 'of where it was first'
+
+
 def test_a_box_that_lies_on_a_named_thing_means_that_thing(tmp_path):
     office = Office(tmp_path)
     first = office.say(RED)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import json
 import math
 
+import numpy as np
 import pytest
 
 from etuner_ros.core.config import BudgetConfig, LazyTuneConfig
@@ -20,7 +21,7 @@ from etuner_ros.core.errors import LearnerError
 from etuner_ros.core.tune import batch_feed
 from etuner_ros.core.tune.batch_feed import BatchFeed
 from etuner_ros.core.tune.frame_features import FrameFeatures
-from etuner_ros.core.tune.round_keeper import How, Proposal, RoundKeeper, State
+from etuner_ros.core.tune.round_keeper import How, Proposal, RoundKeeper, State, Tried
 from etuner_ros.core.tune.state_file import StateFile
 from etuner_ros.worker.link import CREDIT, OPENING_S, STEADY_S, WorkerLink
 
@@ -121,6 +122,138 @@ def test_a_round_that_nobody_could_judge_does_not_count_as_refused(judged):
     )
     labels_come()
     assert (kept.keeper.start({'/c': 16}) is None) == judged
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_what_was_found_before_and_after_a_round_is_of_the_weights_that_are_live(
+    accepted: bool,
+) -> None:
+    kept = Kept()
+    keeper = kept.keeper
+    keeper.on_proposal(kept.start(), Proposal('me/1/a', 0, 8, accuracy=0.6, accuracy_before=0.5))
+    assert not keeper.on_verdict('me/2/b', True, 'of another one', 9)
+    assert keeper.on_verdict('me/1/a', accepted, 'said the gate', 1)
+    assert (keeper.completed, keeper.before) == (1, 0.5)
+    assert keeper.after == (0.6 if accepted else 0.5)
+    assert (kept.ends[0].text, kept.ends[0].version) == ('said the gate', 1 if accepted else None)
+    assert keeper.lazy.state_dict()['points'] == [[8.0, keeper.after]]
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_a_head_that_is_live_is_known_to_describe_frames_as_before(accepted: bool) -> None:
+    kept = Kept()
+    keeper, rng = kept.keeper, np.random.default_rng(0)
+    for i in range(100):
+        keeper.scenarios.on_request('front', i, rng.normal(5.0, 1.0, 32), 0)
+    keeper.on_head(Proposal('me/head/a', 0))
+    assert keeper.on_verdict('me/head/a', accepted, 'said the gate', 1)
+    assert keeper.heads == accepted
+    assert kept.told == ([] if accepted else [{'op': 'head_refused', 'again': False}])
+    assert kept.ends == []
+    frames = rng.normal(9.0, 1.0, (60, 32))
+    found = [
+        keeper.scenarios.on_request('front', 100 + i, x, int(accepted))
+        for i, x in enumerate(frames)
+    ]
+    assert any(found), 'what changed is what is seen'
+
+
+def test_how_a_round_has_moved_what_frames_look_like_is_no_change_of_surroundings() -> None:
+    kept = Kept()
+    keeper, rng = kept.keeper, np.random.default_rng(0)
+    move = rng.normal(0.0, 0.6, 32)
+    looks = np.square(rng.normal(5.0, 0.1, (200, 32)))
+    found = [keeper.scenarios.on_request('front', i, x, 0) for i, x in enumerate(looks[:100])]
+    keeper.on_proposal(kept.start(), Proposal('me/1/a', 0, move=tuple(move)))
+    keeper.on_verdict('me/1/a', True, 'good', 1)
+    for i, x in enumerate(looks[100:], 100):
+        found.append(keeper.scenarios.on_request('front', i, np.square(np.sqrt(x) + move), 1))
+    assert not any(found)
+
+
+@pytest.mark.parametrize('first', ['weights', 'verdict'])
+def test_a_round_ends_once_the_worker_has_its_version_or_a_later_one(first: str) -> None:
+    kept = Kept()
+    keeper = kept.keeper
+    keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
+    if first == 'weights':
+        assert not keeper.on_loaded(5)
+        assert keeper.state is State.PROPOSED, 'without its verdict it goes on'
+        keeper.on_verdict('me/1/a', True, 'good', 5)
+    else:
+        keeper.on_verdict('me/1/a', True, 'good', 5)
+        keeper.on_loaded(4)
+        assert keeper.state is State.ACCEPTED, 'an older one was on its way'
+        keeper.on_loaded(6)
+    assert keeper.state is State.WAITING
+
+
+def test_accepted_weights_have_their_time_from_the_verdict_on() -> None:
+    kept = Kept()
+    kept.keeper.on_proposal(kept.start(), Proposal('me/1/a', 0))
+    kept.clock.now += 14
+    kept.keeper.on_verdict('me/1/a', True, 'good', 1)
+    kept.clock.now += 14
+    assert kept.keeper.tick() == ''
+    kept.clock.now += 2
+    assert 'did not arrive' in kept.keeper.tick()
+    assert kept.told == [{'op': 'go_back', 'again': False}]
+
+
+def test_a_version_is_quantised_once_and_by_a_worker_that_says_it_could() -> None:
+    kept = Kept()
+    keeper = kept.keeper
+    assert keeper.start_calibration({}) is None
+    keeper.could_quantise = True
+    made = keeper.start_calibration({'/c': 7})
+    assert made is not None
+    assert (made.kind, made.batches, made.cursors) == (RoundKind.CALIBRATE, 0, {'/c': 7})
+    keeper.on_failed(made.number, 'no memory')
+    assert keeper.start_calibration({}) is None, 'it would fail again'
+    for lose in (lambda: keeper.on_down('killed'), keeper.on_starting):
+        keeper.could_quantise = True
+        lose()
+        keeper.on_starting()
+        keeper.on_loaded(0)
+        assert keeper.start_calibration({}) is None, 'this worker has not said so'
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_a_round_that_only_quantised_says_nothing_of_those_that_train(accepted: bool) -> None:
+    kept = Kept()
+    keeper = kept.keeper
+    keeper.lazy.on_batch()
+    trained = keeper.start({'/c': 3}, True, 'abc')
+    assert trained is not None
+    keeper.on_proposal(trained.number, Proposal('me/1/a', 0, 8, 0.6, 0.5))
+    keeper.on_verdict('me/1/a', False, 'worse', 0)
+    before = (keeper.lazy.state_dict(), keeper.tried)
+    keeper.could_quantise = True
+    made = keeper.start_calibration({'/c': 2})
+    assert made is not None
+    keeper.on_proposal(made.number, Proposal('me/2/b', 0, 0, 0.9, 0.5))
+    keeper.on_verdict('me/2/b', accepted, 'said the gate', 1)
+    assert (keeper.lazy.state_dict(), keeper.tried) == before
+    assert (keeper.completed, keeper.refused) == (2, 1 + (not accepted))
+
+
+@pytest.mark.parametrize('accepted', [True, False])
+def test_what_a_refused_round_learned_is_new_again_for_the_deployed_network(
+    accepted: bool,
+) -> None:
+    kept = Kept()
+    keeper = kept.keeper
+    keeper.lazy.configure(LazyTuneConfig(economy=0.5))
+    trained = keeper.start({'/c': 3}, True, 'abc')
+    assert trained is not None
+    keeper.on_proposal(trained.number, Proposal('me/1/a', 0))
+    keeper.on_verdict('me/1/a', False, 'worse', 0)
+    keeper.lazy.on_prospects(LOST)
+    made = keeper.start_retreat({'/c': 2})
+    assert made is not None
+    keeper.on_proposal(made.number, Proposal('me/2/b', 0))
+    keeper.on_verdict('me/2/b', accepted, 'said the gate', 1)
+    assert keeper.tried == (Tried() if accepted else Tried('abc', {'/c': 3}))
 
 
 LOST = Prospects(64, 480, True, compared=64, gained=0, lost=3, since_round=64)
@@ -611,6 +744,42 @@ def test_a_collector_is_not_let_go_while_it_is_the_worker_that_is_late():
     assert not feed.on_replay(ask, 1, 1)
 
 
+def test_a_batch_that_comes_while_something_was_asked_for_keeps_its_turn() -> None:
+    feed, _ = fed({'/c': 5})
+    assert not feed.on_batch('/c', 6, True), 'first what the live weights have learned'
+    (ask,) = feed.asks(True)
+    assert ask.replay
+    assert not feed.on_batch('/c', 6, True)
+    assert feed.on_replay(ask, 7, 7)
+    (ask,) = feed.asks(True)
+    assert not feed.on_batch('/c', 6, True), 'it is on its way already'
+    assert feed.on_batches(ask, [6, 7], 7) == [6, 7]
+    assert feed.on_batch('/c', 8, True)
+
+
+def test_a_collector_that_answers_is_asked_again_soon_and_never_forgotten() -> None:
+    feed, clock = fed()
+    feed.on_batch('/c', 9, True)
+
+    def fail(times: int) -> list[float]:
+        """Return after how long it was asked each time."""
+        waits = []
+        for _ in range(times):
+            began = clock.now
+            while not (asks := feed.asks(True)) and clock.now < began + 100.0:
+                clock.now += 1.0
+            waits.append(clock.now - began)
+            feed.on_failure(asks[0])
+        return waits
+
+    assert fail(3) == [0.0, 1.0, 2.0]
+    clock.now += 100.0
+    (ask,) = feed.asks(True)
+    assert feed.on_batches(ask, [1, 2], 9) == [1, 2]
+    assert fail(9) == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert feed.collectors == ['/c']
+
+
 # Features
 
 
@@ -626,6 +795,17 @@ def test_a_frame_without_a_label_waits_for_its_feature():
     assert features.take() is None
     clock.now += 1
     assert features.wants_frame()
+    assert features.passed_on == 1
+
+
+def test_where_no_feature_is_wanted_a_frame_without_a_label_waits_for_none() -> None:
+    features = FrameFeatures(False, Clock())
+    features.put({'id': 'a'})
+    assert features.take() == {'id': 'a', 'backbone': '', 'feature': b''}
+    features.add('b', 'digest', b'12')
+    features.put({'id': 'b'})
+    assert features.take() == {'id': 'b', 'backbone': 'digest', 'feature': b'12'}
+    assert features.take() is None
 
 
 # The link to the worker

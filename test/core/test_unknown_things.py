@@ -148,6 +148,25 @@ def test_frames_of_a_camera_without_a_detector_are_asked_about_beside_things(ask
     assert asked.asker.next() is None
 
 
+def test_what_was_worth_a_question_in_one_camera_stays_so_when_objects_of_another_come(
+    asked: Asked,
+) -> None:
+    offered = []
+    for number, source in enumerate(('left', 'right', 'left', 'right', 'left'), 1):
+        name = replace(KEY, source=source, uid=RUN + number)
+        asked.office.buffer.add(Frame(name, picture(), 'jpeg', '', 0.1, 0.5, 3, (320, 240)))
+        asked.asker.offer(name, [1.0, 0.1 * number], 'net')
+        offered.append(name)
+    assert asked.office.buffer.pinned == set(offered)
+    objects = replace(KEY, source='left', uid=RUN + 9)
+    asked.asker.see(objects, Seen(as_boxes([RED]), ['mug'], [0.9], [False], [1]))
+    later = replace(KEY, source='right', uid=RUN + 10)
+    asked.office.buffer.add(Frame(later, picture(), 'jpeg', '', 0.1, 0.5, 3, (320, 240)))
+    asked.asker.offer(later, [1.0, 2.0], 'net')
+    assert asked.office.buffer.pinned == {offered[1], offered[3], later}
+    assert asked.asker.next()[0].key.source == 'right'
+
+
 def test_no_whole_frame_is_asked_about_while_objects_come(asked):
     asked.see(1, (RED, 0.9, False, 7))
     assert asked.next() is None
