@@ -107,6 +107,8 @@ class FrameBuffer:
         self._frames: OrderedDict[FrameKey, _Kept] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()  # newest stamp, by source
         self._squeezed: OrderedDict[str, int] = OrderedDict()  # ... of those that made room
+        # How many frames were of earlier runs of a source that started again.
+        self._earlier: OrderedDict[str, int] = OrderedDict()
         self.bytes = 0
         self.added = 0  # frames ever
         self.pinned: set[FrameKey] = set()  # under request: forgotten last, and never by age
@@ -129,6 +131,9 @@ class FrameBuffer:
         if key.stamp_ns < self._forgotten.get(key.source, key.stamp_ns):
             del self._forgotten[key.source]  # a recording or simulator that started again
             self._squeezed.pop(key.source, None)
+            self._earlier[key.source] = self.added
+            while len(self._earlier) > MOST_SOURCES:
+                self._earlier.popitem(last=False)
         old = self._frames.pop(key, None)
         self.bytes += len(frame.image) - (len(old.frame.image) if old else 0)
         self.added += 1
@@ -141,12 +146,15 @@ class FrameBuffer:
                 oldest = next(iter(self._frames.values()))
             if now - oldest.arrived_s <= self._max_age_s and self.bytes <= self._max_bytes:
                 break
-            self._forget(oldest.frame, now - oldest.arrived_s <= self._max_age_s)
+            self._forget(oldest, now - oldest.arrived_s <= self._max_age_s)
 
-    def _forget(self, frame: Frame, squeezed: bool) -> None:
+    def _forget(self, kept: _Kept, squeezed: bool) -> None:
+        frame = kept.frame
         del self._frames[frame.key]
         self.bytes -= len(frame.image)
         source, stamp = frame.key.source, frame.key.stamp_ns
+        if kept.number <= self._earlier.get(source, 0):
+            return  # of an earlier run, whose stamps say nothing of this one
         for stamps in (self._forgotten, self._squeezed) if squeezed else (self._forgotten,):
             stamps[source] = max(stamps.pop(source, stamp), stamp)
             while len(stamps) > MOST_SOURCES:
