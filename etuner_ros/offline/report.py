@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import BytesIO
 import math
@@ -21,10 +22,10 @@ from matplotlib.backend_bases import FigureCanvasBase
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.core.files import replace_file
 from etuner_ros.offline.recording import LearningBag
-from etuner_ros.offline.robot import Labelled, Learned, LearnedRound, OfflineRobot
+from etuner_ros.offline.robot import Learned, LearnedRound, OfflineRobot
 
 WINDOW = 20  # labels that the curve is the mean of
-CURVE, ACCEPTED, REFUSED = '#12805c', '#2d6cdf', '#c0392b'
+CURVE, UNTUNED, ACCEPTED, REFUSED = '#12805c', '#8a8f98', '#2d6cdf', '#c0392b'
 
 
 def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any]:
@@ -35,9 +36,9 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
     """
     learned = robot.learned
     labels = learned.labels
-    third = -(-len(labels) // 3)
     kinds = Counter(label.label for label in labels)
     right = Counter(label.label for label in labels if label.right)
+    untuned = Counter(label.label for label in labels if label.right_untuned)
     refused = Counter(learned.refused) + Counter(code.name for code in learned.gone.values())
     refused += Counter(BOX=bag.boxes, REPEATED_STAMP=bag.ambiguous)
     return {
@@ -45,10 +46,9 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
         'took_s': took_s,
         'frames': learned.frames,
         'labels': len(labels),
-        'kinds': {kind: [count, right[kind]] for kind, count in sorted(kinds.items())},
-        'right_before_label': _share(labels),
-        'right_first_third': _share(labels[:third]),
-        'right_last_third': _share(labels[-third:]) if labels else math.nan,
+        'kinds': {k: [count, right[k], untuned[k]] for k, count in sorted(kinds.items())},
+        **_shares('right', [label.right for label in labels]),
+        **_shares('untuned_right', [label.right_untuned for label in labels]),
         'not_taken': dict(sorted(refused.items())),
         'unreadable': dict(bag.damage.messages),
         'damaged': bag.damage.end,
@@ -62,8 +62,12 @@ def facts(bag: LearningBag, robot: OfflineRobot, took_s: float) -> dict[str, Any
     }
 
 
-def _share(labels: list[Labelled]) -> float:
-    return sum(label.right for label in labels) / len(labels) if labels else math.nan
+def _shares(name: str, right: Sequence[bool]) -> dict[str, float]:
+    """Return how many were right, in [0, 1]: of all, of the first and of the last third."""
+    third = -(-len(right) // 3)
+    parts = {'before_label': right, 'first_third': right[:third]}
+    parts['last_third'] = right[len(right) - third :]
+    return {f'{name}_{k}': sum(x) / len(x) if x else math.nan for k, x in parts.items()}
 
 
 def text(found: dict[str, Any]) -> str:
@@ -74,17 +78,24 @@ def text(found: dict[str, Any]) -> str:
         f'in {took:.0f} s ({whole / max(took, 1e-9):.1f} times real time)',
         '',
     ]
+    third = -(-found['labels'] // 3)
     if found['labels']:
         lines += [
-            '| kind | labels | predicted right before |',
-            '|---|---|---|',
+            '| kind | labels | predicted right before | by the weights it began with |',
+            '|---|---|---|---|',
             *(
-                f'| {kind} | {count} | {_percent(right / count)} |'
-                for kind, (count, right) in found['kinds'].items()
+                f'| {kind} | {count} | {_percent(right / count)} | {_percent(untuned / count)} |'
+                for kind, (count, right, untuned) in found['kinds'].items()
             ),
-            f'| all | {found["labels"]} | {_percent(found["right_before_label"])}: first third '
-            f'{_percent(found["right_first_third"])}, last third '
-            f'{_percent(found["right_last_third"])} |',
+            *(
+                f'| {words} | {count} | {_percent(found[f"right_{part}"])} | '
+                f'{_percent(found[f"untuned_right_{part}"])} |'
+                for words, part, count in (
+                    ('all', 'before_label', found['labels']),
+                    ('first third', 'first_third', third),
+                    ('last third', 'last_third', third),
+                )
+            ),
             '',
         ]
     if found['rounds']:
@@ -166,10 +177,16 @@ def picture(path: Path, learned: Learned, seconds: float) -> None:
     """
     figure, axes = pyplot.subplots(figsize=(10, 4))
     times = [label.seconds / 60 for label in learned.labels]
-    right = np.cumsum([0.0, *(label.right for label in learned.labels)])
     ends = np.arange(1, len(times) + 1)
     starts = np.maximum(ends - WINDOW, 0)
-    axes.plot(times, 100 * (right[ends] - right[starts]) / (ends - starts), color=CURVE)
+    for name, colour, right in (
+        ('the weights it began with', UNTUNED, [x.right_untuned for x in learned.labels]),
+        ('as it learned', CURVE, [x.right for x in learned.labels]),
+    ):
+        sums = np.cumsum([0.0, *right])
+        shares = 100 * (sums[ends] - sums[starts]) / (ends - starts)
+        axes.plot(times, shares, color=colour, label=name)
+    axes.legend(loc='lower right')
     for moment in learned.scenario_changes:
         axes.axvline(moment / 60, color='black', linewidth=0.8, linestyle=':')
     for made in learned.rounds:

@@ -61,11 +61,17 @@ class Labelled:
     seconds: float  # since the recording began
     label: str  # that counts
     predicted: str
+    untuned: str  # what the weights that it began with say of the frame
 
     @property
     def right(self) -> bool:
         """Whether the prediction was right."""
         return self.label == self.predicted
+
+    @property
+    def right_untuned(self) -> bool:
+        """Whether it would have been right if nothing had been learned."""
+        return self.label == self.untuned
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class OfflineRobot:
         wanted = EngineSettings(engine, 'fp32')
         self._engines = Engines(wanted, str(device), settings.train.threads)
         self._engines.network(base.spec, base.state, wait=True)  # its graph is there from now on
-        self._live = LiveModel(base, self._engines)
+        self._live, self._untuned = (LiveModel(base, self._engines) for _ in range(2))
         self._lazy = LazyTune(settings.lazy)
         self._scenarios = ScenarioLog(settings.scenario)
         self._features = FrameFeatures(settings.head.enabled, self._clock)
@@ -272,7 +278,10 @@ class OfflineRobot:
         if not label:  # taken back, or people disagree
             self.learner.withdraw([name])
             return
-        self.learned.labels.append(Labelled(self._now, label, receipt.frame.label))
+        before = self._untuned.predict(decode(receipt.frame.image), 1).labels
+        self.learned.labels.append(
+            Labelled(self._now, label, receipt.frame.label, before[0] if before else '')
+        )
         if kept is not None:
             where = self._scenarios.at(key.source, key.stamp_ns)
             self.learner.correct(name, label, _feature(kept[1]), kept[0], where)

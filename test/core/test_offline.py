@@ -127,9 +127,14 @@ def test_what_people_said_is_learned_again(
     assert code == 0
     assert (found['frames'], found['labels'], found['not_taken']) == (60, 60, {})
     labels = {frame.label for frame in frames[:60]}
-    assert {kind: count for kind, (count, _) in found['kinds'].items()}.keys() == labels
+    assert {kind: count for kind, (count, *_) in found['kinds'].items()}.keys() == labels
     assert set(found['classes']) >= labels, 'kinds that the deployed model did not know are known'
     assert found['right_last_third'] > found['right_first_third']
+    assert found['right_last_third'] > found['untuned_right_last_third']
+    taught = labels - set(read_base(deployed).spec.classes)
+    assert taught
+    assert {kind for kind in labels if not found['kinds'][kind][2]} >= taught, 'never untuned'
+    assert found['untuned_right_before_label'] > 0, 'the kinds that it was deployed with'
     assert found['heads'] > 0
     assert found['rounds']
     assert all('batches' in r['reason'] and r['verdict'] for r in found['rounds'])
