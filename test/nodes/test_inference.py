@@ -487,15 +487,21 @@ def test_deactivated_it_is_silent_and_activated_again_it_goes_on(ros, deployed, 
     predictions = ros.listen(Prediction, 'predictions')
     images = ros.speak(Image, 'image_raw', NEWEST_WINS)
     node.trigger_deactivate()
-    images.publish(image_message(duck, header(1)))
+
+    def arrived() -> bool:
+        images.publish(image_message(duck, header(1)))
+        return node.diagnostics()['frame age ms'] > 0
+
+    ros.until(arrived, 'an image to come, of long ago')
+    assert node.diagnostics()['frames'] == 0, 'nothing is looked at'
+    assert not predictions
     node.trigger_activate()
 
     def answered() -> bool:
         images.publish(image_message(duck, header(2)))
-        return bool(predictions)
+        return any(p.header == header(2) for p in predictions)
 
     ros.until(answered, 'a prediction')
-    assert {p.header.stamp.nanosec for p in predictions} == {2}
 
 
 def test_a_wrong_parameter_is_named(ros, deployed):
