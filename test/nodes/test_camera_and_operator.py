@@ -37,19 +37,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Reports:
+    """What a node says on /diagnostics."""
+
+    def __init__(self, ros: Graph, name: str) -> None:
+        self._heard: list[DiagnosticArray] = ros.listen(DiagnosticArray, '/diagnostics')
+        self._name = f'{name}: etuner'
+
+    def of(self, key: str) -> list[str]:
+        """Return one of its values, from each of its reports."""
+        own = [s for m in self._heard for s in m.status if s.name.endswith(self._name)]
+        return [v.value for s in own for v in s.values if v.key == key]
+
+
 def test_images_come_with_their_truth_and_the_end_is_told(ros: Graph, folder: Path):
     images = ros.listen(Image, 'image_raw', NEWEST_WINS)
     compressed = ros.listen(CompressedImage, 'image_raw/compressed', NEWEST_WINS)
     truths = ros.listen(GroundTruth, 'ground_truth')
     states = ros.listen(Bool, 'camera/playing', LATCHED)
-    logs = ros.logs()
+    reports, logs = Reports(ros, 'camera'), ros.logs()
     (folder / 'day' / 'mug' / 'broken.jpg').write_bytes(b'no picture')
     node = ros.add(CameraNode, source=str(folder), rate_hz=20.0, autoplay=False, frame_id='eye')
     ros.until(
         lambda: node._images.get_subscription_count() and node._truths.get_subscription_count(),
         'a match',
     )
-    assert not images
+    ros.until(lambda: reports.of('pictures published'), 'a report, after some pictures were due')
+    assert set(reports.of('pictures published')) == {'0'}
     answer = ros.call(SetBool, 'camera/play', data=True)
     assert answer.success
     assert answer.message == 'playing'
@@ -71,14 +85,21 @@ def test_images_come_with_their_truth_and_the_end_is_told(ros: Graph, folder: Pa
 def test_it_stops_and_starts_again_and_loops(ros: Graph, folder: Path):
     truths = ros.listen(GroundTruth, 'ground_truth')
     ros.add(CameraNode, source=str(folder), rate_hz=50.0, loop=True)
+    logs = ros.logs()
     ros.until(lambda: len(truths) > 6, 'the third time through')
-    ros.call(SetBool, 'camera/play', data=False)
-    ros.until(
-        lambda: ros.call(SetBool, 'camera/play', data=False).message == 'stopped', 'the stop'
-    )
-    seen = len(truths)
+    assert ros.call(SetBool, 'camera/play', data=False).message == 'stopped'
+    reports = Reports(ros, 'camera')
+
+    def stopped_at() -> int:
+        counts = reports.of('pictures published')
+        assert len(set(counts)) <= 1, 'no more pictures'
+        return int(counts[0]) if len(counts) >= 3 else 0
+
+    seen = ros.until(stopped_at, 'time in which many pictures were due')
+    ros.until(lambda: len(truths) >= seen, 'those on the way')
     ros.call(SetBool, 'camera/play', data=True)
-    ros.until(lambda: len(truths) > seen, 'more pictures')
+    ros.until(lambda: len(truths) > seen + 3, 'more pictures')
+    assert not [m.msg for m in logs if 'has ended' in m.msg]
 
 
 def test_with_simulated_time_it_follows_the_clock(ros: Graph, folder: Path):
