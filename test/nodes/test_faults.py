@@ -14,11 +14,12 @@ import sys
 from helpers import new_domain
 import pytest
 
+from etuner_ros.bench.soak import kills
 from etuner_ros.bench.soak.apart import run_apart, why_not_apart
 from etuner_ros.bench.soak.cameras import CAMERAS, unplug
 from etuner_ros.bench.soak.kills import cut_power, Killer
 from etuner_ros.bench.soak.protocol import intrude
-from etuner_ros.bench.soak.robot import NODES, Robot
+from etuner_ros.bench.soak.robot import LEARN_LIMIT_S, NODES, Robot
 from etuner_ros.bench.soak.stage import Plan, Stage
 from etuner_ros.bench.soak.swaps import swap_weights
 from etuner_ros.shared.shared_memory import clean, SHM, stale_segments
@@ -34,18 +35,21 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nodes_that_are_killed_come_back_and_nothing_promised_is_lost(
-    apart, frames, deployed, tmp_path
+    apart, frames, deployed, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(kills, 'PAUSE_S', 0.5)
     robot = Robot([(f.image, f.label) for f in frames], deployed, tmp_path / 'home')
     # With this seed each node once; of the manager the newest version is damaged, too.
     killer = Killer(robot, seed=14650, say=lambda _text: None)
     try:
         robot.start_well()
+        assert robot.until(lambda: max(robot.versions, default=0) > 0, LEARN_LIMIT_S)
         killer.kill(4)
         cut_power(robot, cuts=1, seed=0, say=lambda _text: None)
     finally:
         result = robot.verify()
     assert killer.kills == dict.fromkeys(NODES, 1)
+    assert killer.damaged == 1
     assert result.labels_accepted > 0
     assert any(thing for _, _, thing in robot.accepted), 'things by their box, too'
     assert result.broken == []
