@@ -345,7 +345,7 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     rng = np.random.default_rng(0)
 
     def feature(kind: int) -> array:
-        row = np.eye(3)[kind] * 5 + rng.normal(size=3) * 0.1
+        row = np.eye(4)[kind] * 5 + rng.normal(size=4) * 0.1
         return array('B', row.astype('<f2').tobytes())
 
     for _ in range(10):  # kind 0 is what the model was deployed with
@@ -353,12 +353,16 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     value = desk.node._asker._value
     ros.until(lambda: value.known == 10, 'the exemplars')
     kinds = {}
-    for number in range(30):
-        frame = desk.see(30.0 - number)
-        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
+
+    def see(age_s: float, kind: int) -> None:
+        frame = desk.see(age_s)
+        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = kind
         features.publish(
-            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
+            FrameFeature(header=frame.header, source='camera', feature=feature(kind))
         )
+
+    for number in range(30):
+        see(30.0 - number, number % 3)
 
     def answered(kind: int) -> bool:
         for request in requests:
@@ -372,15 +376,18 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     ros.until(lambda: answered(2), 'a request for one of kind 2')
     count = len(requests)
     for number in range(30, 36):  # more of the same
-        frame = desk.see(30.25 - number / 2)
-        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
-        features.publish(
-            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
-        )
+        see(30.25 - number / 2, number % 3)
     ros.until(lambda: len(value.keys) >= 30, 'the frames')
     assert value.choose() is None, 'what labels speak for is left alone'
-    assert len(requests) == count
-    assert all(kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests)
+    changes = ros.speak(ScenarioChange, 'scenario_changes')
+    changes.publish(ScenarioChange(header=header(desk.now), source='camera', scenario=1))
+    ros.until(lambda: not value.keys, 'another scene, in which nothing was seen yet')
+    for number in range(12):
+        see(9.3 - number / 2, (0, 3)[number % 2])
+    ros.until(lambda: answered(3), 'a request for one of kind 3')
+    asked = [kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests]
+    assert set(asked[:count]) == {1, 2}, 'nothing that the model was deployed with'
+    assert set(asked[count:]) == {3}
 
 
 def test_people_who_disagree_are_told_and_the_tuner_takes_the_label_back(ros):
