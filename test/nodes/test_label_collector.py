@@ -459,7 +459,17 @@ def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
     big = PredictedFrame(header=header(desk.now), source='camera')
     big.image.data = bytes(20_000)
     desk._frames.publish(big)
+    objects = ros.speak(Objects, 'objects')
+    thing = DetectedObject(box=Box(x=1.0, y=1.0, width=5.0, height=5.0), labels=['cup'])
+    for uid, source in ((1, 'rear'), (2, 'front')):
+        fields = {'width': 8, 'height': 8, 'kept': True, 'objects': [thing]}
+        objects.publish(
+            Objects(header=header(desk.now), source=source, frame_uid=uid, **fields)
+        )
     desk.see()
+    seen = desk.node._things.seen_at
+    ros.until(lambda: seen(2, (1, 1, 5, 5)), 'a thing that the front camera sees')
+    assert seen(1, (1, 1, 5, 5)) is None, 'what the rear one sees is none of its business'
     assert desk.node._diagnostics()['frames kept'] == 1
     ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
 
@@ -487,8 +497,15 @@ def test_the_scenario_and_what_was_learned_are_noted(ros):
     desk.say(desk.see(0.5).header, 'duck')
     assert [s.scenario for s in desk.node._store.labelled()] == [0, 4]
     name = desk.node.get_fully_qualified_name()
-    verdicts.publish(ModelVerdict(version=3, collectors=[name], batch_ids=[1]))
-    ros.until(lambda: desk.node._store.statistics()[0].learned == 1, 'the note')
+    for code, batch in (
+        (ModelVerdict.WORSE, 2),  # it is not live
+        (ModelVerdict.ACCEPTED, 9),  # of a store that was there before
+        (ModelVerdict.ACCEPTED, 1),
+    ):
+        said = ModelVerdict(code=code, version=3, collectors=[name], batch_ids=[batch])
+        verdicts.publish(said)
+    ros.until(lambda: desk.node._store.statistics()[0].learned, 'the note')
+    assert desk.node._store.statistics()[0].learned == 1, 'of two'
 
 
 def test_labels_that_another_process_imports_go_out(ros, tmp_path):
