@@ -357,9 +357,7 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     def see(age_s: float, kind: int) -> None:
         frame = desk.see(age_s)
         kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = kind
-        features.publish(
-            FrameFeature(header=frame.header, source='camera', feature=feature(kind))
-        )
+        features.publish(FrameFeature(header=frame.header, source='camera', feature=feature(kind)))
 
     for number in range(30):
         see(30.0 - number, number % 3)
@@ -463,9 +461,7 @@ def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
     thing = DetectedObject(box=Box(x=1.0, y=1.0, width=5.0, height=5.0), labels=['cup'])
     for uid, source in ((1, 'rear'), (2, 'front')):
         fields = {'width': 8, 'height': 8, 'kept': True, 'objects': [thing]}
-        objects.publish(
-            Objects(header=header(desk.now), source=source, frame_uid=uid, **fields)
-        )
+        objects.publish(Objects(header=header(desk.now), source=source, frame_uid=uid, **fields))
     desk.see()
     seen = desk.node._things.seen_at
     ros.until(lambda: seen(2, (1, 1, 5, 5)), 'a thing that the front camera sees')
