@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -84,6 +85,18 @@ def test_each_camera_is_predicted_under_its_name_by_one_copy_of_the_network(
     assert values['front: frames'] >= 1
     assert values['rear: frames'] >= 1
     assert values['frames'] == values['front: frames'] + values['rear: frames']
+
+
+def test_cameras_share_the_rate_at_which_frames_are_kept(ros, deployed, pictures):
+    eyes = Eyes(ros, deployed, keep_rate_hz=1.0)
+    now = [time.monotonic()]
+    eyes.node._kept._keeper._clock = lambda: now[0]
+    kept = {}
+    begun = now[0]
+    for stamp, seconds in enumerate((0.0, 1.2, 2.2), 1):
+        now[0] = begun + seconds
+        kept[seconds] = [eyes.show(n, pictures[n], stamp).kept for n in NAMES]
+    assert kept == {0.0: [True, True], 1.2: [False, False], 2.2: [True, True]}
 
 
 def test_what_waits_goes_through_the_network_together_and_a_damaged_image_alone_is_left_out(

@@ -103,7 +103,7 @@ def test_pictures_of_one_stamp_have_names_of_their_own_also_after_a_restart(ros,
 
 def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
     base = read_base(deployed)
-    started(ros, deployed)
+    node = started(ros, deployed)
     for who in ('one that was there while they were looked at', 'one that came later'):
         features = ros.listen(FrameFeature, 'exemplar_features', latched(MOST_EXEMPLARS))
         ros.until(lambda heard=features: len(heard) == len(base.exemplars), f'all, by {who}')
@@ -114,6 +114,18 @@ def test_features_of_exemplars_reach_those_who_come_later(ros, deployed, duck):
     nearest = np.abs(got[:, None] - expected[None]).max(axis=2).min(axis=1)
     assert nearest.max() < 0.02, 'of the same pictures, to the precision of float16'
     assert {f.backbone_sha256 for f in features} == {backbone_digest(base.sha256, {})}
+
+    ros.speak(ModelUpdate, 'model', LATCHED).publish(update_message(deployed))
+    ros.until(lambda: node.diagnostics()['model version'] == 1, 'another version')
+    predictions = ros.listen(Prediction, 'predictions')
+    images = ros.speak(Image, 'image_raw', NEWEST_WINS)
+
+    def seen() -> bool:  # after each frame one would be looked at
+        images.publish(image_message(duck, header(len(predictions))))
+        return len(predictions) >= 5
+
+    ros.until(seen, 'frames that it answers')
+    assert len(features) == len(base.exemplars), 'once for all versions of the same base weights'
 
 
 def test_a_compressed_image_is_passed_on_as_it_came(ros, deployed, duck):

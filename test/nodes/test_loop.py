@@ -302,7 +302,10 @@ def test_while_weights_are_pinned_no_head_goes_live_and_afterwards_it_does(ros, 
     ros.until(lambda: verdicts, 'the verdict')
     assert verdicts[0].code == ModelVerdict.PINNED
     assert robot.show(cars[0]).model_version == 0
+    pinned = 'weights are pinned'
+    ros.until(lambda: pinned in robot.statuses[-1].reason, 'why no round would start')
     robot.manager.trigger_activate()
+    ros.until(lambda: pinned not in robot.statuses[-1].reason, 'the end of it')
     robot.teach(cars[1], 'race_car')
     ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'both corrections to show')
 
