@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
 import shutil
-import sqlite3
 import subprocess
 import sys
 
@@ -109,27 +107,16 @@ def test_the_supervisor_starts_again_what_dies_and_leaves_nothing_behind(
     assert again.returncode == 0, 'it ended in order'
 
 
-def first_half(stream: Path, path: Path) -> Path:
-    """Copy the first half of a recording."""
-    shutil.copytree(stream, path)
-    (file,) = path.glob('*.db3')
-    with contextlib.closing(sqlite3.connect(file)) as recording, recording:
-        middle = 'SELECT (MIN(timestamp) + MAX(timestamp)) / 2 FROM messages'
-        recording.execute(f'DELETE FROM messages WHERE timestamp > ({middle})')
-    return path
-
-
 @pytest.mark.timeout(300)
-def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp_path, repository):
-    half = first_half(repository / 'config' / 'stream_things', tmp_path / 'half')
+def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp_path):
     command = [sys.executable, '-m', 'etuner_ros.cli.main', 'demo', '--things', '--rate', '20']
-    command += ['--stream', str(half), '--gap-s', '0.3', '--output', str(tmp_path / 'out')]
+    command += ['--gap-s', '0.3', '--output', str(tmp_path / 'out')]
     done = subprocess.run(command, capture_output=True, text=True, cwd='/')
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / 'out' / 'figures.json').read_text())
     assert figures['taps'] > 10
     assert figures['refused'] == 0
-    assert len(figures['visits']) == 4
+    assert len(figures['visits']) == 8
     assert max(visit['right'] for visit in figures['visits']) > 0.1
     page = (tmp_path / 'out' / 'index.html').read_text()
     assert page.count('<svg') == 1
@@ -140,8 +127,6 @@ def test_the_demo_of_things_ends_with_a_robot_that_finds_some_by_their_names(tmp
     other.mkdir()
     (other / 'params.yaml').touch()
     command[-1] = str(other)
-    command.remove('--stream')
-    command.remove(str(half))  # then it is the one that comes with the package
     done = subprocess.run(command, capture_output=True, text=True, cwd='/')
     assert done.returncode != 0
     assert 'not of an earlier demo' in done.stderr
