@@ -67,7 +67,7 @@ def value(kind: Any) -> st.SearchStrategy[Any]:
     """Return values of a field's type, extremes first."""
     element = getattr(kind, 'value_type', None)
     if element is not None:
-        if isinstance(element, BasicType) and element.typename in ('uint8', 'octet'):
+        if isinstance(element, BasicType) and element.typename == 'uint8':
             return BYTES
         return st.lists(value(element), max_size=4)
     if isinstance(kind, AbstractString):
