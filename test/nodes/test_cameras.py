@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -84,6 +86,26 @@ def test_each_camera_is_predicted_under_its_name_by_one_copy_of_the_network(
     assert values['front: frames'] >= 1
     assert values['rear: frames'] >= 1
     assert values['frames'] == values['front: frames'] + values['rear: frames']
+
+
+def test_cameras_share_the_rate_at_which_frames_are_kept(ros, deployed, pictures):
+    eyes = Eyes(ros, deployed, keep_rate_hz=1.0)
+    now = [time.monotonic() + 100.0]
+    eyes.node._kept._keeper._clock = lambda: now[0]
+    stamps = count(1)
+
+    def kept_after(seconds: float) -> list[int]:
+        """Return how many frames of each camera were kept so far."""
+        now[0] += seconds
+        for _ in range(3):
+            stamp = next(stamps)
+            for name in NAMES:
+                eyes.show(name, pictures[name], stamp)
+        return [sum(p.kept for p in eyes.said if p.source == name) for name in NAMES]
+
+    begun = kept_after(0.0)[0]
+    found = [kept_after(seconds) for seconds in (1.2, 1.0, 1.0, 1.0)]
+    assert found == [[begun + n] * 2 for n in (0, 1, 1, 2)], 'every other second'
 
 
 def test_what_waits_goes_through_the_network_together_and_a_damaged_image_alone_is_left_out(
@@ -171,6 +193,9 @@ def test_a_camera_that_floods_the_robot_does_not_starve_the_other(ros, deployed,
         ros.until(rear, 'the camera that sends little')
     heard = [p.source for p in eyes.said]
     assert heard.count('front') > heard.count('rear') >= 10, 'the flood was one'
+    pairs = zip(eyes.said, eyes.said[1:])
+    together = sum(a.inference_ms == b.inference_ms for a, b in pairs)  # else by chance
+    assert together < 3, 'on a CPU one after the other: none waits for the other camera'
 
 
 def test_a_correction_goes_to_the_camera_that_it_names_and_is_answered_once(

@@ -345,7 +345,7 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     rng = np.random.default_rng(0)
 
     def feature(kind: int) -> array:
-        row = np.eye(3)[kind] * 5 + rng.normal(size=3) * 0.1
+        row = np.eye(4)[kind] * 5 + rng.normal(size=4) * 0.1
         return array('B', row.astype('<f2').tobytes())
 
     for _ in range(10):  # kind 0 is what the model was deployed with
@@ -353,12 +353,14 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     value = desk.node._asker._value
     ros.until(lambda: value.known == 10, 'the exemplars')
     kinds = {}
+
+    def see(age_s: float, kind: int) -> None:
+        frame = desk.see(age_s)
+        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = kind
+        features.publish(FrameFeature(header=frame.header, source='camera', feature=feature(kind)))
+
     for number in range(30):
-        frame = desk.see(30.0 - number)
-        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
-        features.publish(
-            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
-        )
+        see(30.0 - number, number % 3)
 
     def answered(kind: int) -> bool:
         for request in requests:
@@ -372,15 +374,18 @@ def test_what_stands_for_much_and_is_not_known_is_asked_for(ros):
     ros.until(lambda: answered(2), 'a request for one of kind 2')
     count = len(requests)
     for number in range(30, 36):  # more of the same
-        frame = desk.see(30.25 - number / 2)
-        kinds[frame.header.stamp.sec, frame.header.stamp.nanosec] = number % 3
-        features.publish(
-            FrameFeature(header=frame.header, source='camera', feature=feature(number % 3))
-        )
+        see(30.25 - number / 2, number % 3)
     ros.until(lambda: len(value.keys) >= 30, 'the frames')
     assert value.choose() is None, 'what labels speak for is left alone'
-    assert len(requests) == count
-    assert all(kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests)
+    changes = ros.speak(ScenarioChange, 'scenario_changes')
+    changes.publish(ScenarioChange(header=header(desk.now), source='camera', scenario=1))
+    ros.until(lambda: not value.keys, 'another scene, in which nothing was seen yet')
+    for number in range(12):
+        see(9.3 - number / 2, (0, 3)[number % 2])
+    ros.until(lambda: answered(3), 'a request for one of kind 3')
+    asked = [kinds[r.header.stamp.sec, r.header.stamp.nanosec] for r in requests]
+    assert set(asked[:count]) == {1, 2}, 'nothing that the model was deployed with'
+    assert set(asked[count:]) == {3}
 
 
 def test_people_who_disagree_are_told_and_the_tuner_takes_the_label_back(ros):
@@ -452,7 +457,15 @@ def test_frames_of_other_sources_and_huge_ones_are_not_kept(ros):
     big = PredictedFrame(header=header(desk.now), source='camera')
     big.image.data = bytes(20_000)
     desk._frames.publish(big)
+    objects = ros.speak(Objects, 'objects')
+    thing = DetectedObject(box=Box(x=1.0, y=1.0, width=5.0, height=5.0), labels=['cup'])
+    for uid, source in ((1, 'rear'), (2, 'front')):
+        fields = {'width': 8, 'height': 8, 'kept': True, 'objects': [thing]}
+        objects.publish(Objects(header=header(desk.now), source=source, frame_uid=uid, **fields))
     desk.see()
+    seen = desk.node._things.seen_at
+    ros.until(lambda: seen(2, (1, 1, 5, 5)), 'a thing that the front camera sees')
+    assert seen(1, (1, 1, 5, 5)) is None, 'what the rear one sees is none of its business'
     assert desk.node._diagnostics()['frames kept'] == 1
     ros.until(lambda: any("source 'rear' is ignored" in m.msg for m in logs), 'the reason')
 
@@ -480,8 +493,15 @@ def test_the_scenario_and_what_was_learned_are_noted(ros):
     desk.say(desk.see(0.5).header, 'duck')
     assert [s.scenario for s in desk.node._store.labelled()] == [0, 4]
     name = desk.node.get_fully_qualified_name()
-    verdicts.publish(ModelVerdict(version=3, collectors=[name], batch_ids=[1]))
-    ros.until(lambda: desk.node._store.statistics()[0].learned == 1, 'the note')
+    for code, batch in (
+        (ModelVerdict.WORSE, 2),  # it is not live
+        (ModelVerdict.ACCEPTED, 9),  # of a store that was there before
+        (ModelVerdict.ACCEPTED, 1),
+    ):
+        said = ModelVerdict(code=code, version=3, collectors=[name], batch_ids=[batch])
+        verdicts.publish(said)
+    ros.until(lambda: desk.node._store.statistics()[0].learned, 'the note')
+    assert desk.node._store.statistics()[0].learned == 1, 'of two'
 
 
 def test_labels_that_another_process_imports_go_out(ros, tmp_path):

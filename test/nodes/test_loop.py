@@ -172,9 +172,7 @@ def test_one_correction_shows_in_predictions_without_batch_or_round_and_so_does_
     cars = pictures(frames, 'race_car')
     assert robot.teach(cars[0], 'race_car').code == LabelReceipt.ACCEPTED
     ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'the correction to show')
-    status = ros.until(
-        lambda: robot.statuses[-1] if robot.statuses[-1].heads == 1 else None, 'the status'
-    )
+    status = ros.until(lambda: next((s for s in robot.statuses if s.heads), None), 'the status')
     assert (status.rounds, status.batches_waiting) == (0, 0)
     assert not robot.batches
     assert robot.show(pictures(frames, 'duck')[0]).labels[0] == 'duck', 'nothing is forgotten'
@@ -302,7 +300,10 @@ def test_while_weights_are_pinned_no_head_goes_live_and_afterwards_it_does(ros, 
     ros.until(lambda: verdicts, 'the verdict')
     assert verdicts[0].code == ModelVerdict.PINNED
     assert robot.show(cars[0]).model_version == 0
+    pinned = 'weights are pinned'
+    ros.until(lambda: pinned in robot.statuses[-1].reason, 'why no round would start')
     robot.manager.trigger_activate()
+    ros.until(lambda: pinned not in robot.statuses[-1].reason, 'the end of it')
     robot.teach(cars[1], 'race_car')
     ros.until(lambda: robot.show(cars[0]).labels[0] == 'race_car', 'both corrections to show')
 
@@ -399,7 +400,8 @@ def test_while_a_killed_worker_starts_again_inference_goes_on_and_it_replays_wha
     monkeypatch.setattr(WorkerClient, 'send', lambda c, m: (sent.append(m), real(c, m)))
     first = robot.tuner._worker.pid
     os.kill(first, signal.SIGKILL)
-    ros.until(lambda: robot.state == TunerStatus.DOWN, 'the death to be noticed')
+    down = TunerStatus.DOWN
+    ros.until(lambda: any(s.state == down for s in robot.statuses), 'the death to be noticed')
     assert robot.show(pictures(frames, 'tray')[4]).labels[0] == 'tray', 'inference goes on'
     for image in pictures(frames, 'race_car')[:4]:  # while no worker is there
         robot.teach(image, 'race_car')
@@ -418,22 +420,27 @@ def test_while_a_killed_worker_starts_again_inference_goes_on_and_it_replays_wha
 
 
 def test_a_worker_that_the_system_kills_in_a_round_tries_again_with_smaller_batches(
-    ros, deployed, frames
+    ros, deployed, frames, monkeypatch
 ):
     shared = {'model__weights': str(deployed), 'gate__enabled': False}
-    robot = Robot(
-        ros, deployed, shared, head__enabled=False, restart_delay_s=0.1, train__epochs=6.0
-    )
+    robot = Robot(ros, deployed, shared, head__enabled=False, restart_delay_s=0.1)
     logs = ros.logs()
+    real, killed = WorkerClient.send, []
+
+    def send(client: WorkerClient, message: dict) -> None:
+        real(client, message)
+        if message['op'] == 'round' and not killed:  # however fast the round were
+            killed.append(robot.tuner._worker.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(WorkerClient, 'send', send)
     for image in pictures(frames, 'tray')[:4]:
         robot.teach(image, 'tray')
-    ros.until(lambda: robot.state == TunerStatus.TUNING, 'a round')
-    os.kill(robot.tuner._worker.pid, signal.SIGKILL)
     ros.until(lambda: robot.inference.diagnostics()['model version'] == 1, 'the round, again')
+    assert len(killed) == 1
     assert robot.tuner._worker.train.batch_size == 4, 'half of 8'
-    said = [m.msg for m in logs if 'training batches are of 4 now' in m.msg]
-    assert said, 'and it says why'
-    assert 'the worker was killed in a round' in said[0]
+    why, now = 'the worker was killed in a round', 'training batches are of 4 now'
+    ros.until(lambda: any(why in m.msg and now in m.msg for m in logs), 'it to say why')
 
 
 def test_collectors_that_nobody_serves_do_not_pile_up_clients(ros, deployed):

@@ -97,12 +97,15 @@ class Office:
             weights=data,
         )
 
+    def publish(self, **fields: object) -> None:
+        self._candidates.publish(self.candidate(**fields))
+
     def propose(self, head: HeadCandidate | None = None, **fields: object) -> ModelVerdict:
         count = len(self.verdicts)
         if head is not None:
             self._heads.publish(head)
         else:
-            self._candidates.publish(self.candidate(**fields))
+            self.publish(**fields)
         self.ros.until(lambda: len(self.verdicts) > count, 'a verdict')
         return self.verdicts[-1]
 
@@ -158,6 +161,14 @@ def test_a_bad_candidate_is_refused_with_the_reason_and_the_next_good_one_taken(
     )
     assert 'worse by the paired test' in verdict.reason
     assert office.propose(value=2.0).code == ModelVerdict.ACCEPTED
+
+
+def test_a_candidate_that_is_fetched_is_answered_when_a_newer_one_comes(office):
+    """The weights of both have to be asked for, and nobody gives them."""
+    office.publish(weights=b'')
+    verdict = office.propose(value=2.0, weights=b'')
+    assert (verdict.candidate_id, verdict.code) == ('c1.0', ModelVerdict.STALE)
+    assert 'a newer candidate came' in verdict.reason
 
 
 def test_a_head_goes_live_on_the_live_backbone(office):

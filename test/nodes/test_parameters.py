@@ -138,8 +138,12 @@ def test_a_least_charge_without_a_charge_to_go_by_is_a_warning(ros, deployed, mo
         ros.until(lambda said=said: warns(f'percentage is {said}'), 'the range')
     battery.publish(BatteryState(percentage=0.87))
     ros.until(lambda: not node._why_no_charge(), 'the charge')
-    battery.publish(BatteryState(percentage=math.nan))
-    ros.until(lambda: warns('percentage is nan'), 'a charge that is not known any more')
+    battery.publish(BatteryState(percentage=0.2))
+    ros.until(lambda: node._budget.refusal(0.0), 'the battery to stop rounds')
+    for percentage, said in ((87.0, '87'), (math.nan, 'nan')):
+        battery.publish(BatteryState(percentage=percentage))
+        ros.until(lambda said=said: warns(f'percentage is {said}'), 'a charge not known any more')
+        assert 'battery is at 20 %' in node._budget.refusal(0.0), 'the last that was known counts'
     assert set_parameter(ros, node, 'budget.min_battery', 0.0).successful
     assert not node._why_no_charge(), 'nobody asks'
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import deque, OrderedDict
+from collections.abc import Callable
 import math
 import threading
 from typing import Any
@@ -12,7 +13,14 @@ from typing import Any
 from helpers import header
 import pytest
 
-from etuner_ros.msg import LabelReceipt, LabelRequest, Prediction, TunerStatus
+from etuner_ros.msg import (
+    DetectedObject,
+    LabelReceipt,
+    LabelRequest,
+    Objects,
+    Prediction,
+    TunerStatus,
+)
 from etuner_ros.nodes.messages import short
 from etuner_ros.nodes.teaching.state import TeachingState
 
@@ -172,38 +180,54 @@ class Guarded:
         assert object.__getattribute__(self, 'lock').locked(), f'{name} without the lock'
         return super().__getattribute__(name)
 
-    def __iter__(self) -> Any:
-        assert object.__getattribute__(self, 'lock').locked(), 'iterated without the lock'
-        return super().__iter__()  # type: ignore[misc]
+
+def guarded(kind: type) -> type:
+    """Return a kind of collection whose operators look at the lock, too."""
+
+    def looks(name: str) -> Callable[..., Any]:
+        def call(self: Any, *rest: Any) -> Any:
+            assert object.__getattribute__(self, 'lock').locked(), f'{name} without the lock'
+            return getattr(kind, name)(self, *rest)
+
+        return call
+
+    operators = '__contains__ __delitem__ __getitem__ __iter__ __len__ __reversed__ __setitem__'
+    methods = {name: looks(name) for name in operators.split() if hasattr(kind, name)}
+    return type(kind.__name__, (Guarded, kind), methods)
 
 
-class Cards(Guarded, OrderedDict):
-    pass
+KINDS = {kind: guarded(kind) for kind in (OrderedDict, deque, dict, set)}
 
 
-class Points(Guarded, deque):
-    pass
-
-
-class Labels(Guarded, set):
-    pass
+def guard(state: TeachingState) -> list[type]:
+    """Guard each collection that there is by the lock; return of which kinds they are."""
+    held = vars(state)
+    lock = next(v for v in held.values() if isinstance(v, type(threading.Lock())))
+    found = {name: KINDS[type(v)] for name, v in held.items() if type(v) in KINDS}
+    for name, kind in found.items():
+        kind.lock = lock
+        with lock:
+            setattr(state, name, kind(held[name]))
+    return list(found.values())
 
 
 def test_nothing_is_touched_by_two_threads_at_once_and_what_is_handed_out_stays(state):
-    for name, kind in (('_cards', Cards), ('_points', Points), ('_classes', Labels)):
-        kind.lock = state._lock
-        setattr(state, name, kind())
+    assert set(guard(state)) == set(KINDS.values())
     state.on_request(request(1, 1))
     said = Prediction(labels=['tray', 'renamed'], scores=[1.0, 1e-9])
     state.on_prediction(said)
     state.on_status(TunerStatus())
+    state.on_objects(Objects(objects=[DetectedObject(labels=['tray'], scores=[1.0])]))
     state.on_receipt(receipt(1, 'duck', uid=1))
     state.on_live(b'picture')
+    state.on_labels(['duck'])
     cards, points, classes = state.cards(), state.points(), state.classes()
     assert (len(cards), len(points), classes) == (1, 1, ['duck', 'tray'])
     state.say(cards[0].name, 'cup')
     assert state.cards()[0].sent == 'cup'
     assert state.picture(cards[0].name) == b''
+    assert state.key(cards[0].name) == cards[0].key
+    assert state.offers('duck')
     assert (state.live(), state.overview().has_live, state.counts()) == (b'picture', True, (1, 1))
     state.on_request(request(2, 2))
     assert [(c.key.uid, c.sent, c.answer) for c in cards] == [(1, '', 'corrected')]

@@ -161,6 +161,41 @@ def test_a_driver_that_tells_no_current_says_that_the_battery_is_charged(current
     assert policy.limits.battery.allowed() == math.inf
 
 
+@pytest.mark.parametrize(
+    ('volts', 'amperes', 'watts'),
+    [(12.0, -1.5, 18.0), (12.0, 0.0, math.nan), (12.0, math.nan, math.nan), (0.0, -1.5, math.nan)],
+)
+def test_what_the_robot_takes_is_known_where_its_battery_tells_volts_and_amperes(
+    volts, amperes, watts
+):
+    config = VariantPolicyConfig(target_hours=1.0, battery_wh=100.0)
+    policy = VariantPolicy([Variant(32, 'fp32', 1.0, 1.0, 1.0)], config)
+    said = BatteryState(percentage=0.5, voltage=volts, current=amperes)
+    VariantSwitch._on_battery(SimpleNamespace(policy=policy), said)
+    assert policy.limits.battery.usual_watts == pytest.approx(watts, nan_ok=True)
+
+
+def test_only_frames_that_the_chosen_size_has_answered_tell_how_late_it_is():
+    config = VariantPolicyConfig(deadline_ms=20.0)
+    policy = VariantPolicy([Variant(32, 'fp32', 1.0, 1.0, 1.0)], config)
+    variants = SimpleNamespace(note=lambda *_: None)
+    switch = SimpleNamespace(policy=policy, _variants=variants, _known=None, _frames=0)
+    live = SimpleNamespace(base=SimpleNamespace(spec=SimpleNamespace(input_size=64)))
+
+    def late(pixels: int, latency_ms: float | None) -> float:
+        result = SimpleNamespace(pixels=pixels, seconds=0.03, resize_seconds=0.01)
+        VariantSwitch.saw(switch, live, None, result, latency_ms)
+        return policy.limits.late
+
+    assert late(32, 50.0) == 0.0, 'nothing was chosen yet'
+    switch._known = object()
+    assert late(64, 50.0) == 0.0, 'of the size before'
+    assert late(32, 10.0) == 0.0
+    assert late(32, 50.0) == 0.5
+    assert late(32, None) == pytest.approx(2 / 3), 'by the 30 ms that it took'
+    assert switch._frames == 5, 'all of them count for the rate'
+
+
 def test_another_backbone_is_served_at_once_and_fewer_pixels_of_it_as_soon_as_they_are_ready(
     ros, deployed, frames, often
 ):
