@@ -12,6 +12,7 @@ import threading
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
@@ -208,6 +209,17 @@ def test_a_player_stops_goes_on_and_starts_again_at_the_end(tmp_path):
     assert (player.playing, player.state) == (False, 'stopped')
     player.play()
     assert int(player.next().image[0, 0, 0]) == 97
+
+
+def test_a_player_that_ends_lets_go_of_a_recording_where_it_stopped(stream):
+    def still_open() -> list[str]:
+        return [f.path for f in psutil.Process().open_files() if stream in Path(f.path).parents]
+
+    player = Player(open_source(str(stream)), loop=False)
+    assert player.next() is not None
+    assert still_open()
+    player.close()
+    assert not still_open()
 
 
 def test_a_loop_over_pictures_that_are_all_damaged_ends(tmp_path):

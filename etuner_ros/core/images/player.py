@@ -67,6 +67,7 @@ class Player:
         self._frames, self._came = iter(self._source), False
 
     def close(self) -> None:
-        """Let go of a device."""
+        """Let go of a device, or of a file that is open where it stopped."""
+        self._frames, self._ended = iter(()), True
         if isinstance(self._source, Device):
             self._source.close()
