@@ -103,6 +103,12 @@ def run(arguments):
 choose.run = run
 sys.exit(main.main(['choose']))
 """
+# As from a terminal, though the tests may run in the background, where some are ignored.
+HEARD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,10 @@ sys.exit(main.main(['choose']))
 )
 def test_a_signal_that_ends_a_command_lets_it_close_what_is_open(number, code):
     process = subprocess.Popen(
-        [sys.executable, '-c', WAITING], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+        [sys.executable, '-c', HEARD + WAITING],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=os.getcwd(),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == 'here\n'
