@@ -39,6 +39,7 @@ from etuner_ros.bench.serving_stage import (
 )
 from etuner_ros.bench.swapper import announcing
 from etuner_ros.core.config import HeadConfig, INPUT_SIZE, SimFreezeConfig, TrainConfig
+from etuner_ros.core.decide.round_kind import RoundKind
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.models.weights import (
@@ -57,12 +58,16 @@ SWAP_PERIOD_S = 2.0
 
 
 class Training:
-    """The tuner's worker, kept busy: one round after the other on the same labelled pictures."""
+    """
+    The tuner's worker, kept busy: one round after the other on the same labelled pictures.
+
+    :raises EtunerError: when it trains nothing
+    """
 
     def __init__(self, stage: Stage) -> None:
         self.samples = 0
         self._round = 0
-        self._ready = threading.Event()
+        self._ready, self._trains = threading.Event(), threading.Event()
         self._train = TrainConfig()
         # Nothing is frozen and every batch is as expensive as it can be: the hardest neighbour.
         freeze = SimFreezeConfig(enabled=False)
@@ -95,8 +100,10 @@ class Training:
             'backbone_sha256': backbone_digest(base.sha256, {}),
             'backbone': b'',
         }
-        if not self._ready.wait(60.0):
-            raise EtunerError('the worker did not load the model')
+        for happens, what in ((self._ready, 'load the model'), (self._trains, 'train')):
+            if not happens.wait(60.0):
+                self.close()
+                raise EtunerError(f'the worker did not {what}')
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if message['op'] == 'ready':
@@ -106,6 +113,7 @@ class Training:
             self._ready.set()
         elif message['op'] == 'progress':
             self.samples += self._train.batch_size
+            self._trains.set()
         elif message['op'] in ('candidate', 'nothing', 'failed'):
             self._client.send(self._model)  # back to what is live, and again
 
@@ -115,7 +123,14 @@ class Training:
         samples = [{**s, 'id': f'{s["id"]}/{self._round}'} for s in self._samples]
         message = {'op': 'samples', 'samples': samples, 'new': True}
         self._client.send({**message, 'renamed': [], 'withdrawn': []})
-        self._client.send({'op': 'round', 'id': self._round, 'scenarios': {'camera': 0}})
+        self._client.send(
+            {
+                'op': 'round',
+                'id': self._round,
+                'scenarios': {'camera': 0},
+                'kind': RoundKind.TRAIN.value,
+            }
+        )
 
     def rate(self, run: Callable[[], Any]) -> tuple[float, Any]:
         """Return the samples trained a second while something runs, and what that returned."""
@@ -170,7 +185,6 @@ def run_mode(stage: Stage, mode: str, frames: int) -> Measured:
         if mode == 'tuning':
             training = Training(stage)
             try:
-                training.rate(lambda: stage.spin_until(lambda: training.samples > 0, 30.0))
                 rate, result = training.rate(lambda: stage.stream(frames))
             finally:
                 training.close()
@@ -191,7 +205,6 @@ def unloaded(stage: Stage, seconds: float) -> float:
     """Return the samples the worker trains a second with nothing beside it."""
     training = Training(stage)
     try:
-        stage.spin_until(lambda: training.samples > 0, 30.0)
         rate, _ = training.rate(lambda: time.sleep(seconds))
     finally:
         training.close()
