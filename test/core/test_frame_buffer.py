@@ -91,6 +91,16 @@ def test_what_made_room_in_another_run_of_a_recording_says_nothing(clock: Clock)
     assert [buffer.made_room(frame(s * SECOND).key) for s in (990, 991)] == [True, False]
 
 
+def test_a_late_frame_is_no_start_for_long(clock: Clock) -> None:
+    buffer = FrameBuffer(max_bytes=20, clock=clock)
+    for stamp in (10, 20, 30, 40, 15, 50):
+        buffer.add(frame(stamp * SECOND))
+    assert list(buffer) == [frame(stamp * SECOND).key for stamp in (15, 50)]
+    for stamp in (30, 40):
+        assert buffer.forgotten(frame(stamp * SECOND).key)
+        assert buffer.made_room(frame(stamp * SECOND).key)
+
+
 def test_of_frames_that_came_out_of_order_the_latest_tells_what_was_forgotten(
     clock: Clock,
 ) -> None:

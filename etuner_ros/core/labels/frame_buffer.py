@@ -107,8 +107,8 @@ class FrameBuffer:
         self._frames: OrderedDict[FrameKey, _Kept] = OrderedDict()
         self._forgotten: OrderedDict[str, int] = OrderedDict()  # newest stamp, by source
         self._squeezed: OrderedDict[str, int] = OrderedDict()  # ... of those that made room
-        # How many frames were of earlier runs of a source that started again.
-        self._earlier: OrderedDict[str, int] = OrderedDict()
+        # Of sources that started again: how many frames had come, and the newest stamp since.
+        self._again: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self.bytes = 0
         self.added = 0  # frames ever
         self.pinned: set[FrameKey] = set()  # under request: forgotten last, and never by age
@@ -131,9 +131,11 @@ class FrameBuffer:
         if key.stamp_ns < self._forgotten.get(key.source, key.stamp_ns):
             del self._forgotten[key.source]  # a recording or simulator that started again
             self._squeezed.pop(key.source, None)
-            self._earlier[key.source] = self.added
-            while len(self._earlier) > MOST_SOURCES:
-                self._earlier.popitem(last=False)
+            self._again[key.source] = (self.added, key.stamp_ns)
+            while len(self._again) > MOST_SOURCES:
+                self._again.popitem(last=False)
+        elif again := self._again.get(key.source):
+            self._again[key.source] = (again[0], max(again[1], key.stamp_ns))
         old = self._frames.pop(key, None)
         self.bytes += len(frame.image) - (len(old.frame.image) if old else 0)
         self.added += 1
@@ -153,8 +155,9 @@ class FrameBuffer:
         del self._frames[frame.key]
         self.bytes -= len(frame.image)
         source, stamp = frame.key.source, frame.key.stamp_ns
-        if kept.number <= self._earlier.get(source, 0):
-            return  # of an earlier run, whose stamps say nothing of this one
+        earlier, newest = self._again.get(source, (0, 0))
+        if kept.number <= earlier and stamp > newest:
+            return  # of an earlier run: its stamps are still to come in this one
         for stamps in (self._forgotten, self._squeezed) if squeezed else (self._forgotten,):
             stamps[source] = max(stamps.pop(source, stamp), stamp)
             while len(stamps) > MOST_SOURCES:
