@@ -106,6 +106,7 @@ def test_swaps_drop_no_frame_and_mix_no_versions(apart, frames, deployed, tmp_pa
     finally:
         run.close()
     assert lost[-1] < swaps / 2, lost
+    assert result.swaps == swaps * len(lost)
     assert result.versions_seen >= 10, 'the newest wins when two come at once'
     assert result.mixed_versions == 0
 
