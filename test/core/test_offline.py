@@ -152,6 +152,24 @@ def test_what_people_said_is_learned_again(
     assert again['right_first_third'] > found['right_first_third']
 
 
+@pytest.mark.parametrize('camera', [raw, compressed])
+def test_where_nothing_is_learned_the_untuned_weights_are_right_as_often(
+    tmp_path, frames, replayed, camera
+):
+    items: list[Item] = []
+    for number, frame in enumerate(frames[:40]):
+        topic = '/image_raw' if camera is raw else '/image_raw/compressed'
+        items.append((number, topic, camera(number, frame.image)))
+        items.append((number + 0.5, '/labels', correction(number, frame.label)))
+    parameters = tmp_path / 'still.yaml'
+    parameters.write_text(
+        'tuner:\n  ros__parameters:\n    rounds: false\n    head.enabled: false\n'
+    )
+    _, found, _ = replayed(record(tmp_path / 'bag', items), '--params-file', str(parameters))
+    assert 0.0 < found['right_before_label'] < 1.0
+    assert all(right == untuned for _, right, untuned in found['kinds'].values())
+
+
 def test_the_recorded_truth_can_play_the_labels(tmp_path, frames, replayed):
     items: list[Item] = []
     for number, frame in enumerate(frames[:32]):
