@@ -79,19 +79,19 @@ def engines_side_by_side(stage: Stage, swaps: int, turns: int) -> dict[str, dict
 
 
 def engine_table(engines: dict[str, dict[str, Any]]) -> str:
-    """Return the engines as a Markdown table."""
-    lines = [
-        '| engine | px | p50, ms | over turns | p99, ms | accuracy, points | swaps | dropped | '
-        'gap ratio |',
-        '|---|---|---|---|---|---|---|---|---|',
-    ]
+    """Return the engines as a Markdown table, with their swaps where these were run."""
+    swapped = all('swaps' in row for row in engines.values())
+    head = ['engine', 'px', 'p50, ms', 'over turns', 'p99, ms', 'accuracy, points']
+    head += ['swaps', 'dropped', 'gap ratio'] if swapped else []
+    lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for name, row in engines.items():
         low, high = row['p50_range_ms']
-        lines.append(
-            f'| {name} | {row["pixels"]} | {row["p50_ms"]:.2f} | {low:.2f} to {high:.2f} | '
-            f'{row["p99_ms"]:.2f} | {row["accuracy_delta"]:+.2f} | {row.get("swaps", 0)} | '
-            f'{row.get("frames_dropped_by_swaps", "-")} | {row.get("swap_gap_ratio", 0.0):.2f} |'
-        )
+        cells = [name, f'{row["pixels"]}', f'{row["p50_ms"]:.2f}', f'{low:.2f} to {high:.2f}']
+        cells += [f'{row["p99_ms"]:.2f}', f'{row["accuracy_delta"]:+.2f}']
+        if swapped:
+            cells += [f'{row["swaps"]}', f'{row["frames_dropped_by_swaps"]}']
+            cells += [f'{row["swap_gap_ratio"]:.2f}']
+        lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
