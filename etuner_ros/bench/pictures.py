@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import math
+from dataclasses import dataclass
 import statistics
 from typing import Any
 
@@ -13,10 +13,12 @@ import matplotlib
 import numpy as np
 
 from etuner_ros.bench.runs import Run
+from etuner_ros.bench.table import interval, paired
 from etuner_ros.core.cost import PARTS
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
+from matplotlib.transforms import Bbox
 
 OURS, STRONG, CHEAP, RIVAL = '#12805c', '#c0392b', '#2d6cdf', '#7f8c8d'
 # In the curves over a stream, with their colours.
@@ -27,7 +29,25 @@ SHOWN = {
     'shipped': '#12805c',
     'ridge': '#7f8c8d',
 }
+LEAST_FOR_INTERVALS = 3  # seeds: that of two reaches beyond all points
+# Where the name of a point may stand: points to the right, upwards, and which end is at the point.
+PLACES = [
+    (s * 7, dy, side)
+    for dy in (7, -7, 16, -16, 25, -25, 34, -34, 43)
+    for s, side in ((1, 'left'), (-1, 'right'))
+]
 WINDOW = 60  # requests that a point of the accuracy curve is the mean of
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method in the picture of gains and operations."""
+
+    name: str
+    operations: float  # share of `immediate`
+    gain: float  # points
+    half: float  # width of half an interval; 0 = none
+    seeds: int
 
 
 def _colour(method: str) -> str:
@@ -38,65 +58,101 @@ def _colour(method: str) -> str:
     return CHEAP if method.split(',')[0] in ('never', 'ncm', 'ridge', 'head') else RIVAL
 
 
-def pareto(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the methods that no other beats in accuracy at the same or fewer operations."""
-    ranked = sorted(rows, key=lambda r: (r['flops_vs_immediate'] or 0.0, -r['accuracy']))
-    front, best = [], -1.0
-    for row in ranked:
-        if row['accuracy'] > best:
-            best = row['accuracy']
-            front.append(row['method'])
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other beats at the same or fewer operations, cheapest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.operations, -p.gain)):
+        if not front or point.gain > front[-1].gain:
+            front.append(point)
     return front
 
 
-def pareto_figure(rows: Sequence[dict[str, Any]], stream: str) -> Any:
-    """Draw accuracy against operations, and against seconds where they were measured."""
-    mine = [r for r in rows if r['stream'] == stream and r['seeds']]
-    figure, panes = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
-    for axes, key, label in (
-        (panes[0], 'flops_vs_immediate', 'operations, share of immediate'),
-        (panes[1], 'time_vs_immediate', 'seconds of tuning, share of immediate'),
+def pareto_figure(rows: Sequence[dict[str, Any]], runs: Sequence[Run], stream: str) -> Any:
+    """
+    Draw what methods gain over the head alone against their operations; None where the head or
+    operations are missing.
+
+    Gains are of the same seeds, as methods have different ones: a mean over others would move a
+    point by more than most methods differ.
+
+    :param rows: of the table, of one stream and network
+    :param runs: of all
+    """
+    shares = {r['method']: r['flops_vs_immediate'] for r in rows if r['flops_vs_immediate']}
+    methods: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        same = rows and (run.stream, run.model) == (stream, rows[0]['model'])
+        if same and run.repeat == 0 and run.method in shares:
+            methods.setdefault(run.method, {})[run.seed] = run
+    head = methods.get('head', {})
+    if not head:
+        return None
+    figure, panes = pyplot.subplots(1, 2, figsize=(13, 5))
+    for axes, key, title in (
+        (panes[0], 'accuracy', 'accuracy over the stream'),
+        (panes[1], 'final', 'final accuracy over all kinds'),
     ):
-        points = [r for r in mine if r[key] is not None]
-        front = set(pareto(points)) if key == 'flops_vs_immediate' else set()
-        # Names of points that lie on each other can not be read: the main ones are said.
-        points.sort(key=lambda r: (r['method'] not in SHOWN, r['method'] not in front))
-        named: list[tuple[float, float]] = []
-        for row in points:
-            x = max(row[key], 1e-4)
-            axes.errorbar(
-                x,
-                row['accuracy'],
-                yerr=row['accuracy_ci95'],
-                fmt='o',
-                color=_colour(row['method']),
-                alpha=0.9,
-                markersize=7 if row['method'] == 'shipped' else 5,
-                elinewidth=0.6,
-            )
-            if any(abs(math.log(x / u)) < 0.9 and abs(row['accuracy'] - v) < 2 for u, v in named):
-                continue
-            named.append((x, row['accuracy']))
-            axes.annotate(
-                row['method'],
-                (x, row['accuracy']),
+        points = []
+        for name, mine in methods.items():
+            if gains := paired(mine, head, key):
+                half = interval(gains) if len(gains) >= LEAST_FOR_INTERVALS else None
+                gain = statistics.mean(gains)
+                points.append(Point(name, max(shares[name], 1e-4), gain, half or 0.0, len(gains)))
+        _draw(axes, points)
+        axes.set_title(title, fontsize=10)
+    panes[0].set_ylabel('points over the head alone, same seeds')
+    figure.suptitle(f'{stream}: what no other beats for its operations is joined')
+    return figure
+
+
+def _draw(axes: Any, points: Sequence[Point]) -> None:
+    for point in points:
+        axes.errorbar(
+            point.operations,
+            point.gain,
+            yerr=point.half or None,
+            fmt='o',
+            color=_colour(point.name),
+            alpha=0.9,
+            markersize=7 if point.name == 'shipped' else 5,
+            elinewidth=0.6,
+        )
+    front = pareto(points)
+    line = [p.operations for p in front], [p.gain for p in front]
+    axes.step(*line, where='post', color=OURS, lw=0.8)
+    axes.axhline(0.0, color='black', lw=0.5)
+    axes.set_xscale('log')
+    axes.set_xlabel('operations, share of immediate')
+    axes.grid(alpha=0.2)
+    axes.margins(x=0.2, y=0.15)
+    _name(axes, points)
+
+
+def _name(axes: Any, points: Sequence[Point]) -> None:
+    """Write names beside points, each where it lies on no other; the main ones first."""
+    canvas = axes.figure.canvas
+    # What lies below a point's name can not be read either.
+    taken = [
+        Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
+        for x, y in axes.transData.transform([(p.operations, p.gain) for p in points])
+    ]
+    for point in sorted(points, key=lambda p: p.name not in SHOWN):
+        label = point.name if point.seeds > 4 else f'{point.name} ({point.seeds})'
+        for dx, dy, side in PLACES:
+            text = axes.annotate(
+                label,
+                (point.operations, point.gain),
                 textcoords='offset points',
-                xytext=(5, 4),
+                xytext=(dx, dy),
+                ha=side,
+                va='center',
                 fontsize=8,
             )
-        if front:
-            line = sorted(
-                (max(r[key], 1e-4), r['accuracy']) for r in points if r['method'] in front
-            )
-            axes.step([x for x, _ in line], [y for _, y in line], where='post', color=OURS, lw=0.8)
-        axes.set_xscale('log')
-        axes.set_xlabel(label)
-        axes.grid(alpha=0.2)
-    panes[0].set_ylabel('average inference accuracy, %')
-    heights = [r['accuracy'] for r in mine]
-    panes[0].set_ylim(min(heights) - 5, max(heights) + 5)  # two seeds have intervals beyond 100 %
-    figure.suptitle(stream)
-    return figure
+            box = text.get_window_extent(canvas.get_renderer())
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def curve_figure(runs: Sequence[Run], stream: str, model: str) -> Any:

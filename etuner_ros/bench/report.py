@@ -215,8 +215,9 @@ def _section(folder: Path, tables: Tables, stream: str, model: str) -> Row:
     """Return what the page says of a stream; its pictures are also written as files."""
     rows = tables.shown(stream, model)
     drawn = {}
-    if len(rows) > 2:
-        drawn['pareto'] = pareto_figure(rows, stream)
+    front = pareto_figure(rows, tables.runs, stream) if len(rows) > 2 else None
+    if front is not None:
+        drawn['pareto'] = front
     drawn['stream'] = curve_figure(tables.runs, stream, model)
     drawn['cost'] = cost_figure(tables.runs, stream, model, 'flops')
     figures = []

@@ -26,7 +26,7 @@ from etuner_ros.bench.runs import (
     time_side_by_side,
 )
 from etuner_ros.bench.streams import Setting
-from etuner_ros.bench.table import MAIN, REFERENCE, summarise
+from etuner_ros.bench.table import MAIN, summarise
 from etuner_ros.core.errors import ConfigError
 from etuner_ros.shared.answers import answer
 
@@ -181,16 +181,12 @@ def take_times(
 def by_clock(jobs: Sequence[Job]) -> dict[tuple[str, str], dict[int, float]]:
     """
     Return the operations of `immediate`, by stream and model and by seed, as the clock has them: a
-    round for each batch, all layers. For streams where it is not among the jobs.
+    round for each batch, all layers.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.source.name, job.model), []).append(job)
-    return {
-        key: _immediate(mine)
-        for key, mine in groups.items()
-        if all(job.method != REFERENCE for job in mine)
-    }
+    return {key: _immediate(mine) for key, mine in groups.items()}
 
 
 def _immediate(jobs: Sequence[Job]) -> dict[int, float]:

@@ -70,7 +70,7 @@ def summarise(
     :param timed: runs in which methods took turns, for seconds
     :param jobs: all runs that were wanted; a method that has none is named as missing
     :param by_clock: operations of `immediate` by stream and model and by seed, as the clock of the
-        stream has them, for where it was not run
+        stream has them; they count where it was not run on all seeds of a stream
     :raises ConfigError: see `check_one_code`
     """
     check_one_code([*runs, *timed], allow_dirty)
@@ -80,10 +80,19 @@ def summarise(
         {(j.source.name, j.model, j.method) for j in jobs},
         key=lambda w: (w[0], w[1] != jobs[0].model, w[1], order.index(w[2].split('@')[0]), w[2]),
     )
-    usual = by_clock or {}
+    usual = {
+        pair: {} if _has_reference(groups.get(pair, {})) else operations
+        for pair, operations in (by_clock or {}).items()
+    }
     return [
         _row(w, groups.get(w[:2], {}), clocks.get(w[:2], {}), usual.get(w[:2], {})) for w in wanted
     ]
+
+
+def _has_reference(methods: Mapping[str, BySeed]) -> bool:
+    """Whether the reference was run on all seeds that any method has."""
+    seeds = {seed for runs in methods.values() for seed in runs}
+    return seeds <= set(methods.get(REFERENCE, {}))
 
 
 def _groups(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, dict[int, Run]]]:
@@ -117,9 +126,9 @@ def _row(
         if (items := [(s, mine[s]) for s in both])
         and any(part in r.outcome['flops'] for _, r in items)
     }
-    operations = [(_flops(mine[s]), _flops(reference[s])) for s in both]
-    if not operations:
-        operations = [(_flops(run), usual[seed]) for seed, run in mine.items() if seed in usual]
+    operations = [(_flops(run), usual[seed]) for seed, run in mine.items() if seed in usual]
+    if not usual:
+        operations = [(_flops(mine[s]), _flops(reference[s])) for s in both]
     busy = [(_busy(mine[s]), _busy(reference[s])) for s in both]
     own, base = clocks.get(name[2], {}), clocks.get(REFERENCE, {})
     pairs = [(_seconds(own[s]), _seconds(base[s])) for s in sorted(set(own) & set(base))]
@@ -148,7 +157,7 @@ def _row(
         'age_s': _number(mine, 'age'),
         'gflops': _mean([_flops(r) / 1e9 for r in mine.values()]),
         'flops_vs_immediate': _ratio(operations),
-        'immediate_flops': 'measured' if both else 'by the clock' if operations else None,
+        'immediate_flops': ('by the clock' if usual else 'measured') if operations else None,
         'flops_by_part': by_part,
         'busy_with_fixed_vs_immediate': _ratio(busy),
         'seconds': _mean([_seconds(run) for run in own.values()]),

@@ -22,6 +22,7 @@ import pytest
 
 from etuner_ros.bench import provenance, runs
 from etuner_ros.bench.datasets import READERS
+from etuner_ros.bench.pictures import pareto, pareto_figure, Point
 from etuner_ros.bench.provenance import Code
 from etuner_ros.bench.report import markdown, regret_text, Tables
 from etuner_ros.bench.runs import execute, Job, load_runs, Run, save_run, Source
@@ -309,6 +310,46 @@ def test_where_immediate_was_not_run_the_clock_tells_what_it_takes() -> None:
     assert row['immediate_flops'] == 'by the clock'
     (row,) = summarise(runs, [], jobs)
     assert (row['flops_vs_immediate'], row['immediate_flops']) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ('seeds', 'share', 'how'), [(1, 0.1, 'by the clock'), (2, 0.2, 'measured')]
+)
+def test_operations_are_shares_of_immediate_where_that_has_all_seeds_of_a_stream(
+    seeds: int, share: float, how: str
+) -> None:
+    runs = [_run('ridge', seed, 0.5, 10.0) for seed in (0, 1)]
+    runs += [_run('immediate', seed, 0.5, 50.0) for seed in range(seeds)]
+    jobs = [_job(name, seed) for name in ('ridge', 'immediate') for seed in (0, 1)]
+    clock = {('s', 'm'): {0: 100.0, 1: 100.0}}
+    rows = summarise(runs, [], jobs, by_clock=clock)
+    row = next(r for r in rows if r['method'] == 'ridge')
+    assert row['flops_vs_immediate'] == pytest.approx(share)
+    assert row['immediate_flops'] == how
+
+
+def test_the_front_is_what_no_other_beats_for_its_operations() -> None:
+    points = [
+        Point('dear', 1.0, 3.0, 0.0, 5),
+        Point('worse for more', 0.5, 1.0, 0.0, 5),
+        Point('cheap', 0.01, 2.0, 0.0, 5),
+        Point('worse for as much', 0.01, 1.5, 0.0, 5),
+    ]
+    assert [p.name for p in pareto(points)] == ['cheap', 'dear']
+
+
+def test_the_picture_of_gains_pairs_seeds_with_the_head_alone() -> None:
+    runs = [_run('head', seed, right, 1.0) for seed, right in ((0, 0.5), (1, 0.9))]
+    runs.append(_run('immediate+head', 1, 0.95, 100.0))
+    jobs = [_job('head', 0), _job('head', 1), _job('immediate+head', 1)]
+    rows = summarise(runs, [], jobs, by_clock={('s', 'm'): {0: 100.0, 1: 100.0}})
+    figure = pareto_figure(rows, runs, 's')
+    for axes in figure.axes:  # not 25 points, as the means of all seeds would say
+        front = axes.lines[-2].get_ydata()
+        assert list(front) == pytest.approx([0.0, 5.0])
+        assert [t.get_text() for t in axes.texts] == ['head (2)', 'immediate+head (1)']
+    assert pareto_figure(rows, [r for r in runs if r.method != 'head'], 's') is None
+    assert pareto_figure([], runs, 's') is None
 
 
 def test_a_report_without_any_simple_method_says_so() -> None:
