@@ -722,6 +722,67 @@ def test_a_class_that_came_in_a_round_is_not_silenced_before_its_picture_comes(m
     assert predictions(learner.live, [tray]) == ['tray']
 
 
+@pytest.mark.parametrize('when', ['before the round', 'in the round', 'while it waits'])
+def test_a_correction_outlives_a_round_that_goes_live_before_its_picture_comes(
+    model, frames, when
+):
+    learner = robot(model, frames)
+    tray, mug = samples(frames, 'tray', name='tray')[0], samples(frames, 'mug', name='mug')[0]
+    tray = replace(tray, sample_id='late', label='mug')
+
+    def correct() -> None:
+        row = extract_features(learner.live, [tray.image])[0]
+        assert learner.correct('late', 'mug', row, learner.backbone, HERE)
+
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    assert offer(learner)
+    assert predictions(learner.live, [tray]) != ['mug']
+    if when == 'before the round':
+        correct()
+    steps = learner.run_round()
+    next(steps)
+    if when == 'in the round':
+        correct()
+    result = list(steps)[-1]
+    if when == 'while it waits':
+        correct()
+    go_live(learner, result)
+    offer(learner)
+    assert predictions(learner.live, [tray]) == ['mug']
+    assert predictions(learner.live, [mug]) == ['mug']
+    counts = dict(learner.head.instant.counts)
+    learner.add_samples([tray])
+    assert learner.head.instant.counts == counts, 'learned once'
+    row = learner.head.learned['late'].row
+    assert torch.allclose(row, extract_features(learner.live, [tray.image])[0], atol=1e-3)
+
+
+def test_a_label_that_is_corrected_while_a_candidate_waits_is_not_what_it_was_after(model, frames):
+    learner = robot(model, frames)
+    cars = samples(frames, 'race_car', name='car')
+    learner.add_samples(cars)
+    assert offer(learner)
+    result = finish(learner)
+    row = extract_features(learner.live, [cars[0].image])[0]
+    assert learner.correct(cars[0].sample_id, 'mug', row, learner.backbone, HERE)
+    go_live(learner, result)
+    assert learner.head.learned[cars[0].sample_id].label == 'mug'
+    assert learner.head.instant.counts['race_car'] == len(cars) - 1
+
+
+def test_a_correction_that_is_taken_back_in_a_round_stays_forgotten(model, frames):
+    learner = robot(model, frames)
+    tray = samples(frames, 'tray', name='tray')[0]
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    steps = learner.run_round()
+    next(steps)
+    row = extract_features(learner.live, [tray.image])[0]
+    assert learner.correct('late', 'mug', row, learner.backbone, HERE)
+    learner.withdraw(['late'])
+    go_live(learner, list(steps)[-1])
+    assert 'late' not in learner.head.learned
+
+
 def test_a_label_that_was_corrected_while_the_worker_was_down_leaves_the_head_on(model, frames):
     cars = samples(frames, 'race_car', name='car')
     first = robot(model, frames)

@@ -173,6 +173,11 @@ class SampleBook:
             del self._awaited[oldest]
             self._reserved.pop(oldest, None)
 
+    @property
+    def awaited(self) -> Collection[str]:
+        """Ids of samples whose label was heard and whose picture has not come yet."""
+        return self._awaited.keys()
+
     def note_label(self, label: str) -> None:
         """Note that a label is in use."""
         self.seen.add(label)

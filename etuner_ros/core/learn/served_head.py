@@ -33,6 +33,7 @@ from etuner_ros.core.models.weights import HEAD_LIKENESS, HEAD_PRIOR, HEAD_TENSO
 
 MOST_LEARNED = 5000  # samples whose label the head can take back exactly, at 8 KB each
 MOST_COMPUTED = 32  # samples of earlier rounds whose feature a round computes anew
+MOST_COMPARED = 128  # samples that tell where a feature went whose picture has not come
 MOST_REFITTED = 500  # labels between rounds; with more, frames without one add little
 MOST_NOTED = 10_000  # samples whose label the prior knows
 MOST_REMEMBERED = 300  # samples whose feature by the deployed network is kept, 8 KB each
@@ -75,6 +76,7 @@ class Known:
     scenario: Scenario
     followed: int = 0  # rounds since the feature was computed; see `Drift`
     thing: bool = False  # a thing in a box
+    foretold: bool = False  # the row is where a feature went in a round, until its picture comes
 
 
 @dataclass
@@ -243,6 +245,7 @@ class ServedHead:
         """
         fit = self._live
         with counted_as(HEAD):
+            self._give_up_foretold(fit, samples)
             rows = self._rows(fit.backbone, samples, compute)
             if fit.learned:
                 for sample, row in zip(samples, rows):
@@ -255,6 +258,15 @@ class ServedHead:
             self._solve(fit, compute)
             fit.is_new |= any(self._says(r) != s.label for s, r in zip(samples, rows))
             self._note_things(samples)
+
+    def _give_up_foretold(self, fit: _Fit, samples: Sequence[Sample]) -> None:
+        """Forget what was foretold of samples whose picture is here."""
+        for sample in samples:
+            known = fit.learned.get(sample.sample_id)
+            if known is not None and known.foretold:
+                del fit.learned[sample.sample_id]
+                fit.by_labels.pop(sample.sample_id, None)
+                fit.head.unlearn(known.row, known.label, known.weight)
 
     def _note_things(self, samples: Sequence[Sample]) -> None:
         """
@@ -505,7 +517,7 @@ class ServedHead:
         :param tuned: whether a round has changed the network; else it is quantised alone
         """
         unique = {s.sample_id: s for s in samples}
-        old = self._live.learned
+        old = {i: known for i, known in self._live.learned.items() if not known.foretold}
         follow = [i for i in unique if i in old and i not in anew]
         follow.sort(key=lambda i: (old[i].followed, zlib.crc32(i.encode())))
         follow = follow[: max(len(follow) - MOST_COMPUTED, 0)]
@@ -537,15 +549,19 @@ class ServedHead:
         if fit.learned:
             self._solve(fit, compute, frames=frames)
 
-    def on_accepted(self, backbone: str) -> list[str]:
+    def on_accepted(self, backbone: str, taught: Iterable[str] = ()) -> list[str]:
         """
         Take the candidate's head for the live one.
 
         :param backbone: digest of the candidate's
+        :param taught: ids of samples that the live head was taught and the candidate's maybe not
         :return: ids of frames without a label that are given up: their features would have to be
             computed anew, those of frames to come are free
         """
+        before = self._live
         self._live, self._candidate = self._candidate or self._empty(backbone, True), None
+        with counted_as(HEAD):
+            self._teach_again(before, taught)
         self._bank.keep_only(self._live.backbone)
         known = [
             s.sample_id
@@ -553,6 +569,34 @@ class ServedHead:
             if self._bank.get(self._live.backbone, s.sample_id) is not None
         ]
         return self.frames.keep_only(set(known)) if self.uses_unlabelled else []
+
+    def _teach_again(self, before: _Fit, sample_ids: Iterable[str]) -> None:
+        """
+        Have the live head learn what the one before it was taught meanwhile.
+
+        Of a sample whose picture has not come there is no feature by the new backbone: the one
+        that there is follows the round, until the picture comes.
+        """
+        live = self._live
+        told = {i: before.learned[i] for i in sample_ids if i in before.learned}
+        for key, known in told.items():
+            if key in live.learned:
+                row = live.learned[key].row
+                self._teach(live, key, known.label, row, known.scenario, known.thing)
+        pairs = [
+            (before.learned[i].row, known.row)
+            for i, known in live.learned.items()
+            if i in before.learned and not known.followed and not before.learned[i].foretold
+        ]
+        missing = {key: known for key, known in told.items() if key not in live.learned}
+        if not missing or not pairs:
+            return
+        drift = Drift(*(torch.stack(side) for side in zip(*pairs[-MOST_COMPARED:])))
+        rows = drift.follow(torch.stack([known.row for known in missing.values()]))
+        for (key, known), row in zip(missing.items(), rows):
+            self._teach(live, key, known.label, row, known.scenario, known.thing)
+            if key in live.learned:  # the largest class may have made room
+                live.learned[key] = replace(live.learned[key], followed=1, foretold=True)
 
     def on_lost(self) -> None:
         """Give the candidate's head up."""
