@@ -58,6 +58,23 @@ def test_resnet18_agrees_with_torch() -> None:
     assert total >= theirs.get_total_flops()  # BatchNorm and activations come on top
 
 
+@pytest.mark.parametrize(('name', 'size'), [('swin_t', 64), ('swin_v2_t', 64)])
+def test_attention_in_windows_agrees_with_torch(name: str, size: int) -> None:
+    """Swin uses the weights of linear layers without calling these."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build(pretrained_spec(name, size))
+    model.add_class('a')
+    model.train()
+    x = torch.rand(1, 3, size, size)
+    with FlopCounterMode(display=False) as theirs:
+        model(x).sum().backward()
+    with CostMeter() as ours:
+        model(x).sum().backward()
+    total = ours.flops[FORWARD] + ours.flops[BACKWARD]
+    assert total == pytest.approx(theirs.get_total_flops(), rel=0.1)
+
+
 def test_optimiser_counts_what_it_steps() -> None:
     """Parameters without a gradient cost nothing."""
     trained, frozen = nn.Linear(10, 10), nn.Linear(10, 10)
