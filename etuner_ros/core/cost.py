@@ -170,12 +170,13 @@ def layer_flops(module: nn.Module, x: Tensor, out: Tensor) -> tuple[float, float
         tokens = x.shape[1] if module.batch_first else x.shape[0]
         projections = 8.0 * x.numel() * module.embed_dim
         return projections + 4.0 * x.numel() * tokens, projections
-    if hasattr(module, 'window_size') and isinstance(getattr(module, 'qkv', None), nn.Linear):
+    qkv, window = getattr(module, 'qkv', None), getattr(module, 'window_size', None)
+    if isinstance(qkv, nn.Linear) and window is not None:
         # Attention of torchvision's Swin, (N, H, W, C): it takes the weights of its layers itself.
-        high, wide = module.window_size
+        high, wide = window
         padded = elements / (x.shape[1] * x.shape[2])
         padded *= -(-x.shape[1] // high) * high * -(-x.shape[2] // wide) * wide
-        projections = 8.0 * padded * module.qkv.in_features
+        projections = 8.0 * padded * qkv.in_features
         return projections + 4.0 * padded * high * wide, projections
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return (7.0 if module.training else 2.0) * elements, 3.0 * elements
