@@ -92,6 +92,16 @@ ARGUMENTS = {
         'TCP port of the teaching page, another one for each robot on one computer; empty: 8090, '
         'if params_file does not say another one',
     ),
+    'teacher_host': (
+        '',
+        'address that the teaching page listens on, 0.0.0.0 for other computers and phones, which '
+        'needs teacher_token; empty: this computer alone, if params_file does not say another one',
+    ),
+    'teacher_token': (
+        '',
+        'secret that opens the teaching page, http://robot:8090/?token=...; whoever may list the '
+        'processes of this computer reads it here, and not in a params_file',
+    ),
     'metrics': (
         '0',
         'TCP port on which metrics are served to Prometheus, on this computer alone, for example '
@@ -296,7 +306,8 @@ def compose(context):
         if tunes_here:
             node('tuner', own['tuner'], remappings=battery)
     if switched('teacher'):
-        node('teacher', {**watching, **given({'teacher_port': 'port'}, int)})
+        page = {'teacher_host': 'host', 'teacher_token': 'token'}
+        node('teacher', {**watching, **given({'teacher_port': 'port'}, int), **given(page, str)})
     if switched('operator'):
         node('operator')
     if LaunchConfiguration('source').perform(context):

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 import sys
 from typing import Any
 
+from etuner_ros.cli.numbers import positive, whole
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.shared.answers import answer
 
@@ -29,30 +29,12 @@ def add(commands: Any) -> None:
     _add_soak(commands)
 
 
-def _count(text: str) -> int:
-    """Return a number of things, of which there has to be one."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f'at least 1, got {text}')
-    return number
-
-
-def _positive(text: str) -> float:
-    """Return a number above 0."""
-    if not 0 < (number := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f'above 0, got {text}')
-    return number
-
-
 def _pair(text: str) -> tuple[str, str]:
     """Return two names."""
     its, _, ours = text.partition('=')
     if not its or not ours:
         raise argparse.ArgumentTypeError(f"two names, such as 'Mug=mug', got '{text}'")
     return its, ours
-
-
-# What argparse calls it where it is no number at all.
-_count.__name__, _positive.__name__ = 'whole number', 'number'
 
 
 def _say(line: str) -> None:
@@ -84,13 +66,13 @@ def add_table(bench: argparse.ArgumentParser) -> None:
     add('--methods', nargs='+', help='only these methods; default: all')
     add(
         '--seeds',
-        type=_count,
+        type=whole(1),
         default=5,
         help='of which pictures are deployed and labelled when, order of places on return, groups '
         'of kinds (NC, NIC), arrivals and initialisation; never of which pictures are for labels '
         'and which for requests; of a video, of which frames are labelled',
     )
-    add('--main-seeds', type=_count, default=10, help='seeds of the main methods, if more')
+    add('--main-seeds', type=whole(1), default=10, help='seeds of the main methods, if more')
     add(
         '--least-seeds',
         type=int,
@@ -108,10 +90,10 @@ def add_table(bench: argparse.ArgumentParser) -> None:
     )
     add('--weights', default='', help='state-dict file of a torchvision model')
     add('--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px')
-    add('--batches', type=_count, help='labelled batches of a visit at most')
-    add('--requests', type=_count, help='requests of a visit at most')
+    add('--batches', type=whole(1), help='labelled batches of a visit at most')
+    add('--requests', type=whole(1), help='requests of a visit at most')
     add('--arrivals', default='poisson', help='poisson, uniform, normal, or a file of times')
-    add('--load', type=_positive, default=0.5, help='share of the stream that `immediate` is busy')
+    add('--load', type=positive, default=0.5, help='share of the stream that `immediate` is busy')
     add('--processes', type=int, default=0, help='runs at a time; 0 = one for each core')
     add('--budget-min', type=float, default=float('inf'), help='start no run after so long, min')
     add('--time', action='store_true', help='also take seconds: serial, main methods in turns')
@@ -145,7 +127,7 @@ def _add_costs(benches: Any) -> None:
         '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
     costs.add_argument(
-        '--turns', type=_count, default=15, help='turns that the median is taken of'
+        '--turns', type=whole(1), default=15, help='turns that the median is taken of'
     )
     costs.set_defaults(run=_costs)
 
@@ -172,7 +154,7 @@ def _add_scenarios(benches: Any) -> None:
     scenarios.add_argument(
         '--input-size', type=int, default=INPUT_SIZE, help='side of the square input, in px'
     )
-    scenarios.add_argument('--seeds', type=_count, default=5, help='orders of the frames')
+    scenarios.add_argument('--seeds', type=whole(1), default=5, help='orders of the frames')
     scenarios.set_defaults(run=_scenarios)
 
 
@@ -192,7 +174,7 @@ def _add_labels(benches: Any) -> None:
     savings.add_argument('--stream', type=Path, help='recording with ground truth')
     savings.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
     savings.add_argument('--search', action='store_true', help='kinds that are in no report')
-    savings.add_argument('--seeds', type=_count, default=5, help='orders of the frames')
+    savings.add_argument('--seeds', type=whole(1), default=5, help='orders of the frames')
     savings.set_defaults(run=_labels)
 
 
@@ -223,7 +205,7 @@ def _add_choose(benches: Any) -> None:
     chosen.add_argument('--stream', type=Path, help='recording with ground truth')
     chosen.add_argument('--grocery', type=Path, help='tar file of the grocery photographs')
     _write_to(chosen)
-    chosen.add_argument('--seeds', type=_count, default=5, help='orders of each stream')
+    chosen.add_argument('--seeds', type=whole(1), default=5, help='orders of each stream')
     chosen.add_argument('--network', action='append', default=[], metavar='NAME[=FILE]')
     chosen.add_argument('--pixels', type=int, nargs='+', help='sides of the input')
     chosen.add_argument('--precision', nargs='+', help='fp32, int8')
@@ -259,7 +241,7 @@ def _add_proposals(benches: Any) -> None:
     proposals.add_argument(
         '--recording', type=Path, help='with region_truth; default: the one of the package'
     )
-    proposals.add_argument('--every', type=_count, default=1, help='take one frame of so many')
+    proposals.add_argument('--every', type=whole(1), default=1, help='take one frame of so many')
     proposals.set_defaults(run=_proposals)
 
 
@@ -360,12 +342,12 @@ def _add_boxes(benches: Any) -> None:
         'boxes', help='what labels of boxes teach, beside those of images and other rivals'
     )
     boxes.add_argument('--stream', type=Path, help='recording that knows where things are')
-    boxes.add_argument('--every', type=_count, default=1, help='take one frame of so many')
+    boxes.add_argument('--every', type=whole(1), default=1, help='take one frame of so many')
     boxes.add_argument(
         '--proposer', nargs='+', default=['ssd'], help='all methods run on the first one'
     )
     _write_to(boxes)
-    boxes.add_argument('--seeds', type=_count, default=5, help='choices of labelled frames')
+    boxes.add_argument('--seeds', type=whole(1), default=5, help='choices of labelled frames')
     boxes.add_argument(
         '--labelled', type=int, nargs='+', default=[30, 60, 120, 240], help='numbers of frames'
     )
@@ -432,7 +414,7 @@ def _add_deflate(benches: Any) -> None:
     )
     deflate.add_argument('--stream', type=Path, help='recording with ground truth')
     deflate.add_argument(
-        '--rounds', type=_count, default=3, help='rounds whose weights are packed'
+        '--rounds', type=whole(1), default=3, help='rounds whose weights are packed'
     )
     _write_to(deflate)
     deflate.set_defaults(run=_deflate)

@@ -11,6 +11,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from etuner_ros.cli.numbers import whole
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer
 
@@ -53,8 +54,8 @@ def add(commands: Any) -> None:
     option('--pixels', type=int, nargs='+', help='sides of the input; default: 96 128 160 224')
     option('--precision', nargs='+', help='fp32, int8, fp16 (CUDA); default: fp32 int8')
     option('--engine', default='auto', choices=('auto', 'torch', 'onnxruntime'), help='who serves')
-    option('--threads', type=int, default=1, help='CPU threads of a prediction')
-    option('--labels', type=int, default=1000, help='most labelled pictures; 0 = all')
+    option('--threads', type=whole(1), default=1, help='CPU threads of a prediction')
+    option('--labels', type=whole(0), default=1000, help='most labelled pictures; 0 = all')
     choose.set_defaults(run=run)
 
 

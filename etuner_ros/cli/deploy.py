@@ -9,6 +9,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from etuner_ros.cli.numbers import whole
 from etuner_ros.core.config import INPUT_SIZE
 from etuner_ros.core.errors import EtunerError
 from etuner_ros.shared.answers import answer, shown
@@ -46,11 +47,11 @@ def add(commands: Any) -> None:
         help='state-dict file of the architecture instead of its pretrained weights',
     )
     deploy.add_argument(
-        '--count', type=int, default=0, help='use the first so many images only; 0 = all'
+        '--count', type=whole(0), default=0, help='use the first so many images only; 0 = all'
     )
     deploy.add_argument(
         '--exemplars',
-        type=int,
+        type=whole(0),
         default=10,
         help='images per class that travel with the weights for replay',
     )
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     answer(
         arguments.json,
         f'{arguments.output}: {len(model.classes)} classes from {len(images)} images, '
-        f'{100 * accuracy:.1f} % of them right\n'
+        f'{100 * accuracy:.1f} % of them right (it was fitted to these: no measure of new ones)\n'
         f'use it with the parameter model.weights: {arguments.output.resolve()}',
         {'file': arguments.output, 'classes': model.classes, 'accuracy': accuracy},
     )

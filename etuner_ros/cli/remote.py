@@ -218,7 +218,8 @@ def panel(facts: dict[str, Any]) -> Any:
     if facts['state'] is None:
         table.add_row('tuner', '[yellow]not heard[/yellow]')
     else:
-        table.add_row('tuner', f'{facts["state"]}  {facts["reason"]}')
+        reason = facts['reason'].removeprefix(f'{facts["state"]}: ')
+        table.add_row('tuner', f'{facts["state"]}  {reason}')
         if facts['state'] == 'tuning':
             table.add_row('round', f'{bar(facts["progress"])} {facts["progress"]:.0%}')
         frozen, total = facts['layers_frozen'], facts['layers_total']

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from etuner_ros.cli.numbers import positive, whole
 from etuner_ros.shared.answers import answer
 
 MOST_VERSION = 2**32 - 1  # uint32 in the services
@@ -56,7 +57,9 @@ def add(commands: Any) -> None:
 
     watch = commands.add_parser('watch', help='a live view of a running robot')
     watch.add_argument('--namespace', default='', help='namespace of the robot')
-    watch.add_argument('--count', type=int, default=0, help='stop after so many seconds')
+    watch.add_argument(
+        '--count', type=whole(0), default=0, help='stop after so many seconds; 0 = never'
+    )
     watch.set_defaults(run=_watch)
 
     healthy = commands.add_parser(
@@ -64,7 +67,7 @@ def add(commands: Any) -> None:
     )
     healthy.add_argument('--namespace', default='', help='namespace of the robot')
     healthy.add_argument('--node', default='inference', help='name of the node')
-    healthy.add_argument('--timeout-s', type=float, default=10.0, help='wait so long, in s')
+    healthy.add_argument('--timeout-s', type=positive, default=10.0, help='wait so long, in s')
     healthy.set_defaults(run=_healthy)
 
 

@@ -109,6 +109,8 @@ def init() -> None:
     Python's own handler raises `KeyboardInterrupt` wherever the main thread is: in the middle of a
     callback, and in the making of a message, where rclpy turns it into a `RuntimeError` about a
     call argument. So it comes with the third press only, for what takes long and looks at nothing.
+
+    :raises SystemExit: when ROS refuses its arguments, with the reason
     """
     pressed: list[int] = []
 
@@ -118,7 +120,11 @@ def init() -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, press)
-    rclpy.init()
+    try:
+        rclpy.init()
+    except RuntimeError as error:  # a file of parameters that can't be read, and such
+        why = str(error).strip().splitlines()[0][:300]
+        raise SystemExit(f'ROS does not start: {why}') from None
     if pressed and rclpy.ok():  # before rclpy was listening
         rclpy.shutdown()
 

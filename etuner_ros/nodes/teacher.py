@@ -11,6 +11,7 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 import math
+import socket
 import threading
 import time
 from typing import Any
@@ -263,12 +264,33 @@ class TeacherNode(Node):
             self._labels.publish(correction)
 
 
+def check_port(host: str, port: int) -> None:
+    """
+    Check that nobody else listens there.
+
+    :raises ConfigError: when the page can not be served
+    """
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # What a page that has ended leaves behind keeps no other from its place.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f'the teaching page can not be served on {short(host)}:{port} '
+            f'({getattr(error, "strerror", None) or error}); choose another port or host, or end '
+            f'what is there (teacher:=true has started a page already)'
+        ) from error
+
+
 def main() -> int:
     """Run the node and its page."""
     use_dds_profile()
     init()
     try:
         node = TeacherNode()
+        check_port(node.settings.host, node.settings.port)
     except EtunerError as error:
         rclpy.logging.get_logger('etuner_ros').fatal(str(error))
         rclpy.shutdown()

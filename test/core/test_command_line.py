@@ -79,6 +79,23 @@ def test_an_input_that_no_node_takes_is_refused(tmp_path, capsys, size):
     assert f'--input-size must be between 32 and 1024, got {size}' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ('command', 'words'),
+    [
+        ('deploy --source x --output y --count -1', 'at least 0, got -1'),
+        ('deploy --source x --output y --exemplars -1', 'at least 0, got -1'),
+        ('choose --labels -5', 'at least 0, got -5'),
+        ('choose --threads 0', 'at least 1, got 0'),
+        ('watch --count -1', 'at least 0, got -1'),
+        ('healthy --timeout-s -3', 'above 0, got -3'),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(capsys, command, words):
+    with pytest.raises(SystemExit):
+        main(command.split())
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('version', ['4294967296', '-1', 'x'])
 @pytest.mark.parametrize('action', [['swap'], ['pin'], ['unpin'], ['export']])
 def test_a_version_that_messages_have_no_room_for_is_refused(capsys, action, version):

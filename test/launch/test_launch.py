@@ -331,6 +331,9 @@ def test_each_robot_on_one_computer_may_have_a_teaching_page(ros, composed):
     arguments = {'namespace': '/two', 'teacher_port': '8091', 'cameras': '[front,rear]'}
     two = received(ros, composed, 'teacher', teacher='true', **arguments)
     assert (two['port'], two['cameras']) == (8091, 'front,rear')
+    arguments = {'teacher_host': '0.0.0.0', 'teacher_token': '12345678'}
+    phone = received(ros, composed, 'teacher', teacher='true', **arguments)
+    assert (phone['host'], phone['token']) == ('0.0.0.0', '12345678')
 
 
 def test_the_tuner_may_be_on_another_computer(composed):

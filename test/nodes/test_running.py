@@ -197,6 +197,18 @@ raise SystemExit(run(Stalled))
 """
 
 
+def test_a_file_of_parameters_that_is_not_there_is_said_in_one_sentence():
+    command = 'from etuner_ros.nodes.label_collector import main; main()'
+    options = ['--ros-args', '--params-file', 'nothere.yaml']
+    found = subprocess.run(
+        [sys.executable, '-c', command, *options], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 1
+    assert 'ROS does not start: ' in found.stderr
+    assert 'nothere.yaml' in found.stderr
+    assert 'Traceback' not in found.stderr
+
+
 def test_what_takes_long_and_looks_at_nothing_ends_when_ctrl_c_is_pressed_on(ros):
     with started(STALLED, ros) as process:
         assert process.stdout is not None

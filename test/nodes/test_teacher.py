@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 import os
 from pathlib import Path
+import socket
 from typing import Any
 
 import cv2
@@ -25,7 +26,7 @@ from etuner_ros.msg import LabelCorrection, LabelReceipt, LabelRequest, Objects,
 from etuner_ros.nodes import teacher
 from etuner_ros.nodes.label_collector import LabelCollectorNode
 from etuner_ros.nodes.label_messages import key_of, receipt_message
-from etuner_ros.nodes.teacher import TeacherNode
+from etuner_ros.nodes.teacher import check_port, TeacherNode
 from etuner_ros.nodes.teaching.access import check_access, TokenGuard
 from etuner_ros.srv import RenameLabel
 
@@ -241,6 +242,16 @@ def test_cookies_of_other_pages_of_this_host_lock_nobody_out(others):
     assert len(opened) == 1
     other = TokenGuard(page, 'another secret')
     assert other.name != guard.name, 'pages of two robots keep each their own'
+
+
+def test_a_port_that_another_page_has_is_said_in_one_sentence():
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match='another port or host, or end what is there'):
+            check_port('127.0.0.1', port)
+    check_port('127.0.0.1', port)
+    with pytest.raises(ConfigError, match='can not be served on no such host'):
+        check_port('no such host', port)
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])

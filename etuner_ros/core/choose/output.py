@@ -128,6 +128,7 @@ def parameter_file(chosen: Measured, wanted: str) -> str:
         f'# a round over 32 labels {chosen.round_s:.1f} s; {100 * chosen.accuracy:.1f} % of '
         f'{chosen.samples} labels right when left out.\n'
         f'# Use: ros2 launch etuner_ros etuner.launch.py params_file:=<this file>\n'
+        f'# without weights:= and model:=, which would win over it.\n'
         f'# A robot that was deployed with `etuner deploy` needs base weights of this network, '
         f'too:\n'
         f'# etuner deploy --architecture {chosen.candidate.network} --input-size '
