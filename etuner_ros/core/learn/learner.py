@@ -535,8 +535,9 @@ class Learner:
         """Build upon a round that was accepted."""
         self.state.commit()
         self.sim_freeze.accepted |= candidate.iterations > 0
-        taught = [*self.book.awaited, *self._corrected]
-        self._forget(self.head.on_accepted(candidate.backbone, dict.fromkeys(taught)))
+        # What came late with its picture is learned right after, from the feature itself.
+        taught = {*self.book.awaited, *self._corrected} - self._late.keys()
+        self._forget(self.head.on_accepted(candidate.backbone, sorted(taught)))
         self._corrected.clear()
         self._rival.on_round()
         self.book.on_accepted()
