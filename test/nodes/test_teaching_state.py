@@ -171,6 +171,25 @@ def test_the_overview_tells_silence_and_the_timeline_goes_on(state, now):
     ]
 
 
+@pytest.mark.parametrize('period_s', [0.5, 5.0, 60.0])
+def test_the_timeline_is_of_the_whole_time_and_what_is_new_shows_at_once(state, now, period_s):
+    ends, count = [], 20_000
+    for _ in range(count):
+        now[0] += period_s
+        state.on_status(TunerStatus())
+    points, long_min = state.points(), count * period_s / 60
+    assert points[0].minutes == pytest.approx(period_s / 60, abs=0.01)
+    assert points[-1].minutes == pytest.approx(long_min, abs=0.01)
+    apart = [after.minutes - before.minutes for before, after in zip(points, points[1:])]
+    assert max(apart) <= long_min / 250, 'no hole'
+    assert len(points) <= 601, 'a browser draws all'
+    for frozen in range(10):
+        now[0] += 2.0
+        state.on_status(TunerStatus(layers_frozen=frozen, layers_total=10))
+        ends.append(state.points()[-1].frozen)
+    assert ends == [frozen / 10 for frozen in range(10)]
+
+
 class Guarded:
     """A collection that must only be touched by who holds the lock."""
 
@@ -196,7 +215,7 @@ def guarded(kind: type) -> type:
     return type(kind.__name__, (Guarded, kind), methods)
 
 
-KINDS = {kind: guarded(kind) for kind in (OrderedDict, deque, dict, set)}
+KINDS = {kind: guarded(kind) for kind in (OrderedDict, deque, dict, list, set)}
 
 
 def guard(state: TeachingState) -> list[type]:
