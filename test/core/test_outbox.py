@@ -112,6 +112,7 @@ def test_what_was_said_in_vain_comes_soon_when_the_radio_is_back(somebody):
     somebody.wait(600.0)  # somebody listened who has no answer
     somebody.wait(60.0, listening=False)
     assert len(set(somebody.wait(26.0))) == 200
+    assert len(set(somebody.wait(26.0))) == 200, 'those whose receipts were lost, once more'
 
 
 def test_those_at_the_end_have_their_turn_with_a_radio_that_comes_and_goes(somebody):
