@@ -71,6 +71,20 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
     assert (state.cards()[1].sent, state.cards()[1].accepted) == ('', False)
 
 
+def test_receipts_that_are_slow_do_not_speak_of_what_was_said_since(state):
+    state.on_request(request(5, 8))
+    name = state.cards()[0].name
+    for label in ('mug', '', 'duck'):  # confirmed, taken back, corrected
+        state.say(name, label)
+    state.on_receipt(receipt(5, 'mug', uid=8, message='confirmed'))
+    state.on_receipt(receipt(5, '', uid=8, message='withdrawn'))
+    assert [(c.sent, c.answer, c.accepted) for c in state.cards()] == [('duck', '', False)]
+    state.on_receipt(receipt(5, 'duck', uid=8))
+    assert [(c.sent, c.answer, c.accepted) for c in state.cards()] == [('duck', 'corrected', True)]
+    state.say(name, 'cup')
+    assert not state.cards()[0].accepted, 'green before its receipt came'
+
+
 def test_a_refusal_that_names_no_picture_is_shown(state):
     state.on_request(request(5, 8))
     state.on_receipt(receipt(5, 'duck', code=LabelReceipt.TOO_OLD, message='too old'))

@@ -142,7 +142,10 @@ class TeachingState:
                 self._know(message.label)
             for name, card in self._cards.items():
                 about = box == card.box and _same(key, card.key)
-                if message.author == self._author and about:
+                waits = card.sent and not card.answer
+                # Else one that was slow is about what was said before.
+                last = not waits or message.label == short(card.sent.strip())
+                if message.author == self._author and about and last:
                     sent = card.sent if message.label else ''
                     # The first answer was lost on the way: it is stored.
                     twice = message.code == LabelReceipt.DUPLICATE and message.label == card.sent
@@ -244,7 +247,9 @@ class TeachingState:
         with self._lock:
             card = self._cards.get(name)
             if card is not None:
-                self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
+                self._cards[name] = replace(
+                    card, sent=label, answer='', accepted=False, said_s=self._clock()
+                )
 
     def cards(self) -> list[Card]:
         """Return the wall, oldest first; what can not be meant is not offered."""
