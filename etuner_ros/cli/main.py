@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+import io
 import signal
 import sqlite3
 import sys
@@ -46,6 +47,10 @@ def _add_json(parser_: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a program caught it in its own
+            # Names and marks that its encoding has no letters for end no command.
+            stream.reconfigure(errors='backslashreplace')
     parsed = parser().parse_args(arguments)
     try:
         with _stopped_by_signals():

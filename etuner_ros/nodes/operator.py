@@ -62,6 +62,7 @@ class OperatorNode(Node):
         values = lambda: {
             'labels sent': self._sent,
             'unanswered': len(self._outbox),
+            'given up': self._outbox.forgotten,
             'accepted': self._accepted,
             'refused': self._refused,
         }

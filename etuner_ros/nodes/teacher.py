@@ -148,6 +148,7 @@ class TeacherNode(Node):
             'frames on the wall': cards,
             'labels accepted': accepted,
             'labels without an answer': len(self._outbox),
+            'labels given up': self._outbox.forgotten,
         }
 
     def watch(self, change: int) -> None:

@@ -105,6 +105,14 @@ def test_a_version_that_messages_have_no_room_for_is_refused(capsys, action, ver
     assert '0 to 4294967295' in capsys.readouterr().err
 
 
+def test_marks_that_a_terminal_has_no_letters_for_end_no_command():
+    environment = {**os.environ, 'PYTHONIOENCODING': 'latin-1'}
+    command = [sys.executable, '-m', 'etuner_ros.cli.main', 'doctor', '--offline']
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert 'Traceback' not in done.stderr.decode()
+    assert '\\u2714 python: ' in done.stdout.decode('latin-1')
+
+
 WAITING = """
 import sys, time
 from etuner_ros.cli import choose, main

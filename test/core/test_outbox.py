@@ -54,7 +54,9 @@ def test_a_refusal_ends_it_also_when_no_picture_was_found(somebody):
 
 def test_without_an_answer_it_is_said_again(somebody):
     somebody.say(1)
-    assert somebody.wait(12.0) == ['mug 1'] * 3
+    somebody.wait(1.0)
+    assert somebody.wait(5.0) == ['mug 1']
+    assert len(somebody.wait(3600.0)) in range(110, 130), 'ever less often, and for ever'
 
 
 @pytest.mark.parametrize('code', [Code.DISK_FULL, Code.TOO_MANY])
@@ -95,9 +97,38 @@ def test_labels_that_waited_for_the_radio_come_no_faster_than_a_collector_takes_
     assert sorted(said) == sorted(f'mug {n}' for n in range(200)), 'each once'
 
 
+def test_many_that_nobody_answers_keep_no_other_from_being_said_again(somebody):
+    for number in range(300):  # of a camera whose collector is down
+        somebody.say(number)
+    somebody.wait(600.0)
+    somebody.say(999)
+    assert somebody.wait(0.1)[0] == 'mug 999'  # and its first receipt is lost
+    assert 'mug 999' in somebody.wait(60.0)
+
+
+def test_what_was_said_in_vain_comes_soon_when_the_radio_is_back(somebody):
+    for number in range(200):
+        somebody.say(number)
+    somebody.wait(600.0)  # somebody listened who has no answer
+    somebody.wait(60.0, listening=False)
+    assert len(set(somebody.wait(26.0))) == 200
+    assert len(set(somebody.wait(26.0))) == 200, 'those whose receipts were lost, once more'
+
+
+def test_those_at_the_end_have_their_turn_with_a_radio_that_comes_and_goes(somebody):
+    for number in range(200):
+        somebody.say(number)
+    said = set()
+    for _ in range(40):
+        somebody.wait(1.0, listening=False)
+        said |= set(somebody.wait(1.0))
+    assert len(said) == 200
+
+
 def test_it_does_not_grow_without_end(somebody):
     for number in range(MOST_WAITING + 5):
         somebody.say(number)
     assert len(somebody.outbox) == MOST_WAITING
     said = somebody.wait(0.1)
     assert said == [f'mug {number}' for number in range(5, MOST_WAITING + 5)], 'the newest'
+    assert somebody.outbox.forgotten == 5

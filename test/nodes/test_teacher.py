@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import socket
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 from helpers import header
@@ -252,6 +253,30 @@ def test_a_port_that_another_page_has_is_said_in_one_sentence():
     check_port('127.0.0.1', port)
     with pytest.raises(ConfigError, match='can not be served on no such host'):
         check_port('no such host', port)
+
+
+@pytest.mark.parametrize('token', ['ab+cd/ef==', 'a+b c=de', "(a)!$*,;:@?'b~"])
+def test_a_token_opens_the_page_as_it_is_written_and_as_it_is_quoted(token):
+    check_access('0.0.0.0', token)
+    answers = []
+
+    async def send(message: dict) -> None:
+        answers.append(message)
+
+    guard = TokenGuard(None, token)
+    for written in (token, quote(token, safe='')):
+        # A browser quotes spaces and letters that an address can not have.
+        query = f'camera=a&token={written}'.replace(' ', '%20').replace("'", '%27').encode()
+        asyncio.run(guard({'type': 'http', 'headers': [], 'query_string': query}, None, send))
+    assert [a['status'] for a in answers if 'status' in a] == [303, 303]
+
+
+@pytest.mark.parametrize('token', ['long#enough', 'long&enough', '50%41secret', 'long enough '])
+@pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0'])
+def test_a_token_that_an_address_does_not_carry_as_it_is_is_refused(host, token):
+    with pytest.raises(ConfigError, match='leave out # % &') as refused:
+        check_access(host, token)
+    assert token not in str(refused.value), 'it goes to the log'
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '192.168.1.4', 'nonsense'])

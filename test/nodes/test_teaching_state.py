@@ -71,6 +71,20 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
     assert (state.cards()[1].sent, state.cards()[1].accepted) == ('', False)
 
 
+def test_receipts_that_are_slow_do_not_speak_of_what_was_said_since(state):
+    state.on_request(request(5, 8))
+    name = state.cards()[0].name
+    for label in ('mug', '', 'duck'):  # confirmed, taken back, corrected
+        state.say(name, label)
+    state.on_receipt(receipt(5, 'mug', uid=8, message='confirmed'))
+    state.on_receipt(receipt(5, '', uid=8, message='withdrawn'))
+    assert [(c.sent, c.answer, c.accepted) for c in state.cards()] == [('duck', '', False)]
+    state.on_receipt(receipt(5, 'duck', uid=8))
+    assert [(c.sent, c.answer, c.accepted) for c in state.cards()] == [('duck', 'corrected', True)]
+    state.say(name, 'cup')
+    assert not state.cards()[0].accepted, 'green before its receipt came'
+
+
 def test_a_refusal_that_names_no_picture_is_shown(state):
     state.on_request(request(5, 8))
     state.on_receipt(receipt(5, 'duck', code=LabelReceipt.TOO_OLD, message='too old'))
@@ -171,6 +185,25 @@ def test_the_overview_tells_silence_and_the_timeline_goes_on(state, now):
     ]
 
 
+@pytest.mark.parametrize('period_s', [0.5, 5.0, 60.0])
+def test_the_timeline_is_of_the_whole_time_and_what_is_new_shows_at_once(state, now, period_s):
+    ends, count = [], 20_000
+    for _ in range(count):
+        now[0] += period_s
+        state.on_status(TunerStatus())
+    points, long_min = state.points(), count * period_s / 60
+    assert points[0].minutes == pytest.approx(period_s / 60, abs=0.01)
+    assert points[-1].minutes == pytest.approx(long_min, abs=0.01)
+    apart = [after.minutes - before.minutes for before, after in zip(points, points[1:])]
+    assert max(apart) <= long_min / 250, 'no hole'
+    assert len(points) <= 601, 'a browser draws all'
+    for frozen in range(10):
+        now[0] += 2.0
+        state.on_status(TunerStatus(layers_frozen=frozen, layers_total=10))
+        ends.append(state.points()[-1].frozen)
+    assert ends == [frozen / 10 for frozen in range(10)]
+
+
 class Guarded:
     """A collection that must only be touched by who holds the lock."""
 
@@ -196,7 +229,7 @@ def guarded(kind: type) -> type:
     return type(kind.__name__, (Guarded, kind), methods)
 
 
-KINDS = {kind: guarded(kind) for kind in (OrderedDict, deque, dict, set)}
+KINDS = {kind: guarded(kind) for kind in (OrderedDict, deque, dict, list, set)}
 
 
 def guard(state: TeachingState) -> list[type]:

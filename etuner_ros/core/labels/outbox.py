@@ -16,6 +16,7 @@ from etuner_ros.core.labels.frame_buffer import FrameKey
 
 AGAIN = (Code.TOO_MANY, Code.DISK_FULL)  # answers after which it is worth to say it again
 MOST_WAITING = 1000
+MOST_PATIENCE_S = 30.0
 Item = TypeVar('Item')
 
 
@@ -25,6 +26,7 @@ class _Said(Generic[Item]):
     part: Hashable
     label: str
     item: Item
+    patience_s: float  # after it was said the next time
     late: bool = False  # it was sent before, or nobody listened
     due_s: float = -math.inf
 
@@ -36,9 +38,11 @@ class Outbox(Generic[Item]):
     DDS forgets who is out of radio for longer than its lease (20 s as a rule), and what is
     published meanwhile reaches nobody. Threads may share an outbox.
 
-    :param patience_s: so long a receipt is waited for
+    :param patience_s: so long a receipt is waited for at first, then twice as long each time, up
+        to MOST_PATIENCE_S
     :param rate_hz: so many are said late at most, per second; a collector refuses too many
     :param clock: returns seconds that only grow
+    :ivar forgotten: how many were given up without an answer: too many waited
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Outbox(Generic[Item]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._patience_s, self._rate_hz, self._clock = patience_s, rate_hz, clock
+        self.forgotten = 0
         self._lock = threading.Lock()
         self._said: list[_Said[Item]] = []
         self._late_s = -math.inf  # when something was said late the last time
@@ -65,7 +70,9 @@ class Outbox(Generic[Item]):
         """
         with self._lock:
             others = [s for s in self._said if (s.frame, s.part) != (frame, part)]
-            self._said = [*others, _Said(frame, part, label, item)][-MOST_WAITING:]
+            waiting = [*others, _Said(frame, part, label, item, self._patience_s)]
+            self._said = waiting[-MOST_WAITING:]
+            self.forgotten += len(waiting) - len(self._said)
 
     def answered(self, frame: FrameKey, part: Hashable, label: str, code: int) -> bool:
         """
@@ -78,7 +85,8 @@ class Outbox(Generic[Item]):
                 meant = frame.means(said.frame) or said.frame.means(frame)
                 if meant and (said.part, said.label) == (part, label):
                     if code in AGAIN:
-                        said.due_s = self._clock() + self._patience_s
+                        said.patience_s = self._patience_s
+                        said.due_s = self._clock() + said.patience_s
                         return False
                     self._said.remove(said)
                     return True
@@ -94,13 +102,16 @@ class Outbox(Generic[Item]):
             now = self._clock()
             if not listening:
                 for said in self._said:
-                    said.late, said.due_s = True, now
+                    said.late, said.due_s = True, min(said.due_s, now)
+                    said.patience_s = self._patience_s  # its silence said nothing
                 return []
             chosen = [s for s in self._said if not s.late]
-            late = next((s for s in self._said if s.late and s.due_s <= now), None)
-            if late is not None and now - self._late_s >= 1.0 / self._rate_hz:
+            late = [s for s in self._said if s.late and s.due_s <= now]
+            if late and now - self._late_s >= 1.0 / self._rate_hz:
                 self._late_s = now
-                chosen.append(late)
+                # The longest due: many that nobody answers keep no other waiting.
+                chosen.append(min(late, key=lambda said: said.due_s))
             for said in chosen:
-                said.late, said.due_s = True, now + self._patience_s
+                said.late, said.due_s = True, now + said.patience_s
+                said.patience_s = max(said.patience_s, min(2 * said.patience_s, MOST_PATIENCE_S))
             return [s.item for s in chosen]

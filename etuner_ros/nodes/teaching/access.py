@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import ipaddress
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Response
 
@@ -17,13 +17,15 @@ from etuner_ros.nodes.messages import short
 
 COOKIE = 'etuner_token'
 LEAST_TOKEN = 8  # characters
+NEVER = '#%&'  # in a token: they mean something in an address
 
 
 def check_access(host: str, token: str) -> None:
     """
-    Refuse to open the page to a network without a token.
+    Refuse to open the page to a network without a token, and tokens that nobody can enter.
 
-    :raises ConfigError: when the address is not of this computer alone and there is no token
+    :raises ConfigError: when the address is not of this computer alone and there is no token, or
+        when an address with the token would not be read as it is written
     """
     try:
         local = host == 'localhost' or ipaddress.ip_address(host).is_loopback
@@ -34,6 +36,21 @@ def check_access(host: str, token: str) -> None:
             f'host {host} opens the page to the network: set a token of at least '
             f'{LEAST_TOKEN} characters, or host to 127.0.0.1'
         )
+    if set(token) & set(NEVER) or not token.isprintable() or token != token.strip():
+        raise ConfigError(
+            f'an address does not carry this token as it is: leave out {" ".join(NEVER)}, '
+            'spaces at its ends and what is not printed (`openssl rand -hex 12` makes a good one)'
+        )
+
+
+def _asked(query: bytes) -> bytes:
+    """
+    Return the token that an address has; empty for none.
+
+    It is no form, in which a plus would be a space: `openssl rand -base64` makes some.
+    """
+    pairs = (part.partition(b'=') for part in query.split(b'&'))
+    return next((unquote_to_bytes(value) for name, _, value in pairs if name == b'token'), b'')
 
 
 class TokenGuard:
@@ -58,12 +75,12 @@ class TokenGuard:
             await self.inner(scope, receive, send)
             return
         shown = self._shown(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
-        asked = parse_qs(scope.get('query_string', b'').decode('latin-1')).get('token', [''])[0]
+        asked = _asked(scope.get('query_string', b''))
         if hmac.compare_digest(shown.encode(), self.mark.encode()):
             await self.inner(scope, receive, send)
         elif scope['type'] == 'websocket':
             await send({'type': 'websocket.close', 'code': 1008})
-        elif hmac.compare_digest(asked.encode(), self.token.encode()):
+        elif hmac.compare_digest(asked, self.token.encode()):
             cookie = f'{self.name}={self.mark}; HttpOnly; SameSite=Lax; Path=/'
             moved = Response(status_code=303, headers={'location': '/', 'set-cookie': cookie})
             await moved(scope, receive, send)

@@ -20,7 +20,6 @@ from etuner_ros.nodes.teaching.naming_dialog import NamingDialog
 from etuner_ros.nodes.teaching.pace import Pace
 from etuner_ros.nodes.teaching.state import Card
 
-MOST_DRAWN = 300  # points of the timeline
 RECONNECT_S = 120.0  # that a page is kept whose phone sleeps or has no radio
 EARLY_S = 0.4  # after a card is seen, when a finger means what was there before
 LONGEST_EARLY_S = 3.0  # after it was sent, where a browser does not say that it is seen
@@ -259,13 +258,11 @@ class Page:
 
     def _draw_chart(self) -> None:
         points = self._state.points()
-        step = max(1, len(points) // MOST_DRAWN)
         options = self._chart.options
-        kept = points[::step]
         rows = [
-            [[p.minutes, None if math.isnan(p.accuracy) else 100 * p.accuracy] for p in kept],
-            [[p.minutes, 100 * p.frozen] for p in kept],
-            [[p.minutes, None if math.isnan(p.energy_j) else p.energy_j] for p in kept],
+            [[p.minutes, None if math.isnan(p.accuracy) else 100 * p.accuracy] for p in points],
+            [[p.minutes, 100 * p.frozen] for p in points],
+            [[p.minutes, None if math.isnan(p.energy_j) else p.energy_j] for p in points],
         ]
         for series, data in zip(options['series'], rows):
             series['data'] = data

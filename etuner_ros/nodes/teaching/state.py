@@ -18,14 +18,14 @@ from etuner_ros.nodes.label_messages import box_of, key_of
 from etuner_ros.nodes.messages import is_cut, short, tuner_state
 from etuner_ros.nodes.teaching.scenes import Rectangle, Scenes
 
-MOST_POINTS = 2000  # of the timeline
+MOST_POINTS = 600  # of the timeline, all of which are drawn
 MOST_CLASSES = 500
 MOST_CAMERAS = 32
 SILENT_S = 3.0  # without a prediction
 STALE_S = 10.0  # of a live picture, after which it is no longer shown
 UNDO_S = 30.0  # that an accepted card stays for, so that it can be taken back
 RENAMED_S = 30.0  # after which what the robot still says is a name again
-POINT_MIN = 1 / 60  # between two points of the timeline
+POINT_MIN = 1 / 60  # between two points of the timeline at first
 LEAST_SCORE = 1e-6  # of a name that the robot may say
 LAST_LABELS = 50  # of which it is shown how many the robot had right
 
@@ -88,7 +88,9 @@ class TeachingState:
         self._began = clock()
         self._cards: OrderedDict[str, Card] = OrderedDict()  # by name
         self._classes: set[str] = set()
-        self._points: deque[Point] = deque(maxlen=MOST_POINTS)
+        self._points: list[Point] = []
+        self._newest: Point | None = None  # of the timeline, and where it ends
+        self._apart_min = POINT_MIN  # between two points
         self._right: deque[bool] = deque(maxlen=LAST_LABELS)
         self._predictions: dict[str, tuple[Prediction, float]] = {}  # newest of each camera
         self._status: TunerStatus | None = None
@@ -140,7 +142,10 @@ class TeachingState:
                 self._know(message.label)
             for name, card in self._cards.items():
                 about = box == card.box and _same(key, card.key)
-                if message.author == self._author and about:
+                waits = card.sent and not card.answer
+                # Else one that was slow is about what was said before.
+                last = not waits or message.label == short(card.sent.strip())
+                if message.author == self._author and about and last:
                     sent = card.sent if message.label else ''
                     # The first answer was lost on the way: it is stored.
                     twice = message.code == LabelReceipt.DUPLICATE and message.label == card.sent
@@ -172,25 +177,32 @@ class TeachingState:
                     self._know_said(label, score)
 
     def on_status(self, message: TunerStatus) -> None:
-        """Note what the tuner does; a point of the timeline once a second."""
+        """
+        Note what the tuner does; a point of the timeline once a second.
+
+        When there are too many, every second one goes: all of the time is shown, ever coarser.
+        """
         with self._lock:
             before, self._status = self._status, message
             if (before is None or message.rounds != before.rounds) and message.energy_j >= 0:
                 spent = 0.0 if math.isnan(self._energy_j) else self._energy_j
                 self._energy_j = spent + message.energy_j
             minutes = round((self._clock() - self._began) / 60, 2)
-            if self._points and minutes - self._points[-1].minutes <= POINT_MIN:
-                return
-            self._points.append(
-                Point(
-                    minutes,
-                    sum(self._right) / len(self._right) if self._right else math.nan,
-                    message.layers_frozen / max(message.layers_total, 1),
-                    message.rounds,
-                    (message.scenario_source, message.scenario),
-                    self._energy_j,
-                )
+            self._newest = Point(
+                minutes,
+                sum(self._right) / len(self._right) if self._right else math.nan,
+                message.layers_frozen / max(message.layers_total, 1),
+                message.rounds,
+                (message.scenario_source, message.scenario),
+                self._energy_j,
             )
+            if self._points and minutes - self._points[-1].minutes <= self._apart_min:
+                return
+            self._points.append(self._newest)
+            if len(self._points) > MOST_POINTS:
+                del self._points[1::2]
+                span_min = minutes - self._points[0].minutes
+                self._apart_min = span_min / len(self._points)  # as they are now
 
     def on_live(self, picture: bytes, camera: str = '') -> None:
         """Take the newest annotated picture of a camera, as JPEG."""
@@ -235,7 +247,9 @@ class TeachingState:
         with self._lock:
             card = self._cards.get(name)
             if card is not None:
-                self._cards[name] = replace(card, sent=label, answer='', said_s=self._clock())
+                self._cards[name] = replace(
+                    card, sent=label, answer='', accepted=False, said_s=self._clock()
+                )
 
     def cards(self) -> list[Card]:
         """Return the wall, oldest first; what can not be meant is not offered."""
@@ -276,9 +290,12 @@ class TeachingState:
             return sorted(self._classes)
 
     def points(self) -> list[Point]:
-        """Return the timeline."""
+        """Return the timeline, up to now."""
         with self._lock:
-            return list(self._points)
+            points = list(self._points)
+            if self._newest is not None and self._newest.minutes > points[-1].minutes:
+                points.append(self._newest)
+            return points
 
     def overview(self, camera: str = '') -> Overview:
         """
