@@ -983,6 +983,24 @@ def test_what_counts_already_gets_no_second_vote_and_who_is_contradicted_is_name
     assert [s.image for s in store.labelled()] == [picture, picture], 'they are back'
 
 
+@pytest.mark.parametrize('kind', ['coco', 'labelstudio'])
+def test_a_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path, kind):
+    store = LabelStore(tmp_path / 'labels.db')
+    key = FrameKey('camera', 1, 'eye', 5)
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), 'T\u00fcr', 'ann', 0)
+    export(store, tmp_path / 'out', kind)
+    path = tmp_path / 'out' / {'coco': 'annotations.json', 'labelstudio': 'tasks.json'}[kind]
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    path.write_text(text, 'utf-8-sig')
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, path, 'ann', 0).added == 1
+    assert [s.label for s in other.statistics()] == ['T\u00fcr']
+    path.rename(tmp_path / 'out' / 'theirs.json')
+    with pytest.raises(StoreError, match='import that file by its name'):
+        import_(other, tmp_path / 'out', 'ann', 0)
+
+
 NONSENSE = [  # names of files
     'cam~99999999999999999999~f.jpg',
     'cam~3000000000000000000~f.jpg',  # more seconds than a message has bits for
