@@ -47,20 +47,15 @@ class LabelStore:
         self.budget_bytes = budget_bytes
         self.unreadable: set[int] = set()  # frames whose picture turned out to be damaged
         self._database, self.warnings = open_database(path, set_aside)
-        try:
-            self._compose_labels()
-        except BaseException:
-            self.close()
-            raise
+        self._compose_labels()
 
     def _compose_labels(self) -> None:
         """Spell labels as they come in now; to earlier releases two spellings were two classes."""
         try:
-            rows = self._database.execute('SELECT DISTINCT label FROM votes').fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f'the label store can not be read: {error}') from error
-        for (label,) in rows:
-            self.rename(label, composed(label))
+            for (label,) in self._database.execute('SELECT DISTINCT label FROM votes').fetchall():
+                self.rename(label, composed(label))
+        except (StoreError, sqlite3.Error) as error:  # a full disk: nobody is kept from looking
+            self.warnings.append(f'a label that is spelled in two ways stays two: {error}')
 
     def check(self) -> str:
         """Read the whole file, pictures too; return what is damaged, nothing when all is well."""
