@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from etuner_ros.core.images.codec import Image, resize_square
     from etuner_ros.core.images.labelled import check_input_size, check_label, check_source
     from etuner_ros.core.images.sources import open_source
+    from etuner_ros.core.labels.spelling import composed
     from etuner_ros.core.models.base_weights import check_name, write_base
     from etuner_ros.core.models.deploy import choose_exemplars, fit_head
     from etuner_ros.core.models.networks import build, pretrained_spec
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_label(frame.label, arguments.source)
         if frame.label and not (arguments.count and len(images) >= arguments.count):
             images.append(resize_square(frame.image, arguments.input_size))
-            labels.append(frame.label)
+            labels.append(composed(frame.label))
     if source.left_out:
         print(source.left_out, file=sys.stderr)
     if len(set(labels)) < 2:

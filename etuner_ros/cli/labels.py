@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             for problem in result.problems or []:
                 print(f'left out: {problem}', file=sys.stderr)
             lines = [f'{result.added} labels taken, {result.known} were known']
+            lines += [f'a new store: {store.path}'] if is_new else []
             lines += [
                 f'{count} contradict {other!r} and are not learned from; `--author {other}` '
                 f'replaces what that one said'
@@ -109,8 +110,12 @@ def _label_store(arguments: argparse.Namespace) -> LabelStore:
     if path is None:
         found = sorted(home('labels').glob('*.db'))
         if len(found) != 1:
-            names = ', '.join(map(str, found)) or f'none in {home("labels")}'
-            raise StoreError(f'name the label store with --store; found: {names}')
+            names = ', '.join(map(str, found)) or 'none'
+            usual = home('labels') / 'label_collector.db'
+            raise StoreError(
+                f'name the label store with --store; found: {names} (a robot without a namespace '
+                f'has {usual})'
+            )
         path = found[0]
     if arguments.action != 'import' and not path.exists():
         raise StoreError(f'there is no label store {path}')

@@ -20,6 +20,7 @@ from etuner_ros.core.images.codec import encoded_size
 from etuner_ros.core.labels.desk import Correction, Receipt
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import Batch, StoredSample
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.core.labels.things import Seen
 from etuner_ros.msg import (
     Box,
@@ -73,7 +74,7 @@ def about(message: LabelCorrection | LabelReceipt) -> tuple[FrameKey, tuple[floa
 
 def answered_label(message: LabelCorrection) -> str:
     """Return the label that the receipt of a correction has."""
-    return '' if message.withdraw else short(message.label.strip())
+    return '' if message.withdraw else short(composed(message.label.strip()))
 
 
 def header_of(key: FrameKey) -> Header:
@@ -103,7 +104,7 @@ def frame_of(message: PredictedFrame, most_mb: float) -> Frame:
         key_of(message),
         image,
         message.image.format,
-        message.label,
+        composed(message.label),
         _finite(message.confidence),
         _finite(message.novelty),
         message.model_version,
@@ -133,7 +134,7 @@ def seen_of(message: Objects) -> Seen:
     """Return what the robot named in a frame."""
     found = message.objects
     boxes = as_boxes([(b.x, b.y, b.width, b.height) for b in (o.box for o in found)])
-    labels = [short(o.labels[0]) if o.labels else '' for o in found]
+    labels = [composed(short(o.labels[0])) if o.labels else '' for o in found]
     return Seen(
         boxes,
         labels,

@@ -27,6 +27,7 @@ from etuner_ros.core.config import Checked, setting
 from etuner_ros.core.errors import ConfigError, EtunerError
 from etuner_ros.core.labels.frame_buffer import FrameKey
 from etuner_ros.core.labels.outbox import Outbox
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.msg import (
     Box,
     LabelCorrection,
@@ -230,13 +231,14 @@ class TeacherNode(Node):
 
     def label(self, card: Card, label: str) -> None:
         """Send what a person says of a card; empty takes it back."""
+        label = composed(label)
         self.state.say(card.name, label)  # it may have made room while they typed
         self._publish(card.key, card.box, label)
 
     def label_thing(self, scene: Scene, box: Rectangle, label: str) -> None:
         """Send what a person says of a thing, by its box in px of the camera's image."""
-        word = self.state.scenes.say(scene, box, label)
-        self._publish(word.key, word.box, label)
+        word = self.state.scenes.say(scene, box, composed(label))
+        self._publish(word.key, word.box, word.label)
 
     def take_back(self, number: int) -> None:
         """Take back what was said of a thing."""

@@ -267,7 +267,8 @@ class LearningBag:
         if kind == KEPT:
             return [self._seen(self._key_of(message), message.image, True)]
         if kind == TRUTH:
-            return [Said(Correction(self._key(message), message.label, 'ground_truth'))]
+            key = self._key(message)
+            return [Said(Correction.of(key, message.label, 'ground_truth', False))]
         said = [message] if kind == LABELS else list(message.samples)
         whole = [m for m in said if not _has_box(m)]
         self.boxes += len(said) - len(whole)

@@ -29,6 +29,8 @@ from etuner_ros.core.labels.batches import BatchMaker
 from etuner_ros.core.labels.desk import Code, Correction, GONE, LabelDesk
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.joiner import Joiner
+from etuner_ros.core.labels.records import Stored
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.learn.candidates import Candidate, RoundCandidate
 from etuner_ros.core.learn.learner import Learner
@@ -236,20 +238,31 @@ class OfflineRobot:
 
     def _hear(self, said: Said) -> None:
         key = said.correction.key
-        if (
-            said.picture is not None
-        ):  # of a labelled batch: what was heard already says nothing new
-            if self._store.find(key) is not None or said.correction.withdraw:
+        if said.picture is not None:  # of a labelled batch, which has the label that counts
+            stored = self._store.find(key)
+            if stored is not None:
+                self._settle(stored, said.correction)
+                return
+            if said.correction.withdraw:
                 return
             if self._buffer.get(key) is None:
                 self._keep(key, *said.picture)
         if not self._joiner.hold(key, said.correction):
             self._answer(said.correction)
 
+    def _settle(self, frame: Frame, counts: Correction) -> None:
+        """Have the label that counts be that of a batch; what was heard says nothing new."""
+        label = counts.label
+        if self._store.label_of(frame.key) != label:
+            self._take_in(frame, self._store.add(frame, label, counts.author, 0, overrule=True))
+
     def _rename(self, renaming: Renaming) -> None:
         """Call a label otherwise, in what is stored and what was learned."""
-        self._store.rename(renaming.label, renaming.new_label)
-        self.learner.rename(renaming.label, renaming.new_label)
+        new = composed(renaming.new_label)
+        # What is heard is spelled one way; weights of an earlier release may have the other one.
+        for name in {renaming.label, composed(renaming.label)} - {new}:
+            self._store.rename(name, new)
+            self.learner.rename(name, new)
 
     def _keep(self, key: FrameKey, kind: str, picture: bytes) -> None:
         """Keep a frame that came with its label only, predicted as it would have been."""
@@ -272,15 +285,19 @@ class OfflineRobot:
             return
         assert receipt.frame is not None
         assert receipt.stored is not None
-        key, label = receipt.frame.key, receipt.stored.label
         self.learned.gone.pop(correction.key, None)
+        self._take_in(receipt.frame, receipt.stored)
+
+    def _take_in(self, frame: Frame, stored: Stored) -> None:
+        """Learn at once what counts of a frame now."""
+        key, label = frame.key, stored.label
         name, kept = _name(key), self._features.of(_name(key))
         if not label:  # taken back, or people disagree
             self.learner.withdraw([name])
             return
-        before = self._untuned.predict(decode(receipt.frame.image), 1).labels
+        before = self._untuned.predict(decode(frame.image), 1).labels
         self.learned.labels.append(
-            Labelled(self._now, label, receipt.frame.label, before[0] if before else '')
+            Labelled(self._now, label, frame.label, before[0] if before else '')
         )
         if kept is not None:
             where = self._scenarios.at(key.source, key.stamp_ns)

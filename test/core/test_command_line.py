@@ -71,6 +71,15 @@ def test_deploy_takes_the_named_images_of_a_recording_and_says_what_it_left_out(
     assert "no images on '/front'" in capsys.readouterr().err
 
 
+def test_folders_of_one_name_in_two_spellings_are_one_class(tmp_path, capsys):
+    for label in ('T\u00fcr', 'Tu\u0308r', 'mug'):
+        fill(tmp_path / 'pictures' / label)
+    output = tmp_path / 'base.safetensors'
+    arguments = ['--source', str(tmp_path / 'pictures'), '--output', str(output)]
+    assert main(['deploy', *arguments, '--input-size', '32']) == 0
+    assert '2 classes from 6 images' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('size', ['0', '-5', '31', '100000'])
 def test_an_input_that_no_node_takes_is_refused(tmp_path, capsys, size):
     output = str(tmp_path / 'base.safetensors')

@@ -332,6 +332,52 @@ def test_renaming_says_what_it_did(office):
     assert rename(office.store, 'duck', 'swan', 64).changed == 2
 
 
+def test_a_typo_that_somebody_contradicts_can_be_renamed(office):
+    office.store.add(frame(key()), 'mug', 'ann', 0)
+    office.store.add(frame(key()), 'mgu', 'bob', 0)
+    assert rename(office.store, 'mgu', 'mug', 64).changed == 1
+    assert (office.store.label_of(key()), office.store.count_disputed()) == ('mug', 0)
+    assert rename(office.store, 'mgu', 'mug', 64).code is RenameCode.UNKNOWN_LABEL
+
+
+TYPED, OF_MACOS = 'T\u00fcr', 'Tu\u0308r'  # look the same
+
+
+def test_a_name_is_one_class_however_its_accents_are_spelled(office):
+    office.buffer.add(frame(key(), label=TYPED))
+    said = office.say(key(), OF_MACOS)
+    assert (said.stored.label, said.text) == (TYPED, 'confirmed')
+    assert office.say(key(), TYPED).code is Code.DUPLICATE
+    assert rename(office.store, OF_MACOS, 'door', 64).changed == 1
+    assert rename(office.store, 'door', OF_MACOS, 64).changed == 1
+    assert [s.label for s in office.store.statistics()] == [TYPED]
+
+
+def test_a_model_that_has_the_other_spelling_is_told_of_a_rename(office):
+    office.buffer.add(frame(key()))
+    office.say(key(), TYPED)
+    before = office.store.last_batch()
+    assert rename(office.store, TYPED, TYPED, 64).code is RenameCode.NONE
+    told = [office.store.batch(n) for n in range(before + 1, office.store.last_batch() + 1)]
+    assert [batch.renamed for batch in told] == [[(OF_MACOS, TYPED)]]
+
+
+def test_a_store_with_two_spellings_of_a_class_has_one_when_it_is_opened_again(office, tmp_path):
+    office.store.add(frame(key(1)), OF_MACOS, 'ann', 0)
+    office.store.add(frame(key(2)), TYPED, 'ann', 0)
+    office.store.add(frame(key(3)), TYPED, 'ann', 0)
+    office.store.add(frame(key(3)), OF_MACOS, 'bob', 0)
+    assert office.store.count_disputed() == 1
+    office.store.close()
+    again = LabelStore(tmp_path / 'labels.db')
+    assert [(s.label, s.frames) for s in again.statistics()] == [(TYPED, 3)]
+    assert again.count_disputed() == 0
+    last = again.last_batch()
+    assert again.batch(last).renamed == [(OF_MACOS, TYPED)], 'the tuner is told'
+    again.close()
+    assert LabelStore(tmp_path / 'labels.db').last_batch() == last, 'once'
+
+
 # Asking
 
 
@@ -360,6 +406,16 @@ def test_what_people_disagree_about_is_asked_first_and_once(office):
     assert asker.next() is None
     office.store.add(frame(key(1, uid=3)), 'duck', 'kim', 0)
     assert asker.next()[0].key == key(1, uid=3), 'settled, and disputed again'
+
+
+def test_all_that_people_disagree_about_is_asked_however_much_it_is(office):
+    asker = LabelAsker(office.buffer, office.store)
+    for number in range(25):
+        office.store.add(frame(key(number)), 'duck', 'ann', 0)
+        office.store.add(frame(key(number)), 'tray', 'bob', 0)
+    asked = [asker.next()[0].key.stamp_ns for _ in range(25)]
+    assert asked == list(range(24, -1, -1))
+    assert asker.next() is None
 
 
 def test_frames_that_are_gone_do_not_use_up_the_requests_of_a_scene(office):

@@ -242,6 +242,36 @@ def test_a_damaged_picture_in_a_batch_ends_nothing_and_the_others_are_learned(
     assert (found['labels'], found['unreadable']) == (1, {'labelled_batches': 2})
 
 
+def test_of_batches_alone_what_was_said_last_of_a_frame_is_learned(tmp_path, frames, replayed):
+    mugs = [frame for frame in frames if frame.label == 'mug'][:12]
+    trays = [frame for frame in frames if frame.label == 'tray'][:12]
+
+    def batch(number: int, label: str, author: str) -> Any:
+        sample = made(
+            'etuner_ros/msg/LabelledSample',
+            header=header(number),
+            label=label,
+            author=author,
+            image=compressed(number, (mugs + trays)[number].image),
+        )
+        return made('etuner_ros/msg/LabelledBatch', samples=[sample])
+
+    items: list[Item] = []
+    for number, frame in enumerate(mugs + trays):
+        items.append((number, 'image_raw/compressed', compressed(number, frame.image)))
+        first = 'bird' if frame.label == 'mug' else 'plate'
+        items.append((number + 0.5, 'labelled_batches', batch(number, first, 'ann')))
+        # All of it was wrong, and corrected by somebody else, or taken back.
+        right = {'mug': 'cup', 'tray': 'tin'}[frame.label] if number % 2 else ''
+        items.append((number + 30.5, 'labelled_batches', batch(number, right, 'bob')))
+    weights = tmp_path / 'learned.safetensors'
+    code, found, _ = replayed(record(tmp_path / 'bag', items), '--output', str(weights))
+    assert (code, found['not_taken']) == (0, {})
+    kinds = {label for label, _ in read_base(weights).exemplars}
+    assert kinds >= {'cup', 'tin'}
+    assert not kinds & {'bird', 'plate'}
+
+
 def test_a_label_that_was_renamed_is_learned_by_its_new_name(tmp_path, frames, replayed):
     ducks = [frame for frame in frames if frame.label == 'mug'][:12]
     others = [frame for frame in frames if frame.label == 'tray'][:12]

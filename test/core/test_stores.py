@@ -26,7 +26,7 @@ from etuner_ros.core.errors import StoreError, WeightsError
 from etuner_ros.core.images.codec import encode_jpeg
 from etuner_ros.core.labels.database import Database
 from etuner_ros.core.labels.files import export, FORMATS, import_, Imported
-from etuner_ros.core.labels.frame_buffer import Frame, FrameKey
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.room import MOST_AT_ONCE
 from etuner_ros.core.labels.schema import SCHEMA
 from etuner_ros.core.labels.store import LabelStore
@@ -880,7 +880,6 @@ LABELS = [
     '.',
     'CON.txt ~ x',
     'é',
-    'e\u0301',
     '%-0123456789abcdef',
 ]
 
@@ -982,6 +981,132 @@ def test_what_counts_already_gets_no_second_vote_and_who_is_contradicted_is_name
     store._database.execute('UPDATE frames SET image = NULL')  # they made room
     import_(store, tmp_path / 'out', 'desk', 0)
     assert [s.image for s in store.labelled()] == [picture, picture], 'they are back'
+
+
+@pytest.mark.parametrize('kind', ['coco', 'labelstudio'])
+def test_a_file_of_another_program_may_begin_with_a_byte_order_mark(tmp_path, kind):
+    store = LabelStore(tmp_path / 'labels.db')
+    key = FrameKey('camera', 1, 'eye', 5)
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), 'T\u00fcr', 'ann', 0)
+    export(store, tmp_path / 'out', kind)
+    path = tmp_path / 'out' / {'coco': 'annotations.json', 'labelstudio': 'tasks.json'}[kind]
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    path.write_text(text, 'utf-8-sig')
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, path, 'ann', 0).added == 1
+    assert [s.label for s in other.statistics()] == ['T\u00fcr']
+    path.rename(tmp_path / 'out' / 'theirs.json')
+    with pytest.raises(StoreError, match='import that file by its name'):
+        import_(other, tmp_path / 'out', 'ann', 0)
+
+
+NONSENSE = [  # names of files
+    'cam~99999999999999999999~f.jpg',
+    'cam~3000000000000000000~f.jpg',  # more seconds than a message has bits for
+    'cam~1~f~fffffffffffffffffff.jpg',
+    'cam~1~f~1~0,0,0,0,0,0.jpg',
+    'cam~1~f~2~5,5,10,10,0,0.jpg',
+    'cam~1~f~2~5,5,10,10,12,40.jpg',
+]
+
+
+@pytest.mark.parametrize('name', NONSENSE)
+def test_a_file_whose_name_has_numbers_that_can_not_be_is_left_out(tmp_path, name):
+    store = LabelStore(tmp_path / 'labels.db')
+    (tmp_path / 'in' / 'mug').mkdir(parents=True)
+    for file in (name, 'ok.jpg'):
+        picture = encode_jpeg(np.full((8, 8, 3), len(file), np.uint8))
+        (tmp_path / 'in' / 'mug' / file).write_bytes(picture)
+    found = import_(store, tmp_path / 'in', 'ann', 0)
+    assert (found.added, len(found.problems)) == (1, 1)
+    assert name in found.problems[0]
+    assert export(store, tmp_path / 'out', 'coco').pictures == 1
+
+
+BAD_FRAMES = [
+    ['cam', 10**19, 'f', 1],
+    ['cam', 1, 'f', 1 << 64],
+    ['cam', 1, 'f', -1],
+    ['cam', 1, 'f', 1, '0,0,0,0,0,0'],
+    ['cam', 1, 'f', 1, '1,2'],
+    ['cam', float('inf'), 'f', 1],
+    ['cam', 'soon', 'f', 1],
+    ['cam'],
+    7,
+]
+
+
+@pytest.mark.parametrize('said', BAD_FRAMES)
+def test_what_an_index_says_of_a_file_that_can_not_be_leaves_it_out(tmp_path, said):
+    store = LabelStore(tmp_path / 'labels.db')
+    (tmp_path / 'in' / 'mug').mkdir(parents=True)
+    for file in ('1.jpg', 'ok.jpg'):
+        picture = encode_jpeg(np.full((8, 8, 3), len(file), np.uint8))
+        (tmp_path / 'in' / 'mug' / file).write_bytes(picture)
+    index = {'labels': {}, 'frames': {'1.jpg': said}}
+    (tmp_path / 'in' / 'etuner.json').write_text(json.dumps(index))
+    found = import_(store, tmp_path / 'in', 'ann', 0)
+    assert (found.added, len(found.problems)) == (1, 1)
+    assert 'mug/1.jpg' in found.problems[0]
+
+
+@pytest.mark.parametrize('size', [[0, 0], [8, -1], [10**30, 8], ['wide', 8], [8], 8])
+@pytest.mark.parametrize('kind', ['folder', 'coco'])
+def test_a_size_in_an_index_that_can_not_be_leaves_the_picture_out(tmp_path, kind, size):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number in range(2):
+        key = FrameKey('camera', number, 'eye', 5)
+        picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+        store.add(Frame(key, picture, 'jpeg', '', 0.0, 0.0, 0), 'mug', 'ann', 0)
+    export(store, tmp_path / 'out', kind)
+    path = tmp_path / 'out' / 'etuner.json'
+    index = json.loads(path.read_text())
+    index['sizes'] = {f'mug/{next(iter(index["frames"]))}': size}
+    path.write_text(json.dumps(index))
+    other = LabelStore(tmp_path / 'other.db')
+    found = import_(other, tmp_path / 'out', 'ann', 0)
+    assert (found.added, len(found.problems)) == (1, 1)
+    assert 'size' in found.problems[0]
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_a_place_that_an_earlier_release_took_and_that_is_none_spoils_no_export(tmp_path, kind):
+    store = LabelStore(tmp_path / 'labels.db')
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    whole = Frame(FrameKey('camera', 1, 'eye', 5), picture, 'jpeg', '', 0.0, 0.0, 0)
+    store.add(whole, 'mug', 'ann', 0)
+    for number, place in enumerate((Place(0, 0, 0, 0, 0, 0), Place(5, 5, 10, 10, 0, 0))):
+        key = replace(whole.key, uid=5 + number, place=place)
+        store.add(replace(whole, key=key), 'mug', 'ann', 0)
+    found = export(store, tmp_path / 'out', kind)
+    assert (found.pictures, len(found.problems)) == (1, 2)
+    other = LabelStore(tmp_path / 'other.db')
+    assert import_(other, tmp_path / 'out', 'ann', 0).added == 1
+
+
+def test_names_of_files_that_macos_made_are_those_that_people_type(tmp_path):
+    store = LabelStore(tmp_path / 'labels.db')
+    for number, folder in enumerate(('Tu\u0308r', 'T\u00fcr')):
+        (tmp_path / 'in' / folder).mkdir(parents=True)
+        picture = encode_jpeg(np.full((8, 8, 3), number, np.uint8))
+        (tmp_path / 'in' / folder / '1.jpg').write_bytes(picture)
+    assert import_(store, tmp_path / 'in', 'ann', 0).added == 2
+    assert [(s.label, s.frames) for s in store.statistics()] == [('T\u00fcr', 2)]
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / 'bag_0.db3'
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute('CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT)')
+        other.execute('CREATE TABLE samples (id INTEGER PRIMARY KEY, data BLOB)')
+        other.commit()
+    before = path.read_bytes()
+    for set_aside in (False, True):
+        with pytest.raises(StoreError, match='no label store'):
+            LabelStore(path, set_aside=set_aside)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize('name', ['result.json', 'annotations/instances.json', 'train/_coco.json'])

@@ -680,7 +680,7 @@ def test_a_table_that_is_not_there_is_refused(tmp_path):
 def test_tables_of_both_commands_are_read(tmp_path):
     path = tmp_path / 'table.json'
     watts = {**ROW, 'watts': 10.0, 'joules': 'unavailable', 'served': 'onnxruntime-int8'}
-    path.write_text(json.dumps({'variants': [watts]}))
+    path.write_text(json.dumps({'variants': [watts]}), 'utf-8-sig')  # as some editors write it
     assert read_variants(path)[0].joules == pytest.approx(0.02)
     figures = {k: v for k, v in ROW.items() if k not in ('pixels', 'precision')}
     chosen = [

@@ -96,6 +96,13 @@ def test_a_correction_and_a_confirmation_are_accepted(desk):
     assert desk.say(second.header, 'mug').message == 'confirmed'
 
 
+def test_a_name_of_either_spelling_of_its_accents_is_confirmed_and_stored_as_one(desk):
+    typed, of_macos = 'T\u00fcr', 'Tu\u0308r'
+    receipt = desk.say(desk.see(2.0, of_macos).header, of_macos)
+    found = receipt.message, receipt.label, receipt.counting_label, receipt.predicted_label
+    assert found == ('confirmed', typed, typed, typed)
+
+
 def test_receipts_have_the_codes_of_the_message():
     assert {c.name: int(c) for c in Code} == {c.name: getattr(LabelReceipt, c.name) for c in Code}
     codes = {c.name: getattr(RenameLabel.Response, c.name) for c in RenameCode}

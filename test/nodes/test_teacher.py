@@ -189,6 +189,22 @@ def test_a_page_of_an_author_with_a_long_name_knows_its_receipts(ros):
     assert node._diagnostics()['labels without an answer'] == 0
 
 
+def test_a_page_knows_the_receipt_of_a_name_whose_accents_were_spelled_otherwise(ros):
+    node = ros.add(TeacherNode)
+    asks = ros.speak(LabelRequest, 'label_requests')
+    receipts = ros.speak(LabelReceipt, 'label_receipts')
+    said = ros.listen(LabelCorrection, 'labels')
+    ros.until(node._labels.get_subscription_count, 'somebody who listens')
+    asks.publish(LabelRequest(header=header(1), source='camera', frame_uid=7))
+    node.label(ros.until(node.state.cards, 'the card')[0], 'Tu\u0308r')
+    correction = ros.until(lambda: said, 'the label')[0]
+    answer = Receipt(Code.ACCEPTED, 'corrected')
+    receipts.publish(receipt_message(correction, key_of(correction), answer))
+    ros.until(lambda: node.state.cards()[0].answer == 'corrected', 'the answer', limit_s=10.0)
+    assert node._diagnostics()['labels without an answer'] == 0
+    assert node.state.classes() == ['T\u00fcr']
+
+
 def test_only_what_is_looked_at_is_heard(ros):
     node = ros.add(TeacherNode)
 

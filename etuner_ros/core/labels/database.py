@@ -14,23 +14,26 @@ from etuner_ros.core.errors import StoreError
 
 class Database:
     """
-    An open SQLite file: what was committed survives a crash and power loss.
+    An open SQLite file: what was committed after `prepare` survives a crash and power loss.
 
-    :raises sqlite3.Error: when it can't be opened, or is no database
+    :raises sqlite3.Error: when it can't be opened
     """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=10.0
         )
-        try:
-            self.execute('PRAGMA journal_mode=WAL')
-            self.execute('PRAGMA synchronous=FULL')
-            # Pictures that make room need not be written over: that is as much as they are.
-            self.execute('PRAGMA secure_delete=OFF')
-        except sqlite3.Error:
-            self.close()
-            raise
+
+    def prepare(self) -> None:
+        """
+        Set how it is written, which a file remembers.
+
+        :raises sqlite3.Error: when it is no database, or may not be written
+        """
+        self.execute('PRAGMA journal_mode=WAL')
+        self.execute('PRAGMA synchronous=FULL')
+        # Pictures that make room need not be written over: that is as much as they are.
+        self.execute('PRAGMA secure_delete=OFF')
 
     def execute(self, query: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         """Run one statement."""

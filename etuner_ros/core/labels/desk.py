@@ -16,6 +16,7 @@ from etuner_ros.core.errors import ImageError, StoreError
 from etuner_ros.core.labels.frame_buffer import Frame, FrameBuffer, FrameKey
 from etuner_ros.core.labels.records import Stored
 from etuner_ros.core.labels.settings import DeskRules
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Things, UnknownSizeError
 from etuner_ros.core.names import is_printable
@@ -67,7 +68,8 @@ class Correction:
         box: tuple[float, ...] | None = None,
     ) -> Correction:
         """Make one of what was received."""
-        return Correction(key, '' if withdraw else label.strip(), author.strip(), withdraw, box)
+        name = '' if withdraw else composed(label.strip())
+        return Correction(key, name, author.strip(), withdraw, box)
 
 
 @dataclass(frozen=True)

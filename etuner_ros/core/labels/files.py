@@ -41,8 +41,9 @@ from etuner_ros.core.labels.annotation_files import (
     to_coco,
     to_studio,
 )
-from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
+from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, LARGEST_SIDE, Place
 from etuner_ros.core.labels.records import StoredSample
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.labels.things import Things
 from etuner_ros.core.names import is_printable
@@ -56,6 +57,7 @@ INDEX_FILE = 'etuner.json'  # names in full, of folders and of files
 IMPORTED = 'import'  # source of frames that no camera of ours took
 LONGEST_LABEL = 1000  # characters; no collector may be set to take longer ones
 LONGEST_NAME = 120  # bytes of a label or a source in a file name; file systems take some 255
+STAMPS = -(1 << 31) * 10**9, (1 << 31) * 10**9  # ns; seconds of a message have 32 bits
 Watch = Callable[[Any], Iterable[Any]]
 _OURS = re.compile(
     r'(?P<source>[^~]*)~(?P<stamp>-?\d+)~(?P<frame>[^~]*)(~(?P<uid>[0-9a-f]+))?'
@@ -121,7 +123,7 @@ class _Index:
         path = folder / INDEX_FILE
         if path.exists():
             try:
-                raw = json.loads(path.read_text())
+                raw = json.loads(path.read_text('utf-8'))
                 self._labels, self._frames = dict(raw['labels']), dict(raw['frames'])
                 self._sizes = dict(raw.get('sizes', {}))
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,24 +134,58 @@ class _Index:
         return str(self._labels.get(folder, unquote(folder)))
 
     def key(self, file: Path, name: str, data: bytes) -> FrameKey:
-        """Return what names the frame of a file; a picture of others by its path and content."""
+        """
+        Return what names the frame of a file; a picture of others by its path and content.
+
+        :raises ImageError: when no frame can have that name
+        """
         if file.name in self._frames:
-            source, stamp, frame_id, uid, *place = self._frames[file.name]
-            where = Place.of(str(place[0])) if place else None
-            return FrameKey(str(source), int(stamp), str(frame_id), int(uid), where)
+            try:
+                source, stamp, frame_id, uid, *place = self._frames[file.name]
+                where = Place.of(str(place[0])) if place else None
+                key = FrameKey(str(source), int(stamp), str(frame_id), int(uid), where)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise ImageError(f'what {INDEX_FILE} says of it is damaged: {error}') from error
+            return _checked(key)
         if match := _OURS.fullmatch(file.name):
             uid = int(match['uid'] or '0', 16)
             where = Place.of(match['place'] or '')
-            return FrameKey(
-                unquote(match['source']), int(match['stamp']), unquote(match['frame']), uid, where
-            )
+            source, frame_id = unquote(match['source']), unquote(match['frame'])
+            return _checked(FrameKey(source, int(match['stamp']), frame_id, uid, where))
         uid = int.from_bytes(hashlib.sha256(data).digest()[:8], 'big')
         return FrameKey(IMPORTED, 0, name, uid)
 
     def size(self, name: str) -> tuple[int, int] | None:
-        """Return how large the camera has a frame of which things are given, in px."""
+        """
+        Return how large the camera has a frame of which things are given, in px.
+
+        :raises ImageError: when no image has that size
+        """
         size = self._sizes.get(name)
-        return (int(size[0]), int(size[1])) if size else None
+        if not size:
+            return None
+        try:
+            width, height = map(int, size)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ImageError(f'its size in {INDEX_FILE} is damaged: {error}') from error
+        if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+            raise ImageError(f'no image has the size in {INDEX_FILE}, {width} x {height} px')
+        return width, height
+
+
+def _checked(key: FrameKey) -> FrameKey:
+    """
+    Return what names a frame, when messages and the store can hold it.
+
+    :raises ImageError: when they can not
+    """
+    if not STAMPS[0] <= key.stamp_ns < STAMPS[1]:
+        raise ImageError(f'no message can have its stamp, {key.stamp_ns} ns')
+    if not 0 <= key.uid < 1 << 64:
+        raise ImageError(f'no frame can have its number, {key.uid:x}')
+    if key.place and not key.place.is_sound:
+        raise ImageError(f'its place {key.place} is no box in an image')
+    return key
 
 
 class _Writer:
@@ -171,6 +207,10 @@ class _Writer:
     def write(self, sample: StoredSample) -> bool:
         """Write a sample; return whether its picture is one."""
         key, place = sample.key, sample.place
+        if place is not None and not place.is_sound:  # an earlier release took any
+            name = _file_name(key, sample.image_format)
+            self.problems.append(f'{name}: its place is no box in an image')
+            return False
         if place is not None and self._boxes:
             whole = self._whole(key.whole, place)
             if whole is not None:
@@ -313,7 +353,7 @@ def import_(
     things = Things(store)
     here: dict[FrameKey, str] = {}  # what this import says
     for file, mark in watch(list(_marks(path, index))):
-        label, name = mark.label.strip(), mark.name
+        label, name = composed(mark.label.strip()), mark.name
         try:
             if mark.problem:
                 raise ImageError(mark.problem)
@@ -417,7 +457,7 @@ def _measure(path: Path, name: str) -> tuple[int, int]:
 def _has_marks(file: Path) -> bool:
     """Return whether a file says of many pictures what they show, as COCO does."""
     try:
-        raw = json.loads(file.read_text())
+        raw = json.loads(file.read_text('utf-8-sig'))
     except (OSError, ValueError):
         return False
     if isinstance(raw, dict):
@@ -444,7 +484,7 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
                 yield file, Mark(name, index.label(file.parent.name))
         return
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text('utf-8-sig'))
         measured = cache(partial(_measure, path))
         marks = list(from_coco(raw, measured) if isinstance(raw, dict) else from_studio(raw))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -454,12 +494,13 @@ def _marks(path: Path, index: _Index) -> Iterator[tuple[Path, Mark]]:
         if mark.problem:
             yield path, mark
             continue
-        if mark.box is None or (covers(mark.box) and index.size(mark.name) is None):
+        try:
+            file, scaled = _file_of(path, mark.name), index.size(mark.name) is not None
+        except ImageError as error:
+            yield path, replace(mark, problem=str(error))
+            continue
+        if mark.box is None or (covers(mark.box) and not scaled):
             if mark.name in labelled:
                 continue  # one label a picture: the first
             labelled.add(mark.name)
-        try:
-            file = _file_of(path, mark.name)
-        except ImageError as error:
-            file, mark = path, replace(mark, problem=str(error))
         yield file, mark

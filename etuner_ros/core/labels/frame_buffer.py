@@ -11,6 +11,7 @@ import math
 import time
 from typing import NamedTuple
 
+LARGEST_SIDE = 1_000_000  # px of an image; no picture format goes as far
 MOST_SOURCES = 1000  # of which it is remembered what was forgotten
 
 
@@ -28,6 +29,19 @@ class Place(NamedTuple):
     def box(self) -> tuple[int, int, int, int]:
         """The box alone."""
         return self[:4]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there can be such a box: in its image, but for a px of rounding."""
+        return (
+            self.x >= 0
+            and self.y >= 0
+            and self.width > 0
+            and self.height > 0
+            and self.x + self.width <= self.image_width + 1
+            and self.y + self.height <= self.image_height + 1
+            and max(self.image_width, self.image_height) <= LARGEST_SIDE
+        )
 
     def __str__(self) -> str:
         """Return it as text, from which `of` makes it again."""

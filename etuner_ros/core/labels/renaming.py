@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from etuner_ros.core.labels.spelling import composed, decomposed
 from etuner_ros.core.labels.store import LabelStore
 from etuner_ros.core.names import is_printable
 
@@ -34,14 +35,15 @@ def rename(store: LabelStore, label: str, new_label: str, longest_label: int) ->
 
     :raises StoreError: when it could not be written
     """
-    old, new = label.strip(), new_label.strip()
+    old, new = composed(label.strip()), composed(new_label.strip())
     if not new or len(new) > longest_label or not is_printable(new):
         text = f'the new label must be printable, of 1 to {longest_label} characters'
         return Renamed(RenameCode.INVALID_LABEL, text)
-    known = [s.label for s in store.statistics()]
+    known = store.labels()
     if old not in known:
         text = f'no frame is labelled {old[:60]!r}; labels: {", ".join(known)}'
         return Renamed(RenameCode.UNKNOWN_LABEL, text)
-    changed = store.rename(old, new)
+    # A model of an earlier release may have it in the other spelling, which looks the same.
+    changed = sum(store.rename(name, new) for name in sorted({old, decomposed(old)}))
     deed = 'merged with' if new in known else 'renamed to'
     return Renamed(RenameCode.NONE, f"'{old}' {deed} '{new}' in {changed} frames", changed)

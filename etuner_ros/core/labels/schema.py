@@ -69,6 +69,7 @@ COLUMNS = (  # of a frame, without the picture
     'id, source, stamp_ns, frame_id, predicted, confidence, model_version, scenario, size, '
     'received_ns, learned_by, format, label, disputed'
 )
+FRAMES = {'frames', 'old_frames', 'samples'}  # tables; the latter two of earlier releases
 MOVED_AT_ONCE = 50  # frames, when the schema changes: so little room on the disk suffices for it
 
 
@@ -107,9 +108,12 @@ def _opened(path: Path) -> Database:
     Open a file whose schema is known.
 
     :raises sqlite3.DatabaseError: when it is damaged
+    :raises StoreError: when it is of another program; it is left as it is
     """
     database = Database(path)
     try:
+        _check_ours(database, path)
+        database.prepare()
         found = database.one('PRAGMA user_version')
         if found > VERSION:
             raise sqlite3.OperationalError(
@@ -124,6 +128,27 @@ def _opened(path: Path) -> Database:
         database.close()
         raise
     return database
+
+
+def _check_ours(database: Database, path: Path) -> None:
+    """
+    Look whether there is nothing in a file, or labels: those of another program are not ours to
+    change.
+
+    :raises StoreError: when there is something else
+    """
+    found = database.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    )
+    tables = {name for (name,) in found}
+    for table in FRAMES & tables:
+        columns = {row[1] for row in database.execute(f'PRAGMA table_info({table})')}
+        if columns >= {'source', 'stamp_ns', 'frame_id', 'label'}:
+            return
+    if tables:
+        raise StoreError(
+            f'{path} is no label store: it is a database of another program, and is left as it is'
+        )
 
 
 def _set_aside(path: Path) -> Path:

@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 import sqlite3
 
+from etuner_ros.core.errors import StoreError
 from etuner_ros.core.labels.database import unsigned
 from etuner_ros.core.labels.frame_buffer import Frame, FrameKey, Place
 from etuner_ros.core.labels.records import Batch, ClassStatistics, Replay, Stored, StoredSample
 from etuner_ros.core.labels.room import make_room, stored_bytes
 from etuner_ros.core.labels.schema import open_database
+from etuner_ros.core.labels.spelling import composed
 from etuner_ros.core.labels.voting import (
     key_values,
     put_frame,
@@ -45,6 +47,15 @@ class LabelStore:
         self.budget_bytes = budget_bytes
         self.unreadable: set[int] = set()  # frames whose picture turned out to be damaged
         self._database, self.warnings = open_database(path, set_aside)
+        self._compose_labels()
+
+    def _compose_labels(self) -> None:
+        """Spell labels as they come in now; to earlier releases two spellings were two classes."""
+        try:
+            for (label,) in self._database.execute('SELECT DISTINCT label FROM votes').fetchall():
+                self.rename(label, composed(label))
+        except (StoreError, sqlite3.Error) as error:  # a full disk: nobody is kept from looking
+            self.warnings.append(f'a label that is spelled in two ways stays two: {error}')
 
     def check(self) -> str:
         """Read the whole file, pictures too; return what is damaged, nothing when all is well."""
@@ -136,6 +147,7 @@ class LabelStore:
         received_ns: int,
         scenario: int = 0,
         whole: Frame | None = None,
+        overrule: bool = False,
     ) -> Stored:
         """
         Store what an author says of a frame; when this returns, it is on the disk.
@@ -146,12 +158,16 @@ class LabelStore:
         :param frame: or a thing in one
         :param label: empty to take back what the author said before
         :param whole: of a thing, the frame that it is in; kept without a label
+        :param overrule: what others said is taken back: the label is what came of all of it
         :raises StoreError: when it could not be written; nothing is changed then
         """
+        others = [a for a in self.said(frame.key) if a != author] if overrule else []
         with self._database.transaction():
             if whole is not None:
                 put_frame(self._database, whole, scenario, received_ns)
             number = put_frame(self._database, frame, scenario, received_ns)
+            for other in others:
+                put_vote(self._database, number, other, '', received_ns)
             put_vote(self._database, number, author, label, received_ns)
             counts = settle(self._database, number, author)
             make_room(self._database, self.budget_bytes)
@@ -195,12 +211,19 @@ class LabelStore:
                 settle_renamed(self._database, number, label, new_label)
         return len(changed)
 
-    def disputed(self, limit: int = 10) -> list[FrameKey]:
-        """Return the newest frames that people disagree about and whose picture is kept."""
+    def labels(self) -> list[str]:
+        """Return every label that is somebody's last word on a frame, by name."""
+        rows = self._database.execute(
+            'SELECT DISTINCT label FROM votes WHERE id IN (SELECT MAX(id) FROM votes GROUP BY '
+            "frame, author) AND label != '' ORDER BY label"
+        )
+        return [label for (label,) in rows]
+
+    def disputed(self) -> list[FrameKey]:
+        """Return the frames that people disagree about and whose picture is kept, newest first."""
         rows = self._database.execute(
             'SELECT source, stamp_ns, frame_id, uid, place FROM frames WHERE disputed AND '
-            'size > 0 ORDER BY id DESC LIMIT ?',
-            (limit,),
+            'size > 0 ORDER BY id DESC'
         )
         return [
             FrameKey(source, stamp, frame_id, unsigned(uid), Place.of(place))

@@ -124,7 +124,7 @@ def read_variants(path: Path, network: str = '') -> list[Variant]:
     :raises ConfigError: when it can not be read or a variant is not as it must be
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text('utf-8-sig'))
     except OSError as error:
         raise ConfigError(f"the table '{path}' can not be read: {error.strerror}") from None
     except ValueError as error:
