@@ -7,13 +7,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
-from etuner_ros.core.errors import EtunerError
+from etuner_ros.core.errors import EtunerError, StoreError
 from etuner_ros.shared.answers import answer, shown
-
-if TYPE_CHECKING:
-    from etuner_ros.core.labels.store import LabelStore
 
 
 def add(commands: Any) -> None:
@@ -42,8 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from etuner_ros.core.labels.files import export, import_, LONGEST_LABEL
     from etuner_ros.core.labels.renaming import rename, RenameCode
+    from etuner_ros.core.labels.store import LabelStore
 
-    store = _label_store(arguments)
+    path = _store_path(arguments)
+    is_new = not path.exists()
+    if is_new and arguments.action != 'import':
+        raise StoreError(f'there is no label store {path}')
+    if arguments.action == 'import' and not arguments.folder.exists():
+        raise StoreError(f'{arguments.folder} does not exist')  # before a store is made for it
+    store = LabelStore(path, set_aside=False)
     try:
         if arguments.action == 'stats':
             found = [vars(s) for s in store.statistics()]
@@ -82,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             for problem in result.problems or []:
                 print(f'left out: {problem}', file=sys.stderr)
             lines = [f'{result.added} labels taken, {result.known} were known']
-            lines += [f'a new store: {store.path}'] if is_new else []
+            lines += [f'a new label store: {path}'] if is_new else []
             lines += [
                 f'{count} contradict {other!r} and are not learned from; `--author {other}` '
                 f'replaces what that one said'
@@ -100,13 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _label_store(arguments: argparse.Namespace) -> LabelStore:
-    """Open the label store that the arguments name, or the only one there is."""
-    from etuner_ros.core.errors import StoreError
+def _store_path(arguments: argparse.Namespace) -> Path:
+    """Return the label store that the arguments name, or the only one there is."""
     from etuner_ros.core.files import home
-    from etuner_ros.core.labels.store import LabelStore
 
-    path = arguments.store
+    path: Path | None = arguments.store
     if path is None:
         found = sorted(home('labels').glob('*.db'))
         if len(found) != 1:
@@ -117,6 +119,4 @@ def _label_store(arguments: argparse.Namespace) -> LabelStore:
                 f'has {usual})'
             )
         path = found[0]
-    if arguments.action != 'import' and not path.exists():
-        raise StoreError(f'there is no label store {path}')
-    return LabelStore(path, set_aside=False)
+    return path

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from test_offline import Item, raw, record
@@ -103,6 +104,20 @@ def test_numbers_that_mean_nothing_are_refused(capsys, command, words):
     with pytest.raises(SystemExit):
         main(command.split())
     assert words in capsys.readouterr().err
+
+
+def test_a_store_is_made_by_an_import_that_has_something_and_is_named(tmp_path, capsys):
+    store = tmp_path / 'robot' / 'new.db'
+    assert main(['labels', 'import', str(tmp_path / 'nothere'), '--store', str(store)]) == 1
+    assert 'nothere does not exist' in capsys.readouterr().err
+    assert not store.exists()
+    (tmp_path / 'pictures' / 'cup').mkdir(parents=True)
+    picture = tmp_path / 'pictures' / 'cup' / 'a.png'
+    cv2.imwrite(str(picture), np.full((40, 40, 3), 90, np.uint8))
+    for line in (f'a new label store: {store}\n', ''):
+        assert main(['labels', 'import', str(tmp_path / 'pictures'), '--store', str(store)]) == 0
+        said = capsys.readouterr().out
+        assert said.endswith(line or 'were known\n')
 
 
 @pytest.mark.parametrize('version', ['4294967296', '-1', 'x'])
