@@ -97,9 +97,11 @@ def open_database(path: Path, set_aside: bool = True) -> tuple[Database, list[st
             )
             return _opened(path), [warning]
     except (OSError, sqlite3.Error) as error:
+        own = isinstance(error, OSError | sqlite3.OperationalError)
+        hint = 'is there room on the disk' if own else 'it is damaged, or none'
         raise StoreError(
-            f'the label store {path} can not be opened: {error}; is there room on the disk, '
-            f'and is the parameter store right?'
+            f'the label store {path} can not be opened: {error}; {hint}; is its path right '
+            f'(parameter store, --store)?'
         ) from error
 
 
