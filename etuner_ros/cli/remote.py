@@ -203,7 +203,9 @@ def panel(facts: dict[str, Any]) -> Any:
     facts = {name: escape(v) if isinstance(v, str) else v for name, v in facts.items()}
 
     def bar(share: float | None) -> str:
-        filled = round(30 * (share or 0.0))
+        if share is None or not math.isfinite(share):  # messages may hold anything
+            share = 0.0
+        filled = round(30 * min(max(share, 0.0), 1.0))
         return f'[green]{"━" * filled}[/green][dim]{"━" * (30 - filled)}[/dim]'
 
     table = Table.grid(padding=(0, 2))

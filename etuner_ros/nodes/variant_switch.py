@@ -28,6 +28,12 @@ from etuner_ros.core.serve.variants import Variant
 from etuner_ros.nodes.parameters import declare
 from etuner_ros.nodes.qos import adaptable
 
+# What a status says. Some drivers say NOT_CHARGING on the dock, others while the robot drives.
+CHARGING: dict[int, bool | None] = {
+    BatteryState.POWER_SUPPLY_STATUS_CHARGING: True,
+    BatteryState.POWER_SUPPLY_STATUS_FULL: True,
+    BatteryState.POWER_SUPPLY_STATUS_NOT_CHARGING: None,
+}
 CHOOSE_S = 0.25  # between two choices
 READ_S = 1.0  # between two readings of camera rate and temperature
 
@@ -94,7 +100,7 @@ class VariantSwitch:
         volts, amperes = message.voltage, message.current
         watts = -volts * amperes if volts > 0 and amperes else math.nan
         full = message.capacity if message.capacity > 0 else message.design_capacity
-        charging = message.power_supply_status == BatteryState.POWER_SUPPLY_STATUS_CHARGING
+        charging = CHARGING.get(message.power_supply_status, False)
         self.policy.on_battery(message.percentage, watts, full * volts, charging)
 
     def saw(self, live: LiveModel, image: Image, result: Result, latency_ms: float | None) -> None:

@@ -258,6 +258,16 @@ def test_how_slow_a_detector_was_before_time_went_back_makes_nobody_wait():
     )
 
 
+@pytest.mark.parametrize('gap_s', [1e-6, 5e-4, 2e-3])
+def test_two_images_at_nearly_one_time_lose_nothing_that_stands_still(gap_s):
+    tracker, draw = Tracker(), np.random.default_rng(0)
+    spot = boxes((100, 100, 60, 60))
+    stamps = [n / 30 for n in range(10)] + [9 / 30 + gap_s] + [n / 30 for n in range(11, 20)]
+    for stamp in stamps:
+        off = np.float32([*draw.normal(0.0, 1.5, 2), 0, 0])
+        assert tracker.update(stamp, spot + off, LOOKS[:1]).tolist() == [1]
+
+
 def test_a_new_thing_is_expected_where_the_camera_drives_those_that_are_in_view():
     tracker, things = Tracker(), boxes(*[(300 * place, 10, 50, 50) for place in range(4)])
     looks = np.eye(4, 16, dtype=np.float32)

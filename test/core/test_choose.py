@@ -366,6 +366,9 @@ def test_a_limit_that_nothing_keeps_to_is_said_with_what_the_fastest_takes():
         choose([metered], Limits(watts=2.5, rate_hz=30))
     with pytest.raises(ConfigError, match='limit of ms must be a positive number, got -1'):
         Limits(ms=-1)
+    for rate in (math.nan, math.inf, 0.0):
+        with pytest.raises(ConfigError, match=f'of rate must be a positive number, got {rate:g}'):
+            Limits(ms=2, watts=5, rate_hz=rate)
 
 
 # What is written

@@ -505,6 +505,18 @@ def test_other_hours_count_from_now_on_and_other_limits_do_not_begin_them_anew()
     assert budget.seconds_left == 3 * 3600.0
 
 
+def test_a_capacity_that_the_battery_told_counts_on_with_other_limits():
+    robot = Robot(target_hours=4.0)
+    robot.policy.on_battery(0.9, 5.0, capacity_wh=100.0)
+    assert robot.step() == LARGE.name
+    robot.policy.configure(replace(robot.policy.config, dwell_s=11.0))
+    assert robot.step() == LARGE.name
+    robot.policy.configure(replace(robot.policy.config, battery_wh=20.0))
+    assert robot.step() == TINY.name
+    robot.policy.configure(replace(robot.policy.config, battery_wh=0.0))
+    assert LARGE.name in robot.run(60), 'the battery told it'
+
+
 @pytest.mark.parametrize(
     ('limits', 'watts', 'allowed'),
     [
@@ -570,6 +582,60 @@ def gauged(*parts: tuple[float, int], margin: float = 0.02, flicker: float = 0.0
 def test_a_battery_that_was_changed_meanwhile_says_nothing_of_what_the_robot_takes():
     assert gauged((0.5, 20)) == pytest.approx(5.0)
     assert gauged((0.5, 20), (1.0, 20)) == pytest.approx(5.0)
+
+
+def fallen_by_gauge(rate: float, readings: int = 60, start: float = 0.3) -> PowerBudget:
+    """Return a budget that heard the charge move by so much an hour, each two minutes."""
+    now = 0.0
+    budget = PowerBudget(20.0, 0.0, 0.01, 0.0, 20.0, lambda: now)
+    for number in range(readings):
+        budget.on_battery(start + rate / 30.0 * number)
+        now += 120.0
+    return budget
+
+
+@pytest.mark.parametrize('rate', [0.2, 0.05, 0.01, 0.0])
+def test_a_charge_that_rises_or_stands_still_says_nothing_of_what_the_robot_takes(rate):
+    assert math.isnan(fallen_by_gauge(rate).usual_watts)
+    assert fallen_by_gauge(-0.01).usual_watts == pytest.approx(0.2)
+
+
+def test_after_a_slow_charge_the_robot_is_known_by_its_drive_alone():
+    drive = (0.6, 20)
+    slowly = [(0.3 + 0.006 * number, 1) for number in range(50)]
+    assert gauged(drive, *slowly, drive, margin=0.01) == pytest.approx(5.0, rel=0.02)
+
+
+def test_hours_on_a_dock_that_nobody_tells_of_do_not_make_the_line_flat():
+    now = 0.0
+    budget = PowerBudget(20.0, 0.0, 0.01, 0.0, 20.0, lambda: now)
+    for number in range(360 + 30):
+        budget.on_battery(1.0 - 5.0 / 20.0 / 30.0 * max(number - 360, 0))
+        now += 120.0
+    assert budget.usual_watts == pytest.approx(5.0, rel=0.2)
+
+
+@pytest.mark.parametrize('charging', [True, None])
+def test_what_a_dock_holds_full_teaches_nothing(charging):
+    now = 0.0
+    budget = PowerBudget(20.0, 0.0, 0.01, 0.0, 20.0, lambda: now)
+    for number in range(380):  # it takes 5 W, and is on the dock for twelve hours
+        docked = 20 <= number < 360
+        drives = min(number, 20) + max(number - 360, 0)
+        budget.on_battery(1.0 - 5.0 / 20.0 / 30.0 * drives, charging=charging if docked else False)
+        if number >= 20:
+            assert budget.usual_watts == pytest.approx(5.0)
+        now += 120.0
+
+
+def test_a_driver_that_says_not_charging_while_the_robot_drives_is_not_believed():
+    now = 0.0
+    budget = PowerBudget(1.0, 0.0, 0.01, 0.0, 20.0, lambda: now)
+    for number in range(30):
+        budget.on_battery(1.0 - 5.0 / 20.0 / 30.0 * number, charging=None)
+        assert budget.allowed() != math.inf
+        now += 120.0
+    assert budget.usual_watts == pytest.approx(5.0)
 
 
 def test_a_gauge_that_flickers_within_its_margin_was_not_charged():

@@ -7,21 +7,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 from helpers import Graph, header, image_message
 import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rich.console import Console
 from sensor_msgs.msg import Image
 
 from etuner_ros.cli import doctor
 from etuner_ros.cli.doctor import ERROR, OK, SKIPPED
 from etuner_ros.cli.main import main as cli
+from etuner_ros.cli.remote import panel, Watcher
 from etuner_ros.msg import LabelReceipt, Prediction
 from etuner_ros.nodes.inference import InferenceNode
 from etuner_ros.nodes.label_collector import LabelCollectorNode
@@ -106,6 +110,23 @@ def test_watch_prints_lines_for_programs(ros):
     facts = json.loads(done.stdout.splitlines()[0])
     assert facts['labels_accepted'] == 0
     assert facts['label'] is None, 'what was not heard is not made up'
+
+
+@pytest.mark.parametrize(
+    ('share', 'filled'),
+    [(0.5, 15), (math.nan, 0), (math.inf, 0), (-math.inf, 0), (-3.0, 0), (7.0, 30)],
+)
+def test_watch_shows_a_share_that_is_none(share, filled):
+    facts = Watcher(SimpleNamespace(create_subscription=lambda *_: None)).facts()
+    seen = {'label': 'cup', 'version': 1, 'latency_ms': 2.0, 'confidence': share}
+    tuner = {'state': 'tuning', 'reason': '', 'layers_frozen': 1, 'layers_total': 4}
+    told = {'rounds': 0, 'tuning_s': 0.0, 'scenario': 0, 'labels_compared': 0, 'progress': share}
+    page = Console(width=100, color_system='standard', force_terminal=True)
+    with page.capture() as text:
+        page.print(panel({**facts, **seen, **tuner, **told}))
+    bars = [line for line in text.get().splitlines() if '━' in line]
+    green = '\x1b[32m' + '━' * filled
+    assert [(green in b or not filled, b.count('━')) for b in bars] == [(True, 30)] * 2
 
 
 def test_models_without_a_robot_says_so(ros, capsys, monkeypatch):

@@ -147,8 +147,12 @@ def test_unconfigured_it_keeps_no_network(ros, deployed, frames, often, made_gra
     assert node.set_parameters([Parameter('variants.min_battery', value=0.4)])[0].successful
 
 
+@pytest.mark.parametrize(
+    'status',
+    [BatteryState.POWER_SUPPLY_STATUS_CHARGING, BatteryState.POWER_SUPPLY_STATUS_FULL],
+)
 @pytest.mark.parametrize('current', [0.0, math.nan])
-def test_a_driver_that_tells_no_current_says_that_the_battery_is_charged(current):
+def test_a_driver_that_tells_no_current_says_that_the_battery_is_charged(current, status):
     config = VariantPolicyConfig(target_hours=1.0, battery_wh=20.0)
     policy = VariantPolicy([Variant(32, 'fp32', 1.0, 1.0, 1.0)], config)
     policy.limits.battery.expect(15.0)
@@ -156,9 +160,26 @@ def test_a_driver_that_tells_no_current_says_that_the_battery_is_charged(current
     said = {'percentage': 0.5, 'voltage': 12.0, 'current': current}
     VariantSwitch._on_battery(switch, BatteryState(**said))
     assert policy.limits.battery.allowed() < 10.0
-    status = BatteryState.POWER_SUPPLY_STATUS_CHARGING
     VariantSwitch._on_battery(switch, BatteryState(**said, power_supply_status=status))
     assert policy.limits.battery.allowed() == math.inf
+
+
+def test_a_battery_that_is_not_charging_and_does_not_drain_says_nothing_of_the_robot():
+    now = 0.0
+    config = VariantPolicyConfig(target_hours=20.0, battery_wh=20.0)
+    policy = VariantPolicy([Variant(32, 'fp32', 1.0, 1.0, 1.0)], config, lambda: now)
+    switch = SimpleNamespace(policy=policy)
+    drive, dock = (
+        BatteryState.POWER_SUPPLY_STATUS_DISCHARGING,
+        BatteryState.POWER_SUPPLY_STATUS_NOT_CHARGING,
+    )
+    for status, number in [*((drive, n) for n in range(20)), *((dock, 20) for _ in range(100))]:
+        charge = 0.9 - 5.0 / 20.0 / 30.0 * number
+        said = BatteryState(percentage=charge, voltage=12.0, power_supply_status=status)
+        VariantSwitch._on_battery(switch, said)
+        now += 120.0
+    assert policy.limits.battery.usual_watts == pytest.approx(5.0, rel=1e-3)
+    assert policy.limits.battery.allowed() < math.inf, 'it is not charged'
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ _STEADY = 0.5  # ... by this share
 _MOST_LOOKS = 30  # of a thing that are kept
 _STEPS = 9  # from frame to frame, of which the middle one is the usual
 _LEAST_STEPS = 3  # that tell it
+# Of the usual step: in a shorter one boxes move by what detectors are off, which is no velocity.
+_LEAST_STEP = 0.5
 _MOST_MISSED = 5  # looks in a row at frames of one and the same stamp, which tells no time
 _LONGEST_STEP_S = 2.0  # a longer one is a pause: nothing was there, perhaps
 
@@ -70,10 +72,14 @@ class Tracker:
         self._steps: deque[float] = deque(maxlen=_STEPS)  # s, the newest last
 
     @property
+    def _usual_step(self) -> float:
+        """From one frame to the next, in s; 0 = not known yet."""
+        return float(np.median(self._steps)) if len(self._steps) >= _LEAST_STEPS else 0.0
+
+    @property
     def patience_s(self) -> float:
         """For how long a thing is waited for."""
-        usual = float(np.median(self._steps)) if len(self._steps) >= _LEAST_STEPS else 0.0
-        return max(self.settings.patience_s, self.settings.patience_steps * usual)
+        return max(self.settings.patience_s, self.settings.patience_steps * self._usual_step)
 
     def update(self, stamp: float, boxes: Boxes, features: Floats) -> npt.NDArray[np.int64]:
         """
@@ -106,8 +112,9 @@ class Tracker:
         mean = features.mean(axis=0)
         self._common = 0.95 * self._common + 0.05 * mean if self._common.size else mean
         before = list(self._tracks)
+        least_s = _LEAST_STEP * self._usual_step
         for track, region in self._pairs(stamp, boxes, features):
-            self._follow(before[track], stamp, boxes[region], features[region])
+            self._follow(before[track], stamp, boxes[region], features[region], least_s)
             numbers[region] = before[track].number
         moving = [t.velocity for t in before if t.stamp == stamp]
         drift = np.median(moving, axis=0) if moving else np.zeros(2)
@@ -198,10 +205,10 @@ class Tracker:
         return np.where(lengths > 1e-6, found, 1.0).astype(np.float32)
 
     @staticmethod
-    def _follow(track: _Track, stamp: float, box: Boxes, feature: Floats) -> None:
+    def _follow(track: _Track, stamp: float, box: Boxes, feature: Floats, least_s: float) -> None:
         passed = stamp - track.stamp
         if passed > 0:
-            step = (centres(box[None]) - centres(track.box[None]))[0] / passed
+            step = (centres(box[None]) - centres(track.box[None]))[0] / max(passed, least_s)
             track.velocity = (_SMOOTHING * step + (1.0 - _SMOOTHING) * track.velocity).astype(
                 np.float32
             )

@@ -29,7 +29,7 @@ NEAR = 0.25  # standard errors of a difference of doubts, below which it is none
 @dataclass(frozen=True)
 class Limits:
     """
-    What a prediction may cost; NaN is no limit.
+    What a prediction may cost; NaN is no limit of time or power.
 
     :ivar ms: of a prediction at p50
     :ivar watts: above idle, at `rate_hz` predictions a second
@@ -43,10 +43,11 @@ class Limits:
         """
         Check them.
 
-        :raises ConfigError: when one is not positive
+        :raises ConfigError: when one is not positive, or the rate is no number
         """
         for name, value in (('ms', self.ms), ('watts', self.watts), ('rate', self.rate_hz)):
-            if value <= 0 or math.isinf(value):
+            none = math.isnan(value) and name != 'rate'
+            if not (none or 0 < value < math.inf):
                 raise ConfigError(f'the limit of {name} must be a positive number, got {value:g}')
 
     def admits(self, measured: Measured) -> bool:

@@ -21,6 +21,7 @@ LONGEST_GAP_S = 60.0  # that one reading of the power stands for
 GAUGE_EVERY_S = 120.0  # between two readings that are kept for the drain
 GAUGE_READINGS = 360  # of those
 GAUGE_LEAST = 10  # of those that say how fast it drains
+GAUGE_FALL = 1e-4  # of the charge along those; less is rounding
 
 
 class FadingMean:
@@ -84,9 +85,11 @@ class PowerBudget:
         self._clock, self._begin = clock, clock()
         self.target_hours = target_hours
         self.configure(target_hours, min_battery, margin, reserve, capacity_wh)
+        self._heard_wh = 0.0  # capacity, as the battery says
         self.charge = math.nan
         self.read_at = -math.inf
         self._low = self._charged = False
+        self._held = 0.0  # highest charge since a dock may hold it
         self._base = math.nan  # W of all but predictions
         self._own = self._own_at_reading = 0.0  # J that predictions have taken
         self._own_watts, self._own_since = 0.0, clock()
@@ -106,7 +109,12 @@ class PowerBudget:
         if target_hours != self.target_hours:
             self.restart()
         self.target_hours, self.min_battery = target_hours, min_battery
-        self.margin, self.reserve, self._capacity = margin, reserve, capacity_wh
+        self.margin, self.reserve, self._set_wh = margin, reserve, capacity_wh
+
+    @property
+    def _capacity(self) -> float:
+        """The energy of the full battery, in Wh; 0 = not known."""
+        return self._set_wh or self._heard_wh
 
     @property
     def matters(self) -> bool:
@@ -138,7 +146,7 @@ class PowerBudget:
         charge: float,
         watts: float = math.nan,
         capacity_wh: float = math.nan,
-        charging: bool = False,
+        charging: bool | None = False,
     ) -> None:
         """
         Note a reading; one without a charge in [0, 1] is ignored.
@@ -146,18 +154,22 @@ class PowerBudget:
         :param watts: that leave the battery, in W; negative while it is charged; NaN = unknown
         :param capacity_wh: as the battery says; counts when none was set
         :param charging: as the battery says; counts where the power is unknown, as a weak charger
-            may give less than the robot takes
+            may give less than the robot takes. None = it is not charged, and perhaps held by a
+            dock: nothing is learned then until the charge falls
         """
         if not 0 <= charge <= 1:  # also of NaN
             return
         now = self._clock()
         self.on_serving(self._own_watts)
-        if not self._capacity and 0 < capacity_wh < math.inf:
-            self._capacity = capacity_wh
-        self._charged = watts < 0 or (charging and not math.isfinite(watts))
-        if self._charged:
+        if not self._heard_wh and 0 < capacity_wh < math.inf:
+            self._heard_wh = capacity_wh
+        told = math.isfinite(watts)
+        self._charged = watts < 0 or (charging is True and not told)
+        self._held = max(self._held, charge) if charging is None else 0.0
+        held = charging is None and not told and charge >= self._held - self.margin
+        if self._charged or held:
             self._gauge.clear()  # says nothing of what the robot takes
-        elif math.isfinite(watts):
+        elif told:
             self._follow(watts, now - self.read_at)
         else:
             self._follow_gauge(now, charge)
@@ -178,16 +190,21 @@ class PowerBudget:
         steps of a percent.
         """
         gauge = self._gauge
-        if gauge and charge > gauge[-1][1] + self.margin:
-            gauge.clear()  # it was charged
+        if gauge and charge > min(c for _, c, _ in gauge) + self.margin:
+            gauge.clear()  # it was charged, perhaps slowly
         if gauge and now - gauge[-1][0] < GAUGE_EVERY_S:
             return
         gauge.append((now, charge, self._own))
         if len(gauge) < GAUGE_LEAST or not self._capacity:
             return
+        times, charges, _ = zip(*gauge, strict=True)
+        fall = -statistics.linear_regression(times, charges).slope * (now - times[0])
+        if fall < GAUGE_FALL:  # a dock holds it, or the steps of the gauge are too large yet
+            gauge.popleft()  # hours on a dock do not make the line flat afterwards
+            return
         spent = [-c * self._capacity * HOUR_S - own for _, c, own in gauge]
-        watts = statistics.linear_regression([t for t, _, _ in gauge], spent).slope
-        told = math.exp(-(now - gauge[0][0]) / MEMORY_S) if self._usual > 0 else 0.0
+        watts = statistics.linear_regression(times, spent).slope
+        told = math.exp(-(now - times[0]) / MEMORY_S) if self._usual > 0 else 0.0
         self._base = told * self._usual + (1 - told) * watts
 
     @property

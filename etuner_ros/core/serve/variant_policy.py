@@ -182,7 +182,7 @@ class VariantPolicy:
         charge: float,
         watts: float = math.nan,
         capacity_wh: float = math.nan,
-        charging: bool = False,
+        charging: bool | None = False,
     ) -> None:
         """Note the battery, as `PowerBudget.on_battery`."""
         self.limits.battery.on_battery(charge, watts, capacity_wh, charging)
