@@ -122,7 +122,8 @@ def cells(row: Row) -> list[str]:
         row['method'],
         str(row['seeds']),
         _with_interval(row['accuracy'], row['accuracy_ci95']),
-        _with_interval(row['delta_vs_immediate'], row['delta_ci95'], sign=True),
+        _with_interval(row['delta_vs_immediate'], row['delta_ci95'], sign=True)
+        + (f' ({row["delta_seeds"]})' if 0 < row['delta_seeds'] < row['seeds'] else ''),
         *(_number(row[key], digits, sign) for _, key, digits, sign in COLUMNS),
     ]
 

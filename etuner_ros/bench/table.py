@@ -120,16 +120,16 @@ def _row(
     differences = paired(mine, reference, 'accuracy')
     first = next(iter(mine.values()))
     accuracy = [100 * run.outcome['accuracy'] for run in mine.values()]
+    whole = usual or {seed: _flops(run) for seed, run in reference.items()}
+    shared = {seed: run for seed, run in mine.items() if seed in whole}
+    operations = [(_flops(run), whole[seed]) for seed, run in shared.items()]
     by_part = {
-        part: _ratio([(r.outcome['flops'].get(part, 0.0), _flops(reference[s])) for s, r in items])
+        part: _ratio([(r.outcome['flops'].get(part, 0.0), whole[s]) for s, r in shared.items()])
         for part in PARTS
-        if (items := [(s, mine[s]) for s in both])
-        and any(part in r.outcome['flops'] for _, r in items)
+        if any(part in r.outcome['flops'] for r in shared.values())
     }
-    operations = [(_flops(run), usual[seed]) for seed, run in mine.items() if seed in usual]
-    if not usual:
-        operations = [(_flops(mine[s]), _flops(reference[s])) for s in both]
-    busy = [(_busy(mine[s]), _busy(reference[s])) for s in both]
+    # The clock knows no fixed parts: only where the reference was run on the same seeds.
+    busy = [] if usual else [(_busy(mine[s]), _busy(reference[s])) for s in both]
     own, base = clocks.get(name[2], {}), clocks.get(REFERENCE, {})
     pairs = [(_seconds(own[s]), _seconds(base[s])) for s in sorted(set(own) & set(base))]
     return {
@@ -139,6 +139,7 @@ def _row(
         'accuracy_ci95': interval(accuracy),
         'delta_vs_immediate': _mean(differences),
         'delta_ci95': interval(differences),
+        'delta_seeds': len(differences),
         'final': _share(mine, 'final'),
         'final_accuracy': _mean(
             [100 * statistics.mean(r.outcome['final_by_scenario']) for r in mine.values()]

@@ -770,6 +770,39 @@ def test_a_label_that_is_corrected_while_a_candidate_waits_is_not_what_it_was_af
     assert learner.head.instant.counts['race_car'] == len(cars) - 1
 
 
+def test_a_picture_that_came_in_a_round_and_is_corrected_is_learned_by_its_own_feature(
+    model, frames
+):
+    learner = robot(model, frames)
+    tray = samples(frames, 'tray', name='tray')[0]
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    result = finish(learner)
+    learner.add_samples([tray])
+    row = extract_features(learner.live, [tray.image])[0]
+    assert learner.correct(tray.sample_id, 'mug', row, learner.backbone, HERE)
+    go_live(learner, result)
+    known = learner.head.learned[tray.sample_id]
+    assert known.label == 'mug'
+    exact = extract_features(learner.live, [tray.image])[0]
+    assert torch.allclose(known.row, exact, atol=1e-3)
+
+
+def test_a_correction_that_is_renamed_before_its_picture_comes_is_learned_by_that(model, frames):
+    learner = robot(model, frames)
+    tray = replace(samples(frames, 'tray', name='tray')[0], sample_id='late')
+    learner.add_samples(samples(frames, 'race_car', name='car'))
+    result = finish(learner)
+    row = extract_features(learner.live, [tray.image])[0]
+    assert learner.correct('late', 'tray', row, learner.backbone, HERE)
+    go_live(learner, result)
+    learner.rename('tray', 'tin')
+    learner.add_samples([replace(tray, label='tin')])
+    known = learner.head.learned['late']
+    assert known.label == 'tin'
+    exact = extract_features(learner.live, [tray.image])[0]
+    assert torch.allclose(known.row, exact, atol=1e-3)
+
+
 def test_a_correction_that_is_taken_back_in_a_round_stays_forgotten(model, frames):
     learner = robot(model, frames)
     tray = samples(frames, 'tray', name='tray')[0]

@@ -74,7 +74,11 @@ def test_where_stamps_repeat_the_answer_stands_on_the_card_that_it_is_about(stat
 def test_receipts_that_are_slow_do_not_speak_of_what_was_said_since(state):
     state.on_request(request(5, 8))
     name = state.cards()[0].name
-    for label in ('mug', '', 'duck'):  # confirmed, taken back, corrected
+    for label in ('mug', ''):  # confirmed, taken back
+        state.say(name, label)
+    state.on_receipt(receipt(5, 'mug', uid=8, message='confirmed'))
+    assert [(c.sent, c.answer, c.accepted) for c in state.cards()] == [('', '', False)]
+    for label in ('mug', '', 'duck'):
         state.say(name, label)
     state.on_receipt(receipt(5, 'mug', uid=8, message='confirmed'))
     state.on_receipt(receipt(5, '', uid=8, message='withdrawn'))

@@ -91,8 +91,6 @@ class Learner:
         self._offered: HeadCandidate | None = None  # the last one
         self._silenced: set[str] = set()  # labels that it does not say and live did
         self._late: dict[str, None] = {}  # samples that came in a round or while one waited
-        # Whose label was said in a round or while a candidate waited: the candidate may not know.
-        self._corrected: dict[str, None] = {}
         self.quantiser: Quantiser | None = None
         if engines is not None:
             self.quantiser = Quantiser(engines, base.spec, base.state())
@@ -294,9 +292,8 @@ class Learner:
             self._validator.forget([sample_id])
             self._rival.forget([sample_id])
             self.book.add([replace(known, label=label, predicted='')])
-        self._late.pop(sample_id, None)  # its picture has an older label
-        if self.phase is not Phase.IDLE:
-            self._corrected[sample_id] = None
+        if known is not None and self.phase is not Phase.IDLE:
+            self._late[sample_id] = None  # the candidate has its older label, or none
         self.head.teach(sample_id, label, feature.float(), scenario, thing)
         return True
 
@@ -468,7 +465,6 @@ class Learner:
         """Put back what the round changed."""
         self.state.roll_back()
         self.head.on_lost()
-        self._corrected.clear()
         self._prober.on_other_weights()
         # What a refused round learned is new again, unless the instant head knows it: then replay
         # has it, and trying the same again would cost the same again.
@@ -535,10 +531,7 @@ class Learner:
         """Build upon a round that was accepted."""
         self.state.commit()
         self.sim_freeze.accepted |= candidate.iterations > 0
-        # What came late with its picture is learned right after, from the feature itself.
-        taught = {*self.book.awaited, *self._corrected} - self._late.keys()
-        self._forget(self.head.on_accepted(candidate.backbone, sorted(taught)))
-        self._corrected.clear()
+        self._forget(self.head.on_accepted(candidate.backbone, tuple(self.book.awaited)))
         self._rival.on_round()
         self.book.on_accepted()
         self.head.is_new |= not set(self.head.classes()) <= set(candidate.classes)

@@ -218,15 +218,19 @@ class ServedHead:
         scenario: Scenario,
         thing: bool,
     ) -> None:
-        old = fit.learned.get(sample_id)
-        if old is not None:
-            if old.label == label:
-                return
-            row = old.row
+        known = fit.learned.get(sample_id)
+        if known is None:
+            known = Known(row, label, 0.0, scenario, thing=thing)
+        elif known.label == label:
+            return
+        else:  # of a relabelled one the row is what it was, exact or not
+            row = known.row
             fit.by_labels.pop(sample_id, None)
-            fit.head.unlearn(row, old.label, old.weight)
+            fit.head.unlearn(row, known.label, known.weight)
         weight = fit.head.learn(row, label)
-        fit.learned[sample_id] = Known(row, label, weight, scenario, thing=thing)
+        fit.learned[sample_id] = replace(
+            known, label=label, weight=weight, scenario=scenario, thing=thing
+        )
         if len(fit.learned) > MOST_LEARNED:  # a robot may run for months without a round
             sizes = Counter(x.label for x in fit.learned.values())
             largest = sizes.most_common(1)[0][0]
@@ -549,19 +553,19 @@ class ServedHead:
         if fit.learned:
             self._solve(fit, compute, frames=frames)
 
-    def on_accepted(self, backbone: str, taught: Iterable[str] = ()) -> list[str]:
+    def on_accepted(self, backbone: str, awaited: Iterable[str] = ()) -> list[str]:
         """
         Take the candidate's head for the live one.
 
         :param backbone: digest of the candidate's
-        :param taught: ids of samples that the live head was taught and the candidate's maybe not
+        :param awaited: ids of samples whose label was heard and whose picture has not come yet
         :return: ids of frames without a label that are given up: their features would have to be
             computed anew, those of frames to come are free
         """
         before = self._live
         self._live, self._candidate = self._candidate or self._empty(backbone, True), None
         with counted_as(HEAD):
-            self._teach_again(before, taught)
+            self._teach_again(before, awaited)
         self._bank.keep_only(self._live.backbone)
         known = [
             s.sample_id
@@ -572,23 +576,22 @@ class ServedHead:
 
     def _teach_again(self, before: _Fit, sample_ids: Iterable[str]) -> None:
         """
-        Have the live head learn what the one before it was taught meanwhile.
+        Have the live head learn what the one before it was taught, and that has no picture yet.
 
-        Of a sample whose picture has not come there is no feature by the new backbone: the one
-        that there is follows the round, until the picture comes.
+        There is no feature of it by the new backbone: the one that there is follows the round,
+        until the picture comes.
         """
         live = self._live
-        told = {i: before.learned[i] for i in sample_ids if i in before.learned}
-        for key, known in told.items():
-            if key in live.learned:
-                row = live.learned[key].row
-                self._teach(live, key, known.label, row, known.scenario, known.thing)
+        missing = {
+            i: before.learned[i]
+            for i in sample_ids
+            if i in before.learned and i not in live.learned
+        }
         pairs = [
             (before.learned[i].row, known.row)
             for i, known in live.learned.items()
             if i in before.learned and not known.followed and not before.learned[i].foretold
         ]
-        missing = {key: known for key, known in told.items() if key not in live.learned}
         if not missing or not pairs:
             return
         drift = Drift(*(torch.stack(side) for side in zip(*pairs[-MOST_COMPARED:])))

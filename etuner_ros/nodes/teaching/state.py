@@ -142,7 +142,7 @@ class TeachingState:
                 self._know(message.label)
             for name, card in self._cards.items():
                 about = box == card.box and _same(key, card.key)
-                waits = card.sent and not card.answer
+                waits = card.said_s > -math.inf and not card.answer
                 # Else one that was slow is about what was said before.
                 last = not waits or message.label == short(card.sent.strip())
                 if message.author == self._author and about and last:
