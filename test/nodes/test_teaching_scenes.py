@@ -186,6 +186,22 @@ def test_a_thing_that_is_named_twice_has_one_word_and_a_refusal_is_shown(scenes)
     assert len(scenes.words()) < 400
 
 
+def test_a_receipt_that_is_slow_does_not_speak_of_what_was_said_since(scenes):
+    scene = shown(scenes, 1, thing(MUG))
+    word = scenes.say(scene, MUG, 'cup')
+    scenes.say(scene, MUG, ' bowl')
+    scenes.on_receipt(receipt(1, MUG, 'cup'))
+    assert [(w.label.strip(), w.answer) for w in scenes.words()] == [('bowl', '')]
+    again = receipt(1, MUG, 'bowl', code=LabelReceipt.DUPLICATE, message='has it already')
+    scenes.on_receipt(again)  # its first one was lost
+    assert [(w.label.strip(), w.accepted) for w in scenes.words()] == [('bowl', True)]
+    scenes.take_back(word.number)
+    scenes.on_receipt(receipt(1, MUG, 'bowl'))
+    assert [w.accepted for w in scenes.words()] == [False], 'it is being taken back'
+    scenes.on_receipt(receipt(1, MUG, '', message='withdrawn'))
+    assert [(w.label, w.answer) for w in scenes.words()] == [('', 'withdrawn')]
+
+
 def test_odd_objects_are_left_out(scenes):
     nan = float('nan')
     odd = [(nan, nan, nan, nan), (0.0, 0.0, 0.0, 0.0), (900.0, 0.0, 50.0, 50.0)]

@@ -82,6 +82,7 @@ class Word:
     label: str  # empty: taken back
     answer: str = ''  # of the receipt
     accepted: bool = False
+    awaits: str | None = None  # label that the receipt is awaited of; '' = that it is taken back
 
 
 class Scenes:
@@ -184,6 +185,8 @@ class Scenes:
                     not message.frame_uid and word.key.moment == key_of(message).moment
                 )
                 if same and (word.box == box or _overlap(word.box, box) >= SAME):
+                    if word.awaits not in (None, message.label):
+                        return  # it was slow: something else was said since
                     refused = not _stands(message, word)
                     self._words[number] = replace(
                         word,
@@ -191,6 +194,7 @@ class Scenes:
                         label=word.label if refused else message.label,
                         answer=message.message,
                         accepted=not refused,
+                        awaits=None,
                     )
                     return
 
@@ -215,14 +219,16 @@ class Scenes:
     def say(self, scene: Scene, box: Rectangle, label: str) -> Word:
         """Note that a person said something of a thing; the frame stays as long as it is shown."""
         thing = next((t for t in scene.things if _overlap(t.box, box) >= SAME), None)
+        awaits = short(label.strip())  # as receipts have it
         with self._lock:
             for number, word in self._words.items():
                 if word.key == scene.key and _overlap(word.box, box) >= SAME:
-                    said = replace(word, label=label, answer='', accepted=False)
+                    said = replace(word, label=label, answer='', accepted=False, awaits=awaits)
                     self._words[number] = said
                     return said
             self._count += 1
-            said = Word(self._count, scene.key, box, thing.track if thing else 0, label)
+            track = thing.track if thing else 0
+            said = Word(self._count, scene.key, box, track, label, awaits=awaits)
             _put(self._words, said.number, said, MOST_WORDS)
             return said
 
@@ -232,7 +238,7 @@ class Scenes:
             word = self._words.get(number)
             if word is None or not word.label:
                 return None
-            self._words[number] = replace(word, answer='', accepted=False)
+            self._words[number] = replace(word, answer='', accepted=False, awaits='')
             return word
 
     def words(self) -> list[Word]:
@@ -272,7 +278,7 @@ def _overlap(one: Rectangle, other: Rectangle) -> float:
 def _stands(message: LabelReceipt, word: Word) -> bool:
     """Return whether a word counts; one that is said again, as its receipt was lost, does."""
     if message.code == LabelReceipt.DUPLICATE:
-        return bool(message.label == word.label)
+        return bool(message.label == short(word.label.strip()))
     if message.code == LabelReceipt.NOTHING_TO_WITHDRAW:
         return not message.label
     return bool(message.code == LabelReceipt.ACCEPTED)
