@@ -123,7 +123,7 @@ def init() -> None:
     try:
         rclpy.init()
     except RuntimeError as error:  # a file of parameters that can't be read, and such
-        why = str(error).strip().splitlines()[0][:300]
+        why = str(error).strip().partition('\n')[0][:300]
         raise SystemExit(f'ROS does not start: {why}') from None
     if pressed and rclpy.ok():  # before rclpy was listening
         rclpy.shutdown()

@@ -40,12 +40,18 @@ def test_no_gradient_where_nothing_before_trains() -> None:
     assert meter.flops[BACKWARD] == one + one  # weights of the first, input of the second
 
 
-def test_resnet18_agrees_with_torch() -> None:
-    """No grouped convolutions there, so torch's counter is right: convolutions and linear."""
+@pytest.mark.parametrize(
+    ('name', 'least', 'most'),
+    # BatchNorm and activations come on top; gradients inside of attention count once, not twice.
+    [('resnet18', 1.0, 1.02), ('swin_t', 0.98, 1.02), ('swin_v2_t', 0.98, 1.02)],
+)
+def test_networks_without_grouped_convolutions_agree_with_torch(
+    name: str, least: float, most: float
+) -> None:
+    """Its counter is right there: of convolutions, linear layers and Swin's attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    spec = pretrained_spec('resnet18', 64)
-    model = build(spec)
+    model = build(pretrained_spec(name, 64))
     model.add_class('a')
     model.train()
     x = torch.rand(2, 3, 64, 64)
@@ -54,25 +60,7 @@ def test_resnet18_agrees_with_torch() -> None:
     with CostMeter() as ours:
         model(x).sum().backward()
     total = ours.flops[FORWARD] + ours.flops[BACKWARD]
-    assert total == pytest.approx(theirs.get_total_flops(), rel=0.02)
-    assert total >= theirs.get_total_flops()  # BatchNorm and activations come on top
-
-
-@pytest.mark.parametrize(('name', 'size'), [('swin_t', 64), ('swin_v2_t', 64)])
-def test_attention_in_windows_agrees_with_torch(name: str, size: int) -> None:
-    """Swin uses the weights of linear layers without calling these."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = build(pretrained_spec(name, size))
-    model.add_class('a')
-    model.train()
-    x = torch.rand(1, 3, size, size)
-    with FlopCounterMode(display=False) as theirs:
-        model(x).sum().backward()
-    with CostMeter() as ours:
-        model(x).sum().backward()
-    total = ours.flops[FORWARD] + ours.flops[BACKWARD]
-    assert total == pytest.approx(theirs.get_total_flops(), rel=0.1)
+    assert least <= total / theirs.get_total_flops() <= most
 
 
 def test_optimiser_counts_what_it_steps() -> None:

@@ -587,12 +587,14 @@ class ServedHead:
             for i in sample_ids
             if i in before.learned and i not in live.learned
         }
+        if not missing:
+            return
         pairs = [
             (before.learned[i].row, known.row)
             for i, known in live.learned.items()
             if i in before.learned and not known.followed and not before.learned[i].foretold
         ]
-        if not missing or not pairs:
+        if not pairs:
             return
         drift = Drift(*(torch.stack(side) for side in zip(*pairs[-MOST_COMPARED:])))
         rows = drift.follow(torch.stack([known.row for known in missing.values()]))
